@@ -1,0 +1,152 @@
+"""backward() and grad(), with PyTorch's rules about which tensors may be asked and what accumulates where."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fanal.core.autograd.backward import gradients, is_scalar_like
+from fanal.core.base.state import grad_mode
+from fanal.core.engine.handle import Handle
+from fanal.core.engine.record import session, unfollowable
+from fanal.core.ir.prims import add, alias, full, zeros
+from fanal.core.ir.program import Node
+from fanal.core.tensor.alias import read, value, write
+from fanal.core.tensor.tensor import Tensor, wrap
+
+NO_GRAD_FN = "element {} of tensors does not require grad and does not have a grad_fn"
+
+
+def _tuple(x: Any) -> tuple:
+    return (x,) if isinstance(x, Handle) or x is None else tuple(x)
+
+
+def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tuple[list[Node], list[Node]]:
+    roots, cots = [], []
+    for k, (t, g) in enumerate(zip(tensors, grads)):
+        with grad_mode(True):
+            n = read(t)
+        if not n.needs_grad:
+            raise RuntimeError(NO_GRAD_FN.format(k))
+        if g is None:
+            if not is_scalar_like(n.shape):
+                raise RuntimeError("grad can be implicitly created only for scalar outputs")
+            if n.dtype.is_complex:
+                raise RuntimeError(f"grad can be implicitly created only for real scalar outputs but got torch.{n.dtype.name}")
+            c = full(n.shape, 1, n.dtype)
+        else:
+            if not isinstance(g, Handle):
+                raise TypeError(f"gradients can be either Tensors or None, but got {type(g).__name__}")
+            if tuple(g._shape) != n.shape:
+                raise RuntimeError(f"Mismatch in shape: grad_output[{k}] has a shape of torch.Size({list(g._shape)}) and "
+                                   f"output[{k}] has a shape of torch.Size({list(n.shape)}).")
+            if g._dtype.is_complex != n.dtype.is_complex:
+                raise RuntimeError("For complex Tensors, both grad_output and output are required to have the same "
+                                   "dtype. Mismatch in dtype: "
+                                   f"grad_output[{k}] has a dtype of {g._dtype} and output[{k}] has a dtype of {n.dtype}.")
+            with grad_mode(create):
+                c = read(g)
+        roots.append(n)
+        cots.append(c)
+    return roots, cots
+
+
+def _with_leaf_hooks(t: Any, g: Node) -> Node:
+    if t._hooks:
+        unfollowable("a tensor hook runs Python during backward")
+        for hook in list(t._hooks.values()):
+            out = hook(wrap(g))
+            if out is not None:
+                g = read(out)
+    return g
+
+
+def accumulate(t: Any, g: Node, create: bool) -> None:
+    """Add a gradient to t.grad: a new tensor the first time, in place after."""
+    g = _with_leaf_hooks(t, g)
+    event = session.event
+    if t._grad is None:
+        if g.home is not None or g.buffer is not None:
+            g = alias(g)
+        t._grad = wrap(g)
+        if event is not None:
+            event.extra = (event.extra or []) + [(t, t._grad)]
+    elif create:
+        t._grad = wrap(add(read(t._grad), g))
+        unfollowable("create_graph replaces .grad")
+    else:
+        write(t._grad, add(value(t._grad), g))
+        if event is not None:
+            event.extra = (event.extra or []) + [(t, None)]
+    post = getattr(t, "_post_hooks", None)
+    if post:
+        unfollowable("a post-accumulate hook runs Python during backward")
+        for hook in list(post.values()):
+            hook(t)
+
+
+def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+             inputs: Any = None) -> None:
+    """Compute gradients of `tensors` and add them to the .grad of the leaves, as torch.autograd.backward."""
+    ts = _tuple(tensors)
+    gs = _tuple(grad_tensors) if grad_tensors is not None else (None,) * len(ts)
+    retain = create_graph if retain_graph is None else retain_graph
+    roots, cots = _roots(ts, gs, create_graph)
+    if inputs is None:
+        gradients(roots, cots, None, create_graph=create_graph, retain=retain,
+                  accumulate=lambda t, g: accumulate(t, g, create_graph))
+        return
+    targets = _tuple(inputs)
+    if not targets:
+        raise RuntimeError("'inputs' argument to backward() cannot be empty.")
+    with grad_mode(True):
+        nodes = [read(t) for t in targets]
+    found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
+    for t, n in zip(targets, nodes):
+        if id(n) in found:
+            accumulate(t, found[id(n)], create_graph)
+
+
+def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
+         create_graph: bool = False, only_inputs: bool = True, allow_unused: bool | None = None,
+         is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple:
+    """Return the gradients of `outputs` with respect to `inputs`, as torch.autograd.grad."""
+    if is_grads_batched:
+        raise RuntimeError("autograd.grad(is_grads_batched=True) is not supported; call it once per gradient, or use vmap")
+    outs, ins = _tuple(outputs), _tuple(inputs)
+    gs = _tuple(grad_outputs) if grad_outputs is not None else (None,) * len(outs)
+    retain = create_graph if retain_graph is None else retain_graph
+    roots, cots = _roots(outs, gs, create_graph)
+    with grad_mode(True):
+        nodes = [read(t) for t in ins]
+    for n in nodes:
+        if not n.needs_grad:
+            raise RuntimeError("One of the differentiated Tensors does not require grad")
+    found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
+    result: list[Any] = []
+    for k, n in enumerate(nodes):
+        g = found.get(id(n))
+        if g is not None:
+            result.append(wrap(g))
+        elif materialize_grads:
+            result.append(wrap(zeros(n.shape, n.dtype)))
+        elif allow_unused:
+            result.append(None)
+        else:
+            raise RuntimeError("One of the differentiated Tensors appears to not have been used in the graph. Set "
+                               f"allow_unused=True if this is the desired behavior. (input {k})")
+    return tuple(result)
+
+
+def retain_grad(t: Tensor) -> None:
+    """Make t.grad available after backward though `t` is not a leaf."""
+    if not t.requires_grad:
+        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+    if t._leaf or t._retain:
+        return
+    t._retain = True
+    n = read(t)
+
+    def keep(g: Tensor) -> None:
+        t._grad = wrap(read(g)) if t._grad is None else wrap(add(read(t._grad), read(g)))
+
+    n.hooks = [*(n.hooks or []), keep]

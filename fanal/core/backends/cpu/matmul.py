@@ -1,0 +1,268 @@
+"""Plans matrix products: chooses register tile, packing and blocking, and lays out the launches."""
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from ...base import dtype as dt
+from ..contract import Buf, Kernel, Launch, Temp
+from . import target as targets
+from .epilogue import Epilogue
+from .matmul_ir import PACK_ROWS, Spec, pack_source, product_source
+from .target import Target
+
+TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
+
+# Rows of the register tile for each number of vector columns: accumulators, a row of B and one splat must fit.
+_HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4: 2}}
+_FEW_ROWS = 4  # a matrix of at most this many full tiles is fitted exactly, a taller one by proportion
+_DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
+_BLOCK_K = 384
+_FLAT_K = 768  # K up to this is done in one go
+_UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
+_UNIT_PACK_TILES = 40  # up to this many tiles of rows each panel of B is packed by the unit that uses it
+_UNIT_TILES = 8  # rows of a unit, in tiles: their part of A stays in the second-level cache
+_PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix, or a stack of them, in a value's buffer. Strides and offset are in elements."""
+
+    value_id: int
+    dtype: dt.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def buf(self) -> Buf:
+        return Buf(self.value_id, self.offset * self.dtype.itemsize)
+
+
+@dataclass
+class _Problem:
+    """One product after the batch axes are merged. Strides in elements, batch as (extent, a, b, c)."""
+
+    m: int
+    n: int
+    k: int
+    a: tuple[int, int]  # steps of m, k
+    b: tuple[int, int]  # steps of k, n
+    c: int  # step of m
+    batch: list[tuple[int, int, int, int]]
+
+
+def matmul_launches(a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None,
+                    target: Target | None = None) -> list[Temp | Launch]:
+    """Return what computes `out = epilogue(a @ b)`: temporary buffers first, then launches in order.
+
+    Shapes: a (*batch, M, K), b (*batch, K, N), out (*batch, M, N); batch axes of a and b broadcast.
+    Dtypes: float32, float64, float16, bfloat16; half types are accumulated in float32. Sums run over k in order.
+    Raises ValueError when out is not contiguous along N or more than three batch axes remain after merging,
+    TypeError for other dtypes.
+    """
+    target = target or targets.host()
+    for operand in (a, b, out):
+        if operand.dtype not in (dt.float32, dt.float64, dt.float16, dt.bfloat16):
+            raise TypeError(f"matmul kernels take floating-point operands, got {operand.dtype}")
+    acc = dt.ACCUMULATE.get(a.dtype, a.dtype)
+    if dt.ACCUMULATE.get(b.dtype, b.dtype) is not acc:
+        raise TypeError(f"matmul operands must share an accumulator type, got {a.dtype} and {b.dtype}")
+    if 0 in out.shape:
+        return []
+    if epilogue is None and out.strides[-1] != 1 and out.strides[-2] == 1 and out.shape[-1] > 1:
+        a, b, out = _transposed(b), _transposed(a), _transposed(out)
+    p = _problem(a, b, out)
+    return _plan(p, a, b, out, acc, epilogue, target)
+
+
+def _transposed(x: Operand) -> Operand:
+    return replace(x, shape=(*x.shape[:-2], x.shape[-1], x.shape[-2]),
+                   strides=(*x.strides[:-2], x.strides[-1], x.strides[-2]))
+
+
+def _problem(a: Operand, b: Operand, out: Operand) -> _Problem:
+    """Check shapes, broadcast and merge batch axes, and fold them into the rows where the layout allows."""
+    *outer, m, n = out.shape
+    k = a.shape[-1]
+    if a.shape[-2] != m or b.shape[-2:] != (k, n):
+        raise ValueError(f"matmul shapes do not fit: {a.shape} @ {b.shape} -> {out.shape}")
+    if n > 1 and out.strides[-1] != 1:
+        raise ValueError(f"the output of a matmul kernel is contiguous along its last axis, got strides {out.strides}")
+    batch: list[tuple[int, int, int, int]] = []
+    for axis, extent in enumerate(outer):
+        steps = []
+        for x in (a, b, out):
+            i = axis - len(outer) + len(x.shape) - 2
+            steps.append(x.strides[i] if i >= 0 and x.shape[i] != 1 else 0)
+        if extent == 1:
+            continue
+        if batch and all(old == new * extent for old, new in zip(batch[-1][1:], steps, strict=True)):
+            batch[-1] = (batch[-1][0] * extent, *steps)  # type: ignore[assignment]
+        else:
+            batch.append((extent, *steps))  # type: ignore[arg-type]
+    a_m, a_k = a.strides[-2:]
+    c_m = out.strides[-2]
+    if m == 1 and batch and batch[-1][2] == 0:
+        a_m, c_m = batch[-1][1], batch[-1][3]
+        m = batch.pop()[0]
+    while batch and batch[-1][2] == 0 and batch[-1][1] == a_m * m and batch[-1][3] == c_m * m:
+        m *= batch.pop()[0]
+    if len(batch) > 3:
+        raise ValueError(f"matmul kernels take up to three batch axes, {len(batch)} remain of {a.shape} @ {b.shape}")
+    # The step of an axis of extent one is free: call it contiguous.
+    return _Problem(m, n, k, (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
+                    (b.strides[-2], 1 if n == 1 and b.strides[-2] != 1 else b.strides[-1]), c_m, batch)
+
+
+def _up(x: int, step: int) -> int:
+    return -(-x // step) * step
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
+    """Return (height, vectors) of the register tile with the least estimated time for an m x n output.
+
+    A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles.
+    """
+    def step(rows: int, vectors: int) -> float:
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4)
+
+    def time(height: int, vectors: int) -> float:
+        whole, rest = divmod(m, height)
+        if whole > _FEW_ROWS:
+            high = m / height * step(height, vectors)
+        else:
+            high = whole * step(height, vectors) + (step(min(rest + rest % 2, height), vectors) if rest else 0)
+        return high * -(-n // (lanes * vectors))
+
+    vectors, height = min(_HEIGHTS[registers].items(), key=lambda item: time(item[1], item[0]))[:2]
+    # A partial tile is rounded up to an even height by going back one row; there must be one.
+    return (m if m < height and m % 2 else height), vectors
+
+
+def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: int, stack: int, per_unit: bool,
+          copied: bool) -> tuple[int, int]:
+    """Return how many tiles high and how many panels wide a unit of work is. `limit` bounds its panels.
+
+    Neighbouring units of a thread share rows of A, so narrow units cost nothing unless A is copied for each.
+    """
+    tile = 2 * height * width * k
+    wanted = min(_UNIT_FLOPS[1], max(_UNIT_FLOPS[0], stack * tile * row_tiles * panels // 16))
+    high = row_tiles if per_unit else min(_UNIT_TILES, row_tiles)
+    across = limit
+    if copied and not per_unit:
+        high = min(high, max(1, wanted // (tile * across)))
+    else:
+        across = min(across, max(1, wanted // (tile * high)))
+    if not per_unit:
+        high = min(high, max(1, wanted // (tile * across)))
+    return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
+
+
+def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None,
+          target: Target) -> list[Temp | Launch]:
+    size = acc.itemsize
+    lanes = target.lanes(size)
+    height, vectors = choose_tile(p.m, p.n, lanes, target.registers)
+    width = lanes * vectors
+    row_tiles = -(-p.m // height)
+    panels = -(-p.n // width)
+    b_form = "n" if p.b[1] == 1 else "k" if p.b[0] == 1 else "any"
+    b_stack = prod(extent for extent, _, step, _ in p.batch if step)  # distinct matrices among the B's
+    stack = prod(extent for extent, *_ in p.batch)
+    b_bytes = p.k * panels * width * size
+
+    # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
+    partial = p.n % width != 0
+    in_place = b_form == "n" and b.dtype is acc and (target.masks or not partial) and (
+        row_tiles <= 2 or b_bytes <= _DIRECT_BYTES)
+    per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == max(1, b_stack)
+
+    # How A is read: in place unless it needs conversion, has no contiguous axis, or its rows fall on each other
+    # in the cache.
+    a_form = "k" if p.a[1] == 1 else "m" if p.a[0] == 1 else "k"
+    unit_step = p.a[1] == 1 or p.a[0] == 1
+    aliased = a_form == "k" and p.a[0] * size % 2048 == 0 and p.m > 4 and panels > 2
+    a_copy = "" if a.dtype is acc and unit_step and not aliased else "unit" if unit_step else "any"
+
+    blocked = p.k > _FLAT_K
+    kc = _up(-(-p.k // -(-p.k // _BLOCK_K)), 16) if blocked else p.k
+
+    limit = panels
+    if blocked:
+        limit = _PARTIAL_COLS // width
+    if per_unit:
+        limit = min(limit, target.l2 // 4 // (kc * width * size))
+    high, across = _unit(height, width, row_tiles, max(1, min(limit, panels)), panels, p.k, stack, per_unit,
+                         bool(a_copy))
+    mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
+    mc, nc = max(mc, min(height, p.m)), across * width
+    mb, nb = -(-p.m // mc), -(-p.n // nc)
+
+    spec = Spec(height, vectors, acc.name, a.dtype.name, b.dtype.name, out.dtype.name, a_form, a_copy,
+                b_form if per_unit else "", in_place and partial, blocked, len(p.batch))
+    result: list[Temp | Launch] = []
+    b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
+    reads = [a.value_id, b.value_id]
+    if not in_place and not per_unit:
+        temp, launch, b_steps = _pack_launch(p, b, b_form, acc, vectors, b_steps, target)
+        result += [temp, launch]
+        b_buf, b_k, b_panel = Buf(temp.id), width, p.k * width
+        reads[1] = temp.id
+
+    # Scratch: tiles in progress, the copy of A, the panels of B.
+    tiles = -(-mc // height) * (nc // width) if blocked else 1
+    a_at = _up(tiles * height * width * size, 64)
+    a_ld = ((kc if a_form == "k" else mc + height) + 16) // 16 * 16 + 16
+    a_rows = mc + height if a_form == "k" else kc
+    b_at = _up(a_at + (a_rows * a_ld * size if a_copy else 0), 64)
+    scratch = b_at + (kc * nc * size if per_unit else 0)
+
+    name = target.symbol(spec.key + "|" + (epilogue.key if epilogue else ""))
+    source: Callable[[], str] = functools.partial(product_source, target, name, spec, epilogue)
+    words: list[Buf | int] = [a.buf, b_buf, out.buf, p.m, p.n, p.k, *p.a, b_k, p.b[1], b_panel, p.c, mc, mb, nc, nb,
+                              kc, a_at, b_at, a_ld]
+    for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
+        words += [extent, a_step, b_step, c_step]
+    label = f"matmul {'x'.join(str(e) for e, *_ in p.batch) + ' ' if p.batch else ''}{p.m}x{p.k}x{p.n} {acc.name}"
+    flops = 2 * stack * p.m * p.n * p.k
+    nbytes = stack * (p.m * p.k * a.dtype.itemsize + p.m * p.n * out.dtype.itemsize) \
+        + b_stack * p.k * p.n * b.dtype.itemsize
+    if epilogue:
+        words += epilogue.args
+        reads += epilogue.reads
+        flops += stack * p.m * p.n * epilogue.flops
+        label += " " + epilogue.label
+    result.append(Launch(Kernel(name, source), words, stack * mb * nb, scratch, flops, nbytes, tuple(reads),
+                         (out.value_id, *(epilogue.writes if epilogue else ())), label))
+    return result
+
+
+def _pack_launch(p: _Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int],
+                 target: Target) -> tuple[Temp, Launch, list[int]]:
+    """Return the temporary, the launch that fills it with panels of B, and its batch steps."""
+    width = target.lanes(acc.itemsize) * vectors
+    panels = -(-p.n // width)
+    distinct = [(extent, step) for (extent, *_), step in zip(p.batch, steps, strict=True) if step]
+    name = target.symbol(f"pack2:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}")
+    source = functools.partial(pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct))
+    one = p.k * panels * width
+    count = prod(extent for extent, _ in distinct)
+    temp = Temp(next(TEMP_IDS), max(64, count * one * acc.itemsize))
+    pieces = panels if form == "k" else -(-p.k // PACK_ROWS)
+    words: list[Buf | int] = [b.buf, Buf(temp.id), p.n, p.k, *p.b, pieces, panels]
+    for pair in distinct:
+        words += pair
+    packed_steps, step = [], one
+    for extent, old in reversed(list(zip((e for e, *_ in p.batch), steps, strict=True))):
+        packed_steps.append(step if old else 0)
+        step *= extent if old else 1
+    nbytes = count * (p.k * p.n * b.dtype.itemsize + one * acc.itemsize)
+    launch = Launch(Kernel(name, source), words, count * pieces, 0, 0, nbytes, (b.value_id,), (temp.id,),
+                    f"pack {p.k}x{p.n} {b.dtype.name}")
+    return temp, launch, packed_steps[::-1]

@@ -1,0 +1,499 @@
+"""LLVM IR of the matrix product: register tiles, packing, the loops around them.
+
+One element of C is the sum over k = 0, 1, ... of A[m,k]*B[k,n], one fused multiply-add after the other in that
+order, whatever the tile, the blocking of K (partial sums are kept in full precision and taken up again) and the
+division among threads. So the bits of a row do not depend on the other rows.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .epilogue import Epilogue, Site
+from .irtext import SCALAR, Value, Writer, bits, module
+from .target import Target
+
+# Argument words.
+A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, A_LD, BATCH = range(21)
+
+
+_PREFETCH = 24  # steps of k
+PACK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Structure of one product kernel: everything that changes its text."""
+
+    height: int  # rows of the register tile
+    vectors: int  # its columns, in vector registers
+    acc: str  # dtype of the accumulators
+    a: str  # dtype of A as it lies in memory
+    b: str
+    out: str
+    a_form: str  # "k": rows of A are contiguous; "m": columns are (both: of the copy, if there is one)
+    a_copy: str = ""  # "": read in place; "unit": copied per unit, vectors; "any": copied element by element
+    b_copy: str = ""  # "": in place or packed before; "n", "k", "any": packed per unit, by its contiguous axis
+    masked: bool = False  # B is read in place and its last panel is partial
+    blocked: bool = False  # K is done in blocks
+    batch: int = 0  # number of batch axes
+
+    @property
+    def key(self) -> str:
+        return "matmul3:" + ":".join(str(v) for v in vars(self).values())
+
+
+def heights(height: int) -> list[int]:
+    """Return the row counts a tile may have: the even ones and the full height."""
+    return [*range(2, height, 2), height]
+
+
+class Tile:
+    """The register tile: `rows` x `vectors` accumulators over one panel of B."""
+
+    def __init__(self, w: Writer, spec: Spec) -> None:
+        self.w, self.spec = w, spec
+        self.kind = SCALAR[spec.acc]
+        self.size = bits(self.kind) // 8
+        self.lanes = w.target.lanes(self.size)
+        self.vector = f"<{self.lanes} x {self.kind}>"
+
+    def product(self, rows: int, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value,
+                masks: list[Value] | None, start: list[Value]) -> list[Value]:
+        """Write the loop over k. Steps are in bytes; `start` and the result are rows*vectors accumulators."""
+        w, v = self.w, self.spec.vectors
+        strided = self.spec.a_form == "k"
+        # Every third row gets a pointer; the two between are addressed as base + step and base + 2*step.
+        bases = list(range(0, rows, 3)) if strided else [0]
+        first = [w.at(a, w.mul(a_step, str(r))) for r in bases]
+        twice = w.mul(a_step, "2") if strided and rows > 2 else "0"
+        # Out-of-order execution sees about eight steps ahead, too few for a panel that lies beyond the caches.
+        ahead = w.mul(b_step, str(_PREFETCH)) if rows * v >= 16 else ""
+        line = max(1, 64 // (self.lanes * self.size))
+
+        def body(_: Value, *carried: Value) -> list[Value]:
+            pointers, b_now, acc = carried[:len(bases)], carried[len(bases)], list(carried[len(bases) + 1:])
+            if ahead:
+                far = w.at(b_now, ahead)
+                for j in range(0, v, line):
+                    w.call("void", "llvm.prefetch.p0", ("ptr", w.at(far, str(j * self.lanes), self.size)),
+                           ("i32", "0"), ("i32", "3"), ("i32", "1"))
+            panel = [w.load(self.vector, w.at(b_now, str(j * self.lanes), self.size), masks[j] if masks else None,
+                            self.size) for j in range(v)]
+            for r in range(rows):
+                if strided:
+                    address = w.at(pointers[r // 3], ("0", a_step, twice)[r % 3])
+                else:
+                    address = w.at(pointers[0], str(r), self.size)
+                scalar = w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
+                for j in range(v):
+                    acc[r * v + j] = w.fma(self.vector, scalar, panel[j], acc[r * v + j])
+            step = str(self.size) if strided else a_step
+            return [*(w.at(p, step) for p in pointers), w.at(b_now, b_step), *acc]
+
+        carried = [*(("ptr", p) for p in first), ("ptr", b), *((self.vector, x) for x in start)]
+        return w.loop("0", depth, "1", body, carried)[len(bases) + 1:]
+
+
+def _partial(target: Target, declared: set[str], spec: Spec, name: str) -> str:
+    """Return the function that computes a tile of any height into memory, going on from it if `resume`."""
+    w = Writer(target, declared)
+    tile = Tile(w, spec)
+    v, lanes = spec.vectors, tile.lanes
+    masks = None
+    if spec.masked:
+        masks = [w.lane_mask(lanes, w.sub("%cols", str(j * lanes))) for j in range(v)]
+    choices = heights(spec.height)
+    labels = {h: w.fresh("rows") for h in choices}
+    w.do("switch i64 %rows, label %" + labels[spec.height] + " [ "
+         + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
+    for h in choices:
+        w.label(labels[h])
+        at = [w.at("%acc", str(i * lanes), tile.size) for i in range(h * v)]
+        start = ["zeroinitializer"] * (h * v)
+        if spec.blocked:
+            before, again, go = w.block, w.fresh("resume"), w.fresh("go")
+            w.do(f"br i1 %resume, label %{again}, label %{go}")
+            w.label(again)
+            kept = [w.load(tile.vector, p, None, 64 if lanes * tile.size == 64 else tile.size) for p in at]
+            w.do(f"br label %{go}")
+            w.label(go)
+            start = [w.let(f"phi {tile.vector} [ zeroinitializer, %{before} ], [ {x}, %{again} ]") for x in kept]
+        done = tile.product(h, "%a", "%a_step", "%b", "%b_step", "%depth", masks, start)
+        for p, x in zip(at, done, strict=True):
+            w.store(tile.vector, x, p, None, tile.size)
+        w.do("ret void")
+    w.lines.pop()  # `function` writes the last return
+    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, i64 %b_step, i64 %depth, ptr %acc, "
+                      "i1 %resume, i64 %rows, i64 %cols) nounwind")
+
+
+def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,
+               dst_row: Value, rows: Value, cols: Value, unit: bool) -> None:
+    """Write a copy of a rows x cols block with conversion. Steps in elements; `unit`: src_col is 1."""
+    size, wide = bits(source) // 8, bits(target) // 8
+    lanes = w.target.lanes(wide)
+
+    def one(row_src: Value, row_dst: Value, c: Value) -> None:
+        x = w.let(f"load {source}, ptr {w.at(row_src, w.mul(c, src_col), size)}")
+        w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(row_dst, c, wide)}")
+
+    def many(row_src: Value, row_dst: Value, c: Value, mask: Value | None) -> None:
+        x = w.load(f"<{lanes} x {source}>", w.at(row_src, c, size), mask)
+        w.store(f"<{lanes} x {target}>", w.cast(f"<{lanes} x {source}>", f"<{lanes} x {target}>", x),
+                w.at(row_dst, c, wide), mask)
+
+    def row(r: Value) -> list[Value]:
+        row_src, row_dst = w.at(src, w.mul(r, src_row), size), w.at(dst, w.mul(r, dst_row), wide)
+        tail = "0"
+        if unit:
+            tail = w.let(f"and i64 {cols}, {-lanes}")
+            w.loop("0", tail, str(lanes), lambda c: many(row_src, row_dst, c, None) or [])
+            if w.target.masks:
+                rest = w.sub(cols, tail)
+                w.when(w.less("0", rest), lambda: many(row_src, row_dst, tail, w.lane_mask(lanes, rest)))
+                return []
+        w.loop(tail, cols, "1", lambda c: one(row_src, row_dst, c) or [])
+        return []
+    w.loop("0", rows, "1", row)
+
+
+def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src: Value, src_k: Value,
+               src_col: Value, dst: Value, depth: Value, cols: Value) -> None:
+    """Write the packing of one panel of B: depth x (vectors*lanes), missing columns zero. Steps in elements.
+
+    `form` names the contiguous axis: "n" copies rows, "k" transposes register blocks, "any" goes by elements.
+    """
+    size, wide = bits(source) // 8, bits(target) // 8
+    lanes = w.target.lanes(wide)
+    width = lanes * vectors
+    from_, to = f"<{lanes} x {source}>", f"<{lanes} x {target}>"
+
+    def rows(masks: list[Value] | None) -> None:
+        def row(k: Value) -> list[Value]:
+            at, out = w.at(src, w.mul(k, src_k), size), w.at(dst, w.mul(k, str(width)), wide)
+            for j in range(vectors):
+                x = w.load(from_, w.at(at, str(j * lanes), size), masks[j] if masks else None)
+                w.store(to, w.cast(from_, to, x), w.at(out, str(j * lanes), wide))
+            return []
+        w.loop("0", depth, "1", row)
+
+    def elements(k_from: Value, col_from: int, span: int) -> None:
+        """Columns col_from.. of rows k_from.. one by one."""
+        here = w.max(w.min(w.sub(cols, str(col_from)), str(span)), "0")
+
+        def row(k: Value) -> list[Value]:
+            out = w.at(dst, w.add(w.mul(k, str(width)), str(col_from)), wide)
+            at = w.at(src, w.add(w.mul(k, src_k), w.mul(str(col_from), src_col)), size)
+
+            def one(c: Value) -> list[Value]:
+                x = w.let(f"load {source}, ptr {w.at(at, w.mul(c, src_col), size)}")
+                w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(out, c, wide)}")
+                return []
+
+            def zero(c: Value) -> list[Value]:
+                w.do(f"store {target} 0.0, ptr {w.at(out, c, wide)}")
+                return []
+            w.loop("0", here, "1", one)
+            w.loop(here, str(span), "1", zero)
+            return []
+        w.loop(k_from, depth, "1", row)
+
+    if form == "n":
+        def partial() -> None:
+            rows([w.lane_mask(lanes, w.sub(cols, str(j * lanes))) for j in range(vectors)])
+        if w.target.masks:
+            partial()
+        else:
+            w.when(w.less(cols, str(width)), partial, lambda: rows(None))
+    elif form == "any":
+        elements("0", 0, width)
+    else:
+        for j in range(vectors):
+            whole = w.let(f"and i64 {depth}, {-lanes}")
+            # A group of columns that is not full goes by elements altogether.
+            whole = w.select(w.less(cols, str((j + 1) * lanes)), "0", whole)
+            column = w.at(src, w.mul(str(j * lanes), src_col), size)
+
+            def block(k: Value, column: Value = column, j: int = j) -> list[Value]:
+                at = w.at(column, k, size)
+                x = [w.cast(from_, to, w.load(from_, w.at(at, w.mul(str(c), src_col), size)))
+                     for c in range(lanes)]
+                for r, y in enumerate(transpose(w, to, x)):
+                    line = w.mul(w.add(k, str(r)), str(width))
+                    w.store(to, y, w.at(dst, w.add(line, str(j * lanes)), wide))
+                return []
+            w.loop("0", whole, str(lanes), block)
+            elements(whole, j * lanes, lanes)
+
+
+def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
+    """Transpose a square register block by exchanging halves, quarters, ... between pairs of registers."""
+    n = len(rows)
+    step = 1
+    while step < n:
+        low = ", ".join(f"i32 {(i - step) + n if i & step else i}" for i in range(n))
+        high = ", ".join(f"i32 {i + n if i & step else i + step}" for i in range(n))
+        new = list(rows)
+        for i in range(n):
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                new[i] = w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{low}>")
+                new[i + step] = w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{high}>")
+        rows = new
+        step *= 2
+    return rows
+
+
+def pack_source(target: Target, name: str, form: str, source: str, acc: str, vectors: int, batch: int) -> str:
+    """Return the kernel that packs B into panels.
+
+    Units are batch x pieces: a panel where columns are contiguous, PACK_ROWS rows of every panel otherwise, so
+    that memory is read along its pages. Words: B, packed, N, K, step of k, step of n, pieces, panels, then
+    (extent, step) of every batch axis.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    size = bits(SCALAR[source]) // 8
+    wide = bits(SCALAR[acc]) // 8
+    width = target.lanes(wide) * vectors
+    b, packed = w.word("%args", 0, True), w.word("%args", 1, True)
+    n, depth, step_k, step_n, pieces, panels = (w.word("%args", i) for i in range(2, 8))
+    one = w.mul(depth, str(width))
+
+    def unit(u: Value) -> list[Value]:
+        rest, piece, out = "0", u, packed
+        at = b
+        if batch:
+            rest = w.div(u, pieces)
+            piece = w.sub(u, w.mul(rest, pieces))
+            out = w.at(packed, w.mul(w.mul(rest, panels), one), wide)
+            for i in reversed(range(batch)):
+                index = rest
+                if i:
+                    extent = w.word("%args", 8 + 2 * i)
+                    index = w.let(f"urem i64 {rest}, {extent}")
+                    rest = w.div(rest, extent)
+                at = w.at(at, w.mul(index, w.word("%args", 9 + 2 * i)), size)
+
+        def panel(p: Value, k0: Value, rows: Value) -> list[Value]:
+            col = w.mul(p, str(width))
+            src = w.at(at, w.add(w.mul(col, step_n), w.mul(k0, step_k)), size)
+            dst = w.at(out, w.add(w.mul(p, one), w.mul(k0, str(width))), wide)
+            pack_panel(w, form, SCALAR[source], SCALAR[acc], vectors, src, step_k, step_n, dst, rows,
+                       w.min(w.sub(n, col), str(width)))
+            return []
+        if form == "k":
+            panel(piece, "0", depth)
+        else:
+            k0 = w.mul(piece, str(PACK_ROWS))
+            rows = w.min(w.sub(depth, k0), str(PACK_ROWS))
+            w.loop("0", panels, "1", lambda p: panel(p, k0, rows))
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
+
+
+def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | None) -> str:
+    """Return the module of one product kernel."""
+    declared: set[str] = set()
+    main = _Product(target, declared, spec, name, epilogue).write()
+    return module([main, _partial(target, declared, spec, name)], declared)
+
+
+class _Product:
+    """Writes the loops over units, blocks of K, panels of B and tiles of rows."""
+
+    def __init__(self, target: Target, declared: set[str], spec: Spec, name: str, epilogue: Epilogue | None):
+        self.w = Writer(target, declared)
+        self.spec, self.name, self.epilogue = spec, name, epilogue
+        self.tile = Tile(self.w, spec)
+        self.width = self.tile.lanes * spec.vectors
+        self.out_kind = SCALAR[spec.out]
+        self.out_size = bits(self.out_kind) // 8
+        self.tile_bytes = spec.height * self.width * self.tile.size
+        # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
+        self.inline = not spec.blocked and (epilogue is None or epilogue.cost <= 4)
+
+    def write(self) -> str:
+        w = self.w
+        self.c = w.word("%args", C, True)
+        self.m, self.n, self.k, self.ldc = (w.word("%args", i) for i in (M, N, K, C_ROW))
+        self.a_row, self.a_k, self.b_k = (w.word("%args", i) for i in (A_ROW, A_K, B_K))
+        w.loop("%lo", "%hi", "1", self.unit)
+        return w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
+
+    def unit(self, u: Value) -> list[Value]:
+        w, spec, args = self.w, self.spec, "%args"
+        nb, mb = w.word(args, NB), w.word(args, MB)
+        rest = w.div(u, nb)
+        jb = w.sub(u, w.mul(rest, nb))
+        a, b, shift = w.word(args, A, True), w.word(args, B, True), "0"
+        a_size, b_size = bits(SCALAR[spec.a]) // 8, bits(SCALAR[spec.b]) // 8
+        b_size = b_size if spec.b_copy else self.tile.size
+        ib = rest
+        if spec.batch:
+            outer = w.div(rest, mb)
+            ib = w.sub(rest, w.mul(outer, mb))
+            for i in reversed(range(spec.batch)):
+                index = outer
+                if i:
+                    extent = w.word(args, BATCH + 4 * i)
+                    index = w.let(f"urem i64 {outer}, {extent}")
+                    outer = w.div(outer, extent)
+                a = w.at(a, w.mul(index, w.word(args, BATCH + 4 * i + 1)), a_size)
+                b = w.at(b, w.mul(index, w.word(args, BATCH + 4 * i + 2)), b_size)
+                shift = w.add(shift, w.mul(index, w.word(args, BATCH + 4 * i + 3)))
+        mc, nc = w.word(args, MC), w.word(args, NC)
+        i0, j0 = w.mul(ib, mc), w.mul(jb, nc)
+        i1, j1 = w.min(w.add(i0, mc), self.m), w.min(w.add(j0, nc), self.n)
+        if spec.blocked:
+            kc = w.word(args, KC)
+
+            def block(k0: Value) -> list[Value]:
+                depth = w.min(kc, w.sub(self.k, k0))
+                self.block(a, b, shift, i0, i1, j0, j1, k0, depth)
+                return []
+            w.loop("0", self.k, kc, block)
+        else:
+            self.block(a, b, shift, i0, i1, j0, j1, "0", self.k)
+        return []
+
+    def copy_b(self, b: Value, j0: Value, j1: Value, k0: Value, depth: Value) -> Value:
+        w, spec = self.w, self.spec
+        size = bits(SCALAR[spec.b]) // 8
+        out = w.at("%scratch", w.word("%args", B_AT))
+        step_n = w.word("%args", B_COL)
+
+        def piece(k: Value) -> list[Value]:
+            rows = depth if spec.b_copy == "k" else w.min(w.sub(depth, k), str(PACK_ROWS))
+
+            def panel(j: Value) -> list[Value]:
+                place = w.add(w.mul(w.sub(j, j0), depth), w.mul(k, str(self.width)))
+                at = w.at(b, w.add(w.mul(j, step_n), w.mul(w.add(k0, k), self.b_k)), size)
+                pack_panel(w, spec.b_copy, SCALAR[spec.b], self.tile.kind, spec.vectors, at, self.b_k, step_n,
+                           w.at(out, place, self.tile.size), rows, w.min(w.sub(j1, j), str(self.width)))
+                return []
+            w.loop(j0, j1, str(self.width), panel)
+            return []
+        if spec.b_copy == "k":
+            piece("0")
+        else:
+            w.loop("0", depth, str(PACK_ROWS), piece)
+        return out
+
+    def block(self, a: Value, b: Value, shift: Value, i0: Value, i1: Value, j0: Value, j1: Value, k0: Value,
+              depth: Value) -> None:
+        w, spec, size = self.w, self.spec, self.tile.size
+        rows_k = spec.a_form == "k"
+        if spec.a_copy:
+            a_size = bits(SCALAR[spec.a]) // 8
+            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(k0, self.a_k)), a_size)
+            ld, copy, count = w.word("%args", A_LD), w.at("%scratch", w.word("%args", A_AT)), w.sub(i1, i0)
+            steps = (self.a_row, self.a_k) if rows_k else (self.a_k, self.a_row)
+            extent = (count, depth) if rows_k else (depth, count)
+            copy_block(w, SCALAR[spec.a], self.tile.kind, at, *steps, copy, ld, *extent, spec.a_copy == "unit")
+            a, a_step, origin = copy, w.mul(ld, str(size)), i0
+        else:
+            a = w.at(a, w.mul(k0, "1" if rows_k else self.a_k), size)
+            a_step, origin = w.mul(self.a_row if rows_k else self.a_k, str(size)), "0"
+        b_step = str(self.width * size) if spec.b_copy else w.mul(self.b_k, str(size))
+        if spec.b_copy:
+            b = self.copy_b(b, j0, j1, k0, depth)
+            panel_step, b_origin = w.mul(depth, str(self.width * size)), j0
+        else:
+            panel_step, b_origin = w.mul(w.word("%args", B_PANEL), str(size)), "0"
+            b = w.at(b, w.mul(k0, b_step))
+        tiles_high = w.div(w.add(w.word("%args", MC), str(spec.height - 1)), str(spec.height))
+        resume = w.let(f"icmp ne i64 {k0}, 0") if spec.blocked else "false"
+        last = w.let(f"icmp eq i64 {w.add(k0, depth)}, {self.k}") if spec.blocked else "true"
+
+        def panel(j: Value) -> list[Value]:
+            number = w.div(w.sub(j, b_origin), str(self.width))
+            b_now = w.at(b, w.mul(number, panel_step))
+            cols = w.min(w.sub(j1, j), str(self.width))
+
+            def rows(i: Value) -> list[Value]:
+                def a_at(row: Value) -> Value:
+                    row = w.sub(row, origin)
+                    return w.at(a, w.mul(row, a_step) if rows_k else w.mul(row, str(size)))
+
+                def part() -> None:
+                    rest = w.min(w.sub(i1, i), str(spec.height))
+                    even = w.add(rest, w.let(f"and i64 {rest}, 1"))
+                    high = w.min(even, str(spec.height))
+                    if spec.a_copy:
+                        start, skip = i, "0"  # the row too many is scratch memory
+                    else:
+                        # The row too many is the one before, computed again and not stored. There is one:
+                        # the planner takes height M for an odd M below the usual height.
+                        skip = w.sub(high, rest)
+                        start = w.sub(i, skip)
+                    acc = "%scratch"
+                    if spec.blocked:
+                        across = w.div(w.sub(j, j0), str(self.width))
+                        place = w.add(w.mul(across, tiles_high), w.div(w.sub(i, i0), str(spec.height)))
+                        acc = w.at("%scratch", w.mul(place, str(self.tile_bytes)))
+                    w.do(f"call void @{self.name}_part(ptr {a_at(start)}, i64 {a_step}, ptr {b_now}, i64 {b_step}, "
+                         f"i64 {depth}, ptr {acc}, i1 {resume}, i64 {high}, i64 {cols})")
+                    if spec.blocked:
+                        w.when(last, lambda: self.finish(acc, i, j, skip, rest, cols, shift))
+                    else:
+                        self.finish(acc, i, j, skip, rest, cols, shift)
+
+                def full() -> None:
+                    acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
+                                            ["zeroinitializer"] * (spec.height * spec.vectors))
+                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
+                    for r in range(spec.height):
+                        for v in range(spec.vectors):
+                            lane = v * self.tile.lanes
+                            self.put(acc[r * spec.vectors + v], w.add(i, str(r)), w.add(j, str(lane)),
+                                     w.add(offset, str(lane)), None)
+                        offset = w.add(offset, self.ldc)
+
+                if self.inline:
+                    high = w.less(str(spec.height - 1), w.sub(i1, i))
+                    wide = w.let(f"icmp eq i64 {cols}, {self.width}")
+                    w.when(w.let(f"and i1 {high}, {wide}"), full, part)
+                else:
+                    part()
+                return []
+            w.loop(i0, i1, str(spec.height), rows)
+            return []
+        w.loop(j0, j1, str(self.width), panel)
+
+    def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
+        """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
+        w, tile = self.w, self.tile
+        counts = [w.sub(cols, str(v * tile.lanes)) for v in range(self.spec.vectors)]
+        masks = [w.lane_mask(tile.lanes, count) for count in counts]
+
+        def row(r: Value) -> list[Value]:
+            at = w.at(acc, w.mul(w.add(r, skip), str(self.width)), tile.size)
+            here = w.add(i, r)
+            offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
+            for v in range(self.spec.vectors):
+                lane = str(v * tile.lanes)
+                value = w.load(tile.vector, w.at(at, lane, tile.size), None, tile.size)
+
+                def put(mask: Value | None, lane: Value = lane, value: Value = value) -> None:
+                    self.put(value, here, w.add(j, lane), w.add(offset, lane), mask)
+                if w.target.masks:
+                    put(masks[v])
+                else:
+                    def tail(v: int = v, put=put) -> None:  # type: ignore[no-untyped-def]
+                        w.when(w.less("0", counts[v]), lambda: put(masks[v]))
+                    w.when(w.less(counts[v], str(tile.lanes)), tail, lambda put=put: put(None))  # type: ignore
+            return []
+        w.loop("0", rows, "1", row)
+
+    def put(self, value: Value, row: Value, col: Value, offset: Value, mask: Value | None) -> None:
+        w, tile = self.w, self.tile
+        if self.epilogue is not None:
+            site = Site(w, "%args", BATCH + 4 * self.spec.batch, row, col, offset, mask, tile.lanes, tile.kind)
+            done = self.epilogue.emit(site, value)
+            if done is None:
+                return
+            value = done
+        out = f"<{tile.lanes} x {self.out_kind}>"
+        w.store(out, w.cast(tile.vector, out, value), w.at(self.c, offset, self.out_size), mask)

@@ -1,0 +1,71 @@
+"""What the engine knows of a tensor: storages that hold values, and handles onto them."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base.dtype import dtype as DType
+from fanal.core.ir.program import Node, Shape
+from fanal.core.ir.row import Row
+
+Chain = tuple[tuple[Row, tuple], ...]
+
+
+class Storage:
+    """A piece of memory as the user sees it: the current value, and how often it was written.
+
+    `node` is the SSA value now held. `foreign` is set while somebody outside (NumPy, DLPack) shares the bytes: then
+    a read copies what it sees, and a write lands in the very same memory at once.
+    """
+
+    __slots__ = ("node", "version", "foreign", "meta", "root", "__weakref__")
+
+    def __init__(self, node: Node, meta: bool = False) -> None:
+        self.node = node
+        self.version = 0
+        self.foreign: Any = None
+        self.meta = meta
+        self.root: Any = None
+
+    def write(self, node: Node) -> None:
+        """Replace the value; every handle onto this storage sees it from here on."""
+        self.node = node
+        self.version += 1
+
+
+class Handle:
+    """A tensor without its methods: a storage and a chain of views onto it.
+
+    `_node` caches the value as of version `_seen`. `_leaf` says that gradients are collected here, `_detached` that
+    the value is cut from the history of the storage.
+    """
+
+    __slots__ = ("_storage", "_chain", "_shape", "_dtype", "_node", "_seen", "_leaf", "_grad", "_strides", "_offset",
+                 "_detached", "_hooks", "_leaf_node", "_retain", "_inference", "_base_ref", "_path")
+
+    _storage: Storage
+    _chain: Chain
+    _shape: Shape
+    _dtype: DType
+    _node: Node
+    _seen: int
+    _leaf: bool
+    _grad: Any
+    _strides: Shape | None
+    _offset: int
+    _detached: bool
+    _hooks: dict | None
+    _leaf_node: Node | None
+    _retain: bool
+    _inference: bool
+    _base_ref: Any
+    _path: Any
+
+
+def root_array(storage: Storage) -> np.ndarray:
+    """Return the computed contents of a storage (the engine must have flushed)."""
+    buffer = storage.node.buffer
+    if buffer is None:
+        raise AssertionError("the storage holds a pending value")
+    return buffer

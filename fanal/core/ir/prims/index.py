@@ -1,0 +1,90 @@
+"""Primitives that read or write where an index says, and sorting."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.ir.program import Node
+from fanal.core.ir.prims.view import zeros
+from fanal.core.ir.row import NO_GRADIENT, kept, prim, same
+
+_AT: dict[str, Callable] = {"add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min": np.minimum.at}
+
+
+def _check(index: np.ndarray, n: int) -> np.ndarray:
+    if index.size and (index.min() < -n or index.max() >= n):
+        bad = int(index.max() if index.max() >= n else index.min())
+        raise IndexError(f"index {bad} is out of bounds for dimension with size {n}")
+    return index
+
+
+def _along(index: np.ndarray, dim: int) -> tuple:
+    grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
+    grid[dim] = index
+    return tuple(grid)
+
+
+def _put(x: np.ndarray, at: tuple, v: np.ndarray, mode: str) -> np.ndarray:
+    acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype))
+    out = x.astype(acc.np) if acc else x.copy()
+    if mode == "set":
+        out[at] = v
+    elif x.dtype == bool and mode == "add":
+        np.logical_or.at(out, at, v)
+    else:
+        _AT[mode](out, at, v.astype(out.dtype))
+    return out.astype(x.dtype)
+
+
+def _take_grad(g: Node, y: Node, x: Node, i: Node, dim: int) -> list[Node | None]:
+    return [put(zeros(x.shape, g.dtype), i, g, dim, "add"), None]
+
+
+# Whole slices: x.shape[:dim] + index.shape + x.shape[dim+1:]. index_select, embedding, advanced indexing.
+# Indices are int64 in [-n, n).
+take = prim("take", kind="index", arity=2, dtype=kept,
+            shape=lambda i, p: (*i[0].shape[:p[0]], *i[1].shape, *i[0].shape[p[0] + 1:]),
+            ref=lambda x, i, dim: np.take(x, _check(i, x.shape[dim]), dim), grad=_take_grad, code=None, flops=0, exact=True)
+# x with v written at the places `take` reads. Modes: set (last wins), add, mul, max, min.
+put = prim("put", kind="index", arity=3, shape=same, dtype=kept,
+           ref=lambda x, i, v, dim, mode: _put(x, (slice(None),) * dim + (_check(i, x.shape[dim]),), v, mode),
+           grad=lambda g, y, x, i, v, dim, mode: _write_grad(put, take, g, x, i, v, dim, mode), code=None,
+           flops=lambda i, p: i[2].size)
+# Single elements: y[.., j, ..] = x[.., index[.., j, ..], ..] along `dim`; index.shape[d] <= x.shape[d] elsewhere.
+gather = prim("gather", kind="index", arity=2, dtype=kept, shape=lambda i, p: i[1].shape,
+              ref=lambda x, i, dim: x[_along(_check(i, x.shape[dim]), dim)],
+              grad=lambda g, y, x, i, dim: [scatter(zeros(x.shape, g.dtype), i, g, dim, "add"), None],
+              code=None, flops=0, exact=True)
+# x with v (index.shape) written at the places `gather` reads.
+scatter = prim("scatter", kind="index", arity=3, shape=same, dtype=kept,
+               ref=lambda x, i, v, dim, mode: _put(x, _along(_check(i, x.shape[dim]), dim), v, mode),
+               grad=lambda g, y, x, i, v, dim, mode: _write_grad(scatter, gather, g, x, i, v, dim, mode), code=None,
+               flops=lambda i, p: i[2].size)
+
+
+def _write_grad(write, read, g, x, i, v, dim, mode):  # type: ignore[no-untyped-def]
+    if mode == "add":
+        return [g, None, read(g, i, dim)]
+    if mode == "set":
+        return [write(g, i, zeros(v.shape, g.dtype), dim, "set"), None, read(g, i, dim)]
+    raise RuntimeError(f"the gradient of a scatter with reduce='{mode}' is written in the operator that uses it")
+
+
+def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
+    if x.ndim == 0:
+        return np.zeros((), np.int64)
+    if not descending:
+        return np.argsort(x, dim, kind="stable").astype(np.int64)
+    # Stable and descending: sort the reversed array ascending, and read it backwards. NaN comes first.
+    order = np.flip(np.argsort(np.flip(x, dim), dim, kind="stable"), dim)
+    return (x.shape[dim] - 1 - order).astype(np.int64)
+
+
+# Order that sorts along `dim`, stable; NaN is the largest.
+argsort = prim("argsort", kind="opaque", shape=same, dtype=lambda i, p: dt.int64, ref=_argsort_ref, grad=NO_GRADIENT,
+               code=None, flops=lambda i, p: 20 * i[0].size, exact=True)
+# Any function of arrays, run on the host between kernels: host(*arrays) -> array. For LAPACK, FFT, searching.
+host = prim("host", kind="opaque", arity=-1, shape=lambda i, p: p[1], dtype=lambda i, p: p[2],
+            ref=lambda *a: a[-3](*a[:-3]), grad=NO_GRADIENT, code=None, flops=0)

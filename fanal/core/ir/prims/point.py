@@ -1,0 +1,270 @@
+"""Pointwise primitives: one result element from one element of each operand.
+
+Operands broadcast as in NumPy and share one dtype; gradients come out in the broadcast shape and the caller sums
+them down. `code` is written once against a scalar emitter.
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import NO_GRADIENT, kept, prim, same, spread
+
+
+def _bool(inputs: tuple, params: tuple) -> dt.dtype:
+    return dt.bool_
+
+
+def _real(inputs: tuple, params: tuple) -> dt.dtype:
+    return inputs[0].dtype.to_real()
+
+
+def _second(inputs: tuple, params: tuple) -> dt.dtype:
+    return inputs[1].dtype
+
+
+def _quiet(f):  # type: ignore[no-untyped-def]
+    """Evaluate without NumPy's floating-point warnings: infinities and NaN are values here, as in PyTorch."""
+    def call(*args):  # type: ignore[no-untyped-def]
+        with np.errstate(all="ignore"):
+            return f(*args)
+    return call
+
+
+def unary(name, ref, grad, code, flops=1, domain=(-2, 2), exact=False, dtype=kept, fold=None):  # type: ignore[no-untyped-def]
+    return prim(name, kind="point", shape=same, dtype=dtype, ref=_quiet(ref), grad=grad, code=code, flops=flops,
+                domain=domain, exact=exact, fold=fold)
+
+
+def binary(name, ref, grad, code, flops=1, domain=(-2, 2), exact=False, dtype=kept):  # type: ignore[no-untyped-def]
+    return prim(name, kind="point", arity=2, shape=spread, dtype=dtype, ref=_quiet(ref), grad=grad, code=code,
+                flops=flops, domain=domain, exact=exact)
+
+
+def num(x: Node, value: float | complex) -> Node:
+    """Return the constant `value` in the dtype of `x`."""
+    from fanal.core.ir.prims.source import full
+    return full((), value, x.dtype)
+
+
+def _convert_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
+    if x.dtype.kind == "c" and not to.is_complex and to is not dt.bool_:
+        x = x.real
+    if to is dt.bool_:
+        return x != 0
+    if x.dtype.kind == "f" and to.category == 1 and to.itemsize < 8:
+        with np.errstate(all="ignore"):  # C++ converts through a wider integer: wraps instead of saturating
+            return x.astype(np.int64).astype(to.np)
+    return x.astype(to.np)
+
+
+convert = prim("convert", kind="point", shape=same, dtype=lambda i, p: p[0], ref=_quiet(_convert_ref),
+               grad=lambda g, y, x, to: [convert(real(g) if g.dtype.is_complex and not x.dtype.is_complex else g,
+                                                 x.dtype)],
+               code=lambda e, x, to: e.convert(x, to), flops=0, exact=True,
+               fold=lambda x, to: x if x.dtype is to else None)
+bitcast = prim("bitcast", kind="point", shape=same, dtype=lambda i, p: p[0], ref=lambda x, to: x.view(to.np),
+               grad=NO_GRADIENT, code=lambda e, x, to: e.bitcast(x, to), flops=0, exact=True,
+               fold=lambda x, to: x if x.dtype is to else None)
+
+conj = unary("conj", np.conj, lambda g, y, x: [conj(g)], lambda e, x: e.conj(x), exact=True,
+             fold=lambda x: None if x.dtype.is_complex else x)
+real = unary("real", np.real, lambda g, y, x: [convert(g, x.dtype)], lambda e, x: e.real(x), exact=True, dtype=_real,
+             fold=lambda x: None if x.dtype.is_complex else x)
+imag = unary("imag", np.imag, lambda g, y, x: [mul(convert(g, x.dtype), num(x, 1j))], lambda e, x: e.imag(x),
+             exact=True, dtype=_real)
+
+neg = unary("neg", np.negative, lambda g, y, x: [neg(g)], lambda e, x: e.neg(x), exact=True)
+abs_ = unary("abs", np.abs, lambda g, y, x: [mul(g, sign(x))] if not x.dtype.is_complex else
+             [mul(convert(g, x.dtype), sign(x))], lambda e, x: e.abs(x), exact=True, dtype=_real)
+
+
+def _sign_ref(x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "c":
+        r = np.abs(x)
+        return np.where(r == 0, 0, x / np.where(r == 0, 1, r)).astype(x.dtype)
+    return np.where(np.isnan(x), np.zeros((), x.dtype), np.sign(x)) if x.dtype.kind not in "iub" else np.sign(x)
+
+
+sign = unary("sign", _sign_ref, lambda g, y, x: [mul(g, num(g, 0))] if not x.dtype.is_complex else
+             [div(sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype))), convert(abs_(x), x.dtype))],
+             lambda e, x: e.sign(x), exact=True)
+
+
+def _zero(g: Node, y: Node, x: Node) -> list[Node | None]:
+    return [mul(g, num(g, 0))]
+
+
+floor = unary("floor", np.floor, _zero, lambda e, x: e.floor(x), exact=True)
+ceil = unary("ceil", np.ceil, _zero, lambda e, x: e.ceil(x), exact=True)
+trunc = unary("trunc", np.trunc, _zero, lambda e, x: e.trunc(x), exact=True)
+round_ = unary("round", np.rint, _zero, lambda e, x: e.round(x), exact=True)  # half to even, as PyTorch
+sqrt = unary("sqrt", np.sqrt, lambda g, y, x: [div(g, conj(mul(num(y, 2), y)))], lambda e, x: e.sqrt(x), 4, (0.1, 4), True)
+exp = unary("exp", np.exp, lambda g, y, x: [mul(g, conj(y))], lambda e, x: e.exp(x), 8)
+expm1 = unary("expm1", np.expm1, lambda g, y, x: [mul(g, conj(add(y, num(y, 1))))], lambda e, x: e.expm1(x), 10)
+log = unary("log", np.log, lambda g, y, x: [div(g, conj(x))], lambda e, x: e.log(x), 10, (0.1, 4))
+log1p = unary("log1p", np.log1p, lambda g, y, x: [div(g, conj(add(x, num(x, 1))))], lambda e, x: e.log1p(x), 12, (-0.9, 4))
+log2 = unary("log2", np.log2, lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))], lambda e, x: e.log2(x), 10, (0.1, 4))
+sin = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
+cos = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
+tan = unary("tan", np.tan, lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))], lambda e, x: e.tan(x), 20, (-1, 1))
+asin = unary("asin", np.arcsin, lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))], lambda e, x: e.asin(x), 20, (-.9, .9))
+acos = unary("acos", np.arccos, lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))], lambda e, x: e.acos(x), 20, (-.9, .9))
+atan = unary("atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20)
+sinh = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
+cosh = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
+tanh = unary("tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15)
+asinh = unary("asinh", np.arcsinh, lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))], lambda e, x: e.asinh(x), 25)
+acosh = unary("acosh", np.arccosh, lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))], lambda e, x: e.acosh(x), 25, (1.1, 4))
+atanh = unary("atanh", np.arctanh, lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))], lambda e, x: e.atanh(x), 25, (-.9, .9))
+
+
+def scalar_map(f):  # type: ignore[no-untyped-def]
+    """Make a reference from a function of one Python float, computed in double precision."""
+    table = np.frompyfunc(f, 1, 1)
+    def call(x):  # type: ignore[no-untyped-def]
+        return np.asarray(table(np.asarray(x, np.float64))).astype(x.dtype)
+    return call
+
+
+def _erfinv(y: float) -> float:
+    """Inverse error function. Source: Giles, "Approximating the erfinv function" (2010), polished by Newton steps."""
+    if not -1 < y < 1:
+        return math.copysign(math.inf, y) if abs(y) == 1 else math.nan
+    w = -math.log((1 - y) * (1 + y))
+    if w < 5:
+        w, c = w - 2.5, (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
+                         -0.00417768164, 0.246640727, 1.50140941)
+    else:
+        w, c = math.sqrt(w) - 3, (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+                                  -0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+    x = 0.0
+    for k in c:
+        x = x * w + k
+    x *= y
+    for _ in range(2):
+        x -= (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x)) if abs(y) < 0.9999999 else \
+             (math.copysign(1 - math.erfc(abs(x)), x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
+    return x
+
+
+def _lgamma(x: float) -> float:
+    if math.isnan(x):
+        return x
+    if math.isinf(x) or (x <= 0 and x == math.floor(x)):
+        return math.inf
+    return math.lgamma(x)
+
+
+def digamma_value(x: float) -> float:
+    """Digamma by upward recurrence and its asymptotic series. Source: Abramowitz & Stegun 6.3.5, 6.3.18."""
+    if math.isnan(x) or x == -math.inf:
+        return math.nan
+    if x == 0:
+        return math.copysign(math.inf, -x)
+    if x < 0:
+        if x == math.floor(x):
+            return math.nan
+        return digamma_value(1 - x) - math.pi / math.tan(math.pi * (x - math.floor(x)))
+    s = 0.0
+    while x < 10:
+        s -= 1 / x
+        x += 1
+    z = 1 / (x * x) if x < 1e17 else 0.0
+    return s + math.log(x) - .5 / x - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
+
+
+def polygamma_value(n: int, x: float) -> float:
+    """n-th derivative of digamma (n >= 1), x > 0 or by reflection for n = 1. Source: Abramowitz & Stegun 6.4.6, 6.4.11."""
+    if n == 0:
+        return digamma_value(x)
+    if x <= 0:
+        if x == math.floor(x):
+            return math.inf if n % 2 else math.nan
+        if n == 1:
+            return -polygamma_value(1, 1 - x) + (math.pi / math.sin(math.pi * x)) ** 2
+    sign_, s = (-1) ** (n + 1), 0.0
+    fact = math.factorial(n)
+    while x < 20:
+        s += fact / x ** (n + 1)
+        x += 1
+    series = math.factorial(n - 1) / x ** n + fact / (2 * x ** (n + 1))
+    for k, b in enumerate((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6), 1):
+        series += b * math.factorial(2 * k + n - 1) / (math.factorial(2 * k) * x ** (2 * k + n))
+    return sign_ * (s + series)
+
+
+_TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
+erf = unary("erf", scalar_map(math.erf), lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erf(x), 15)
+erfc = unary("erfc", scalar_map(math.erfc), lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erfc(x), 20)
+erfinv = unary("erfinv", scalar_map(_erfinv), lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))], None, 40, (-.9, .9))
+lgamma = unary("lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4))
+polygamma = prim("polygamma", kind="point", shape=same, dtype=kept,
+                 ref=lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x),
+                 grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))], code=None, flops=60, domain=(0.5, 4))
+not_ = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
+
+add = binary("add", np.add, lambda g, y, a, b: [g, g], lambda e, a, b: e.add(a, b), exact=True)
+sub = binary("sub", lambda a, b: np.bitwise_xor(a, b) if a.dtype == bool else np.subtract(a, b),
+             lambda g, y, a, b: [g, neg(g)], lambda e, a, b: e.sub(a, b), exact=True)
+mul = binary("mul", np.multiply, lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None,
+                                                     mul(g, conj(a)) if b.needs_grad else None],
+             lambda e, a, b: e.mul(a, b), exact=True)
+div = binary("div", np.divide, lambda g, y, a, b: [div(g, conj(b)),
+                                                   neg(mul(div(g, conj(b)), conj(div(a, b)))) if b.needs_grad else None],
+             lambda e, a, b: e.div(a, b), 4, (0.5, 2), True)
+
+
+def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if (b == 0).any():
+        raise ZeroDivisionError("ZeroDivisionError")
+    q = np.floor_divide(a, b)
+    return np.where((q < 0) & (q * b != a), q + 1, q).astype(a.dtype)
+
+
+# Integer division rounds toward zero; op `floor_divide` corrects it. Division by zero raises, so it runs on the host.
+idiv = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
+fmod = binary("fmod", np.fmod, lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))], lambda e, a, b: e.fmod(a, b), 20, (0.5, 2), True)
+pow_ = binary("pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2))
+atan2 = binary("atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2))
+# NaN propagates; equal operands share the gradient evenly (checked against PyTorch 2.13).
+max_ = binary("max", np.maximum, lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b), lambda e, a, b: e.max(a, b), exact=True)
+min_ = binary("min", np.minimum, lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b), lambda e, a, b: e.min(a, b), exact=True)
+and_ = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
+or_ = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
+xor = binary("xor", np.bitwise_xor, NO_GRADIENT, lambda e, a, b: e.xor(a, b), exact=True)
+shl = binary("shl", lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype), NO_GRADIENT, lambda e, a, b: e.shl(a, b), exact=True, domain=(0, 5))
+shr = binary("shr", lambda a, b: np.right_shift(a, np.where((b < 0) | (b >= 8 * a.itemsize), 8 * a.itemsize - 1, b).astype(a.dtype)), NO_GRADIENT, lambda e, a, b: e.shr(a, b), exact=True, domain=(0, 5))
+eq = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
+ne = binary("ne", np.not_equal, NO_GRADIENT, lambda e, a, b: e.ne(a, b), exact=True, dtype=_bool)
+lt = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
+le = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
+nextafter = binary("nextafter", lambda a, b: np.nextafter(a, b), NO_GRADIENT, None, exact=True)
+
+where = prim("where", kind="point", arity=3, shape=spread, dtype=_second, ref=np.where,
+             grad=lambda g, y, c, a, b: [None, where(c, g, num(g, 0)), where(c, num(g, 0), g)],
+             code=lambda e, c, a, b: e.where(c, a, b), flops=1, exact=True)
+
+
+def _pow_grad(g: Node, y: Node, a: Node, b: Node) -> list[Node | None]:
+    ga = gb = None
+    if a.needs_grad:  # b * a**(b-1), and 0 where b is 0
+        ga = where(eq(b, num(b, 0)), num(g, 0), mul(g, conj(mul(b, pow_(a, sub(b, num(b, 1)))))))
+    if b.needs_grad:  # y * log(a), and 0 where a is 0 and b >= 0
+        free = eq(a, num(a, 0)) if a.dtype.is_complex else and_(eq(a, num(a, 0)), le(num(b, 0), b))
+        gb = where(free, num(g, 0), mul(g, conj(mul(y, log(a)))))
+    return [ga, gb]
+
+
+def _atan2_grad(g: Node, a: Node, b: Node) -> list[Node | None]:
+    r = div(g, add(mul(a, a), mul(b, b)))
+    return [mul(r, b), neg(mul(r, a))]
+
+
+def _extreme_grad(g: Node, first: Node, a: Node, b: Node) -> list[Node | None]:
+    share = where(eq(a, b), mul(g, num(g, 0.5)), g)
+    zero, tie = num(g, 0), eq(a, b)
+    return [where(or_(first, tie), share, zero), where(and_(first, not_(tie)), zero, share)]

@@ -1,0 +1,116 @@
+"""Primitives that combine elements along dimensions: reductions and scans."""
+from __future__ import annotations
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape, reduced_shape
+from fanal.core.ir.program import Node
+from fanal.core.ir.prims.point import _quiet, div, eq, mul, num, where
+from fanal.core.ir.prims.view import broadcast, reshape, slice_, pad, flip
+from fanal.core.ir.row import NO_GRADIENT, kept, prim, same
+
+
+def _out(i: tuple, p: tuple) -> Shape:
+    return reduced_shape(i[0].shape, p[0])
+
+
+def spread_back(g: Node, x: Node, dims: Shape) -> Node:
+    """Repeat a reduced value over the dimensions that were reduced."""
+    return broadcast(reshape(g, reduced_shape(x.shape, dims, True)), x.shape)
+
+
+def _wide(f):  # type: ignore[no-untyped-def]
+    """Accumulate 16-bit and 8-bit floats in float32."""
+    def call(x, dims):  # type: ignore[no-untyped-def]
+        acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype))
+        return np.asarray(f(x.astype(acc.np) if acc else x, dims)).astype(x.dtype)
+    return call
+
+
+def _reduce(name, ref, grad, fold=None):  # type: ignore[no-untyped-def]
+    return prim(name, kind="reduce", shape=_out, dtype=kept, ref=_quiet(ref), grad=grad, code=None,
+                flops=lambda i, p: i[0].size, fold=fold)
+
+
+def _none(x: Node, dims: Shape) -> Node | None:
+    return x if not dims else None
+
+
+sum_ = _reduce("sum", _wide(lambda x, d: np.sum(x, d, dtype=x.dtype) if x.dtype != bool else np.any(x, d)),
+               lambda g, y, x, d: [spread_back(g, x, d)], _none)
+prod = _reduce("prod", _wide(lambda x, d: np.prod(x, d, dtype=x.dtype)), lambda g, y, x, d: _prod_grad(g, y, x, d), _none)
+# Over all elements of `dims`; ties share the gradient evenly; NaN propagates.
+max_of = _reduce("max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
+min_of = _reduce("min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
+
+
+def _arg(f):  # type: ignore[no-untyped-def]
+    return prim("arg" + f.__name__[3:], kind="reduce", shape=lambda i, p: reduced_shape(i[0].shape, p[:1]),
+                dtype=lambda i, p: dt.int64, ref=lambda x, d: np.asarray(f(x, d)).astype(np.int64), grad=NO_GRADIENT,
+                code=None, flops=lambda i, p: i[0].size, exact=True)
+
+
+argmax = _arg(np.argmax)  # first of equals; the first NaN wins
+argmin = _arg(np.argmin)
+
+
+def _extreme_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
+    hit = eq(x, spread_back(y, x, dims))
+    one = where(hit, num(g, 1), num(g, 0))
+    share = div(g, sum_(one, dims))
+    return [where(hit, spread_back(share, x, dims), num(g, 0))]
+
+
+def _prod_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
+    """d prod / d x_i = product of the others, by exclusive products from both ends: right with zeros, and smooth."""
+    from fanal.core.ir.prims.view import permute
+    keep = tuple(d for d in range(len(x.shape)) if d not in dims)
+    perm = keep + dims
+    lead = tuple(x.shape[d] for d in keep)
+    n = 1
+    for d in dims:
+        n *= x.shape[d]
+    flat = reshape(permute(x, perm), (*lead, n))
+    last = len(lead)
+    before = _exclusive(flat, last)
+    after = flip(_exclusive(flip(flat, (last,)), last), (last,))
+    others = reshape(mul(before, after), tuple(x.shape[d] for d in perm))
+    back = tuple(perm.index(d) for d in range(len(perm)))
+    from fanal.core.ir.prims.point import conj
+    return [mul(spread_back(g, x, dims), conj(permute(others, back)))]
+
+
+def _exclusive(x: Node, dim: int) -> Node:
+    zero = (0,) * len(x.shape)
+    one = tuple(int(d == dim) for d in range(len(x.shape)))
+    stop = tuple(n + 1 - (d == dim) for d, n in enumerate(x.shape))
+    stop = tuple(n if d != dim else x.shape[dim] for d, n in enumerate(x.shape))
+    return scan(slice_(pad(x, one, zero, 1), zero, stop, (1,) * len(zero)), "mul", dim)
+
+
+_SCANS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp}
+
+
+def _scan_ref(x: np.ndarray, op: str, dim: int) -> np.ndarray:
+    if x.ndim == 0 or x.size == 0:
+        return x.copy()
+    acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype))
+    wide = x.astype(acc.np) if acc else x
+    return _SCANS[op].accumulate(wide, dim, dtype=wide.dtype).astype(x.dtype)
+
+
+def _scan_grad(g: Node, y: Node, x: Node, op: str, dim: int) -> list[Node | None]:
+    if op == "add":
+        return [flip(scan(flip(g, (dim,)), "add", dim), (dim,))]
+    if op == "logaddexp":
+        from fanal.core.ir.prims.point import exp, neg, sub
+        # dy_j/dx_i = exp(x_i - y_j) for j >= i
+        shifted = scan(flip(mul(g, exp(neg(y))), (dim,)), "add", dim)
+        return [mul(exp(x), flip(shifted, (dim,)))] if sub is not None else []
+    raise RuntimeError(f"the gradient of scan '{op}' is written in the operator that uses it")
+
+
+# Inclusive running combination along one dimension.
+scan = prim("scan", kind="scan", shape=same, dtype=kept, ref=_quiet(_scan_ref), grad=_scan_grad, code=None,
+            flops=lambda i, p: i[0].size)

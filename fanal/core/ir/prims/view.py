@@ -1,0 +1,159 @@
+"""Primitives that move elements without computing: views, joins and the tape."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import kept, prim, same
+
+
+def _view(name, shape, ref, grad, fold=None, flops=0):  # type: ignore[no-untyped-def]
+    return prim(name, kind="view", shape=shape, dtype=kept, ref=ref, grad=grad, code=None, flops=flops, exact=True, fold=fold)
+
+
+def _inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
+    out = [0] * len(perm)
+    for i, p in enumerate(perm):
+        out[p] = i
+    return tuple(out)
+
+
+def sum_to(g: Node, shape: Shape) -> Node:
+    """Sum `g` down to `shape`, undoing a broadcast."""
+    from fanal.core.ir.prims.reduce import sum_
+    if g.shape == shape:
+        return g
+    lead = len(g.shape) - len(shape)
+    dims = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1)
+    return reshape(sum_(g, dims) if dims else g, shape)
+
+
+broadcast = _view("broadcast", lambda i, p: p[0], lambda x, shape: np.broadcast_to(x, shape),
+                  lambda g, y, x, shape: [sum_to(g, x.shape)], lambda x, shape: x if x.shape == shape else None)
+reshape = _view("reshape", lambda i, p: p[0], lambda x, shape: np.reshape(x, shape),
+                lambda g, y, x, shape: [reshape(g, x.shape)],
+                lambda x, shape: x if x.shape == shape else
+                reshape(x.inputs[0], shape) if x.row is reshape and not x.needs_grad and x.buffer is None else None)
+permute = _view("permute", lambda i, p: tuple(i[0].shape[d] for d in p[0]), lambda x, dims: np.transpose(x, dims),
+                lambda g, y, x, dims: [permute(g, _inverse(dims))],
+                lambda x, dims: x if dims == tuple(range(len(dims))) else None)
+
+
+def _slice_shape(i: tuple, p: tuple) -> Shape:
+    return tuple(max(0, -(-(b - a) // s)) for a, b, s in zip(*p))
+
+
+def _slices(starts: Shape, stops: Shape, steps: Shape) -> tuple[slice, ...]:
+    return tuple(slice(a, max(b, a), s) for a, b, s in zip(starts, stops, steps))
+
+
+# starts, stops, steps: one int per dimension, 0 <= start <= stop <= size, step >= 1.
+slice_ = _view("slice", _slice_shape, lambda x, a, b, s: x[_slices(a, b, s)],
+               lambda g, y, x, a, b, s: [update_slice(zeros(x.shape, g.dtype), g, a, b, s)],
+               lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None)
+flip = _view("flip", same, lambda x, dims: np.flip(x, dims), lambda g, y, x, dims: [flip(g, dims)])
+
+
+def _pad_ref(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray:
+    out = np.full([n + a + b for n, a, b in zip(x.shape, low, high)], value, x.dtype)
+    out[tuple(slice(a, a + n) for n, a in zip(x.shape, low))] = x
+    return out
+
+
+# Constant padding, low and high >= 0 (op `pad` crops with slice first).
+pad = _view("pad", lambda i, p: tuple(n + a + b for n, a, b in zip(i[0].shape, p[0], p[1])), _pad_ref,
+            lambda g, y, x, low, high, value: [slice_(g, low, tuple(a + n for a, n in zip(low, x.shape)), (1,) * len(low))],
+            lambda x, low, high, value: x if not any(low) and not any(high) else None)
+
+
+def _window_shape(i: tuple, p: tuple) -> Shape:
+    dims, sizes, steps, gaps = p
+    out = list(i[0].shape)
+    for d, k, s, r in zip(dims, sizes, steps, gaps):
+        out[d] = (out[d] - r * (k - 1) - 1) // s + 1
+    return (*out, *sizes)
+
+
+def _window_ref(x: np.ndarray, dims: Shape, sizes: Shape, steps: Shape, gaps: Shape) -> np.ndarray:
+    shape, strides = list(x.shape), list(x.strides)
+    for d, k, s, r in zip(dims, sizes, steps, gaps):
+        shape[d] = (x.shape[d] - r * (k - 1) - 1) // s + 1
+        strides[d] = x.strides[d] * s
+    return np.lib.stride_tricks.as_strided(x, (*shape, *sizes), (*strides, *(x.strides[d] * r for d, r in zip(dims, gaps))))
+
+
+# Sliding windows over `dims`: their offsets become trailing dimensions of `sizes`; the base of pooling and unfold.
+window = _view("window", _window_shape, _window_ref,
+               lambda g, y, x, dims, sizes, steps, gaps: [fold(g, x.shape, dims, sizes, steps, gaps)])
+
+
+def _fold_ref(x: np.ndarray, shape: Shape, dims: Shape, sizes: Shape, steps: Shape, gaps: Shape) -> np.ndarray:
+    acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype), dt.from_numpy(x.dtype)).np
+    out = np.zeros(shape, acc)
+    n = len(shape)
+    for offset in np.ndindex(*sizes):
+        at = [slice(None)] * n
+        for d, o, s, r in zip(dims, offset, steps, gaps):
+            at[d] = slice(o * r, o * r + s * (x.shape[d] - 1) + 1, s)
+        out[tuple(at)] += x[(..., *offset)]
+    return out.astype(x.dtype)
+
+
+# The transpose of window: every element sums the windows that cover it, offsets in row-major order.
+fold = prim("fold", kind="reduce", shape=lambda i, p: p[0], dtype=kept, ref=_fold_ref,
+            grad=lambda g, y, x, shape, dims, sizes, steps, gaps: [window(g, dims, sizes, steps, gaps)],
+            code=None, flops=lambda i, p: i[0].size)
+
+
+def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
+    *xs, dim = rest
+    out, at = [], 0
+    for x in xs:
+        a = tuple(at if d == dim else 0 for d in range(len(y.shape)))
+        at += x.shape[dim]
+        b = tuple(at if d == dim else n for d, n in enumerate(y.shape))
+        out.append(slice_(g, a, b, (1,) * len(a)))
+    return out
+
+
+concat = prim("concat", kind="join", arity=-1, dtype=kept,
+              shape=lambda i, p: tuple(sum(x.shape[d] for x in i) if d == p[0] else n for d, n in enumerate(i[0].shape)),
+              ref=lambda *a: np.concatenate(a[:-1], a[-1]), grad=_concat_grad, code=None, flops=0, exact=True,
+              fold=lambda xs, dim: xs[0] if len(xs) == 1 else None)
+
+
+def _update_ref(x: np.ndarray, v: np.ndarray, a: Shape, b: Shape, s: Shape) -> np.ndarray:
+    out = x.copy()
+    out[_slices(a, b, s)] = v
+    return out
+
+
+# x with the region x[starts:stops:steps] replaced by v.
+update_slice = prim("update_slice", kind="join", arity=2, shape=same, dtype=kept, ref=_update_ref,
+                    grad=lambda g, y, x, v, a, b, s: [update_slice(g, zeros(v.shape, g.dtype), a, b, s),
+                                                      slice_(g, a, b, s)],
+                    code=None, flops=0, exact=True)
+
+
+def zeros(shape: Shape, dtype: dt.dtype) -> Node:
+    """Return a constant zero of a shape."""
+    from fanal.core.ir.prims.source import full
+    return full(shape, 0, dtype)
+
+
+def size(shape: Shape) -> int:
+    """Return the number of elements of a shape."""
+    return math.prod(shape)
+
+
+# The tape. `detach` stops gradients; `tape` is its first input with a gradient rule of its own:
+# rule(g, y, *inputs) -> one node or None per remaining input.
+detach = prim("detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True)
+alias = prim("alias", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=lambda g, y, x: [g], code=None,
+             flops=0, exact=True)
+tape = prim("tape", kind="tape", arity=-1, shape=lambda i, p: i[0].shape, dtype=lambda i, p: i[0].dtype,
+            ref=lambda x, *_: x, grad=lambda g, y, x, *rest: [None, *rest[-1](g, y, *rest[:-1])], code=None, flops=0, exact=True)

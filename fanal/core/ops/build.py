@@ -1,0 +1,226 @@
+"""How an operator is made: operands become values of one dtype, values become tensors, functions become public names.
+
+An operator is a plain function on tensors, composed of primitives and of other operators (called directly: a nested
+call is part of the outer event). `public` puts it into the tables from which `surface` makes the torch functions,
+Tensor methods, in-place and out= variants.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape, contiguous_strides
+from fanal.core.base.state import state
+from fanal.core.engine.handle import Handle
+from fanal.core.engine.record import runtime
+from fanal.core.ir.prims import convert, full, given
+from fanal.core.ir.program import Node
+from fanal.core.tensor.alias import read, value, write
+from fanal.core.tensor.tensor import Tensor, wrap
+
+Number = bool | int | float | complex
+Operand = Any  # a Tensor or a Python number
+
+
+class Entry:
+    """A public operator and the forms in which it appears."""
+
+    __slots__ = ("name", "fn", "module", "method", "inplace", "out", "function", "options")
+
+    def __init__(self, name: str, fn: Callable, module: str, function: bool, method: str | None, inplace: bool,
+                 out: bool, options: dict) -> None:
+        self.name, self.fn, self.module, self.function = name, fn, module, function
+        self.method, self.inplace, self.out, self.options = method, inplace, out, options
+
+
+ENTRIES: list[Entry] = []
+
+
+def public(name: str | None = None, *, module: str = "torch", function: bool = True, method: bool | str = True,
+           inplace: bool = False, out: bool = False, aliases: Sequence[str] = (), **options: Any) -> Callable:
+    """Register an operator under its public names.
+
+    module: "torch", "nn.functional", "linalg", ... where the function appears (function=False: nowhere).
+    method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
+    out: accepts out=. aliases: further names. options: see engine.record.Op.
+    """
+    def register(fn: Callable) -> Callable:
+        for n in (name or fn.__name__, *aliases):
+            m = n if method is True else (method or None)
+            ENTRIES.append(Entry(n, fn, module, function, m, inplace, out, options))
+        return fn
+    return register
+
+
+def is_number(x: Any) -> bool:
+    """Tell whether `x` is a number as PyTorch counts them (NumPy scalars included)."""
+    return isinstance(x, (bool, int, float, complex, np.number, np.bool_))
+
+
+def number(x: Any, d: dt.dtype) -> Node:
+    """Return a Python number as a 0-d value of dtype `d`; it may differ from step to step without recompiling."""
+    if isinstance(x, (bool, np.bool_)) or d.is_complex or isinstance(x, (complex, np.complexfloating)):
+        return full((), complex(x) if d.is_complex else x, d)
+    if d.category == 2:
+        node = given(np.array(float(x), np.float64), dt.float64)
+    else:
+        if d.category == 1 and not -(1 << 63) <= int(x) < 1 << 63:
+            return full((), int(x), d)
+        node = given(np.array(int(x), np.int64), dt.int64)
+    return convert(runtime(node, x), d)
+
+
+def result_type(*xs: Operand) -> dt.dtype:
+    """Return the dtype of an operation on tensors and numbers, as torch.result_type.
+
+    Source: PyTorch documentation, "Tensor Attributes": tensors with dimensions decide before 0-d tensors, those
+    before numbers, unless a later group has a higher category.
+    """
+    dims: dt.dtype | None = None
+    zero: dt.dtype | None = None
+    nums: dt.dtype | None = None
+    for x in xs:
+        if isinstance(x, Handle):
+            if x._shape:
+                dims = x._dtype if dims is None else dt.promote_types(dims, x._dtype)
+            else:
+                zero = x._dtype if zero is None else dt.promote_types(zero, x._dtype)
+        elif x is not None:
+            d = dt.of_scalar(x)
+            nums = d if nums is None else dt.promote_types(nums, d)
+    found = dims
+    for group in (zero, nums):
+        if group is None:
+            continue
+        if found is None:
+            found = group
+        elif group.category > found.category:
+            found = dt.promote_types(found, group) if group.category == 3 and found.category == 2 else group
+            if group is nums and dims is None and zero is not None and group.category == 2:
+                found = dt.get_default()
+    assert found is not None
+    return found
+
+
+def node_of(x: Operand, d: dt.dtype) -> Node:
+    """Return an operand as a value of dtype `d`."""
+    if isinstance(x, Handle):
+        n = read(x)
+        return n if n.dtype is d else convert(n, d)
+    return number(x, d)
+
+
+def nodes_of(*xs: Operand, to: dt.dtype | None = None) -> list[Node]:
+    """Return operands as values of their common dtype, or of `to`."""
+    d = to or result_type(*xs)
+    return [node_of(x, d) for x in xs]
+
+
+def floating(d: dt.dtype) -> dt.dtype:
+    """Return the dtype in which a floating-point function of `d` is computed: integers take the default dtype."""
+    return d if d.category >= 2 else dt.get_default()
+
+
+def kept_strides(shape: Shape, *xs: Operand) -> Shape | None:
+    """Return the dense layout a pointwise result inherits from its operands, or None when it is contiguous."""
+    for x in xs:
+        if isinstance(x, Handle) and x._shape == shape:
+            if x._strides is None:
+                return None
+            st = x._strides
+            order = sorted(range(len(shape)), key=lambda i: (-st[i], i))
+            if 0 in st or order == list(range(len(shape))):
+                return None
+            dense = contiguous_strides([shape[i] for i in order])
+            out = [0] * len(shape)
+            for i, s in zip(order, dense):
+                out[i] = s
+            return tuple(out)
+    return None
+
+
+def result(n: Node, *like: Operand) -> Any:
+    """Return a value as a new tensor, laid out as the operands it was made from."""
+    meta = False
+    for x in like:
+        if isinstance(x, Handle):
+            if x._strides is not None:
+                return _meta(wrap(n, kept_strides(n.shape, *like)), like)
+            meta |= x._storage.meta
+    t = wrap(n)
+    if meta:
+        t._storage.meta = True
+    return t
+
+
+def _meta(t: Any, like: Sequence[Operand]) -> Any:
+    if any(isinstance(x, Handle) and x._storage.meta for x in like):
+        t._storage.meta = True
+    return t
+
+
+def check_inplace(t: Handle) -> None:
+    """Raise PyTorch's error if `t` must not be written."""
+    if state.grad:
+        if t._leaf:
+            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+        base = t._base_ref
+        if base is not None and base._leaf:
+            raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+    if t._inference and not state.inference:
+        raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "
+                           "to get a normal tensor before doing inplace update.See "
+                           "https://github.com/pytorch/rfcs/pull/17 for more details.")
+    if t._strides is not None:
+        for n, s in zip(t._shape, t._strides):
+            if s == 0 and n > 1:
+                raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a "
+                                   "single memory location. Please clone() the tensor before performing the operation.")
+
+
+def can_cast(source: dt.dtype, to: dt.dtype) -> bool:
+    """Tell whether a result of dtype `source` may be stored in `to`, as torch.can_cast."""
+    if source.category > to.category:
+        return False
+    return not (to is dt.bool_ and source is not dt.bool_)
+
+
+def assign(t: Any, n: Node, name: str = "") -> Any:
+    """Write a value into a tensor, in place, with PyTorch's checks; return the tensor."""
+    check_inplace(t)
+    if n.shape != t._shape:
+        from fanal.core.base.shape import broadcast_shapes
+        if broadcast_shapes(n.shape, t._shape) != t._shape:
+            raise RuntimeError(f"output with shape {list(t._shape)} doesn't match the broadcast shape {list(n.shape)}")
+        from fanal.core.ir.prims import broadcast
+        n = broadcast(n, t._shape)
+    if n.dtype is not t._dtype:
+        if not can_cast(n.dtype, t._dtype):
+            raise RuntimeError(f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
+                               f"{dt.scalar_name(t._dtype)}")
+        n = convert(n, t._dtype)
+    write(t, n)
+    return t
+
+
+def store(out: Any, n: Node) -> Any:
+    """Put a result into the tensor given as out=, resizing it when it is empty or of another shape."""
+    if state.grad and (out.requires_grad or n.needs_grad):
+        raise RuntimeError("functions with out=... arguments don't support automatic differentiation, but one of the "
+                           "arguments requires grad.")
+    if not can_cast(n.dtype, out._dtype):
+        raise RuntimeError(f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
+                           f"{dt.scalar_name(out._dtype)}")
+    if out._shape != n.shape:
+        from fanal.core.ops.storage_ops import resize
+        resize(out, n.shape)
+    write(out, convert(n, out._dtype))
+    return out
+
+
+__all__ = ["ENTRIES", "Entry", "Handle", "Node", "Number", "Operand", "Tensor", "assign", "can_cast", "check_inplace",
+           "floating", "is_number", "kept_strides", "node_of", "nodes_of", "number", "public", "read", "result",
+           "result_type", "store", "value", "wrap", "write"]

@@ -1,0 +1,142 @@
+"""Making tensors from Python data and NumPy arrays."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import device as devices
+from fanal.core.base import dtype as dt
+from fanal.core.engine.handle import Handle
+from fanal.core.ops.build import public, result
+from fanal.core.ir.prims import full as full_p
+from fanal.core.tensor.tensor import Tensor, compute, install_constructor, wrap, wrap_array
+from fanal.core.base.shape import Shape
+
+
+def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dtype]:
+    """Return nested Python data as a fresh C-contiguous array and its dtype, inferred as torch.tensor does."""
+    if isinstance(data, Handle):
+        a = compute(data)
+        src = data._dtype
+    elif isinstance(data, (np.ndarray, np.generic)):
+        a = np.asarray(data)
+        src = dt.from_numpy(a.dtype)
+    else:
+        data = _plain(data)
+        a = np.array(data)
+        if a.dtype == object or a.dtype.kind in "USMm":
+            _explain(data)
+        kind = a.dtype.kind
+        src = {"b": dt.bool_, "i": dt.int64, "u": dt.int64 if d is None else dt.uint64, "f": dt.get_default(),
+               "c": dt.get_default().to_complex()}[kind]
+        if a.size == 0 and kind == "f":
+            src = dt.get_default()
+    d = d or src
+    from fanal.core.ir.prims.point import _convert_ref
+    if a.dtype != d.np:
+        if a.dtype.kind in "iu" and d.category == 1 and a.size and not isinstance(data, (Handle, np.ndarray)):
+            info = np.iinfo(d.np)
+            if int(a.max()) > info.max or int(a.min()) < info.min:
+                raise RuntimeError(f"value cannot be converted to type {d.np.name} without overflow")
+        with np.errstate(all="ignore"):
+            a = _convert_ref(a, d)
+    return np.array(a, order="C", copy=True), d
+
+
+def _plain(x: Any) -> Any:
+    """Replace tensors inside nested sequences by their values."""
+    if isinstance(x, Handle):
+        return compute(x)
+    if isinstance(x, (list, tuple, range)):
+        return [_plain(i) for i in x]
+    return x
+
+
+def _explain(data: Any) -> None:
+    """Raise what torch.tensor raises for data that is not a box of numbers."""
+    def walk(x: Any) -> Any:
+        if isinstance(x, list):
+            lengths = [walk(i) for i in x]
+            for k, n in enumerate(lengths):
+                if n != lengths[0]:
+                    raise ValueError(f"expected sequence of length {lengths[0]} at dim 1 (got {n})")
+            return len(x)
+        if isinstance(x, str):
+            raise ValueError("too many dimensions 'str'") if len(x) else TypeError("new(): invalid data type 'str'")
+        if not isinstance(x, (bool, int, float, complex, np.ndarray, np.generic)):
+            raise RuntimeError(f"Could not infer dtype of {type(x).__name__}")
+        return None
+    walk(data)
+    raise ValueError("could not turn the given data into a tensor: rows of different lengths?")
+
+
+@public(method=False)
+def tensor(data: Any, *, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False,
+           pin_memory: bool = False) -> Any:
+    """Return a new tensor with a copy of `data` (nested sequences, numbers, arrays)."""
+    where = devices.resolve(device)
+    a, d = array_from(data, dtype)
+    t = wrap_array(a, d)
+    t._storage.meta = where is devices.META
+    if requires_grad:
+        from fanal.core.ops.grad_ops import requires_grad_
+        requires_grad_(t)
+    return t
+
+
+@public(method=False, out=True)
+def zeros(*size: Any, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+          pin_memory: bool = False, names: Any = None) -> Any:
+    """Return a tensor of zeros."""
+    return filled(shape_of(size), 0, dtype or dt.get_default(), device, requires_grad)
+
+
+@public(method=False, out=True)
+def ones(*size: Any, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+         pin_memory: bool = False, names: Any = None) -> Any:
+    """Return a tensor of ones."""
+    return filled(shape_of(size), 1, dtype or dt.get_default(), device, requires_grad)
+
+
+def shape_of(size: tuple) -> Shape:
+    """Return a shape given as f(2, 3) or f((2, 3))."""
+    if len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = tuple(size[0])
+    out = tuple(int(n) if not isinstance(n, Handle) else int(compute(n)) for n in size)
+    for n in out:
+        if n < 0:
+            raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(out)}")
+    return out
+
+
+def filled(shape: Shape, value: Any, d: dt.dtype, device: Any = None, requires_grad: bool = False) -> Any:
+    """Return a tensor filled with one number."""
+    where = devices.resolve(device)
+    t = wrap(full_p(shape, value, d))
+    t._storage.meta = where is devices.META
+    if requires_grad:
+        from fanal.core.ops.grad_ops import requires_grad_
+        requires_grad_(t)
+    return t
+
+
+def _constructor(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """torch.Tensor(...): sizes, a sequence of data, or another tensor, in the default dtype."""
+    if not args:
+        t = filled((0,), 0, dt.get_default())
+    elif isinstance(args[0], Handle):
+        from fanal.core.tensor.tensor import adopt
+        return adopt(cls, args[0])
+    elif isinstance(args[0], (list, tuple, np.ndarray)):
+        t = tensor(args[0], dtype=dt.get_default())
+    else:
+        t = filled(shape_of(args), 0, dt.get_default())
+    if cls is not Tensor:
+        from fanal.core.tensor.tensor import adopt
+        t = adopt(cls, t)
+    return t
+
+
+install_constructor(_constructor)
+__all__ = ["Tensor", "result"]

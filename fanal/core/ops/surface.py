@@ -1,0 +1,81 @@
+"""The public forms of every operator: functions by module, Tensor methods, in-place and out= variants."""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fanal.core.engine.record import Op, run_event
+from fanal.core.ops.build import ENTRIES, Entry, assign, store
+from fanal.core.tensor.alias import read
+from fanal.core.tensor.tensor import Tensor
+
+TOPICS = ("pointwise", "compare", "reduce", "create", "shape", "join", "index", "grad_ops", "access", "random", "matmul",
+          "norm", "activation", "loss", "conv", "pool", "attention", "embedding", "scan", "sort", "linalg", "show",
+          "convert", "factory", "modes", "special", "numpy_share")
+FUNCTIONS: dict[str, dict[str, Callable]] = {}
+CONSTANTS: dict[str, Any] = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None,
+                             "strided": "torch.strided"}
+OPS: dict[str, Op] = {}
+
+
+def _with_out(fn: Callable) -> Callable:
+    """Accept out=: the result is stored there and returned."""
+    def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        r = fn(*args, **kwargs)
+        if out is None:
+            return r
+        if isinstance(r, tuple):
+            for o, x in zip(out, r):
+                store(o, read(x))
+            return type(r)(out) if type(r) is tuple else type(r)(*out)
+        return store(out, read(r))
+    return call
+
+
+def _in_place(fn: Callable) -> Callable:
+    """Write the result of `fn` into its first argument and return that."""
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return assign(self, read(fn(self, *args, **kwargs)))
+    return call
+
+
+def event(name: str, fn: Callable, **options: Any) -> Callable:
+    """Return the public function of an operator: a call of it is an event."""
+    op = OPS[name] = Op(name, fn, **options)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run_event(op, args, kwargs)
+    call.__name__ = call.__qualname__ = name.rpartition(".")[2]
+    call.__doc__ = fn.__doc__
+    return call
+
+
+def install() -> None:
+    """Make every registered operator public."""
+    for topic in TOPICS:
+        if importlib.util.find_spec(f"fanal.core.ops.{topic}") is not None:
+            importlib.import_module(f"fanal.core.ops.{topic}")
+    for e in ENTRIES:
+        _install(e)
+
+
+def _install(e: Entry) -> None:
+    fn = _with_out(e.fn) if e.out else e.fn
+    fn.__doc__ = e.fn.__doc__
+    if e.function:
+        FUNCTIONS.setdefault(e.module, {})[e.name] = event(f"{e.module}.{e.name}", fn, **e.options)
+    if e.method:
+        setattr(Tensor, e.method, event(f"Tensor.{e.method}", fn, **e.options))
+    if e.inplace:
+        form = _in_place(e.fn)
+        form.__doc__ = f"In-place form of {e.name}."
+        name = e.name + "_"
+        setattr(Tensor, name, event(f"Tensor.{name}", form))
+        if e.module == "torch" and e.function:
+            FUNCTIONS.setdefault(e.module, {})[name] = event(f"torch.{name}", form)
+
+
+install()

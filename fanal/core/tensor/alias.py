@@ -1,0 +1,147 @@
+"""Views and in-place writes as versions of a storage.
+
+A view is a chain of view primitives from the root value of its storage. Reading applies the chain; writing runs it
+backwards, so that a write through any view makes one new root value, and all other views re-derive from it.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from fanal.core.base.state import state
+from fanal.core.engine.handle import Chain, Handle, Storage
+from fanal.core.engine.record import flush, hold
+from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, reshape, slice_, tape,
+                                 update_slice, window)
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import Row
+
+
+def value(t: Handle) -> Node:
+    """Return the value a tensor holds now, with its history."""
+    s = t._storage
+    if s.foreign is not None and not s.meta:
+        return _snapshot(t)
+    if t._seen == s.version:
+        return t._node
+    n = derive(s.node, t._chain)
+    if t._detached:
+        n = detach(n)
+    t._node, t._seen = n, s.version
+    if n.home is None:
+        n.home = (s, s.version)
+    return n
+
+
+def _snapshot(t: Handle) -> Node:
+    """Return a copy of bytes that somebody outside may change before this segment runs."""
+    s = t._storage
+    shared = s.foreign()
+    if shared is None:
+        s.foreign = None
+        return value(t)
+    if s.node.buffer is None:
+        flush("shared memory")
+    a = s.node.buffer
+    for row, params in t._chain:
+        a = row.ref(a, *params)
+    n = given(np.array(a, order="C", copy=True), t._dtype)
+    if s.node.needs_grad and not t._detached:  # keep the history, take the bytes
+        n = tape((n, derive(s.node, t._chain)), _pass)
+    return n
+
+
+def read(t: Handle) -> Node:
+    """Return the value for use by an operation: a leaf's value is where its gradient will arrive."""
+    n = value(t)
+    if t._leaf and state.grad:
+        known = t._leaf_node
+        if known is None or known.inputs[:1] != (n,):
+            known = t._leaf_node = alias(n)
+            known.leaf = t
+            known.needs_grad = True
+            known.home = (t._storage, t._storage.version)
+        return known
+    return n
+
+
+def derive(n: Node, chain: Chain) -> Node:
+    """Apply a chain of views."""
+    for row, params in chain:
+        n = row(n, *params)
+    return n
+
+
+def write(t: Handle, new: Node) -> None:
+    """Make `new` (shape and dtype of `t`) the value of `t`, and so of every view of its storage."""
+    s = t._storage
+    old = s.node
+    root = write_through(old, t._chain, new)
+    if t._detached or not state.grad:
+        if old.needs_grad:  # values change, history does not: gradients pass as if nothing had been written
+            root = tape((root, old), _pass)
+            root.needs_grad = True
+    memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
+    s.write(root)
+    root.home = (s, s.version)
+    hold(s)
+    if memory is not None:  # whoever shares the bytes sees the write at once
+        flush("shared memory")
+        assert root.buffer is not None
+        np.copyto(memory, root.buffer)
+        root.buffer = memory
+    if not t._chain and not t._detached:
+        t._node, t._seen = root, s.version
+
+
+def _pass(g: Node, y: Node, old: Node) -> list[Node]:
+    return [g]
+
+
+def write_through(root: Node, chain: Chain, new: Node) -> Node:
+    """Return the root value after the view at the end of `chain` was set to `new`."""
+    if not chain:
+        return new
+    values = [root]
+    for row, params in chain[:-1]:
+        values.append(row(values[-1], *params))
+    for (row, params), before in zip(reversed(chain), reversed(values)):
+        new = unview(row, params, before, new)
+    return new
+
+
+def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
+    """Return x with the elements that `row` shows replaced by `v`."""
+    if row is reshape:
+        return reshape(v, x.shape)
+    if row is permute:
+        inverse = [0] * len(params[0])
+        for i, p in enumerate(params[0]):
+            inverse[p] = i
+        return permute(v, tuple(inverse))
+    if row is slice_:
+        return update_slice(x, v, *params)
+    if row is flip:
+        return flip(v, *params)
+    if row is window or row is broadcast:
+        flat = reshape(_positions(x), x.shape)
+        at = reshape(row(flat, *params), (v.size,))
+        return reshape(put(reshape(x, (x.size,)), at, reshape(v, (v.size,)), 0, "set"), x.shape)
+    from fanal.core.ir.prims import bitcast, convert
+    if row is bitcast:
+        return bitcast(v, x.dtype)
+    if row is convert:
+        return convert(v, x.dtype)
+    raise RuntimeError(f"writing through a view made by '{row.name}' is not supported")
+
+
+def _positions(x: Node) -> Node:
+    from fanal.core.base.dtype import int64
+    return iota((x.size,), 0, int64) if x.size else full((0,), 0, int64)
+
+
+def fresh_storage(node: Node) -> Storage:
+    """Return a new storage holding `node`."""
+    s = Storage(node)
+    if node.buffer is None:
+        hold(s)
+    return s

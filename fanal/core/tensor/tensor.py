@@ -1,0 +1,173 @@
+"""The tensor: a handle onto a storage. Its methods are installed by `ops` and `autograd`, which stand above."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.device import CPU, META, device
+from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
+from fanal.core.base.state import state
+from fanal.core.engine.handle import Chain, Handle, Storage
+from fanal.core.engine.record import flush, hold
+from fanal.core.ir.prims import alias, given, permute
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import Row
+from fanal.core.tensor.alias import derive, value
+
+
+class Tensor(Handle):
+    """A multi-dimensional array of one dtype, as torch.Tensor."""
+
+    __slots__ = ("__dict__", "__weakref__")
+    __module__ = "torch"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
+        return _legacy_new(cls, *args, **kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @property
+    def shape(self) -> Size:
+        return Size(self._shape)
+
+    @property
+    def dtype(self) -> dt.dtype:
+        return self._dtype
+
+    @property
+    def device(self) -> device:
+        return META if self._storage.meta else CPU
+
+    @property
+    def ndim(self) -> int:
+        return len(self._shape)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._leaf or value(self).needs_grad
+
+    @property
+    def is_leaf(self) -> bool:
+        return self._leaf or not value(self).needs_grad
+
+    @property
+    def _version(self) -> int:
+        if self._inference:
+            raise RuntimeError("Inference tensors do not track version counter.")
+        return self._storage.version
+
+    @staticmethod
+    def _make_subclass(cls: type, data: Tensor, require_grad: bool = False) -> Any:
+        return adopt(cls, data, require_grad)
+
+
+_legacy: Any = None
+
+
+def _legacy_new(cls: type, *args: Any, **kwargs: Any) -> Tensor:
+    assert _legacy is not None
+    return _legacy(cls, *args, **kwargs)
+
+
+def install_constructor(f: Any) -> None:
+    """Install the function behind torch.Tensor(...), which stands in `ops`."""
+    global _legacy
+    _legacy = f
+
+
+_new = object.__new__
+
+
+def blank(cls: type, storage: Storage, chain: Chain, shape: Shape, d: dt.dtype, node: Node, strides: Shape | None,
+          offset: int) -> Any:
+    """Return a handle with every slot set."""
+    t = _new(cls)
+    t._storage, t._chain, t._shape, t._dtype = storage, chain, shape, d
+    t._node, t._seen = node, storage.version
+    t._strides, t._offset = strides, offset
+    t._leaf = t._detached = t._retain = False
+    t._grad = t._hooks = t._leaf_node = t._base_ref = t._path = None
+    t._inference = state.inference
+    return t
+
+
+def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
+    """Return a new tensor that owns `node`. `strides`: a dense, non-contiguous layout to keep, or None."""
+    if node.home is not None:
+        node = alias(node)  # one value, two tensors: each needs memory of its own
+    if strides is not None and not is_contiguous(node.shape, strides):
+        order = tuple(sorted(range(len(strides)), key=lambda d: (-strides[d], d)))
+        inverse = tuple(order.index(d) for d in range(len(order)))
+        s = Storage(permute(node, order))
+        t = blank(cls, s, ((permute, (inverse,)),), node.shape, node.dtype, node, strides, 0)
+    else:
+        s = Storage(node)
+        t = blank(cls, s, (), node.shape, node.dtype, node, None, 0)
+        node.home = (s, 0)
+    if node.buffer is None:
+        hold(s)
+    return t
+
+
+def wrap_array(array: np.ndarray, d: dt.dtype | None = None, cls: type = Tensor) -> Any:
+    """Return a tensor that owns a C-contiguous array."""
+    return wrap(given(array, d), None, cls)
+
+
+def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset: int | None = None) -> Any:
+    """Return a view of `t` made by one more view primitive."""
+    return view_chain(t, ((row, params),), strides, offset)
+
+
+def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
+    """Return a view of `t` made by a chain of view primitives; its strides and offset are the caller's reckoning."""
+    from fanal.core.tensor.alias import read
+    node = derive(read(t), chain)
+    v = blank(Tensor, t._storage, t._chain + chain, node.shape, node.dtype, node, strides,
+              t._offset if offset is None else offset)
+    if not state.grad:
+        v._detached = t._detached or t._leaf or value(t).needs_grad
+    else:
+        v._detached = t._detached
+        if t._leaf and node.needs_grad:
+            v._base_ref = t  # the history of a leaf's view begins at the leaf
+    if node.home is None:
+        node.home = (t._storage, t._storage.version)
+    v._inference = t._inference
+    return v
+
+
+def strides_of(t: Handle) -> Shape:
+    """Return the strides of a tensor, in elements."""
+    known = t._strides
+    return contiguous_strides(t._shape) if known is None else known
+
+
+def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
+    """Return a handle of class `cls` that shares the storage of `data`, outside its history."""
+    t = blank(cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset)
+    if value(data).needs_grad or data._detached:
+        t._detached = True
+        t._seen = -1
+    t._leaf = requires_grad
+    t._inference = data._inference
+    if requires_grad and data._dtype.category < 2:
+        raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
+    return t
+
+
+def compute(t: Handle) -> np.ndarray:
+    """Return the value of a tensor as an array that shares the memory of its storage. Flushes."""
+    s = t._storage
+    if s.meta:
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+    if s.node.buffer is None:
+        flush("read")
+    a = s.node.buffer
+    assert a is not None
+    for row, params in t._chain:
+        a = row.ref(a, *params)
+    return a

@@ -1,0 +1,15 @@
+"""Utilities beside the tensors: data loading."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["data"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # `torch.utils.data` needs no import of its own, so its parts are found when they are asked for.
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
