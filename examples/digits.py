@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn as nn
+from matplotlib.figure import Figure
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +28,7 @@ class Digits(Dataset):
 
     def __init__(self, images, labels, augment=False):
         self.images = images.astype(np.float32)[:, None] / 16  # (N, 1, 8, 8)
+        self.padded = np.pad(self.images, ((0, 0), (0, 0), (1, 1), (1, 1)))  # (N, 1, 10, 10)
         self.labels = labels.astype(np.int64)  # (N,)
         self.augment = augment
 
@@ -34,10 +36,8 @@ class Digits(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index):
-        image = self.images[index]
-        if self.augment:
-            dy, dx = random.randint(0, 2), random.randint(0, 2)
-            image = np.pad(image, ((0, 0), (1, 1), (1, 1)))[:, dy : dy + 8, dx : dx + 8].copy()
+        y, x = (random.randint(0, 2), random.randint(0, 2)) if self.augment else (1, 1)
+        image = self.padded[index, :, y : y + 8, x : x + 8].copy()
         return torch.from_numpy(image), self.labels[index]
 
 
@@ -155,16 +155,11 @@ def predict(model, dataset):
 
 def draw(path, losses, val_losses, dataset, digit, sure, accuracy):
     """Draw the loss curve, and a grid of predictions with the mistakes and the least sure ones first."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows, columns = 5, 10
     wrong = digit != dataset.labels
     shown = np.lexsort((sure, ~wrong))[: rows * columns]
 
-    figure = plt.figure(figsize=(13, 5), layout="constrained")
+    figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 7))
 
     axes = left.subplots()
@@ -184,7 +179,6 @@ def draw(path, losses, val_losses, dataset, digit, sure, accuracy):
         cell.set_axis_off()
 
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main():

@@ -28,9 +28,9 @@ def install() -> None:
 
     Raises: RuntimeError where PyTorch itself has been imported before.
     """
-    for root in ROOTS:
+    for root, own in ROOTS.items():
         present = sys.modules.get(root)
-        if present is not None and present.__name__ != ROOTS[root]:
+        if present is not None and present.__name__ != own:
             raise RuntimeError(
                 f"{root} is already imported, from {getattr(present, '__file__', 'an unknown place')}; "
                 f"`fanal run` puts Fanal in its place, and must come first"

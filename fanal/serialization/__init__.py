@@ -6,11 +6,19 @@ import os
 import warnings
 from typing import Any
 
-from .checkpoint import DEFAULT_PROTOCOL, load_checkpoint, save_checkpoint, unsafe_globals
+from .checkpoint import (
+    DEFAULT_PROTOCOL,
+    load_checkpoint,
+    save_checkpoint,
+    unsafe_globals,
+)
 from .errors import RecordError
 from .opaque import Opaque
 from .options import (
-    LoadEndianness, get_crc32_options, get_default_load_endianness, set_crc32_options,
+    LoadEndianness,
+    get_crc32_options,
+    get_default_load_endianness,
+    set_crc32_options,
     set_default_load_endianness,
 )  # fmt: skip
 from .safe import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals

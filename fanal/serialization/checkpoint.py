@@ -45,7 +45,7 @@ def save_checkpoint(adapter: Adapter, obj: Any, file: Any, protocol: int = DEFAU
         if callable(getattr(file, "flush", None)):
             file.flush()
     else:
-        raise AttributeError(
+        raise AttributeError(  # noqa: TRY004 -- as torch.save
             f"expected 'f' to be string, path, or a file-like object with a 'write' attribute, got {file!r:.80}"
         )
 
@@ -89,7 +89,7 @@ def load_checkpoint(
         raise ValueError("f must be a file path in order to use the mmap argument")
     for method in ("read", "seek", "tell"):
         if not callable(getattr(file, method, None)):
-            raise AttributeError(
+            raise AttributeError(  # noqa: TRY004 -- as torch.load
                 f"'{type(file).__name__}' object has no attribute '{method}'. You can only load from a file "
                 "that is seekable. Please pre-load the data into a buffer like io.BytesIO and try to load "
                 "from it instead."

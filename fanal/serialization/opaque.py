@@ -14,7 +14,7 @@ class Opaque:
     been appended to it (values, or (key, value) pairs).
     """
 
-    __slots__ = ("module", "name", "args", "kwargs", "state", "items")
+    __slots__ = ("args", "items", "kwargs", "module", "name", "state")
 
     def __init__(
         self, module: str, name: str, args: tuple | None = None, kwargs: dict | None = None

@@ -44,7 +44,7 @@ def name_of(module: str, name: str) -> Name:
 class _StorageRef:
     """A storage inside the object being pickled."""
 
-    __slots__ = ("parts", "dtype")
+    __slots__ = ("dtype", "parts")
 
     def __init__(self, parts: StorageParts, dtype: str | None) -> None:
         self.parts = parts

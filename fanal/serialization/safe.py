@@ -164,10 +164,7 @@ def _namespace(*args: Any) -> argparse.Namespace:
 # -- NumPy
 
 _NUMPY_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQefdFD]|[biufc](1|2|4|8|16)|[SUa]\d{1,6}|O8?)")
-_NUMPY_SCALARS = (
-    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
-    "complex64 complex128 str_ bytes_ intp uintp longlong ulonglong"
-).split()
+_NUMPY_SCALARS = ["bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128", "str_", "bytes_", "intp", "uintp", "longlong", "ulonglong"]
 
 
 def _numpy_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
@@ -299,6 +296,8 @@ def static_entries() -> dict[str, Entry]:
         "numpy.core.multiarray.scalar": Entry(_numpy_scalar, _numpy_scalar),
         "numpy.core.numeric._frombuffer": Entry(_numpy_from_bytes, _numpy_from_bytes),
     }
+    for old, new in (("xrange", "range"), ("unicode", "str"), ("long", "int")):  # Python 2's names
+        table[f"builtins.{old}"] = table[f"builtins.{new}"]
     for name in ("date", "time", "datetime", "timedelta", "timezone"):
         kind = getattr(datetime, name)
         table[f"datetime.{name}"] = Entry(kind, _time(kind))

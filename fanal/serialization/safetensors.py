@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class safe_open:  # a context manager, named as in the safetensors package
             self.file.close()
             raise
 
-    def __enter__(self) -> safe_open:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -123,14 +123,13 @@ def _array(name: str, value: Any) -> tuple[str, np.ndarray]:
     if isinstance(value, np.ndarray):
         array, dtype = value, value.dtype.name
     else:
-        from .tensors import FanalAdapter, Tensor, compute
+        from .tensors import Tensor, compute
 
         if not isinstance(value, Tensor):
             raise SafetensorError(f"tensor {name!r} is a {type(value).__name__}")
-        parts = FanalAdapter().tensor_parts(value)
-        if parts.storage.device == "meta":
+        if value._storage.meta:
             raise SafetensorError(f"tensor {name!r} is on the meta device: it has no data")
-        array, dtype = compute(value), parts.dtype
+        array, dtype = compute(value), value._dtype.name
     if dtype not in DTYPE_CODES:
         raise SafetensorError(f"tensor {name!r}: the format has no code for {dtype}")
     return dtype, np.ascontiguousarray(array)

@@ -16,7 +16,14 @@ from .dtypes import DTYPE_OF_STORAGE, DTYPES, FOREIGN_DTYPES, numpy_dtype
 from .errors import RecordError, ViewError
 from .opaque import Opaque
 from .safe import (
-    BLOCKED_MODULES, Entry, Refused, build_attributes, build_numpy, hides_method, static_entries, user_globals,
+    BLOCKED_MODULES,
+    Entry,
+    Refused,
+    build_attributes,
+    build_numpy,
+    hides_method,
+    static_entries,
+    user_globals,
 )  # fmt: skip
 from .storage import LoadedStorage, check_view
 
@@ -35,7 +42,7 @@ _UNSUPPORTED = {
 class StorageType:
     """A storage class named in a pickle: the dtype of the bytes, None for untyped ones."""
 
-    __slots__ = ("name", "dtype")
+    __slots__ = ("dtype", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name

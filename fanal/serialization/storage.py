@@ -21,7 +21,7 @@ class LoadedStorage:
     the file share this one. ``dtype`` is None for untyped bytes.
     """
 
-    __slots__ = ("raw", "dtype", "key", "device", "bases", "byte_size")
+    __slots__ = ("bases", "byte_size", "device", "dtype", "key", "raw")
 
     def __init__(self, raw: np.ndarray, dtype: str | None, key: str, device: str, byte_size: int) -> None:
         self.raw = raw  # uint8; empty on the meta device

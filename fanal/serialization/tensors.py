@@ -16,7 +16,14 @@ from fanal.core.base.shape import Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.record import flush
 from fanal.core.ir.prims import permute, reshape, slice_, window
-from fanal.core.tensor.tensor import Tensor, adopt, compute, strides_of, view_chain, wrap_array
+from fanal.core.tensor.tensor import (
+    Tensor,
+    adopt,
+    compute,
+    strides_of,
+    view_chain,
+    wrap_array,
+)
 
 from .adapter import StorageParts, TensorParts
 from .opaque import Opaque

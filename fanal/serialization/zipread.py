@@ -10,6 +10,7 @@ Source: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ class ZipReader:
             position += rows[-1][1]
         parsed = [row[0] for row in rows]
         order = sorted({entry[-1] for entry in parsed}) + [at]
-        limits = dict(zip(order, order[1:], strict=False))
+        limits = dict(itertools.pairwise(order))
         entries: dict[str, Entry] = {}
         for name, method, crc, stored, full, header_at in parsed:
             if name in entries:

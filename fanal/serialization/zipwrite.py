@@ -16,8 +16,19 @@ from typing import IO
 
 import numpy as np
 
-from .zipread import CENTRAL, CENTRAL_MAGIC, END, END64, END64_MAGIC, END_MAGIC, LOCAL, LOCAL_MAGIC
-from .zipread import LOCATOR64, LOCATOR64_MAGIC, UINT32_MAX
+from .zipread import (
+    CENTRAL,
+    CENTRAL_MAGIC,
+    END,
+    END64,
+    END64_MAGIC,
+    END_MAGIC,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR64,
+    LOCATOR64_MAGIC,
+    UINT32_MAX,
+)
 
 ALIGNMENT = 64
 MADE_BY = 0x031E  # Unix, version 3.0: what PyTorch writes

@@ -257,6 +257,11 @@ def test_integers_in_range(dtype: np.dtype) -> None:
             assert gen.get_state().tobytes() == state_of_torch(reference)
 
 
+def test_integers_warn_of_lost_precision() -> None:
+    with pytest.warns(UserWarning, match=r"to - 1 is out of bounds \[-\(2\^24\), 2\^24\]"):
+        random_cpu.randint(Mt19937(0), (1,), 0, 2**24 + 5, np.float32)
+
+
 def test_randint() -> None:
     for low, high in ((0, 10), (-3, 2**40)):
         check(

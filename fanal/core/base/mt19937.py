@@ -23,13 +23,14 @@ _MASK53 = np.int64(2**53 - 1)
 # is in use.
 STATE = np.dtype(
     {
-        "names": ["seed", "left", "seeded", "next", "words"]
-        + ["normal_y", "has_double", "next_float", "has_float"],
+        "names": [
+            "seed", "left", "seeded", "next", "words", "normal_y", "has_double", "next_float", "has_float",
+        ],
         "formats": ["<u8", "<i4", "<i4", "<u8", ("<u8", (WORDS,)), "<f8", "<i4", "<f4", "u1"],
         "offsets": [0, 8, 12, 16, 24, 5024, 5040, 5048, 5052],
         "itemsize": 5056,
     }
-)
+)  # fmt: skip
 
 
 def check_seed(seed: int) -> int:
@@ -56,7 +57,7 @@ class Mt19937:
     Attributes: `cached_double` and `cached_float`, the second half of a Box-Muller pair not yet handed out.
     """
 
-    __slots__ = ("_seed", "_words", "_fresh", "_draws", "cached_double", "cached_float")
+    __slots__ = ("_draws", "_fresh", "_seed", "_words", "cached_double", "cached_float")
 
     def __init__(self, seed: int = DEFAULT_SEED) -> None:
         self.manual_seed(seed)

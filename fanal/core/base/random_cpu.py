@@ -13,7 +13,12 @@ from fanal.core.base.random_draws import (
     uniform,
 )
 from fanal.core.base.random_normal import log_normal, normal, normal_of
-from fanal.core.base.random_samplers import binomial, multinomial, poisson, standard_gamma
+from fanal.core.base.random_samplers import (
+    binomial,
+    multinomial,
+    poisson,
+    standard_gamma,
+)
 
 __all__ = [
     "Mt19937",

@@ -6,6 +6,7 @@ C-contiguous array in order; an empty shape draws nothing.
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 
@@ -67,12 +68,14 @@ def uniform(
     wide = np.float64 if dtype == np.float64 else np.float32
     low, high = wide(lo), wide(hi)
     out = gen.unit64(size) if wide is np.float64 else gen.unit32(size)
-    if low != 0 or high != 1:
+    scaled = low != 0 or high != 1
+    if scaled:
         fma = fma64 if wide is np.float64 else fma32
         out = fma(out, float(high - low), float(low))
     out = narrow(out, dtype)
-    # Rounding can reach the excluded bound; PyTorch then takes the other one.
-    out[out == high.astype(dtype)] = low.astype(dtype)
+    if scaled or dtype.itemsize < 4:
+        # Rounding can reach the excluded bound; PyTorch then takes the other one.
+        out[out == high.astype(dtype)] = low.astype(dtype)
     return out.reshape(shape)
 
 
@@ -112,14 +115,23 @@ def _check_bounds(low: int, last: int, dtype: np.dtype) -> None:
     for name, bound in (("from", low), ("to - 1", last)):
         if not smallest <= bound <= largest:
             raise RuntimeError(f"{name} is out of bounds for {dtype.name}")
+        digits = _DIGITS.get(dtype.name, 64)
+        if abs(bound) > 1 << digits:
+            warnings.warn(
+                f"{name} is out of bounds [-(2^{digits}), 2^{digits}]. Due to precision limitations "
+                f"{dtype.name} can support discrete uniform distribution only within this range.",
+                stacklevel=3,
+            )
 
 
 def _remainder(words: np.ndarray, divisor: int) -> np.ndarray:
     """Return words % divisor; numpy vectorises the division by a scalar, not the remainder."""
-    kind = words.dtype.type
+    by = words.dtype.type(divisor)
     if divisor & (divisor - 1) == 0:
-        return words & kind(divisor - 1)
-    return words - words // kind(divisor) * kind(divisor)
+        rest: np.ndarray = words & (by - 1)
+    else:
+        rest = words - words // by * by
+    return rest
 
 
 def _from_range(gen: Mt19937, shape: tuple[int, ...], dtype: np.dtype, low: int, count: int) -> np.ndarray:
@@ -138,6 +150,7 @@ def randint(
     """Draw integers in [low, high); up to the largest of the dtype if `high` is None.
 
     dtypes: bool, the integers, float16, bfloat16, float32, float64; `low` alone as -2**63 draws 64 full bits.
+    Warns: UserWarning if a floating dtype cannot tell the integers of the range apart.
     Raises: RuntimeError for an empty range, a bound outside the dtype or other dtypes; NotImplementedError
     for 64 full bits in a dtype that has none.
     """

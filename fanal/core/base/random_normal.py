@@ -1,8 +1,7 @@
 """Normal numbers as PyTorch's CPU kernels draw them: Box-Muller over blocks of 16, and one by one below 16.
 
 Sources: Box and Muller, Ann. Math. Statist. 29(2), 1958; the single precision polynomials of log, sin and cos
-are those of the Cephes library (Moshier), with the order and the fusing of operations that PyTorch's AVX2 kernel
-is compiled to.
+are those of the Cephes library (Moshier), in the order, and fused as, PyTorch's AVX2 kernel is compiled to.
 """
 from __future__ import annotations
 
@@ -213,7 +212,8 @@ def _inplace(function: np.ufunc, values: np.ndarray, other: np.ndarray) -> np.nd
     if wide.itemsize < 4:
         wide = np.dtype(np.float32)
     other = other.astype(values.dtype if not other.ndim else wide, copy=False).astype(wide, copy=False)
-    return function(values.astype(wide, copy=False), other).astype(values.dtype, copy=False)
+    result: np.ndarray = function(values.astype(wide, copy=False), other)
+    return result.astype(values.dtype, copy=False)
 
 
 def normal_of(gen: Mt19937, mean: np.ndarray | float, std: np.ndarray | float) -> np.ndarray:

@@ -97,17 +97,17 @@ def multinomial(gen: Mt19937, probs: np.ndarray, num_samples: int, replacement: 
     wide = np.float64 if probs.dtype == np.float64 else np.float32
     waits = exponential(gen, probs.shape, probs.dtype).astype(wide)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = narrow(probs.astype(wide) / waits, probs.dtype).astype(np.float64)
+        ratio = narrow(np.divide(probs.astype(wide), waits), probs.dtype).astype(np.float64)
     ratio[np.isnan(ratio)] = np.inf
     if num_samples == 1:
-        return ratio.argmax(-1, keepdims=True)
+        return np.expand_dims(ratio.argmax(-1), -1)
     return np.ascontiguousarray(np.argsort(-ratio, axis=-1, kind="stable")[..., :num_samples])
 
 
 def _with_replacement(gen: Mt19937, probs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     wide = np.float64 if probs.dtype == np.float64 else np.float32
     rows = np.cumsum(np.atleast_2d(probs), axis=-1, dtype=wide)
-    rows /= rows[:, -1:].copy()
+    rows = np.divide(rows, rows[:, -1:])
     rows[:, -1] = 1
     uniforms = gen.unit64(math.prod(shape)).reshape(len(rows), -1)
     picks = [np.searchsorted(row, u) for row, u in zip(rows.astype(np.float64), uniforms, strict=True)]
@@ -125,8 +125,8 @@ def _check_float(dtype: np.dtype, kernel: str) -> None:
 def poisson(gen: Mt19937, rate: np.ndarray) -> np.ndarray:
     """Draw Poisson numbers of the given rates, in their shape and dtype. dtypes: the floats.
 
-    Source, from rate 10: Hoermann, "The transformed rejection method for generating Poisson random variables",
-    Insurance: Mathematics and Economics 12, 1993.
+    Source, from rate 10: Hoermann, "The transformed rejection method for generating Poisson random
+    variables", Insurance: Mathematics and Economics 12, 1993.
     Raises: RuntimeError for a negative rate; NotImplementedError for other dtypes.
     """
     _check_float(rate.dtype, "poisson_cpu")

@@ -22,15 +22,16 @@ MAX_PENDING = 4096  # nodes of an unknown segment after which it is run (engine 
 class Op:
     """A public operation: its name, its function on handles, and how the engine treats a call."""
 
-    __slots__ = ("name", "fn", "key", "flush", "guard", "apply", "scalars")
+    __slots__ = ("name", "fn", "key", "flush", "guard", "apply", "scalars", "read")
     count = 0
 
     def __init__(self, name: str, fn: Callable, *, flush: bool = False, guard: Callable | None = None,
-                 apply: Callable | None = None, scalars: Callable | None = None) -> None:
+                 apply: Callable | None = None, scalars: Callable | None = None, read: bool = False) -> None:
         self.name, self.fn = name, fn
         self.flush = flush  # run everything pending when the event ends
         self.guard = guard  # (args) -> a hashable that must be unchanged for a followed call
         self.apply = apply  # (event, args): Python-visible effects of a followed call, at once
+        self.read = read  # returns Python data: whatever is pending must have run
         self.scalars = scalars  # (args) -> runtime numbers of a followed call
         Op.count += 1
         self.key = Op.count

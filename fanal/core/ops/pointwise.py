@@ -1,6 +1,7 @@
 """Pointwise operators: one result element from one element of each operand."""
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any
 
@@ -107,4 +108,454 @@ def relu(input: Any, inplace: bool = False) -> Any:
     return result(y, input)
 
 
-__all__ = ["Row", "is_number", "math"]
+@public(inplace=True, out=True, aliases=("subtract",))
+def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
+    """Return input - alpha * other. Shapes broadcast; dtypes promote."""
+    d = result_type(input, other)
+    if d is dt.bool_:
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+                           "`logical_xor()` operator instead.")
+    if isinstance(other, bool) or getattr(other, "_dtype", None) is dt.bool_ or getattr(input, "_dtype", None) is dt.bool_:
+        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert "
+                           "a mask, use the `~` or `logical_not()` operator instead.")
+    a, b = node_of(input, d), node_of(other, d)
+    if not (isinstance(alpha, int) and alpha == 1):
+        if d.category < 2 and isinstance(alpha, float):
+            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
+        b = P.mul(b, number(alpha, d))
+    return result(P.sub(a, b), input, other)
+
+
+@public(inplace=True)
+def rsub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
+    """Return other - alpha * input."""
+    return sub(other, input, alpha=alpha)
+
+
+def floor_divide_nodes(a: Node, b: Node) -> Node:
+    """Division rounded down."""
+    if a.dtype.category < 2:
+        q = P.idiv(a, b)
+        if not a.dtype.is_signed:
+            return q
+        zero = P.num(a, 0)
+        inexact = P.ne(P.mul(q, b), a)
+        opposite = P.xor(P.lt(a, zero), P.lt(b, zero))
+        return P.where(P.and_(inexact, opposite), P.sub(q, P.num(a, 1)), q)
+    # Python's rule: (a - remainder) / b, rounded to the nearest integer when b divides a - remainder inexactly.
+    r = P.fmod(a, b)
+    zero = P.num(a, 0)
+    q = P.div(P.sub(a, r), b)
+    q = P.where(P.and_(P.ne(r, zero), P.ne(P.lt(b, zero), P.lt(r, zero))), P.sub(q, P.num(a, 1)), q)
+    f = P.floor(q)
+    f = P.where(P.lt(P.num(a, 0.5), P.sub(q, f)), P.add(f, P.num(a, 1)), f)
+    f = P.where(P.eq(q, zero), P.mul(zero, P.div(a, b)), f)
+    return P.where(P.eq(b, zero), P.div(a, b), f)
+
+
+@public(inplace=True, out=True, aliases=("divide",))
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Any:
+    """Return input / other; rounding_mode "trunc" or "floor" rounds the quotient and keeps integers."""
+    d = result_type(input, other)
+    if rounding_mode is None:
+        d = floating(d)
+        return result(P.div(node_of(input, d), node_of(other, d)), input, other)
+    if rounding_mode not in ("trunc", "floor"):
+        raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
+    if d is dt.bool_:
+        d = dt.uint8
+        a, b = node_of(input, d), node_of(other, d)
+        return result(P.convert(P.idiv(a, b), dt.bool_), input, other)
+    if d.is_complex:
+        raise RuntimeError("div: rounding_mode is not supported for complex")
+    a, b = node_of(input, d), node_of(other, d)
+    if rounding_mode == "floor":
+        return result(floor_divide_nodes(a, b), input, other)
+    return result(P.idiv(a, b) if d.category < 2 else P.trunc(P.div(a, b)), input, other)
+
+
+@public("true_divide", inplace=True, out=True)
+def true_divide(input: Operand, other: Operand) -> Any:
+    """Return input / other in floating point."""
+    return div(input, other)
+
+
+@public(inplace=True, out=True)
+def floor_divide(input: Operand, other: Operand) -> Any:
+    """Return the quotient rounded down."""
+    return div(input, other, rounding_mode="floor")
+
+
+def remainder_nodes(a: Node, b: Node) -> Node:
+    """Remainder with the sign of the divisor, as Python's %."""
+    if a.dtype.category < 2:
+        return P.sub(a, P.mul(floor_divide_nodes(a, b), b))
+    r = P.fmod(P.detach(a), P.detach(b))
+    zero = P.num(a, 0)
+    r = P.where(P.and_(P.ne(r, zero), P.ne(P.lt(b, zero), P.lt(r, zero))), P.add(r, P.detach(b)), r)
+    return with_gradient(r, lambda g, y, a, b: [g, P.neg(P.mul(g, P.floor(P.div(a, b))))], a, b)
+
+
+@public(inplace=True, out=True)
+def remainder(input: Operand, other: Operand) -> Any:
+    """Return the remainder with the sign of `other`."""
+    a, b = nodes_of(input, other)
+    return result(remainder_nodes(a, b), input, other)
+
+
+@public(inplace=True, out=True)
+def fmod(input: Operand, other: Operand) -> Any:
+    """Return the remainder with the sign of `input`."""
+    a, b = nodes_of(input, other)
+    if a.dtype.category < 2:
+        return result(P.sub(a, P.mul(P.idiv(a, b), b)), input, other)
+    return result(P.fmod(a, b), input, other)
+
+
+def pow_node(x: Node, e: Any) -> Node:
+    """x to a Python number, with the shortcuts PyTorch takes for small exponents."""
+    if x.dtype.category < 2:
+        if e < 0:
+            raise RuntimeError("Integers to negative integer powers are not allowed.")
+        return P.pow_(x, P.num(x, e))
+    grad = lambda g, y, x: [P.mul(g, P.conj(P.mul(P.num(x, e), pow_node(x, e - 1))))]  # noqa: E731
+    if e == 0:
+        return with_gradient(P.full(x.shape, 1, x.dtype), lambda g, y, x: [P.mul(g, P.num(g, 0))], x)
+    if e == 1:
+        return P.alias(x)
+    if e in (2, 3, 0.5, -0.5, -1, -2):
+        d = P.detach(x)
+        y = {2: lambda: P.mul(d, d), 3: lambda: P.mul(P.mul(d, d), d), 0.5: lambda: P.sqrt(d),
+             -0.5: lambda: P.div(P.num(d, 1), P.sqrt(d)), -1: lambda: P.div(P.num(d, 1), d),
+             -2: lambda: P.div(P.num(d, 1), P.mul(d, d))}[e]()
+        return with_gradient(y, grad, x)
+    return with_gradient(P.pow_(P.detach(x), number(e, x.dtype)), grad, x)
+
+
+@public(inplace=True, out=True)
+def pow(input: Operand, exponent: Operand) -> Any:
+    """Return input to the power `exponent`."""
+    d = result_type(input, exponent)
+    if is_number(exponent) and not isinstance(exponent, complex):
+        return result(pow_node(node_of(input, d), exponent), input)
+    return result(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
+
+
+@public(out=True, inplace=True)
+def float_power(input: Operand, exponent: Operand) -> Any:
+    """Return input to the power `exponent`, in double precision."""
+    d = dt.complex128 if result_type(input, exponent).is_complex else dt.float64
+    return result(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
+
+
+@public(inplace=True, out=True, aliases=("negative",))
+def neg(input: Any) -> Any:
+    """Return -input."""
+    if input._dtype is dt.bool_:
+        raise RuntimeError("Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a "
+                           "mask, use the `~` or `logical_not()` operator instead.")
+    return result(P.neg(read(input)), input)
+
+
+@public()
+def positive(input: Any) -> Any:
+    """Return the input itself."""
+    if input._dtype is dt.bool_:
+        raise RuntimeError("The `+` operator, on a bool tensor is not supported.")
+    return input
+
+
+@public("abs", inplace=True, out=True, aliases=("absolute",))
+def abs_(input: Any) -> Any:
+    """Return the absolute value; the gradient at 0 is 0."""
+    x = read(input)
+    return result(x if x.dtype is dt.bool_ else P.abs_(x), input)
+
+
+def _rounding(name: str, row: Row, *aliases: str) -> Any:
+    """Make a rounding operator: integers are returned as they are."""
+    def fn(input: Any) -> Any:
+        x = read(input)
+        return result(P.alias(x) if x.dtype.category < 2 else row(x), input)
+    fn.__name__, fn.__doc__ = name, f"Return {name} of each element, in its dtype."
+    return public(name, inplace=True, out=True, aliases=aliases)(fn)
+
+
+floor = _rounding("floor", P.floor)
+ceil = _rounding("ceil", P.ceil)
+trunc = _rounding("trunc", P.trunc, "fix")
+
+
+@public("round", inplace=True, out=True)
+def round_(input: Any, *, decimals: int = 0) -> Any:
+    """Return the nearest integer (halves to even), or the nearest multiple of 10**-decimals."""
+    x = read(input)
+    if x.dtype.category < 2:
+        return result(P.alias(x), input)
+    if not decimals:
+        return result(P.round_(x), input)
+    ten = P.num(x, 10.0 ** builtins.abs(decimals))
+    y = P.div(P.round_(P.mul(x, ten)), ten) if decimals > 0 else P.mul(P.round_(P.div(x, ten)), ten)
+    return result(y, input)
+
+
+@public(inplace=True, out=True)
+def frac(input: Any) -> Any:
+    """Return the part after the point."""
+    x = read(input)
+    return result(P.sub(x, P.trunc(x)), input)
+
+
+@public(inplace=True, out=True)
+def sign(input: Any) -> Any:
+    """Return -1, 0 or 1."""
+    x = read(input)
+    return result(P.alias(x) if x.dtype is dt.bool_ else P.sign(x), input)
+
+
+@public(inplace=True, out=True)
+def sgn(input: Any) -> Any:
+    """Return the sign; of complex numbers, the point on the unit circle."""
+    return sign(input)
+
+
+@public(inplace=True, out=True)
+def rsqrt(input: Any) -> Any:
+    """Return 1 / sqrt(input)."""
+    x = node_of(input, floating(input._dtype))
+    d = P.detach(x)
+    y = P.div(P.num(x, 1), P.sqrt(d))
+    rule = lambda g, y, x: [P.mul(P.mul(g, P.num(y, -0.5)), P.conj(P.mul(P.mul(y, y), y)))]  # noqa: E731
+    return result(with_gradient(y, rule, x), input)
+
+
+@public(inplace=True, out=True)
+def square(input: Any) -> Any:
+    """Return input squared."""
+    return result(pow_node(read(input), 2), input)
+
+
+@public(inplace=True, out=True)
+def exp2(input: Any) -> Any:
+    """Return 2 to the power of each element."""
+    x = node_of(input, floating(input._dtype))
+    return result(P.pow_(P.full((), 2, x.dtype), x), input)
+
+
+@public(inplace=True, out=True)
+def log10(input: Any) -> Any:
+    """Return the logarithm to base 10."""
+    x = node_of(input, floating(input._dtype))
+    return result(P.div(P.log(x), P.num(x, math.log(10))), input)
+
+
+def _binary(name: str, row: Row, *aliases: str, inplace: bool = False, integers: bool = True, doc: str = "") -> Any:
+    def fn(input: Operand, other: Operand) -> Any:
+        d = result_type(input, other)
+        d = d if integers else floating(d)
+        if d is dt.bool_:
+            y = (P.or_ if row is P.max_ else P.and_)(node_of(input, d), node_of(other, d))
+        else:
+            y = row(node_of(input, d), node_of(other, d))
+        return result(y, input, other)
+    fn.__name__, fn.__doc__ = name, doc
+    return public(name, inplace=inplace, out=True, aliases=aliases)(fn)
+
+
+maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the gradient.")
+minimum = _binary("minimum", P.min_, doc="Return the elementwise minimum; NaN propagates, ties share the gradient.")
+atan2 = _binary("atan2", P.atan2, "arctan2", inplace=True, integers=False, doc="Return the angle of (other, input).")
+nextafter = _binary("nextafter", P.nextafter, inplace=True, doc="Return the next float after input, towards other.")
+
+
+def _ignore_nan(name: str, row: Row) -> Any:
+    def fn(input: Operand, other: Operand) -> Any:
+        a, b = nodes_of(input, other)
+        if a.dtype.category == 2:
+            y = P.where(P.ne(a, a), b, P.where(P.ne(b, b), a, row(a, b)))
+        else:
+            y = (P.or_ if row is P.max_ else P.and_)(a, b) if a.dtype is dt.bool_ else row(a, b)
+        return result(y, input, other)
+    fn.__name__, fn.__doc__ = name, "Return the elementwise extreme, ignoring a NaN beside a number."
+    return public(name, out=True)(fn)
+
+
+fmax = _ignore_nan("fmax", P.max_)
+fmin = _ignore_nan("fmin", P.min_)
+
+
+@public(inplace=True, out=True)
+def hypot(input: Operand, other: Operand) -> Any:
+    """Return sqrt(input**2 + other**2)."""
+    a, b = nodes_of(input, other)
+    return result(P.sqrt(P.add(P.mul(a, a), P.mul(b, b))), input, other)
+
+
+@public(inplace=True, out=True, aliases=("clip",))
+def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
+    """Return input limited to [min, max]; the gradient at the limits is 1."""
+    if min is None and max is None:
+        raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
+    d = result_type(input, min, max)
+    x = node_of(input, d)
+    lo = None if min is None else node_of(min, d)
+    hi = None if max is None else node_of(max, d)
+    y, bounds = P.detach(x), [b for b in (lo, hi) if b is not None]
+    if lo is not None:
+        y = P.max_(y, P.detach(lo))
+    if hi is not None:
+        y = P.min_(y, P.detach(hi))
+
+    def rule(g: Node, y: Node, x: Node, *bs: Node) -> list[Node | None]:
+        low = bs[0] if lo is not None else None
+        high = bs[-1] if hi is not None else None
+        zero, inside, out = P.num(g, 0), None, []
+        if low is not None:
+            inside = P.not_(P.lt(x, low))
+        if high is not None:
+            h = P.not_(P.lt(high, x))
+            inside = h if inside is None else P.and_(inside, h)
+        out.append(P.where(inside, g, zero))
+        if low is not None:
+            below = P.lt(x, low)
+            out.append(P.where(P.and_(below, P.lt(low, high)) if high is not None else below, g, zero))
+        if high is not None:
+            above = P.lt(high, x)
+            out.append(P.where(P.or_(above, P.lt(high, low)) if low is not None else above, g, zero))
+        return out
+    return result(with_gradient(y, rule, x, *bounds), input, min, max)
+
+
+@public(inplace=True, out=True)
+def clamp_min(input: Any, min: Operand) -> Any:
+    """Return input limited from below."""
+    return clamp(input, min=min)
+
+
+@public(inplace=True, out=True)
+def clamp_max(input: Any, max: Operand) -> Any:
+    """Return input limited from above."""
+    return clamp(input, max=max)
+
+
+@public(inplace=True, out=True)
+def lerp(input: Any, end: Any, weight: Operand) -> Any:
+    """Return input + weight * (end - input), computed from the nearer end."""
+    a, b = read(input), read(end)
+    if a.dtype is not b.dtype:
+        raise RuntimeError(f"expected dtype {a.dtype.name} for `end` but got dtype {b.dtype.name}")
+    w = node_of(weight, a.dtype)
+    diff = P.sub(b, a)
+    near = P.add(a, P.mul(w, diff))
+    far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))
+    aw = P.abs_(w)
+    return result(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), input, end, weight)
+
+
+@public(inplace=True, out=True)
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
+    """Return input + value * tensor1 * tensor2."""
+    a, b, c = nodes_of(input, tensor1, tensor2)
+    m = P.mul(b, c) if value == 1 else P.mul(P.mul(number(value, a.dtype), b), c)
+    return result(P.add(a, m), input, tensor1, tensor2)
+
+
+@public(inplace=True, out=True)
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
+    """Return input + value * tensor1 / tensor2."""
+    a, b, c = nodes_of(input, tensor1, tensor2)
+    if b.dtype.category < 2 and c.dtype.category < 2:
+        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release addcdiv will "
+                           "perform a true division of tensor1 and tensor2.")
+    m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
+    return result(P.add(a, m), input, tensor1, tensor2)
+
+
+@public()
+def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
+    """Return input where condition holds and other elsewhere; with one argument, the indices of true elements."""
+    if input is None and other is None:
+        from fanal.core.ops.index import nonzero
+        return nonzero(condition, as_tuple=True)
+    d = result_type(input, other)
+    c = read(condition)
+    if c.dtype is not dt.bool_:
+        if c.dtype is not dt.uint8:
+            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype "
+                               f"{dt.scalar_name(c.dtype)}")
+        c = P.ne(c, P.num(c, 0))
+    return result(P.where(c, node_of(input, d), node_of(other, d)), condition, input, other)
+
+
+@public("_where_method", function=False, method="where")
+def where_method(self: Any, condition: Any, other: Operand) -> Any:
+    """Return self where condition holds and other elsewhere."""
+    return where(condition, self, other)
+
+
+@public(inplace=True, out=True)
+def masked_fill(input: Any, mask: Any, value: Operand) -> Any:
+    """Return input with `value` where mask is true."""
+    m = read(mask)
+    if m.dtype is not dt.bool_:
+        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {m.dtype.name}")
+    if not is_number(value) and value._shape:
+        raise RuntimeError(f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+                           f"{len(value._shape)} dimension(s).")
+    x = read(input)
+    return result(P.where(m, node_of(value, x.dtype), x), input)
+
+
+@public(inplace=True, out=True)
+def nan_to_num(input: Any, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Any:
+    """Return input with NaN and infinities replaced."""
+    x = read(input)
+    if x.dtype.category < 2:
+        return result(P.alias(x), input)
+    import ml_dtypes
+    big = float(ml_dtypes.finfo(x.dtype.np).max)
+    y = P.where(P.ne(x, x), P.num(x, 0.0 if nan is None else nan), x)
+    y = P.where(P.eq(x, P.num(x, math.inf)), P.num(x, big if posinf is None else posinf), y)
+    return result(P.where(P.eq(x, P.num(x, -math.inf)), P.num(x, -big if neginf is None else neginf), y), input)
+
+
+def _bits(name: str, row: Row, dunder: str, reverse: str) -> Any:
+    def fn(input: Operand, other: Operand) -> Any:
+        a, b = nodes_of(input, other)
+        if a.dtype.category >= 2:
+            raise RuntimeError(f'"{name}_cpu" not implemented for \'{dt.scalar_name(a.dtype)}\'')
+        return result(row(a, b), input, other)
+    fn.__name__, fn.__doc__ = name, f"Return {name} of the bits (of the truth values, for booleans)."
+    return public(name, inplace=True, out=True)(fn)
+
+
+bitwise_and = _bits("bitwise_and", P.and_, "__and__", "__rand__")
+bitwise_or = _bits("bitwise_or", P.or_, "__or__", "__ror__")
+bitwise_xor = _bits("bitwise_xor", P.xor, "__xor__", "__rxor__")
+bitwise_left_shift = _bits("bitwise_left_shift", P.shl, "__lshift__", "__rlshift__")
+bitwise_right_shift = _bits("bitwise_right_shift", P.shr, "__rshift__", "__rrshift__")
+
+
+@public(inplace=True, out=True)
+def bitwise_not(input: Any) -> Any:
+    """Return the bits inverted (the truth value, for booleans)."""
+    if input._dtype.category >= 2:
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+    return result(P.not_(read(input)), input)
+
+
+def _flipped(fn: Any) -> Any:
+    return lambda self, other: fn(other, self)
+
+
+for _name, _fn, _other in (("add", add, True), ("sub", sub, True), ("mul", mul, True), ("truediv", div, True),
+                           ("floordiv", floor_divide, True), ("mod", remainder, True), ("pow", pow, True),
+                           ("and", bitwise_and, True), ("or", bitwise_or, True), ("xor", bitwise_xor, True),
+                           ("lshift", bitwise_left_shift, True), ("rshift", bitwise_right_shift, True)):
+    public(f"__{_name}__", function=False, dunder=True)(_fn)
+    public(f"__r{_name}__", function=False, dunder=True)(_flipped(_fn))
+    public(f"__i{_name}__", function=False, dunder="inplace")(_fn)
+public("__neg__", function=False)(neg)
+public("__pos__", function=False)(positive)
+public("__abs__", function=False)(abs_)
+public("__invert__", function=False)(bitwise_not)

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import fanal.core.engine.flush  # noqa: F401  installs what a flush does
+from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import Op, run_event
-from fanal.core.ops.build import ENTRIES, Entry, assign, store
+from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, store
 from fanal.core.tensor.alias import read
 from fanal.core.tensor.tensor import Tensor
 
@@ -42,6 +44,15 @@ def _in_place(fn: Callable) -> Callable:
     return call
 
 
+def _operator(fn: Callable) -> Callable:
+    """Return NotImplemented for operands that are neither tensors nor numbers, so that Python asks the other side."""
+    def call(self: Any, other: Any) -> Any:
+        if isinstance(other, Handle) or is_number(other):
+            return fn(self, other)
+        return NotImplemented
+    return call
+
+
 def event(name: str, fn: Callable, **options: Any) -> Callable:
     """Return the public function of an operator: a call of it is an event."""
     op = OPS[name] = Op(name, fn, **options)
@@ -63,7 +74,11 @@ def install() -> None:
 
 
 def _install(e: Entry) -> None:
-    fn = _with_out(e.fn) if e.out else e.fn
+    dunder = e.options.pop("dunder", False)
+    if dunder == "inplace":
+        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(_in_place(e.fn))))
+        return
+    fn = _with_out(e.fn) if e.out else _operator(e.fn) if dunder else e.fn
     fn.__doc__ = e.fn.__doc__
     if e.function:
         FUNCTIONS.setdefault(e.module, {})[e.name] = event(f"{e.module}.{e.name}", fn, **e.options)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import fanal
+from fanal.utils.data.host import stack_rows
 
 __all__ = ["collate", "default_collate", "default_convert"]
 
@@ -84,7 +85,8 @@ def default_collate(batch: Sequence[Any]) -> Any:
 
 
 def _collate_tensors(batch: Sequence[Any], *, collate_fn_map: CollateFns | None = None) -> Any:
-    return fanal.stack(list(batch), 0)
+    stacked = stack_rows(batch)
+    return fanal.stack(list(batch), 0) if stacked is None else stacked
 
 
 def _collate_arrays(batch: Sequence[np.ndarray], *, collate_fn_map: CollateFns | None = None) -> Any:
@@ -98,6 +100,9 @@ def _collate_arrays(batch: Sequence[np.ndarray], *, collate_fn_map: CollateFns |
 
 
 def _collate_array_scalars(batch: Sequence[Any], *, collate_fn_map: CollateFns | None = None) -> Any:
+    first = batch[0]
+    if all(getattr(a, "dtype", None) == first.dtype for a in batch):
+        return fanal.as_tensor(np.array(batch))
     return fanal.as_tensor(list(batch))
 
 

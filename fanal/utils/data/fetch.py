@@ -8,6 +8,7 @@ from typing import Any
 import fanal
 from fanal.utils.data.collate import default_collate
 from fanal.utils.data.dataset import Subset, TensorDataset
+from fanal.utils.data.host import take_rows
 
 __all__ = ["MapFetcher", "StreamFetcher"]
 
@@ -81,8 +82,12 @@ def _gather_rows(dataset: Any, keys: Any) -> list[Any] | None:
         return None
     if not all(type(tensor) is fanal.Tensor and tensor.is_contiguous() for tensor in dataset.tensors):
         return None
-    index = fanal.tensor(keys)
-    return [tensor[index] for tensor in dataset.tensors]
+    batch = [take_rows(tensor, keys) for tensor in dataset.tensors]
+    if any(rows is None for rows in batch):
+        index = fanal.tensor(keys)
+        pairs = zip(dataset.tensors, batch, strict=True)
+        batch = [tensor[index] if rows is None else rows for tensor, rows in pairs]
+    return batch
 
 
 def _all_ints(keys: list[Any]) -> bool:

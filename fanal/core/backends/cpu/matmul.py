@@ -20,6 +20,7 @@ TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
 _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4: 2}}
 _FEW_ROWS = 4  # a matrix of at most this many full tiles is fitted exactly, a taller one by proportion
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
+_FAR_BYTES = 4096  # rows this far apart are on pages of their own and fall on the same lines of the cache
 _BLOCK_K = 384
 _FLAT_K = 768  # K up to this is done in one go
 _UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
@@ -181,14 +182,14 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
     partial = p.n % width != 0
     in_place = b_form == "n" and b.dtype is acc and (target.masks or not partial) and (
         row_tiles <= 2 or b_bytes <= _DIRECT_BYTES)
-    per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == max(1, b_stack)
+    per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == b_stack
 
-    # How A is read: in place unless it needs conversion, has no contiguous axis, or its rows fall on each other
-    # in the cache.
-    a_form = "k" if p.a[1] == 1 else "m" if p.a[0] == 1 else "k"
-    unit_step = p.a[1] == 1 or p.a[0] == 1
-    aliased = a_form == "k" and p.a[0] * size % 2048 == 0 and p.m > 4 and panels > 2
-    a_copy = "" if a.dtype is acc and unit_step and not aliased else "unit" if unit_step else "any"
+    # How A is read: in place unless it needs conversion, has no contiguous axis, or its columns are contiguous
+    # but each step of k is on another page.
+    a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
+    unit_step = 1 in p.a
+    far = a_form == "m" and p.a[1] * size >= _FAR_BYTES and p.k > 32 and panels > 2
+    a_copy = "" if a.dtype is acc and unit_step and not far else "unit" if unit_step else "any"
 
     blocked = p.k > _FLAT_K
     kc = _up(-(-p.k // -(-p.k // _BLOCK_K)), 16) if blocked else p.k

@@ -16,7 +16,7 @@ from .target import Target
 A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, A_LD, BATCH = range(21)
 
 
-_PREFETCH = 24  # steps of k
+_PREFETCH = 16  # steps of k
 PACK_ROWS = 32
 
 
@@ -441,6 +441,8 @@ class _Product:
                         self.finish(acc, i, j, skip, rest, cols, shift)
 
                 def full() -> None:
+                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
+                    self.fetch_out(offset)
                     acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
                                             ["zeroinitializer"] * (spec.height * spec.vectors))
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
@@ -461,6 +463,16 @@ class _Product:
             w.loop(i0, i1, str(spec.height), rows)
             return []
         w.loop(j0, j1, str(self.width), panel)
+
+    def fetch_out(self, offset: Value) -> None:
+        """Ask for the lines of the output tile before the time of its computation, to write without waiting."""
+        w = self.w
+        for _ in range(self.spec.height):
+            at = w.at(self.c, offset, self.out_size)
+            for byte in range(0, self.width * self.out_size, 64):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(byte))), ("i32", "1"), ("i32", "3"),
+                       ("i32", "1"))
+            offset = w.add(offset, self.ldc)
 
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""

@@ -1,0 +1,60 @@
+"""What this process may use of the machine: processor cores."""
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@functools.lru_cache(maxsize=1)
+def cores() -> int:
+    """Return how many threads can run at full speed: physical cores in the affinity mask, within the quota."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    return max(1, min(_physical(allowed), _quota()))
+
+
+def _physical(allowed: set[int]) -> int:
+    """Return the number of distinct cores behind logical processors: two hyperthreads share one vector unit."""
+    siblings = set()
+    for cpu in allowed:
+        try:
+            siblings.add((_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            return len(allowed)
+    return len(siblings)
+
+
+def _quota() -> int:
+    """Return the processors the control groups of this process allow, rounded up."""
+    limit = float(os.cpu_count() or 1)
+    try:
+        lines = Path("/proc/self/cgroup").read_text().split()
+    except OSError:
+        return int(limit)
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2: every ancestor may set a limit
+            group = _CGROUPS / path.lstrip("/")
+            for folder in (group, *group.parents):
+                if _CGROUPS not in (folder, *folder.parents):
+                    break
+                limit = min(limit, _ratio(folder / "cpu.max"))
+        elif "cpu" in controllers.split(","):
+            for folder in (_CGROUPS / controllers / path.lstrip("/"), _CGROUPS / controllers, _CGROUPS / "cpu"):
+                limit = min(limit, _ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    return max(1, int(-(-limit // 1)))
+
+
+def _ratio(*files: Path) -> float:
+    """Return quota / period in processors; infinite when unlimited or unknown."""
+    try:
+        quota, period = (float(word) for file in files for word in file.read_text().split())
+    except (OSError, ValueError):  # absent, or "max"
+        return float("inf")
+    return quota / period if quota > 0 and period > 0 else float("inf")

@@ -1,0 +1,148 @@
+"""The pool of native threads that runs plans.
+
+Threads start with the first plan that is worth them and then live between plans, spinning briefly and sleeping. The
+calling thread takes part. One plan at a time uses the pool; a plan that finds it taken runs on its caller alone.
+"""
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import threading
+
+import numpy as np
+
+from fanal.core.backends.contract import Kernel
+from fanal.core.base import knobs
+
+from . import host, jit, runner_ir
+from .target import Target
+from .target import host as host_target
+
+
+class Pool:
+    """The threads of this process. Holding `lock` is the right to run a plan on them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # re-entrant: a signal handler may run a plan, or fork, in between
+        self.count = 0  # threads of a parallel plan, the caller included; 0 until asked for
+        self.address = 0  # of the shared words; 0 while no thread runs
+        self._words: np.ndarray | None = None
+        self._threads: list[ctypes.c_void_p] = []
+        self._entries: np.ndarray | None = None
+
+    def start(self) -> int:
+        """Start the threads unless they run, and return the pool's address. Call with the lock held."""
+        if self.address:
+            return self.address
+        others = get_num_threads() - 1
+        # Words of different threads lie in different cache lines.
+        raw = np.zeros(runner_ir.POOL_BYTES + 64, np.uint8)
+        skip = -raw.ctypes.data % 64
+        self._words = raw[skip:skip + runner_ir.POOL_BYTES].view(np.int64)
+        self._words[runner_ir.POOL_THREADS // 8] = others + 1
+        address = self._words.ctypes.data
+        self._entries = np.array([[address, i + 1] for i in range(others)], np.int64)
+        libc = ctypes.CDLL(None)
+        libc.pthread_create.argtypes = [ctypes.c_void_p] * 4
+        # Signals belong to Python's main thread: the new threads inherit a full mask.
+        old = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            for entry in self._entries:
+                thread = ctypes.c_void_p()
+                error = libc.pthread_create(ctypes.byref(thread), None, runner().worker, entry.ctypes.data)
+                if error:
+                    raise RuntimeError(f"cannot start a thread: {os.strerror(error)}")
+                self._threads.append(thread)
+        except BaseException:
+            self._words[runner_ir.POOL_THREADS // 8] = len(self._threads) + 1
+            self.address = address
+            self.stop()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        self.address = address
+        return address
+
+    def stop(self) -> None:
+        """End the threads. Call with the lock held."""
+        if not self.address:
+            return
+        runner().stop(self.address)
+        libc = ctypes.CDLL(None)
+        for thread in self._threads:
+            libc.pthread_join(thread, None)
+        self._threads.clear()
+        self.address = 0
+
+    def forget(self) -> None:
+        """Be a pool without threads, which a forked child is: threads do not survive a fork."""
+        self.lock = threading.RLock()
+        self.count = 1
+        self._threads.clear()
+        self.address = 0
+
+
+class Runner:
+    """The native entry points."""
+
+    def __init__(self, target: Target) -> None:
+        name = target.symbol("runner")
+        kernel = Kernel(name, lambda: runner_ir.source(name, target.triple))
+        table = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)(jit.compile_many([kernel], target)[name])
+        # run(job, pool): releases the GIL, as ctypes does for every call of this kind.
+        self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(table(0))
+        self.worker = table(1)
+        self.copy = table(2)  # address of the copy kernel
+        self.stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table(3))
+
+
+pool = Pool()
+_runner: Runner | None = None
+
+
+def runner() -> Runner:
+    """Return the native entry points, compiled on first use."""
+    global _runner
+    if _runner is None:
+        _runner = Runner(host_target())
+    return _runner
+
+
+def get_num_threads() -> int:
+    """Return how many threads a parallel plan uses."""
+    if not pool.count:
+        limit = host.cores()
+        pool.count = max(1, min(knobs.threads, limit) if knobs.threads else limit)
+    return pool.count
+
+
+def set_num_threads(count: int) -> None:
+    """Use `count` threads from the next plan on. Results do not depend on it. Raises ValueError below 1."""
+    if count < 1:
+        raise ValueError(f"set_num_threads expects a positive integer, got {count}")
+    if count != pool.count:
+        with pool.lock:
+            pool.stop()
+            pool.count = count
+
+
+def _shut_down() -> None:
+    # A daemon thread of Python may be inside a plan for ever; the process ends without waiting for it.
+    if pool.lock.acquire(timeout=1.0):
+        pool.stop()
+
+
+def _before_fork() -> None:
+    pool.lock.acquire()  # no plan is running: pool threads hold nothing and wait
+
+
+def _after_fork_in_parent() -> None:
+    pool.lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
+                        after_in_child=pool.forget)
+atexit.register(_shut_down)

@@ -1,0 +1,362 @@
+"""Mathematical functions as straight-line vector code, float32 within 1.5 ULP and float64 within 2.
+
+Sources: Cephes (Moshier) for the polynomials of exp, log and tanh in float32; fdlibm (Sun) for log, sin and cos in
+float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of
+erf, erfc and expm1 are our own Chebyshev fits. Rare functions call the C library in double precision, lane by lane,
+so a lane's result never depends on its neighbours.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fanal.core.base import dtype as dt
+
+if TYPE_CHECKING:
+    from fanal.core.backends.cpu.emit import Emitter, Scalar
+
+FUNCTIONS: dict[str, Callable[..., Scalar]] = {}
+
+
+def _named(name: str):  # type: ignore[no-untyped-def]
+    def put(f):  # type: ignore[no-untyped-def]
+        FUNCTIONS[name] = f
+        return f
+    return put
+
+
+def _horner(e: Emitter, x: Scalar, coefficients: Sequence[float]) -> Scalar:
+    """Evaluate a polynomial, highest power first."""
+    y = e.const(coefficients[0], x.dtype)
+    for c in coefficients[1:]:
+        y = e.fma(y, x, e.const(c, x.dtype))
+    return y
+
+
+def _of(e: Emitter, name: str, x: Scalar) -> Scalar:
+    return FUNCTIONS[name](e, x)
+
+
+def library(e: Emitter, name: str, *args: Scalar) -> Scalar:
+    """Call the C library's double function for every lane."""
+    of, lanes = args[0].dtype, args[0].lanes
+    wide = [e.convert(a, dt.float64) for a in args]
+    if lanes == 1:
+        out = e.w.call("double", name, *(("double", a.name) for a in wide))
+    else:
+        kind = e.type(dt.float64, lanes)
+        out = "poison"
+        for i in range(lanes):
+            one = [e.w.let(f"extractelement {kind} {a.name}, i64 {i}") for a in wide]
+            y = e.w.call("double", name, *(("double", a) for a in one))
+            out = e.w.let(f"insertelement {kind} {out}, double {y}, i64 {i}")
+    result = type(args[0])(out, dt.float64, lanes)
+    return e.convert(result, of) if of is not dt.float64 else result
+
+
+def rarely(e: Emitter, condition: Scalar, usual: Scalar, slow: Callable[[], Scalar]) -> Scalar:
+    """Return `usual`, with lanes where `condition` holds replaced by `slow()`, which runs only when there are any."""
+    w = e.w
+    lanes = condition.lanes
+    any_ = condition.name
+    if lanes > 1:
+        any_ = w.call("i1", f"llvm.vector.reduce.or.v{lanes}i1", (f"<{lanes} x i1>", condition.name))
+    before, yes, after = w.block, w.fresh("rare"), w.fresh("usual")
+    w.do(f"br i1 {any_}, label %{yes}, label %{after}")
+    w.label(yes)
+    other = e.where(condition, slow(), usual)
+    end = w.block
+    w.do(f"br label %{after}")
+    w.label(after)
+    return e.make(f"phi {e.type(usual.dtype, lanes)} [ {usual.name}, %{before} ], [ {other.name}, %{end} ]",
+                  usual.dtype, lanes)
+
+
+# Exponentials.
+
+_ROUND = {dt.float32: 12582912.0, dt.float64: 6755399441055744.0}  # 1.5 * 2**(mantissa bits)
+_BITS = {dt.float32: (dt.int32, 23, 127), dt.float64: (dt.int64, 52, 1023)}
+_LN2 = {dt.float32: (0.693359375, -2.12194440e-4), dt.float64: (6.93145751953125e-1, 1.42860682030941723212e-6)}
+_EXP = {dt.float32: (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+                     5.0000001201e-1),
+        dt.float64: tuple(1 / math.factorial(n) for n in range(13, 1, -1))}
+_RANGE = {dt.float32: (-104.5, 89.0), dt.float64: (-746.0, 710.0)}
+
+
+def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (n as an integer, r) with x = n ln 2 + r, |r| <= ln 2 / 2; x must be moderate."""
+    of = x.dtype
+    whole = _BITS[of][0]
+    magic = e.const(_ROUND[of], of)
+    t = e.op("fadd", e.op("fmul", x, e.const(math.log2(math.e), of)), magic)
+    n = e.op("fsub", t, magic)
+    high, low = _LN2[of]
+    r = e.fma(n, e.const(-high, of), x)
+    r = e.fma(n, e.const(-low, of), r)
+    return e.op("sub", e.cast("bitcast", t, whole), e.cast("bitcast", magic, whole)), r
+
+
+def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
+    """Return 2**n for n in the range of normal exponents."""
+    _, shift, bias = _BITS[of]
+    biased = e.op("add", n, e.const(bias, n.dtype))
+    return e.cast("bitcast", e.op("shl", biased, e.const(shift, n.dtype)), of)
+
+
+def _scale(e: Emitter, x: Scalar, n: Scalar) -> Scalar:
+    """Return x * 2**n in two steps, so that results may be subnormal or overflow; rounds once."""
+    half = e.op("ashr", n, e.const(1, n.dtype))
+    return e.op("fmul", e.op("fmul", x, _power(e, half, x.dtype)), _power(e, e.op("sub", n, half), x.dtype))
+
+
+def _clamp(e: Emitter, x: Scalar, low: float, high: float) -> Scalar:
+    """Limit x; NaN passes."""
+    a, b = e.const(low, x.dtype), e.const(high, x.dtype)
+    x = e.where(e.fcmp("olt", x, a), a, x)
+    return e.where(e.fcmp("ogt", x, b), b, x)
+
+
+@_named("exp")
+def _exp(e: Emitter, x: Scalar) -> Scalar:
+    n, r = _reduce(e, _clamp(e, x, *_RANGE[x.dtype]))
+    p = _horner(e, r, _EXP[x.dtype])
+    one = e.const(1, x.dtype)
+    y = e.op("fadd", e.fma(p, e.op("fmul", r, r), r), one)
+    return _scale(e, y, n)
+
+
+@_named("expm1")
+def _expm1(e: Emitter, x: Scalar) -> Scalar:
+    # 2**n (1 + q) - 1 = 2**n q + (2**n - 1), q = exp(r) - 1 by its series.
+    of = x.dtype
+    big = 40.0 if of is dt.float64 else 20.0  # beyond, exp(x) - 1 rounds as it is
+    n, r = _reduce(e, _clamp(e, x, -big, big))
+    series = (tuple(1 / math.factorial(k) for k in range(15, 1, -1)) if of is dt.float64 else
+              tuple(1 / math.factorial(k) for k in range(8, 1, -1)))
+    q = e.fma(_horner(e, r, series), e.op("fmul", r, r), r)
+    s = _power(e, n, of)
+    near = e.fma(q, s, e.op("fsub", s, e.const(1, of)))
+    near = e.where(e.fcmp("oeq", x, e.const(0, of)), x, near)  # keeps -0
+    far = e.op("fsub", _exp(e, x), e.const(1, of))
+    return e.where(e.fcmp("ogt", x, e.const(big, of)), far, near)
+
+
+# Logarithms.
+
+_LOG32 = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+          2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
+_LOG64 = (1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01,
+          2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01)
+
+_HALF_ROOT = {dt.float32: 0x3F3504F3, dt.float64: 0x3FE6A09E667F3BCD}  # bits of sqrt(1/2)
+
+
+def _split(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (n as a float, f) with x = 2**n (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x."""
+    of = x.dtype
+    whole, shift, bias = _BITS[of]
+    tiny = e.fcmp("olt", x, e.const(2.0 ** (1 - bias), of))
+    scaled = e.where(tiny, e.op("fmul", x, e.const(2.0 ** (shift + 2), of)), x)
+    bits = e.cast("bitcast", scaled, whole)
+    root = _HALF_ROOT[of]
+    moved = e.op("sub", bits, e.const(root, whole))
+    n = e.op("ashr", moved, e.const(shift, whole))
+    mantissa = e.op("sub", bits, e.op("shl", n, e.const(shift, whole)))
+    f = e.op("fsub", e.cast("bitcast", mantissa, of), e.const(1, of))
+    n = e.where(tiny, e.op("sub", n, e.const(shift + 2, whole)), n)
+    return e.cast("sitofp", n, of), f
+
+
+def _log_edges(e: Emitter, x: Scalar, y: Scalar) -> Scalar:
+    of = x.dtype
+    y = e.where(e.fcmp("oeq", x, e.const(math.inf, of)), x, y)
+    y = e.where(e.fcmp("oeq", x, e.const(0, of)), e.const(-math.inf, of), y)
+    return e.where(e.fcmp("ult", x, e.const(0, of)), e.const(math.nan, of), y)
+
+
+@_named("log")
+def _log(e: Emitter, x: Scalar) -> Scalar:
+    of = x.dtype
+    n, f = _split(e, x)
+    high, low = _LN2[of]
+    if of is dt.float32:
+        z = e.op("fmul", f, f)
+        y = e.op("fmul", e.op("fmul", _horner(e, f, _LOG32), f), z)
+        y = e.fma(n, e.const(low, of), y)
+        y = e.fma(z, e.const(-0.5, of), y)
+        y = e.fma(n, e.const(high, of), e.op("fadd", f, y))
+    else:
+        high, low = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+        s = e.op("fdiv", f, e.op("fadd", f, e.const(2, of)))
+        z = e.op("fmul", s, s)
+        r = e.op("fmul", _horner(e, z, _LOG64), z)
+        h = e.op("fmul", e.op("fmul", f, f), e.const(0.5, of))
+        y = e.op("fadd", e.op("fmul", s, e.op("fadd", h, r)), e.op("fmul", n, e.const(low, of)))
+        y = e.op("fsub", e.op("fmul", n, e.const(high, of)), e.op("fsub", e.op("fsub", h, y), f))
+    return _log_edges(e, x, y)
+
+
+@_named("log1p")
+def _log1p(e: Emitter, x: Scalar) -> Scalar:
+    # log(u) + (x - (u - 1)) / u with u = 1 + x rounded: the second term is what rounding lost.
+    of = x.dtype
+    one = e.const(1, of)
+    u = e.op("fadd", one, x)
+    large = e.fcmp("ogt", x, one)
+    lost = e.where(large, e.op("fsub", one, e.op("fsub", u, x)), e.op("fsub", x, e.op("fsub", u, one)))
+    term = e.op("fdiv", lost, u)
+    term = e.where(e.fcmp("uno", term, term), e.const(0, of), term)
+    y = e.op("fadd", _log(e, u), term)
+    return e.where(e.fcmp("oeq", x, e.const(0, of)), x, y)
+
+
+def _through_double(name: str, f: Callable[[Emitter, Scalar], Scalar]) -> None:
+    """Define a function whose float32 form computes in float64."""
+    def call(e: Emitter, x: Scalar) -> Scalar:
+        return f(e, x) if x.dtype is dt.float64 else e.convert(f(e, e.convert(x, dt.float64)), x.dtype)
+    FUNCTIONS[name] = call
+
+
+def _log2(e: Emitter, x: Scalar) -> Scalar:
+    # n + log(1 + f) / ln 2, exact for powers of two; 1 / ln 2 in two parts.
+    of = x.dtype
+    n, f = _split(e, x)
+    g = _log(e, e.op("fadd", f, e.const(1, of)))
+    high = 1.4426950408889634
+    low = 2.0355273740931033e-17
+    y = e.op("fadd", n, e.fma(g, e.const(high, of), e.op("fmul", g, e.const(low, of))))
+    return _log_edges(e, x, y)
+
+
+_through_double("log2", _log2)
+
+
+# Hyperbolic.
+
+_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
+def _copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
+    return e.intrinsic("copysign", y, x)
+
+
+@_named("tanh")
+def _tanh(e: Emitter, x: Scalar) -> Scalar:
+    of = x.dtype
+    a = e.intrinsic("fabs", x)
+    one, two = e.const(1, of), e.const(2, of)
+    if of is dt.float32:
+        z = e.op("fmul", x, x)
+        near = e.fma(e.op("fmul", _horner(e, z, _TANH), z), x, x)
+        far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", _exp(e, e.op("fadd", a, a)), one)))
+        return e.where(e.fcmp("olt", a, e.const(0.625, of)), near, _copy_sign(e, far, x))
+    small = e.fcmp("olt", a, one)
+    t = _expm1(e, e.op("fmul", a, e.where(small, e.const(-2, of), two)))
+    near = e.op("fdiv", e.neg(t), e.op("fadd", t, two))
+    far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", t, two)))
+    return _copy_sign(e, e.where(small, near, far), x)
+
+
+# Circular.
+
+_SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
+        -1.98412698298579493134e-04, 8.33333333332248946124e-03, -1.66666666666666324348e-01)
+_COS = (-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07,
+        2.48015872894767294178e-05, -1.38888888888741095749e-03, 4.16666666666666019037e-02)
+# pi/2 in three parts of 33 bits, so that n times each of the first two is exact for n < 2**20.
+_HALF_PI = (1.57079632673412561417e+00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
+
+
+def _circular(name: str, quarter: int) -> None:
+    def call(e: Emitter, x: Scalar) -> Scalar:
+        of = dt.float64
+        a = e.intrinsic("fabs", x)
+        large = e.fcmp("ogt", a, e.const(1e6, of))
+        safe = e.where(large, e.const(0, of), x)
+        magic = e.const(_ROUND[of], of)
+        t = e.op("fadd", e.op("fmul", safe, e.const(2 / math.pi, of)), magic)
+        n = e.op("fsub", t, magic)
+        first, second, third = (e.const(-c, of) for c in _HALF_PI)
+        r = e.op("fadd", e.op("fmul", n, first), safe)  # exact product, and the sum cancels exactly
+        # Two-term arithmetic for what follows: `r` high and `low` its tail.
+        p = e.op("fmul", n, second)
+        high = e.op("fadd", r, p)
+        low = e.op("fadd", e.op("fsub", p, e.op("fsub", high, r)), e.op("fmul", n, third))
+        q = e.op("add", e.cast("bitcast", t, dt.int64), e.const(quarter, dt.int64))
+        z = e.op("fmul", high, high)
+        cube = e.op("fmul", z, high)
+        # sin(high + low) = high + low + high**3 P(z), cos = 1 - z/2 + z**2 Q(z) - high * low.
+        s = e.op("fadd", high, e.fma(cube, _horner(e, z, _SIN), low))
+        h = e.op("fmul", z, e.const(0.5, of))
+        one = e.const(1, of)
+        w = e.op("fsub", one, h)
+        tail = e.op("fsub", e.op("fsub", one, w), h)
+        c = e.op("fadd", w, e.op("fadd", tail, e.op("fsub", e.op("fmul", e.op("fmul", z, z), _horner(e, z, _COS)),
+                                                      e.op("fmul", high, low))))
+        odd = e.icmp("ne", e.op("and", q, e.const(1, dt.int64)), e.const(0, dt.int64))
+        y = e.where(odd, c, s)
+        down = e.icmp("ne", e.op("and", q, e.const(2, dt.int64)), e.const(0, dt.int64))
+        y = e.where(down, e.neg(y), y)
+        if quarter == 0:  # sin(-0) is -0
+            y = e.where(e.fcmp("oeq", x, e.const(0, of)), x, y)
+        return rarely(e, e.fcmp("ugt", a, e.const(1e6, of)), y, lambda: library(e, name, x))
+    _through_double(name, call)
+
+
+_circular("sin", 0)
+_circular("cos", 1)
+
+
+# Error function: the float32 fits are in x**2 near 0, and of log(1 - erf(x)) beyond.
+
+_ERF_NEAR = (8.382136729778722e-05, -0.0008145568426698446, 0.005201287567615509, -0.026859503239393234,
+             0.11283697187900543, -0.37612634897232056, 0.12837916612625122)
+_ERF_FAR = (-5.115856311022071e-06, 4.7744328185217455e-05, 3.856867624563165e-05, -0.0028997210320085287,
+            0.022624874487519264, -0.10521595925092697, -0.6356493830680847, -0.1285465508699417)
+_ERF_SWITCH = 0.92
+
+
+@_named("erf")
+def _erf(e: Emitter, x: Scalar) -> Scalar:
+    of = x.dtype
+    if of is dt.float64:
+        return library(e, "erf", x)
+    a = e.intrinsic("fabs", x)
+    near = e.fma(_horner(e, e.op("fmul", x, x), _ERF_NEAR), x, x)
+    t = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
+    far = e.op("fsub", e.const(1, of), _exp(e, e.fma(_horner(e, t, _ERF_FAR), t, e.neg(t))))
+    return e.where(e.fcmp("olt", a, e.const(_ERF_SWITCH, of)), near, _copy_sign(e, far, x))
+
+
+# Powers.
+
+@_named("pow")
+def _pow(e: Emitter, a: Scalar, b: Scalar) -> Scalar:
+    if a.dtype is dt.float64:
+        return library(e, "pow", a, b)
+    # In float64, where exp(b log |a|) has bits to spare; sign and special cases after.
+    of = dt.float64
+    x, y = e.convert(a, of), e.convert(b, of)
+    size = e.intrinsic("fabs", x)
+    product = e.op("fmul", y, _log(e, size))
+    r = _exp(e, product)
+    zero, one = e.const(0, of), e.const(1, of)
+    whole = e.fcmp("oeq", e.intrinsic("trunc", y), y)
+    half = e.op("fmul", y, e.const(0.5, of))
+    odd = e.and_(whole, e.fcmp("one", e.intrinsic("trunc", half), half))
+    infinite = e.fcmp("oeq", e.intrinsic("fabs", y), e.const(math.inf, of))
+    negative = e.icmp("slt", e.cast("bitcast", x, dt.int64), e.const(0, dt.int64))
+    r = e.where(e.and_(negative, odd), e.neg(r), r)
+    bad = e.and_(e.and_(e.fcmp("olt", x, zero), e.fcmp("one", size, e.const(math.inf, of))),
+                 e.and_(e.fcmp("une", e.intrinsic("trunc", y), y), e.not_(infinite)))
+    r = e.where(bad, e.const(math.nan, of), r)
+    flat = e.or_(e.fcmp("oeq", y, zero), e.or_(e.fcmp("oeq", x, one), e.and_(infinite, e.fcmp("oeq", size, one))))
+    return e.convert(e.where(flat, one, r), a.dtype)
+
+
+# Rare ones.
+
+for _name in ("tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc"):
+    FUNCTIONS[_name] = lambda e, x, _name=_name: library(e, _name, x)
+FUNCTIONS["atan2"] = lambda e, a, b: library(e, "atan2", a, b)

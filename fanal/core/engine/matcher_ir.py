@@ -1,0 +1,448 @@
+"""The machine part of the native matcher, as LLVM IR: nine small functions that CPython calls.
+
+The code has no globals and calls nothing by name. Every object it is called with carries the address of a *context*,
+a table of 8-byte words with the cursors and the addresses of what is needed of CPython's C API. So one object file
+fits every process, and mapping it is all the loading it needs. `native` explains the layouts.
+"""
+from __future__ import annotations
+
+# Byte offsets. PyObject is (reference count, type); PyVarObject adds the size at 16.
+TYPE, SIZE = 8, 16
+CALL, F_CONTEXT, KEY, SLOW, DICT, WEAK, OWNER, FUNCTION_SIZE = 16, 24, 32, 40, 48, 56, 64, 72
+S_CONTEXT, NEXT, OUT, KWNAMES, S_KEY, POSITIONAL, ARGS = 24, 32, 40, 48, 56, 64, 72
+
+CURSORS = 64  # pairs (thread id, step) at the start of the context; a thread's pair is its id modulo this
+
+# The words after the cursors: C functions, objects, and texts of errors.
+FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", "Py_IncRef", "PyMethod_New",
+             "PyType_GenericAlloc", "PyType_IsSubtype", "PyLong_AsLongLong", "PyErr_Occurred", "PyErr_SetString",
+             "PyErr_Format")
+OBJECTS = ("none", "true", "false", "step_type", "tuple_type", "type_error", "index_error", "repr")
+TEXTS = {
+    "bad_self": "descriptor %R does not apply to a %R object",
+    "no_self": "unbound method %R needs an argument",
+    "bad_new": "new_step(key: int, args: tuple, kwnames: tuple | None, out)",
+    "bad_set": "set_arg(step, index: int, value)",
+    "bad_index": "the step has no argument of this index",
+    "bad_cursor": "set_cursor(step | None)",
+    "bad_get": "no arguments expected",
+}
+CONTEXT = {name: 16 * CURSORS + 8 * i for i, name in enumerate((*FUNCTIONS, *OBJECTS, *TEXTS))}
+CONTEXT_WORDS = 2 * CURSORS + len(CONTEXT)
+
+_COUNT = "9223372036854775807"  # masks PY_VECTORCALL_ARGUMENTS_OFFSET out of the number of arguments
+
+
+def at(base: str, offset: int, name: str, kind: str = "ptr") -> str:
+    """Return the lines that load the word at `base + offset` into `name`."""
+    return f"  {name}.at = getelementptr i8, ptr {base}, i64 {offset}\n  {name} = load {kind}, ptr {name}.at"
+
+
+def store(base: str, offset: int, value: str, name: str, kind: str = "ptr") -> str:
+    """Return the lines that store `value` at `base + offset`; `name` is a free name."""
+    return f"  {name} = getelementptr i8, ptr {base}, i64 {offset}\n  store {kind} {value}, ptr {name}"
+
+
+def word(name: str, as_name: str | None = None) -> str:
+    """Return the lines that load a word of the context `%ctx`."""
+    return at("%ctx", CONTEXT[name], as_name or f"%{name}")
+
+
+# Ids of threads are never used twice, unlike the addresses of their states.
+_SLOT = f"""{at("%f", F_CONTEXT, "%ctx")}
+{word("PyThreadState_Get")}
+  %thread = call ptr %PyThreadState_Get()
+{word("PyThreadState_GetID")}
+  %id = call i64 %PyThreadState_GetID(ptr %thread)
+  %hash = and i64 %id, {CURSORS - 1}
+  %slot = getelementptr [2 x ptr], ptr %ctx, i64 %hash
+  %owner = load i64, ptr %slot
+  %mine = icmp eq i64 %owner, %id
+  %step.at = getelementptr i8, ptr %slot, i64 8
+  %step = load ptr, ptr %step.at"""
+
+_RETURN_NONE = f"""{word("Py_IncRef")}
+{word("none")}
+  call void %Py_IncRef(ptr %none)
+  ret ptr %none"""
+
+
+def _fail(label: str, kind: str, text: str) -> str:
+    n = f"%{label}"
+    return f"""{label}:
+{word("PyErr_SetString", n + ".raise")}
+{word(kind, n + ".kind")}
+{word(text, n + ".text")}
+  call void {n}.raise(ptr {n}.kind, ptr {n}.text)
+  ret ptr null"""
+
+
+def follow(items: int) -> str:
+    """Return the vectorcall of every function and method. `items` is where a tuple's items start."""
+    return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{_SLOT}
+  %set = icmp ne ptr %step, null
+  %live = and i1 %mine, %set
+  br i1 %live, label %head, label %miss
+head:
+{at("%step", S_KEY, "%want.key", "i64")}
+{at("%f", KEY, "%key", "i64")}
+{at("%step", POSITIONAL, "%want.count", "i64")}
+  %count = and i64 %flags, {_COUNT}
+  %same.key = icmp eq i64 %key, %want.key
+  %same.count = icmp eq i64 %count, %want.count
+  %same = and i1 %same.key, %same.count
+  br i1 %same, label %names, label %miss
+names:
+{at("%step", KWNAMES, "%want.kw")}
+{at("%step", SIZE, "%total", "i64")}
+{word("none")}
+  %bare = icmp eq ptr %kw, null
+  %have.kw = select i1 %bare, ptr %none, ptr %kw
+  %same.kw = icmp eq ptr %have.kw, %want.kw
+  br i1 %same.kw, label %values, label %spell
+spell:  ; the same names at another place of the program are another tuple of the same interned strings
+  %plain = icmp eq ptr %want.kw, %none
+  %either = or i1 %plain, %bare
+  br i1 %either, label %miss, label %sizes
+sizes:
+{at("%kw", SIZE, "%kw.size", "i64")}
+  %want.size = sub i64 %total, %count
+  %same.size = icmp eq i64 %kw.size, %want.size
+  %some = icmp ne i64 %kw.size, 0
+  %comparable = and i1 %same.size, %some
+  br i1 %comparable, label %letters, label %miss
+letters:
+  %k = phi i64 [0, %sizes], [%k.next, %letter]
+  %k.off = shl i64 %k, 3
+  %k.items = add i64 %k.off, {items}
+  %k.a.at = getelementptr i8, ptr %kw, i64 %k.items
+  %k.a = load ptr, ptr %k.a.at
+  %k.b.at = getelementptr i8, ptr %want.kw, i64 %k.items
+  %k.b = load ptr, ptr %k.b.at
+  %k.same = icmp eq ptr %k.a, %k.b
+  br i1 %k.same, label %letter, label %miss
+letter:
+  %k.next = add i64 %k, 1
+  %k.more = icmp ult i64 %k.next, %kw.size
+  br i1 %k.more, label %letters, label %values
+values:
+  %items = getelementptr i8, ptr %step, i64 {ARGS}
+  %empty = icmp eq i64 %total, 0
+  br i1 %empty, label %hit, label %compare
+compare:
+  %i = phi i64 [0, %values], [%i.next, %equal]
+  %a.at = getelementptr ptr, ptr %args, i64 %i
+  %a = load ptr, ptr %a.at
+  %b.at = getelementptr ptr, ptr %items, i64 %i
+  %b = load ptr, ptr %b.at
+  %i.same = icmp eq ptr %a, %b
+  br i1 %i.same, label %equal, label %miss
+equal:
+  %i.next = add i64 %i, 1
+  %more = icmp ult i64 %i.next, %total
+  br i1 %more, label %compare, label %hit
+hit:
+{at("%step", OUT, "%out")}
+{at("%step", NEXT, "%next")}
+  %last = icmp eq ptr %next, %none
+  %cursor = select i1 %last, ptr null, ptr %next
+  store ptr %cursor, ptr %step.at
+{word("Py_IncRef")}
+  call void %Py_IncRef(ptr %out)
+  ret ptr %out
+miss:
+{at("%f", OWNER, "%class")}
+  %free = icmp eq ptr %class, null
+  br i1 %free, label %slow, label %check
+check:  ; a method first makes sure of its `self`, as every method descriptor does
+  %given = and i64 %flags, {_COUNT}
+  %no.self = icmp eq i64 %given, 0
+  br i1 %no.self, label %lost, label %typed
+typed:
+  %self = load ptr, ptr %args
+{at("%self", TYPE, "%self.type")}
+  %exact = icmp eq ptr %self.type, %class
+  br i1 %exact, label %slow, label %derived
+derived:
+{word("PyType_IsSubtype")}
+  %sub = call i32 %PyType_IsSubtype(ptr %self.type, ptr %class)
+  %isa = icmp ne i32 %sub, 0
+  br i1 %isa, label %slow, label %wrong
+slow:
+{at("%f", SLOW, "%fallback")}
+{word("PyObject_Vectorcall")}
+  %result = tail call ptr %PyObject_Vectorcall(ptr %fallback, ptr %args, i64 %flags, ptr %kw)
+  ret ptr %result
+wrong:
+{word("PyErr_Format", "%wrong.raise")}
+{word("type_error", "%wrong.kind")}
+{word("bad_self", "%wrong.text")}
+  call ptr (ptr, ptr, ...) %wrong.raise(ptr %wrong.kind, ptr %wrong.text, ptr %f, ptr %self.type)
+  ret ptr null
+lost:
+{word("PyErr_Format", "%lost.raise")}
+{word("type_error", "%lost.kind")}
+{word("no_self", "%lost.text")}
+  call ptr (ptr, ptr, ...) %lost.raise(ptr %lost.kind, ptr %lost.text, ptr %f)
+  ret ptr null
+}}
+"""
+
+
+def new_step(items: int) -> str:
+    """Return new_step(key, args, kwnames, out)."""
+    return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{at("%f", F_CONTEXT, "%ctx")}
+  %given = and i64 %flags, {_COUNT}
+  %four = icmp eq i64 %given, 4
+  %bare = icmp eq ptr %kw, null
+  %shaped = and i1 %four, %bare
+  br i1 %shaped, label %types, label %bad
+types:
+  %key.object = load ptr, ptr %args
+{at("%args", 8, "%values")}
+{at("%args", 16, "%names")}
+{at("%args", 24, "%out")}
+{at("%values", TYPE, "%values.type")}
+{at("%names", TYPE, "%names.type")}
+{word("tuple_type")}
+{word("none")}
+  %values.ok = icmp eq ptr %values.type, %tuple_type
+  br i1 %values.ok, label %named, label %bad
+named:
+{at("%values", SIZE, "%total", "i64")}
+  %no.names = icmp eq ptr %names, %none
+  br i1 %no.names, label %counted, label %tuple
+tuple:
+  %names.ok = icmp eq ptr %names.type, %tuple_type
+  br i1 %names.ok, label %sized, label %bad
+sized:
+{at("%names", SIZE, "%names.size", "i64")}
+  %fits = icmp ule i64 %names.size, %total
+  br i1 %fits, label %counted, label %bad
+counted:
+  %named.count = phi i64 [0, %named], [%names.size, %sized]
+  %no.name = icmp eq i64 %named.count, 0
+  %kept.names = select i1 %no.name, ptr %none, ptr %names
+{word("PyLong_AsLongLong")}
+  %key = call i64 %PyLong_AsLongLong(ptr %key.object)
+  %odd = icmp eq i64 %key, -1
+  br i1 %odd, label %error, label %make
+error:
+{word("PyErr_Occurred")}
+  %raised = call ptr %PyErr_Occurred()
+  %bad.key = icmp ne ptr %raised, null
+  br i1 %bad.key, label %fail, label %make
+make:
+{word("PyType_GenericAlloc")}
+{word("step_type")}
+  %step = call ptr %PyType_GenericAlloc(ptr %step_type, i64 %total)
+  %none.made = icmp eq ptr %step, null
+  br i1 %none.made, label %fail, label %fill
+fill:
+{word("Py_IncRef")}
+  call void %Py_IncRef(ptr %out)
+  call void %Py_IncRef(ptr %kept.names)
+  call void %Py_IncRef(ptr %none)
+{store("%step", S_CONTEXT, "%ctx", "%to.ctx")}
+{store("%step", NEXT, "%none", "%to.next")}
+{store("%step", OUT, "%out", "%to.out")}
+{store("%step", KWNAMES, "%kept.names", "%to.names")}
+{store("%step", S_KEY, "%key", "%to.key", "i64")}
+  %positional = sub i64 %total, %named.count
+{store("%step", POSITIONAL, "%positional", "%to.count", "i64")}
+  %empty = icmp eq i64 %total, 0
+  br i1 %empty, label %done, label %copy
+copy:
+  %i = phi i64 [0, %fill], [%i.next, %copy]
+  %off = shl i64 %i, 3
+  %from.off = add i64 %off, {items}
+  %from = getelementptr i8, ptr %values, i64 %from.off
+  %value = load ptr, ptr %from
+  %to.off = add i64 %off, {ARGS}
+  %to = getelementptr i8, ptr %step, i64 %to.off
+  store ptr %value, ptr %to
+  %i.next = add i64 %i, 1
+  %more = icmp ult i64 %i.next, %total
+  br i1 %more, label %copy, label %done
+done:
+  ret ptr %step
+fail:
+  ret ptr null
+{_fail("bad", "type_error", "bad_new")}
+}}
+"""
+
+
+SET_ARG = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{at("%f", F_CONTEXT, "%ctx")}
+  %given = and i64 %flags, {_COUNT}
+  %three = icmp eq i64 %given, 3
+  %bare = icmp eq ptr %kw, null
+  %shaped = and i1 %three, %bare
+  br i1 %shaped, label %types, label %bad
+types:
+  %step = load ptr, ptr %args
+{at("%args", 8, "%index")}
+{at("%args", 16, "%value")}
+{at("%step", TYPE, "%type")}
+{word("step_type")}
+  %typed = icmp eq ptr %type, %step_type
+  br i1 %typed, label %number, label %bad
+number:
+{word("PyLong_AsLongLong")}
+  %i = call i64 %PyLong_AsLongLong(ptr %index)
+{at("%step", SIZE, "%total", "i64")}
+  %inside = icmp ult i64 %i, %total
+  br i1 %inside, label %set, label %outside
+outside:
+{word("PyErr_Occurred")}
+  %raised = call ptr %PyErr_Occurred()
+  %bad.index = icmp ne ptr %raised, null
+  br i1 %bad.index, label %fail, label %range
+set:
+  %items = getelementptr i8, ptr %step, i64 {ARGS}
+  %to = getelementptr ptr, ptr %items, i64 %i
+  store ptr %value, ptr %to
+{_RETURN_NONE}
+fail:
+  ret ptr null
+{_fail("range", "index_error", "bad_index")}
+{_fail("bad", "type_error", "bad_set")}
+}}
+"""
+
+
+# A slot whose thread has a cursor in it belongs to that thread; an empty one to whoever comes.
+SET_CURSOR = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{_SLOT}
+  %given = and i64 %flags, {_COUNT}
+  %one = icmp eq i64 %given, 1
+  %bare = icmp eq ptr %kw, null
+  %shaped = and i1 %one, %bare
+  br i1 %shaped, label %types, label %bad
+types:
+{word("none")}
+{word("step_type")}
+{word("true")}
+{word("false")}
+{word("Py_IncRef")}
+  %value = load ptr, ptr %args
+{at("%value", TYPE, "%type")}
+  %clear = icmp eq ptr %value, %none
+  %typed = icmp eq ptr %type, %step_type
+  %valid = or i1 %clear, %typed
+  br i1 %valid, label %right, label %bad
+right:
+  %vacant = icmp eq ptr %step, null
+  %allowed = or i1 %mine, %vacant
+  br i1 %allowed, label %set, label %foreign
+set:
+  %cursor = select i1 %clear, ptr null, ptr %value
+  store i64 %id, ptr %slot
+  store ptr %cursor, ptr %step.at
+  call void %Py_IncRef(ptr %true)
+  ret ptr %true
+foreign:
+  %answer = select i1 %clear, ptr %true, ptr %false
+  call void %Py_IncRef(ptr %answer)
+  ret ptr %answer
+{_fail("bad", "type_error", "bad_cursor")}
+}}
+"""
+
+
+def get_cursor(take: bool) -> str:
+    """Return get_cursor(), or take_cursor(), which leaves none behind."""
+    return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{_SLOT}
+  %given = and i64 %flags, {_COUNT}
+  %zero = icmp eq i64 %given, 0
+  br i1 %zero, label %look, label %bad
+look:
+{word("none")}
+{word("Py_IncRef")}
+  %set = icmp ne ptr %step, null
+  %live = and i1 %mine, %set
+  br i1 %live, label %found, label %nothing
+found:
+{"  store ptr null, ptr %step.at" if take else ""}
+  call void %Py_IncRef(ptr %step)
+  ret ptr %step
+nothing:
+  call void %Py_IncRef(ptr %none)
+  ret ptr %none
+{_fail("bad", "type_error", "bad_get")}
+}}
+"""
+
+
+# A step that dies takes the cursors on it away, so a cursor needs no reference of its own.
+FINALIZE = f"""define void @NAME(ptr %step) nounwind {{
+entry:
+{at("%step", S_CONTEXT, "%ctx")}
+  %missing = icmp eq ptr %ctx, null
+  br i1 %missing, label %done, label %look
+look:
+  %i = phi i64 [0, %entry], [%i.next, %on]
+  %slot = getelementptr [2 x ptr], ptr %ctx, i64 %i
+  %cursor.at = getelementptr i8, ptr %slot, i64 8
+  %cursor = load ptr, ptr %cursor.at
+  %here = icmp eq ptr %cursor, %step
+  br i1 %here, label %drop, label %on
+drop:
+  store ptr null, ptr %cursor.at
+  br label %on
+on:
+  %i.next = add i64 %i, 1
+  %more = icmp ult i64 %i.next, {CURSORS}
+  br i1 %more, label %look, label %done
+done:
+  ret void
+}}
+"""
+
+BIND = f"""define ptr @NAME(ptr %f, ptr %object, ptr %type) nounwind {{
+entry:
+{at("%f", F_CONTEXT, "%ctx")}
+{at("%f", OWNER, "%class")}
+  %free = icmp eq ptr %class, null
+  %unbound = icmp eq ptr %object, null
+  %self = or i1 %free, %unbound
+  br i1 %self, label %same, label %bound
+same:
+{word("Py_IncRef")}
+  call void %Py_IncRef(ptr %f)
+  ret ptr %f
+bound:
+{word("PyMethod_New")}
+  %method = tail call ptr %PyMethod_New(ptr %f, ptr %object)
+  ret ptr %method
+}}
+"""
+
+REPR = f"""define ptr @NAME(ptr %f) nounwind {{
+entry:
+{at("%f", F_CONTEXT, "%ctx")}
+{word("repr")}
+{word("PyObject_Vectorcall")}
+  %args = alloca ptr
+  store ptr %f, ptr %args
+  %text = call ptr %PyObject_Vectorcall(ptr %repr, ptr %args, i64 1, ptr null)
+  ret ptr %text
+}}
+"""
+
+
+def sources() -> dict[str, str]:
+    """Return the IR of every function by role; each names itself @NAME."""
+    items = tuple.__basicsize__  # where ob_item starts differs between versions of CPython
+    return {"follow": follow(items), "new_step": new_step(items), "set_arg": SET_ARG, "set_cursor": SET_CURSOR,
+            "get_cursor": get_cursor(False), "take_cursor": get_cursor(True), "finalize": FINALIZE, "bind": BIND,
+            "repr": REPR}

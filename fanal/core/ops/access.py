@@ -1,0 +1,220 @@
+"""What a tensor tells: size, strides, values as Python numbers and arrays, .grad, .data, flags."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base.shape import Size, is_contiguous, wrap_dim
+from fanal.core.engine.handle import Handle
+from fanal.core.engine.record import flush
+from fanal.core.ops.build import public
+from fanal.core.tensor.alias import value
+from fanal.core.tensor.tensor import Tensor, compute, strides_of
+
+
+def _plain(name: str, f: Any) -> None:
+    """Install a method that is no event: it asks about the handle, not the value."""
+    f.__name__ = f.__qualname__ = name
+    setattr(Tensor, name, f)
+
+
+def _size(self: Tensor, dim: int | None = None) -> Any:
+    return Size(self._shape) if dim is None else self._shape[wrap_dim(dim, len(self._shape))]
+
+
+def _stride(self: Tensor, dim: int | None = None) -> Any:
+    st = strides_of(self)
+    return st if dim is None else st[wrap_dim(dim, len(st))]
+
+
+def _len(self: Tensor) -> int:
+    if not self._shape:
+        raise TypeError("len() of a 0-d tensor")
+    return self._shape[0]
+
+
+def _is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
+    if memory_format is not None and "channels_last" in str(memory_format):
+        st = strides_of(self)
+        order = (0, *range(2, len(st)), 1)
+        return len(st) in (4, 5) and is_contiguous([self._shape[d] for d in order], [st[d] for d in order])
+    return self._strides is None or is_contiguous(self._shape, self._strides)
+
+
+for _name, _f in {
+        "size": _size, "stride": _stride, "__len__": _len, "is_contiguous": _is_contiguous,
+        "dim": lambda self: len(self._shape), "ndimension": lambda self: len(self._shape),
+        "numel": lambda self: math.prod(self._shape), "nelement": lambda self: math.prod(self._shape),
+        "storage_offset": lambda self: self._offset, "element_size": lambda self: self._dtype.itemsize,
+        "is_floating_point": lambda self: self._dtype.is_floating_point, "is_complex": lambda self: self._dtype.is_complex,
+        "is_signed": lambda self: self._dtype.is_signed, "get_device": lambda self: -1,
+        "is_inference": lambda self: self._inference, "is_pinned": lambda self, device=None: False,
+        "is_shared": lambda self: False, "is_conj": lambda self: False, "is_neg": lambda self: False,
+        "__hash__": lambda self: id(self), "is_coalesced": lambda self: True, "is_set_to": lambda self, o:
+        self._storage is o._storage and self._chain == o._chain}.items():
+    _plain(_name, _f)
+
+for _name, _f in {
+        "is_cuda": lambda self: False, "is_meta": lambda self: self._storage.meta, "is_sparse": lambda self: False,
+        "is_cpu": lambda self: not self._storage.meta, "is_quantized": lambda self: False, "is_mps": lambda self: False,
+        "is_nested": lambda self: False, "is_mkldnn": lambda self: False, "is_xpu": lambda self: False,
+        "is_sparse_csr": lambda self: False,
+        "layout": lambda self: "torch.strided", "itemsize": lambda self: self._dtype.itemsize,
+        "nbytes": lambda self: math.prod(self._shape) * self._dtype.itemsize, "names": lambda self: (None,) * len(self._shape),
+        "retains_grad": lambda self: self._retain, "output_nr": lambda self: 0, "name": lambda self: None}.items():
+    setattr(Tensor, _name, property(_f))
+
+
+@public(function=False, read=True)
+def item(self: Any) -> Any:
+    """Return the value of a tensor with one element as a Python number."""
+    if math.prod(self._shape) != 1:
+        raise RuntimeError(f"a Tensor with {math.prod(self._shape)} elements cannot be converted to Scalar")
+    v = compute(self).reshape(()).item()
+    return float(v) if self._dtype.itemsize <= 2 and self._dtype.is_floating_point else v
+
+
+@public(function=False, read=True)
+def tolist(self: Any) -> Any:
+    """Return the values as nested lists of Python numbers."""
+    a = compute(self)
+    if self._dtype.is_floating_point and self._dtype.itemsize <= 2:
+        a = a.astype(np.float64)
+    return a.tolist()
+
+
+def _scalar(self: Any) -> Any:
+    return item_public(self)
+
+
+def _bool(self: Any) -> bool:
+    n = math.prod(self._shape)
+    if n == 0:
+        raise RuntimeError("Boolean value of Tensor with no values is ambiguous")
+    if n > 1:
+        raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
+    return bool(item_public(self))
+
+
+def _index(self: Any) -> int:
+    if self._dtype.category > 1 or math.prod(self._shape) != 1:
+        raise TypeError("only integer tensors of a single element can be converted to an index")
+    return int(item_public(self))
+
+
+def item_public(t: Any) -> Any:
+    """Read one number through the public event, so that a followed step sees it."""
+    return Tensor.item(t)  # type: ignore[attr-defined]
+
+
+_plain("__bool__", _bool)
+_plain("__index__", _index)
+_plain("__float__", lambda self: float(item_public(self)))
+_plain("__int__", lambda self: int(item_public(self)))
+_plain("__complex__", lambda self: complex(item_public(self)))
+_plain("__format__", lambda self, spec: format(item_public(self), spec) if not self._shape and spec else repr(self)
+       if spec == "" else object.__format__(self, spec))
+
+
+def _iter(self: Any) -> Any:
+    if not self._shape:
+        raise TypeError("iteration over a 0-d tensor")
+    return iter(self.unbind(0))
+
+
+_plain("__iter__", _iter)
+
+
+@public(function=False)
+def set_grad_attr(self: Any, grad: Any) -> None:
+    """Set .grad."""
+    if grad is not None:
+        if not isinstance(grad, Handle):
+            raise TypeError(f"assigned grad expected to be a Tensor or None but got grad of type {type(grad).__name__}")
+        if grad is self:
+            raise RuntimeError("can't assign Variable as its own grad")
+        if grad._shape != self._shape:
+            raise RuntimeError(f"assigned grad has data of a different size: got {list(grad._shape)}, expected "
+                               f"{list(self._shape)}")
+        if grad._dtype is not self._dtype:
+            raise RuntimeError(f"assigned grad has data of a different type: got {grad._dtype}, expected {self._dtype}")
+    self._grad = grad
+
+
+@public(function=False)
+def get_grad_attr(self: Any) -> Any:
+    """Return .grad."""
+    return self._grad
+
+
+class GradFn:
+    """The backward function of a tensor, for looking at."""
+
+    def __init__(self, node: Any) -> None:
+        from fanal.core.autograd.backward import grad_name
+        self._node = node
+        self._name = grad_name(node)
+
+    def name(self) -> str:
+        """Return the name PyTorch gives this function."""
+        return self._name
+
+    @property
+    def next_functions(self) -> tuple:
+        return tuple((GradFn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
+
+    @property
+    def variable(self) -> Any:
+        return self._node.leaf
+
+    def __repr__(self) -> str:
+        return f"<{self._name} object at {hex(id(self._node))}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GradFn) and other._node is self._node
+
+    def __hash__(self) -> int:
+        return id(self._node)
+
+
+def _grad_fn(self: Any) -> GradFn | None:
+    if self._leaf:
+        return None
+    n = value(self)
+    return GradFn(n) if n.needs_grad else None
+
+
+Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]
+
+
+def _data(self: Any) -> Any:
+    from fanal.core.tensor.tensor import adopt
+    t = adopt(Tensor, self)
+    t._detached = True
+    t._seen = -1
+    return t
+
+
+def _set_data(self: Any, new: Any) -> None:
+    """t.data = x: take over the storage of x."""
+    from fanal.core.engine.record import unfollowable
+    flush("data")
+    unfollowable(".data was assigned")
+    if not isinstance(new, Handle):
+        raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
+    self._storage, self._chain, self._shape, self._dtype = new._storage, new._chain, new._shape, new._dtype
+    self._strides, self._offset, self._leaf_node = new._strides, new._offset, None
+    self._detached = self._detached or bool(value(new).needs_grad)
+    self._seen = -1
+
+
+Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]
+
+
+def _is_view(self: Any) -> bool:
+    return bool(self._chain) and self._strides is not None or self._base_ref is not None or bool(self._chain)
+
+
+_plain("_is_view", _is_view)

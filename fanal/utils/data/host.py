@@ -1,0 +1,42 @@
+"""Batches made at once, of tensors whose numbers are in memory already.
+
+Such a batch is an input of the step and no part of it: the small copies of a loader are neither recorded nor
+planned. Values that are still pending, that need gradients, or that belong to a subclass take the ordinary
+operations instead, with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fanal.core.tensor.tensor import Tensor, compute, wrap_array
+
+__all__ = ["stack_rows", "take_rows"]
+
+
+def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
+    """Stack tensors (...) to one (B, ...), or return None where the host cannot."""
+    first = tensors[0]
+    if not all(_is_ready(tensor) for tensor in tensors):
+        return None
+    if any(tensor.dtype != first.dtype or tensor.shape != first.shape for tensor in tensors):
+        return None  # types promote, and shapes raise, as in `stack`
+    return wrap_array(np.stack([compute(tensor) for tensor in tensors]), first.dtype)
+
+
+def take_rows(tensor: Any, keys: list[int]) -> Tensor | None:
+    """Gather rows of a tensor (N, ...) to one (B, ...), or return None where the host cannot."""
+    if not _is_ready(tensor):
+        return None
+    return wrap_array(compute(tensor)[np.array(keys)], tensor.dtype)
+
+
+def _is_ready(tensor: Any) -> bool:
+    """Whether the numbers can be read without running anything, and carry no history."""
+    if type(tensor) is not Tensor or tensor.requires_grad:
+        return False
+    storage = tensor._storage
+    return not storage.meta and storage.node.buffer is not None
