@@ -168,7 +168,7 @@ def draw(path, losses, val_losses, dataset, digit, sure, accuracy):
     axes.plot(losses, color="0.8", linewidth=0.6, label="train, each step")
     axes.plot(np.arange(window - 1, len(losses)), smooth, label=f"train, mean of {window} steps")
     axes.plot(*zip(*val_losses, strict=True), "o-", markersize=3, label="validation")
-    axes.set(yscale="log", xlabel="step", ylabel="cross-entropy, labels smoothed", title="Loss")
+    axes.set(xlabel="step", ylabel="cross-entropy, labels smoothed", title="Loss")
     axes.legend(frameon=False)
 
     right.suptitle(f"{accuracy:.2%} right on {len(dataset)} held-out images; mistakes and least sure first")

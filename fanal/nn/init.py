@@ -1,4 +1,5 @@
 """Initial values of parameters: the same seed gives the same numbers as PyTorch, bit for bit."""
+
 from __future__ import annotations
 
 import math
@@ -58,7 +59,12 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any 
 
 
 def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Any = None,
 ) -> Tensor:
     """Fill with draws from N(mean, std²) restricted to [a, b].
 
@@ -178,7 +184,11 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 
 
 def kaiming_uniform_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Fill with U(-x, x), x = gain * sqrt(3 / fan). Source: He et al. 2015."""
     std = _kaiming_std(tensor, a, mode, nonlinearity)
@@ -189,7 +199,11 @@ def kaiming_uniform_(
 
 
 def kaiming_normal_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Fill with N(0, s²), s = gain / sqrt(fan). Source: He et al. 2015."""
     std = _kaiming_std(tensor, a, mode, nonlinearity)

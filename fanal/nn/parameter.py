@@ -1,4 +1,5 @@
 """Tensors that a module owns: parameters, buffers, and both before their shape is known."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,7 +8,9 @@ import fanal
 from fanal import Tensor
 
 
-def _rebuild_parameter(data: Tensor, requires_grad: bool, attributes: dict[str, Any] | None = None) -> Parameter:
+def _rebuild_parameter(
+    data: Tensor, requires_grad: bool, attributes: dict[str, Any] | None = None
+) -> Parameter:
     parameter = Parameter(data, requires_grad)
     if attributes:
         parameter.__dict__.update(attributes)
@@ -99,7 +102,9 @@ class UninitializedParameter(UninitializedTensorMixin, Parameter):
 
     cls_to_become = Parameter
 
-    def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> UninitializedParameter:
+    def __new__(
+        cls, requires_grad: bool = True, device: Any = None, dtype: Any = None
+    ) -> UninitializedParameter:
         return Tensor._make_subclass(cls, fanal.empty(0, device=device, dtype=dtype), requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UninitializedParameter:

@@ -46,7 +46,8 @@ def save_checkpoint(adapter: Adapter, obj: Any, file: Any, protocol: int = DEFAU
             file.flush()
     else:
         raise AttributeError(  # noqa: TRY004 -- as torch.save
-            f"expected 'f' to be string, path, or a file-like object with a 'write' attribute, got {file!r:.80}"
+            "expected 'f' to be string, path, or a file-like object with a 'write' attribute, "
+            f"got {file!r:.80}"
         )
 
 

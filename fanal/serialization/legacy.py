@@ -1,7 +1,7 @@
 """The checkpoint format before PyTorch 1.6: five pickles in a row, then the storages.
 
-    magic number | protocol version | facts about the writer | the object | storage keys |
-    for each key: element count (8 bytes, little endian), elements
+magic number | protocol version | facts about the writer | the object | storage keys |
+for each key: element count (8 bytes, little endian), elements
 """
 
 from __future__ import annotations

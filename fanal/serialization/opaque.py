@@ -16,9 +16,7 @@ class Opaque:
 
     __slots__ = ("args", "items", "kwargs", "module", "name", "state")
 
-    def __init__(
-        self, module: str, name: str, args: tuple | None = None, kwargs: dict | None = None
-    ) -> None:
+    def __init__(self, module: str, name: str, args: tuple | None = None, kwargs: dict | None = None) -> None:
         self.module = module
         self.name = name
         self.args = args

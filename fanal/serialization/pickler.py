@@ -51,8 +51,12 @@ class _StorageRef:
         self.dtype = dtype
 
 
-class CheckpointPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """The standard pickler, in Python so that it can write names it cannot import.
+# The standard library's pickler written in Python: the one in C refuses names it cannot import.
+_Pickler: Any = pickle._Pickler
+
+
+class CheckpointPickler(_Pickler):
+    """The standard pickler with words for tensors.
 
     After ``dump``, ``storages`` maps each key ("0", "1", ...) to the flat array to be stored.
     """
@@ -101,6 +105,10 @@ class CheckpointPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
             return name_of("torch", "device"), self.adapter.device_args(obj)
         if kind == "size":
             return name_of("torch", "Size"), (tuple(obj),)
+        if kind == "lazy":
+            return name_of("torch.nn.parameter", type(obj).__name__), (bool(obj.requires_grad),)
+        if kind == "module":
+            return self._reduce_module(obj)
         raise pickle.PicklingError(f"no way to save a {kind}")
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
@@ -132,7 +140,7 @@ class CheckpointPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
         self.save_global(obj)
 
     # The base class finds its methods in this table, so overriding them is not enough.
-    dispatch = pickle._Pickler.dispatch | {  # type: ignore[attr-defined]
+    dispatch = _Pickler.dispatch | {
         type: _save_type,
         FunctionType: _save_function,
     }
@@ -163,6 +171,14 @@ class CheckpointPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
             cls = parts.cls or name_of("torch", "Tensor")
             return name_of("torch._tensor", "_rebuild_from_type_v2"), (function, cls, args, parts.state)
         return function, args
+
+    def _reduce_module(self, module: Any) -> Any:
+        """Reduce a module as its class does, with the empty tables PyTorch reads without asking."""
+        reduced = module.__reduce_ex__(self.proto)
+        if isinstance(reduced, tuple) and len(reduced) > 2 and isinstance(reduced[2], dict):
+            state = self.adapter.module_defaults() | reduced[2]
+            reduced = (*reduced[:2], state, *reduced[3:])
+        return reduced
 
     def _plain(self, parts: TensorParts) -> tuple[Name, tuple]:
         storage = _StorageRef(parts.storage, parts.dtype)

@@ -71,7 +71,9 @@ def user_globals() -> dict[str, Any]:
     for item in _user_globals:
         if isinstance(item, tuple):
             if len(item) != 2 or type(item[1]) is not str:
-                raise ValueError(f"a safe global is an object or an (object, 'module.name') pair, got {item!r}")
+                raise ValueError(
+                    f"a safe global is an object or an (object, 'module.name') pair, got {item!r}"
+                )
             allowed[item[1]] = item[0]
         else:
             allowed[f"{item.__module__}.{item.__qualname__}"] = item
@@ -164,7 +166,29 @@ def _namespace(*args: Any) -> argparse.Namespace:
 # -- NumPy
 
 _NUMPY_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQefdFD]|[biufc](1|2|4|8|16)|[SUa]\d{1,6}|O8?)")
-_NUMPY_SCALARS = ["bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128", "str_", "bytes_", "intp", "uintp", "longlong", "ulonglong"]
+_NUMPY_SCALARS = [
+    "bool",
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "str_",
+    "bytes_",
+    "intp",
+    "uintp",
+    "longlong",
+    "ulonglong",
+]
 
 
 def _numpy_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:

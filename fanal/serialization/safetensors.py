@@ -72,7 +72,8 @@ class safe_open:  # a context manager, named as in the safetensors package
             raise SafetensorError(f"framework is 'fanal', 'pt' or 'numpy', got {framework!r}")
         self.as_numpy = framework in ("numpy", "np")
         self.device = str(device)
-        self.file: IO[bytes] = filename if hasattr(filename, "read") else open(os.fspath(filename), "rb")  # noqa: SIM115
+        self.file: IO[bytes]
+        self.file = filename if hasattr(filename, "read") else open(os.fspath(filename), "rb")  # noqa: SIM115
         try:
             self.begin, self.tensors, self._metadata = _read_header(self.file)
         except BaseException:

@@ -61,7 +61,10 @@ class CheckpointScope:
     """
 
     def __init__(
-        self, adapter: Adapter, fetch: Callable[[StorageType, str, str, int], LoadedStorage], weights_only: bool
+        self,
+        adapter: Adapter,
+        fetch: Callable[[StorageType, str, str, int], LoadedStorage],
+        weights_only: bool,
     ) -> None:
         self.adapter = adapter
         self.fetch = fetch
@@ -175,7 +178,9 @@ class CheckpointScope:
 
     def _not_callable(self, path: str, args: tuple, kwargs: dict | None) -> Any:
         if self.weights_only:
-            raise pickle.UnpicklingError(f"refused to call {path}: it may be named in a checkpoint, not called")
+            raise pickle.UnpicklingError(
+                f"refused to call {path}: it may be named in a checkpoint, not called"
+            )
         self.refused.append(path)
         module, _, name = path.rpartition(".")
         return Opaque(module, name, args, kwargs)
@@ -196,7 +201,9 @@ class CheckpointScope:
             elif type(instance) is OrderedDict or _path(instance) == "argparse.Namespace":
                 hidden = hides_method(type(instance), state)
                 if hidden is not None:
-                    raise Refused(f"an attribute {hidden!r:.60} that would hide a method of {_path(instance)}")
+                    raise Refused(
+                        f"an attribute {hidden!r:.60} that would hide a method of {_path(instance)}"
+                    )
                 build_attributes(instance, state)
             elif type(instance) in self.own_classes:
                 if hasattr(type(instance), "__setstate__"):
@@ -207,6 +214,10 @@ class CheckpointScope:
                 raise Refused(f"a state for a {_path(instance)}, which has none")
         except Refused as refused:
             raise pickle.UnpicklingError(f"refused {refused}") from None
+        except Exception as error:
+            raise pickle.UnpicklingError(
+                f"{_path(instance)} does not take the state in the file: {type(error).__name__}: {error}"
+            ) from error
         return instance
 
     # -- storages and tensors
@@ -283,6 +294,9 @@ class CheckpointScope:
         def sparse(layout: Any, args: Any) -> Any:
             return adapter.make_sparse(str(layout), args)
 
+        def lazy(name: str) -> Callable[..., Any]:
+            return lambda requires_grad=True, *rest: adapter.make_lazy(name, bool(requires_grad))
+
         def device(*args: Any) -> Any:
             if not args or not all(type(arg) in (str, int) for arg in args):
                 raise Refused(f"device {args!r:.60}")
@@ -319,6 +333,9 @@ class CheckpointScope:
             "torch.Size": Entry(size, size),
         }
         table["torch._utils._rebuild_tensor_v2"] = table["torch._utils._rebuild_tensor"]
+        for name in ("UninitializedParameter", "UninitializedBuffer"):
+            make = lazy(name)
+            table[f"torch.nn.parameter.{name}"] = Entry(make, make)
         for path, what in _UNSUPPORTED.items():
             refuse = unsupported(what)
             table[path] = Entry(refuse, refuse)
@@ -343,7 +360,9 @@ class CheckpointScope:
         if 0 in shape:
             offset = min(offset, storage.byte_size // numpy_dtype(dtype).itemsize)
         try:
-            return self.adapter.make_tensor(storage.bases[dtype], offset, shape, strides, requires_grad, marks)
+            return self.adapter.make_tensor(
+                storage.bases[dtype], offset, shape, strides, requires_grad, marks
+            )
         except (RuntimeError, ValueError, TypeError) as error:
             raise ViewError(f"a tensor of shape {shape} and {dtype}: {error}", key=storage.key) from error
 

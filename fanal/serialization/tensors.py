@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections import OrderedDict
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -26,9 +28,14 @@ from fanal.core.tensor.tensor import (
 )
 
 from .adapter import StorageParts, TensorParts
+from .nn_names import NN_FILES
 from .opaque import Opaque
 
 Shape = tuple[int, ...]
+
+
+# To PyTorch a buffer is a plain tensor with a mark.
+_BUFFERS = {(name, "fanal.nn.parameter") for name in ("Buffer", "_MaterializedBuffer")}
 
 
 class _Base:
@@ -72,9 +79,15 @@ class FanalAdapter:
             storage, strides, offset = _locate(tensor)
         is_parameter = isinstance(tensor, self.parameter_class)
         cls = None if is_parameter or type(tensor) is Tensor else type(tensor)
+        state = dict(tensor.__dict__)
+        if cls is not None and (cls.__name__, cls.__module__) in _BUFFERS:
+            cls, state = (
+                None,
+                {"persistent": bool(getattr(tensor, "persistent", True)), "_is_buffer": True} | state,
+            )
         return TensorParts(
             storage, offset, shape, strides, tensor._dtype.name, bool(tensor.requires_grad), cls,
-            is_parameter, dict(tensor.__dict__), {},
+            is_parameter, state, {},
         )  # fmt: skip
 
     def storage_parts(self, storage: Any) -> tuple[StorageParts, str | None]:
@@ -89,10 +102,24 @@ class FanalAdapter:
         """Return the arguments that make the device again."""
         return (device.type,) if device.index is None else (device.type, device.index)
 
+    def module_defaults(self) -> dict[str, Any]:
+        """Return the attributes PyTorch expects in the state of every nn module."""
+        tables: dict[str, Any] = {name: OrderedDict() for name in _HOOK_TABLES}
+        return {
+            "training": True,
+            "_is_full_backward_hook": None,
+            "_non_persistent_buffers_set": set(),
+            **tables,
+        }
+
     def public_name(self, obj: Any) -> tuple[str, str] | None:
         """Return PyTorch's (module, name) for a class or function of the library."""
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-        if not isinstance(module, str) or not isinstance(name, str) or not isinstance(obj, (type, FunctionType)):
+        if (
+            not isinstance(module, str)
+            or not isinstance(name, str)
+            or not isinstance(obj, (type, FunctionType))
+        ):
             return None
         if module.partition(".")[0] not in ("fanal", "torch"):
             return None
@@ -123,7 +150,13 @@ class FanalAdapter:
         return _Base(flat)
 
     def make_tensor(
-        self, base: _Base, offset: int, shape: Shape, strides: Shape, requires_grad: bool, flags: dict[str, bool]
+        self,
+        base: _Base,
+        offset: int,
+        shape: Shape,
+        strides: Shape,
+        requires_grad: bool,
+        flags: dict[str, bool],
     ) -> Any:
         """Return a view of a storage's elements (C order is not required), as a leaf."""
         with grad_mode(False):
@@ -153,6 +186,12 @@ class FanalAdapter:
     def make_parameter(self, data: Any, requires_grad: bool) -> Any:
         """Return a parameter over a tensor's memory."""
         return self.parameter_class(data, requires_grad)
+
+    def make_lazy(self, name: str, requires_grad: bool) -> Any:
+        """Return a parameter or buffer that has no shape yet."""
+        from fanal.nn import parameter
+
+        return getattr(parameter, name)(requires_grad)
 
     def as_subclass(self, tensor: Any, cls: type) -> Any:
         """Return the tensor as another class, over the same memory."""
@@ -194,6 +233,12 @@ class FanalAdapter:
 
 @cache
 def _kind(cls: type) -> str | None:
+    # A class derived from these exists only once their files are imported; never import them for it.
+    parameters, modules = (sys.modules.get(f"fanal.nn.{name}") for name in ("parameter", "modules.module"))
+    if parameters is not None and issubclass(cls, parameters.UninitializedTensorMixin):
+        return "lazy"
+    if modules is not None and issubclass(cls, modules.Module):
+        return "module"
     for known, kind in ((Tensor, "tensor"), (dt.dtype, "dtype"), (Device, "device"), (Size, "size")):
         if issubclass(cls, known):
             return kind
@@ -248,7 +293,11 @@ def _view(base: _Base, offset: int, shape: Shape, strides: Shape) -> Any:
         base.owner = wrap_array(flat, dt.from_numpy(flat.dtype))
     chain: tuple = ((reshape, ((flat.size,),)),)
     if dense or count == 0:
-        chain += ((slice_, ((offset,), (offset + count,), (1,))), (reshape, (laid if turn else shape,)), *turn)
+        chain += (
+            (slice_, ((offset,), (offset + count,), (1,))),
+            (reshape, (laid if turn else shape,)),
+            *turn,
+        )
     else:
         last = sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
         chain += ((slice_, ((offset,), (offset + last + 1,), (1,))),)
@@ -278,39 +327,9 @@ def _functional(name: str) -> Any:
     return found if callable(found) and not isinstance(found, type) and ours else None
 
 
-# The file of each nn class in PyTorch, which is part of its name in a pickle.
-_NN_CLASSES = {
-    "activation": "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid LogSoftmax "
-    "Mish MultiheadAttention PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus "
-    "Softshrink Softsign Tanh Tanhshrink Threshold",
-    "adaptive": "AdaptiveLogSoftmaxWithLoss",
-    "batchnorm": "BatchNorm1d BatchNorm2d BatchNorm3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d SyncBatchNorm",
-    "channelshuffle": "ChannelShuffle",
-    "container": "Container ModuleDict ModuleList ParameterDict ParameterList Sequential",
-    "conv": "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d LazyConv1d LazyConv2d LazyConv3d "
-    "LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d",
-    "distance": "CosineSimilarity PairwiseDistance",
-    "dropout": "AlphaDropout Dropout Dropout1d Dropout2d Dropout3d FeatureAlphaDropout",
-    "flatten": "Flatten Unflatten",
-    "fold": "Fold Unfold",
-    "instancenorm": "InstanceNorm1d InstanceNorm2d InstanceNorm3d LazyInstanceNorm1d LazyInstanceNorm2d "
-    "LazyInstanceNorm3d",
-    "linear": "Bilinear Identity LazyLinear Linear",
-    "loss": "BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss GaussianNLLLoss "
-    "HingeEmbeddingLoss HuberLoss KLDivLoss L1Loss LinearCrossEntropyLoss MSELoss MarginRankingLoss "
-    "MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss "
-    "SoftMarginLoss TripletMarginLoss TripletMarginWithDistanceLoss",
-    "module": "Module",
-    "normalization": "CrossMapLRN2d GroupNorm LayerNorm LocalResponseNorm RMSNorm",
-    "padding": "CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d "
-    "ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d ZeroPad1d ZeroPad2d ZeroPad3d",
-    "pixelshuffle": "PixelShuffle PixelUnshuffle",
-    "pooling": "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d "
-    "AdaptiveMaxPool3d AvgPool1d AvgPool2d AvgPool3d FractionalMaxPool2d FractionalMaxPool3d LPPool1d LPPool2d "
-    "LPPool3d MaxPool1d MaxPool2d MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d",
-    "rnn": "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase",
-    "sparse": "Embedding EmbeddingBag",
-    "transformer": "Transformer TransformerDecoder TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer",
-    "upsampling": "Upsample UpsamplingBilinear2d UpsamplingNearest2d",
-}
-NN_FILES = {name: file for file, names in _NN_CLASSES.items() for name in names.split()}
+_HOOK_TABLES = (
+    "_parameters", "_buffers", "_modules", "_backward_pre_hooks", "_backward_hooks", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip

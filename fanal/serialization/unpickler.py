@@ -243,7 +243,7 @@ def _refused_opcode(code: int) -> str:
 
 _STOP = ord(".")
 _REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}
-_ACTIONS: dict[int, Callable[[Unpickler], None]] = {}
+_ACTIONS: dict[int, Callable[[Unpickler], object]] = {}
 
 
 def _on(code: bytes) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpickler], None]]:
@@ -287,7 +287,7 @@ def _unicode(u: Unpickler, size: int) -> str:
 
 
 _ACTIONS[0x80] = lambda u: _protocol(u)  # PROTO
-_ACTIONS[0x95] = lambda u: u.number("<Q") and None  # FRAME: a hint for buffered readers
+_ACTIONS[0x95] = lambda u: u.number("<Q")  # FRAME: a hint for buffered readers
 _push(b"N", lambda u: None)
 _push(b"\x88", lambda u: True)
 _push(b"\x89", lambda u: False)
@@ -322,7 +322,7 @@ _push(b"\x86", lambda u: _last(u, 2))
 _push(b"\x87", lambda u: _last(u, 3))
 _push(b"2", lambda u: u.top())
 _ACTIONS[ord("0")] = lambda u: _pop(u)
-_ACTIONS[ord("1")] = lambda u: u.pop_mark() and None
+_ACTIONS[ord("1")] = lambda u: u.pop_mark()
 _ACTIONS[ord("g")] = lambda u: u.recall(int(u.line()))
 _ACTIONS[ord("h")] = lambda u: u.recall(u.number("<B"))
 _ACTIONS[ord("j")] = lambda u: u.recall(u.number("<I"))
@@ -359,7 +359,8 @@ def _mark(u: Unpickler) -> None:
 
 @_on(b"d")
 def _dict(u: Unpickler) -> None:
-    items, result = u.pop_mark(), {}
+    result: dict[Any, Any] = {}
+    items = u.pop_mark()
     set_items(result, items)
     u.stack.append(result)
 

@@ -76,7 +76,9 @@ class ZipWriter:
         size, count = self.at - directory_at, len(self.directory)
         # The 64-bit end record is always there, as in PyTorch's files.
         end64_at = self.at
-        self._put(END64.pack(END64_MAGIC, END64.size - 12, MADE_BY, 45, 0, 0, count, count, size, directory_at))
+        self._put(
+            END64.pack(END64_MAGIC, END64.size - 12, MADE_BY, 45, 0, 0, count, count, size, directory_at)
+        )
         self._put(LOCATOR64.pack(LOCATOR64_MAGIC, 0, end64_at, 1))
         short_count = min(count, 0xFFFF)
         self._put(

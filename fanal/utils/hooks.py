@@ -1,4 +1,5 @@
 """Handles by which a registered hook is removed again."""
+
 from __future__ import annotations
 
 import itertools
@@ -15,7 +16,13 @@ class RemovableHandle:
     def __init__(self, hooks_dict: Any, *, extra_dict: Any = None) -> None:
         self.hooks_dict_ref = weakref.ref(hooks_dict)
         self.id = next(RemovableHandle._ids)
-        extra = () if extra_dict is None else extra_dict if isinstance(extra_dict, (list, tuple)) else (extra_dict,)
+        extra = (
+            ()
+            if extra_dict is None
+            else extra_dict
+            if isinstance(extra_dict, (list, tuple))
+            else (extra_dict,)
+        )
         self.extra_dict_ref = tuple(weakref.ref(table) for table in extra)
 
     def remove(self) -> None:

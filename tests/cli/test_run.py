@@ -111,8 +111,8 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs_as_with_python(name, tmp_path):
-    write(tmp_path, {f"{name}.py": SCRIPTS[name], "beside.py": "x = 1", "broken.py": "\n\n1 / 0\n"})
-    arguments = (f"{name}.py", "--epochs", "3", "-h", "--no-report", "--")
+    write(tmp_path, {"script.py": SCRIPTS[name], "beside.py": "x = 1", "broken.py": "\n\n1 / 0\n"})
+    arguments = ("script.py", "--epochs", "3", "-h", "--no-report", "--")
     theirs = execute(PYTHON, *arguments, cwd=tmp_path)
     ours = execute(FANAL, *arguments, cwd=tmp_path)
     assert report(ours) == report(theirs)

@@ -14,13 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fanal.serialization import Opaque, safe_globals, set_crc32_options  # noqa: E402
-from fanal.serialization.atomic import replacing  # noqa: E402
-from fanal.serialization.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from fanal.serialization.errors import RecordError  # noqa: E402
-from fanal.serialization.zipread import ZipReader  # noqa: E402
+from torch_adapter import TorchAdapter
 
-from torch_adapter import TorchAdapter  # noqa: E402
+from fanal.serialization import Opaque, safe_globals, set_crc32_options
+from fanal.serialization.atomic import replacing
+from fanal.serialization.checkpoint import load_checkpoint, save_checkpoint
+from fanal.serialization.errors import RecordError
+from fanal.serialization.zipread import ZipReader
 
 ADAPTER = TorchAdapter()
 DTYPES = [
@@ -62,10 +62,12 @@ def everything():
     tagged = torch.nn.Parameter(torch.ones(2))
     tagged.tag = "head"
     return OrderedDict(
-        transposed=base.view(4, 6).t(), offset=base[5:], strided=base[::3], expanded=torch.ones(1).expand(3, 4),
+        transposed=base.view(4, 6).t(), offset=base[5:], strided=base[::3],
+        expanded=torch.ones(1).expand(3, 4),
         scalar=torch.tensor(2.5), empty=torch.zeros(0, 3), leaf=torch.ones(2, requires_grad=True),
         parameter=torch.nn.Parameter(torch.ones(3)), frozen=torch.nn.Parameter(torch.ones(3), False),
-        tagged=tagged, conjugate=torch.ones(2, dtype=torch.complex64).conj(), meta=torch.ones(3, device="meta"),
+        tagged=tagged, conjugate=torch.ones(2, dtype=torch.complex64).conj(),
+        meta=torch.ones(3, device="meta"),
         dtype=torch.float32, device=torch.device("cuda", 1), size=torch.Size([1, 2]), data=b"\x00\xff",
         nested={"list": [1, (2.0, None)], "set": {1}}, text="ключ",
         state=torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).state_dict(),
@@ -218,8 +220,10 @@ def test_map_location():
     file = io.BytesIO()
     tensor = torch.ones(2)
     raw = buffer(torch.save, tensor).getvalue()
-    record = zipfile.ZipFile(io.BytesIO(raw)).read("archive/data.pkl").replace(
-        b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
+    record = (
+        zipfile.ZipFile(io.BytesIO(raw))
+        .read("archive/data.pkl")
+        .replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
     )
     from fanal.serialization.zipwrite import ZipWriter
 
@@ -237,7 +241,8 @@ def test_map_location():
     seen = []
     for where in (
         "cpu", b"cpu", torch.device("cpu"), {"cuda:0": "cpu"}, lambda storage, location: storage,
-        lambda storage, location: storage.cpu(), lambda storage, location: seen.append(location) or storage.cpu(),
+        lambda storage, location: storage.cpu(),
+        lambda storage, location: seen.append(location) or storage.cpu(),
     ):  # fmt: skip
         if callable(where):
             found = again(map_location=lambda s, loc, where=where: where(s.cpu(), loc))

@@ -13,7 +13,12 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from fanal.serialization import Opaque, add_safe_globals, clear_safe_globals, safe_globals
+from fanal.serialization import (
+    Opaque,
+    add_safe_globals,
+    clear_safe_globals,
+    safe_globals,
+)
 from fanal.serialization.checkpoint import load_checkpoint, unsafe_globals
 from fanal.serialization.errors import RecordError
 from fanal.serialization.outline import OutlineAdapter
@@ -96,7 +101,10 @@ HOSTILE = {
     "copyreg": (b"ccopy_reg\n_reconstructor\n(c__builtin__\nobject\nc__builtin__\nobject\nNtR.", "copyreg"),
     "numpy's loader": (b"cnumpy\nload\n(X\x01\x00\x00\x00xtR.", "numpy.load"),
     "numpy memmap": (b"cnumpy\nmemmap\n(X\x01\x00\x00\x00xtR.", "numpy.memmap"),
-    "fanal's own internals": (b"cfanal.serialization\nload\n(X\x01\x00\x00\x00xtR.", "fanal.serialization.load"),
+    "fanal's own internals": (
+        b"cfanal.serialization\nload\n(X\x01\x00\x00\x00xtR.",
+        "fanal.serialization.load",
+    ),
 }
 
 
@@ -307,7 +315,11 @@ def test_ordinary_containers_and_numbers():
         "big": 2**200, "negative": -(2**70), "text": "ключ \ud800", "none": None, "range": range(3),
     }  # fmt: skip
     for protocol in range(6):
-        found = read(pickle.dumps(values, protocol)) if protocol > 1 else read(pickle.dumps(plain(values), protocol))
+        found = (
+            read(pickle.dumps(values, protocol))
+            if protocol > 1
+            else read(pickle.dumps(plain(values), protocol))
+        )
         for key, expected in (values if protocol > 1 else plain(values)).items():
             if isinstance(expected, np.ndarray):
                 assert found[key].dtype == expected.dtype
@@ -353,7 +365,9 @@ def test_numpy_arrays_with_other_contents(state):
 # -- tensors that lie
 
 
-def tensor_pickle(numel=4, offset=0, shape=(2, 2), strides=(2, 1), storage=b"ctorch\nFloatStorage\n", key="0"):
+def tensor_pickle(
+    numel=4, offset=0, shape=(2, 2), strides=(2, 1), storage=b"ctorch\nFloatStorage\n", key="0"
+):
     def put(value):
         return pickle.dumps(value, 2)[2:-1]
 

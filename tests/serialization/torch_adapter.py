@@ -21,6 +21,8 @@ class TorchAdapter:
     parameter_class = torch.nn.Parameter
 
     def kind(self, obj):
+        if torch.nn.parameter.is_lazy(obj):
+            return "lazy"
         if isinstance(obj, torch.Tensor):
             return "tensor"
         if isinstance(obj, (torch.UntypedStorage, torch.storage.TypedStorage)):
@@ -89,6 +91,9 @@ class TorchAdapter:
 
     def make_parameter(self, data, requires_grad):
         return torch.nn.Parameter(data, requires_grad)
+
+    def make_lazy(self, name, requires_grad):
+        return getattr(torch.nn.parameter, name)(requires_grad)
 
     def as_subclass(self, tensor, cls):
         return tensor.as_subclass(cls)

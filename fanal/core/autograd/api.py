@@ -69,14 +69,14 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
             g = alias(g)
         t._grad = wrap(g)
         if event is not None:
-            event.extra = (event.extra or []) + [(t, t._grad)]
+            event.grads.append((t, None, t._grad))
     elif create:
         t._grad = wrap(add(read(t._grad), g))
         unfollowable("create_graph replaces .grad")
     else:
         write(t._grad, add(value(t._grad), g))
         if event is not None:
-            event.extra = (event.extra or []) + [(t, None)]
+            event.grads.append((t, t._grad, None))
     post = getattr(t, "_post_hooks", None)
     if post:
         unfollowable("a post-accumulate hook runs Python during backward")

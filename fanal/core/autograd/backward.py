@@ -66,9 +66,10 @@ def _saved(n: Node, g: Node, outs: Sequence[Node | None]) -> list[Node]:
 def _check_versions(n: Node, saved: Sequence[Node]) -> None:
     """Raise PyTorch's error if a forward value that a rule reads was overwritten since."""
     for v in saved:
-        if v.home is None or v.home[0].version == v.home[1]:
+        storage = v.home and v.home[0]()
+        if storage is None or storage.version == v.home[1]:  # type: ignore[index]
             continue
-        storage, version = v.home
+        version = v.home[1]  # type: ignore[index]
         at = show(n.where)
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace operation: "

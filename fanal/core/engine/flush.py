@@ -1,39 +1,20 @@
 """The flush of a recorded segment: find what must be in memory afterwards, run it once, keep the tape usable."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from fanal.core.base import knobs
 from fanal.core.base.state import grad_mode
-from fanal.core.engine import record
 from fanal.core.engine.cache import run_program
-from fanal.core.engine.handle import Handle, Storage
-from fanal.core.engine.record import Event, session
+from fanal.core.engine.ledger import ledger
+from fanal.core.engine.record import session
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
-learn: Callable[..., None] | None = None  # installed by `follow`: (events, reason, writes) of a segment that ran
-
-
-def handles(x: Any, out: list[Handle]) -> list[Handle]:
-    """Append every handle inside a result to `out`."""
-    if isinstance(x, Handle):
-        out.append(x)
-    elif isinstance(x, (tuple, list)):
-        for i in x:
-            handles(i, out)
-    elif isinstance(x, dict):
-        for i in x.values():
-            handles(i, out)
-    return out
-
-
-def _live(touched: dict[int, Storage], events: list[Event]) -> list[Storage]:
-    """Return the pending storages that anybody but the recorder still holds."""
-    return [s for s in touched.values() if s.node.buffer is None and not s.meta]
+# Installed by `follow`: draw a path from the session before it runs, and keep it afterwards.
+draft: Callable[[Any], Any] | None = None
+learn: Callable[[Any, set[int], tuple], None] | None = None
 
 
 def residuals(roots: list[Node]) -> list[Node]:
@@ -74,22 +55,31 @@ def residuals(roots: list[Node]) -> list[Node]:
 
 
 def flush_recorded(reason: str) -> None:
-    """Run every pending value of this thread."""
+    """Run every pending value of this thread that anybody still holds."""
     s = session
-    events, touched = s.events, s.touched
-    s.events, s.touched = [], {}
-    followable, s.unfollowable = s.unfollowable, None
-    live = _live(touched, events)
+    touched, s.touched = s.touched, {}
+    refused, s.unfollowable = s.unfollowable, None
+    drawn = mode = None
+    if s.events:
+        mode = s.events[0].mode
+        if refused is None and draft is not None and knobs.follow:
+            drawn = draft(s)
+            refused = drawn.refused
+    s.begin()  # whatever is alive from here on is held by somebody else
+    live = [st for st in (r() for r in touched.values()) if st is not None and st.node.buffer is None and not st.meta]
     if live:
-        outputs: dict[int, Node] = {}
-        for st in live:
-            outputs[id(st.node)] = st.node
+        outputs = {id(st.node): st.node for st in live}
         extra = residuals([st.node for st in live])
         for n in extra:
             outputs.setdefault(id(n), n)
+        if extra:
+            refused = refused or "history is left over for a later backward"
         _compute(list(outputs.values()))
-    if learn is not None:
-        learn(events, reason, followable)
+        ledger.flushes += 1
+    if drawn is not None and refused is None and learn is not None:
+        learn(drawn, {k for k, g in enumerate(drawn.groups) if not g.external and g.weak() is not None}, mode)
+    elif refused:
+        ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
 
 
 def _compute(outputs: list[Node]) -> None:
@@ -110,17 +100,3 @@ def _compute(outputs: list[Node]) -> None:
             n.params = n.params if n.needs_grad else (n.shape, n.dtype)
 
 
-record.set_flusher(flush_recorded)
-
-
-def array_of(storage: Storage) -> np.ndarray:
-    """Return the contents of a storage, running what is pending."""
-    if storage.node.buffer is None:
-        record.flush("read")
-    assert storage.node.buffer is not None
-    return storage.node.buffer
-
-
-def refcount(o: object) -> int:
-    """Return the reference count of `o` as its owner's loop sees it."""
-    return sys.getrefcount(o)

@@ -69,3 +69,10 @@ def root_array(storage: Storage) -> np.ndarray:
     if buffer is None:
         raise AssertionError("the storage holds a pending value")
     return buffer
+
+
+def signature(t: Handle) -> tuple:
+    """Return what must be equal for another tensor from outside to take the place of `t`."""
+    s = t._storage
+    return (type(t), t._shape, t._dtype, t._chain, t._strides, t._leaf, t._detached, t._inference, s.meta, s.node.shape,
+            s.node.needs_grad, s.foreign is None)

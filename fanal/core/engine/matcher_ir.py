@@ -1,8 +1,9 @@
-"""The machine part of the native matcher, as LLVM IR: nine small functions that CPython calls.
+"""The machine part of the native matcher, as LLVM IR: a few small functions that CPython calls.
 
-The code has no globals and calls nothing by name. Every object it is called with carries the address of a *context*,
-a table of 8-byte words with the cursors and the addresses of what is needed of CPython's C API. So one object file
-fits every process, and mapping it is all the loading it needs. `native` explains the layouts.
+The code has no globals and calls nothing by name. Every object it is called with carries the address of a
+*context*, a table of 8-byte words with the cursors and the addresses of what is needed of CPython's C API.
+So one object file fits every process, and mapping it is all the loading it needs. `native` explains the
+layouts.
 """
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ CURSORS = 64  # pairs (thread id, step) at the start of the context; a thread's 
 
 # The words after the cursors: C functions, objects, and texts of errors.
 FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", "Py_IncRef", "PyMethod_New",
-             "PyType_GenericAlloc", "PyType_IsSubtype", "PyLong_AsLongLong", "PyErr_Occurred", "PyErr_SetString",
-             "PyErr_Format")
+             "PyType_GenericAlloc", "PyType_IsSubtype", "PyLong_AsLongLong", "PyErr_Occurred",
+             "PyErr_SetString", "PyErr_Format")
 OBJECTS = ("none", "true", "false", "step_type", "tuple_type", "type_error", "index_error", "repr")
 TEXTS = {
     "bad_self": "descriptor %R does not apply to a %R object",
     "no_self": "unbound method %R needs an argument",
+    "dead": "the function was already collected",
     "bad_new": "new_step(key: int, args: tuple, kwnames: tuple | None, out)",
     "bad_set": "set_arg(step, index: int, value)",
     "bad_index": "the step has no argument of this index",
@@ -92,7 +94,10 @@ head:
   %count = and i64 %flags, {_COUNT}
   %same.key = icmp eq i64 %key, %want.key
   %same.count = icmp eq i64 %count, %want.count
-  %same = and i1 %same.key, %same.count
+{at("%step", OUT, "%out")}
+  %kept = icmp ne ptr %out, null  ; false once the garbage collector has emptied the step
+  %called = and i1 %same.key, %kept
+  %same = and i1 %called, %same.count
   br i1 %same, label %names, label %miss
 names:
 {at("%step", KWNAMES, "%want.kw")}
@@ -144,7 +149,6 @@ equal:
   %more = icmp ult i64 %i.next, %total
   br i1 %more, label %compare, label %hit
 hit:
-{at("%step", OUT, "%out")}
 {at("%step", NEXT, "%next")}
   %last = icmp eq ptr %next, %none
   %cursor = select i1 %last, ptr null, ptr %next
@@ -172,6 +176,9 @@ derived:
   br i1 %isa, label %slow, label %wrong
 slow:
 {at("%f", SLOW, "%fallback")}
+  %gone = icmp eq ptr %fallback, null
+  br i1 %gone, label %dead, label %call
+call:
 {word("PyObject_Vectorcall")}
   %result = tail call ptr %PyObject_Vectorcall(ptr %fallback, ptr %args, i64 %flags, ptr %kw)
   ret ptr %result
@@ -187,6 +194,7 @@ lost:
 {word("no_self", "%lost.text")}
   call ptr (ptr, ptr, ...) %lost.raise(ptr %lost.kind, ptr %lost.text, ptr %f)
   ret ptr null
+{_fail("dead", "type_error", "dead")}
 }}
 """
 
@@ -443,6 +451,6 @@ entry:
 def sources() -> dict[str, str]:
     """Return the IR of every function by role; each names itself @NAME."""
     items = tuple.__basicsize__  # where ob_item starts differs between versions of CPython
-    return {"follow": follow(items), "new_step": new_step(items), "set_arg": SET_ARG, "set_cursor": SET_CURSOR,
-            "get_cursor": get_cursor(False), "take_cursor": get_cursor(True), "finalize": FINALIZE, "bind": BIND,
-            "repr": REPR}
+    return {"follow": follow(items), "new_step": new_step(items), "set_arg": SET_ARG,
+            "set_cursor": SET_CURSOR, "get_cursor": get_cursor(False), "take_cursor": get_cursor(True),
+            "finalize": FINALIZE, "bind": BIND, "repr": REPR}

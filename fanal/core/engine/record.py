@@ -1,38 +1,35 @@
 """Recording: public calls become events, events become values, and a flush runs everything pending.
 
 An *event* is one call of the public API. Recording runs its function, which builds nodes and computes nothing. A
-*segment* is the events between two flushes. What a segment did is handed to `follow`, which replays it when the same
-calls come again.
+*segment* is the events between two flushes. When the calls of a known segment come again, `follow` recognises them
+and nothing of this runs.
 """
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
-from fanal.core.engine.handle import Handle, Storage
+from fanal.core.engine.handle import Handle, Storage, signature
+from fanal.core.engine.ledger import ledger
 from fanal.core.ir.program import Node
 
-MAX_PENDING = 4096  # nodes of an unknown segment after which it is run (engine notes, section 2)
+MAX_PENDING = 4096  # values of an unknown segment after which it is run (engine notes, section 2)
 
 
 class Op:
     """A public operation: its name, its function on handles, and how the engine treats a call."""
 
-    __slots__ = ("name", "fn", "key", "flush", "guard", "apply", "scalars", "read")
+    __slots__ = ("name", "fn", "key", "flush", "manual")
     count = 0
 
-    def __init__(self, name: str, fn: Callable, *, flush: bool = False, guard: Callable | None = None,
-                 apply: Callable | None = None, scalars: Callable | None = None, read: bool = False) -> None:
+    def __init__(self, name: str, fn: Callable, *, flush: bool = False, manual: bool = False) -> None:
         self.name, self.fn = name, fn
         self.flush = flush  # run everything pending when the event ends
-        self.guard = guard  # (args) -> a hashable that must be unchanged for a followed call
-        self.apply = apply  # (event, args): Python-visible effects of a followed call, at once
-        self.read = read  # returns Python data: whatever is pending must have run
-        self.scalars = scalars  # (args) -> runtime numbers of a followed call
+        self.manual = manual or flush  # matched in Python: a call has effects that following must repeat
         Op.count += 1
         self.key = Op.count
 
@@ -41,16 +38,19 @@ class Op:
 
 
 class Event:
-    """One recorded call."""
+    """One recorded call: what is needed to recognise it and to run it again."""
 
-    __slots__ = ("op", "args", "kwargs", "out", "where", "guard", "scalars", "extra")
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads")
 
-    def __init__(self, op: Op, args: tuple, kwargs: dict, where: Any) -> None:
-        self.op, self.args, self.kwargs, self.where = op, args, kwargs, where
+    def __init__(self, op: Op, where: Any) -> None:
+        self.op, self.where = op, where
+        self.specs: list[tuple] = []
+        self.kwnames: tuple[str, ...] = ()
+        self.positional = 0
         self.out: Any = None
-        self.guard: Any = None
-        self.scalars: list[tuple[Node, Any]] = []  # runtime numbers made while it ran
-        self.extra: Any = None  # what `apply` needs to repeat the effect
+        self.mode = (state.grad, state.inference)
+        self.scalars: list[tuple[Node, Any]] = []  # numbers that may differ next time
+        self.grads: list[tuple[Any, Any, Any]] = []  # (leaf, .grad before, new .grad or None when added in place)
 
 
 class Session(threading.local):
@@ -58,43 +58,113 @@ class Session(threading.local):
 
     def __init__(self) -> None:
         self.depth = 0
-        self.events: list[Event] = []
         self.event: Event | None = None
-        self.touched: dict[int, Storage] = {}  # storages written or made in this segment, by id
-        self.nodes = 0
+        self.touched: dict[int, ref[Storage]] = {}  # storages with pending values, by id
         self.unfollowable: str | None = None
         self.flushing = False
+        self.path: Any = None  # the known segment being followed
+        self.paths: Any = None  # every known segment of this thread
+        self.effects: list[tuple[int, Callable[[], None]]] = []  # what Python did between followed events
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the recorded segment."""
+        self.events: list[Event] = []
+        self.outs: list[Any] = []  # every tensor the segment returned, once
+        self.index: dict[int, int] = {}  # id -> place in outs
+        self.slots: list[Any] = []  # tensors from outside, in order of first use
+        self.slot_index: dict[int, int] = {}
+        self.starts: dict[int, tuple[Storage, Node, int]] = {}  # id of a storage from outside -> its value at first use
+        self.effects.clear()
 
 
 session = Session()
 
+# Kinds of argument specifications: (kind, payload).
+CONST, SLOT, OUT, RUNTIME, SEQUENCE, OBJECT = range(6)
+_IMMUTABLE = (int, float, complex, str, bytes, type(None), slice, type(Ellipsis), range)
 
-def run_event(op: Op, args: tuple, kwargs: dict) -> Any:
+
+def spec_of(x: Any, s: Session, event: Event) -> tuple:
+    """Describe an argument so that the same call can be recognised and repeated."""
+    if isinstance(x, Handle):
+        k = s.index.get(id(x))
+        if k is not None:
+            return (OUT, k)
+        k = s.slot_index.get(id(x))
+        if k is None:
+            k = s.slot_index[id(x)] = len(s.slots)
+            st = x._storage
+            s.slots.append((x, signature(x), st))
+            if id(st) not in s.starts:
+                s.starts[id(st)] = (st, st.node, st.version)
+                if st.node.buffer is None:
+                    s.unfollowable = "a tensor from outside is pending"
+        return (SLOT, k)
+    if isinstance(x, (tuple, list)):
+        return (SEQUENCE, (type(x), [spec_of(i, s, event) for i in x]))
+    if isinstance(x, _IMMUTABLE):
+        if type(x) is slice and any(isinstance(i, Handle) for i in (x.start, x.stop, x.step)):
+            s.unfollowable = "a slice whose limits are tensors"
+        return (CONST, x)
+    if isinstance(x, dict) or type(x).__module__ == "numpy":
+        s.unfollowable = f"an argument of type {type(x).__name__}"
+        return (CONST, x)
+    try:
+        return (OBJECT, ref(x))
+    except TypeError:
+        return (CONST, x)
+
+
+def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     """Run one call as an event of the segment, or plainly when inside another one."""
     s = session
     if s.depth:
         return op.fn(*args, **kwargs)
-    where = state.where = caller(2)
-    event = Event(op, args, kwargs, where)
-    if op.guard is not None:
-        event.guard = op.guard(*args, **kwargs)
+    if where is None:
+        where = caller(2)
+    state.where = where
+    event = Event(op, where)
+    event.specs = [spec_of(a, s, event) for a in args]
+    if kwargs:
+        event.kwnames = tuple(kwargs)
+        event.specs += [spec_of(a, s, event) for a in kwargs.values()]
+    event.positional = len(args)
     s.depth = 1
     s.event = event
+    events = s.events
     try:
-        event.out = op.fn(*args, **kwargs)
+        out = op.fn(*args, **kwargs)
     finally:
         s.depth = 0
         s.event = None
+    if s.events is not events:
+        s.unfollowable = f"'{op.name}' needed a value before it could go on"
+    ledger.recorded += 1
+    event.out = out
     s.events.append(event)
-    out = event.out
+    _note_outs(out, s)
+    for _, _, new in event.grads:
+        if new is not None:
+            _note_outs(new, s)
     if op.flush or len(s.touched) > MAX_PENDING:
-        flush(op.name if op.flush else "limit")
+        flush(op.name)
     return out
+
+
+def _note_outs(x: Any, s: Session) -> None:
+    if isinstance(x, Handle):
+        if id(x) not in s.index and id(x) not in s.slot_index:
+            s.index[id(x)] = len(s.outs)
+            s.outs.append(x)
+    elif isinstance(x, (tuple, list)):
+        for i in x:
+            _note_outs(i, s)
 
 
 def hold(storage: Storage) -> None:
     """Note that `storage` has a pending value."""
-    session.touched[id(storage)] = storage
+    session.touched[id(storage)] = ref(storage)
 
 
 def runtime(node: Node, value: Any) -> Node:
@@ -109,13 +179,20 @@ def unfollowable(reason: str) -> None:
     session.unfollowable = reason
 
 
-_flusher: Callable[[str], None] | None = None
+_flusher: Callable[[str], None]
+_position: Callable[[], int]
 
 
 def set_flusher(f: Callable[[str], None]) -> None:
-    """Install the function that runs pending work (the floor above the recorder)."""
+    """Install the function that runs pending work."""
     global _flusher
     _flusher = f
+
+
+def set_position(f: Callable[[], int]) -> None:
+    """Install the function that tells how many events were followed."""
+    global _position
+    _position = f
 
 
 def flush(reason: str) -> None:
@@ -126,13 +203,20 @@ def flush(reason: str) -> None:
     s.flushing = True
     depth, s.depth = s.depth, 1
     try:
-        assert _flusher is not None
         _flusher(reason)
     finally:
         s.depth = depth
         s.flushing = False
 
 
-def references(o: Handle) -> int:
-    """Return the reference count of a handle as seen from here."""
-    return sys.getrefcount(o)
+def set_grad(t: Any, new: Any) -> None:
+    """Set t.grad: an effect of Python's that is no event, but must be undone and redone if following fails."""
+    s = session
+    if s.path is None or s.depth:
+        t._grad = new
+        return
+    old = t._grad
+    if old is not new:
+        t._grad = new
+        s.path.undo.append((t, old))
+        s.effects.append((_position(), lambda: setattr(t, "_grad", new)))

@@ -39,7 +39,7 @@ class Node:
         self.buffer: np.ndarray | None = None
         self.needs_grad = False
         self.where = state.where
-        self.home: tuple[Any, int] | None = None
+        self.home: tuple[Any, int] | None = None  # (weak reference to a storage, version)
         self.leaf: Any = None  # the tensor whose .grad collects what arrives here
         self.hooks: list | None = None
         self.freed = False

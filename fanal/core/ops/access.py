@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import flush
+from fanal.core.engine.record import flush, set_grad
 from fanal.core.ops.build import public
 from fanal.core.tensor.alias import value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
@@ -61,13 +62,12 @@ for _name, _f in {
         "is_cpu": lambda self: not self._storage.meta, "is_quantized": lambda self: False, "is_mps": lambda self: False,
         "is_nested": lambda self: False, "is_mkldnn": lambda self: False, "is_xpu": lambda self: False,
         "is_sparse_csr": lambda self: False,
-        "layout": lambda self: "torch.strided", "itemsize": lambda self: self._dtype.itemsize,
+        "layout": lambda self: layout.strided, "itemsize": lambda self: self._dtype.itemsize,
         "nbytes": lambda self: math.prod(self._shape) * self._dtype.itemsize, "names": lambda self: (None,) * len(self._shape),
         "retains_grad": lambda self: self._retain, "output_nr": lambda self: 0, "name": lambda self: None}.items():
     setattr(Tensor, _name, property(_f))
 
 
-@public(function=False, read=True)
 def item(self: Any) -> Any:
     """Return the value of a tensor with one element as a Python number."""
     if math.prod(self._shape) != 1:
@@ -76,7 +76,6 @@ def item(self: Any) -> Any:
     return float(v) if self._dtype.itemsize <= 2 and self._dtype.is_floating_point else v
 
 
-@public(function=False, read=True)
 def tolist(self: Any) -> Any:
     """Return the values as nested lists of Python numbers."""
     a = compute(self)
@@ -104,9 +103,9 @@ def _index(self: Any) -> int:
     return int(item_public(self))
 
 
-def item_public(t: Any) -> Any:
-    """Read one number through the public event, so that a followed step sees it."""
-    return Tensor.item(t)  # type: ignore[attr-defined]
+item_public = item
+_plain("item", item)
+_plain("tolist", tolist)
 
 
 _plain("__bool__", _bool)
@@ -127,9 +126,7 @@ def _iter(self: Any) -> Any:
 _plain("__iter__", _iter)
 
 
-@public(function=False)
-def set_grad_attr(self: Any, grad: Any) -> None:
-    """Set .grad."""
+def _set_grad(self: Any, grad: Any) -> None:
     if grad is not None:
         if not isinstance(grad, Handle):
             raise TypeError(f"assigned grad expected to be a Tensor or None but got grad of type {type(grad).__name__}")
@@ -140,13 +137,10 @@ def set_grad_attr(self: Any, grad: Any) -> None:
                                f"{list(self._shape)}")
         if grad._dtype is not self._dtype:
             raise RuntimeError(f"assigned grad has data of a different type: got {grad._dtype}, expected {self._dtype}")
-    self._grad = grad
+    set_grad(self, grad)
 
 
-@public(function=False)
-def get_grad_attr(self: Any) -> Any:
-    """Return .grad."""
-    return self._grad
+Tensor.grad = property(lambda self: self._grad, _set_grad, lambda self: set_grad(self, None))  # type: ignore[attr-defined]
 
 
 class GradFn:

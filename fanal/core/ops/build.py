@@ -50,7 +50,7 @@ def public(name: str | None = None, *, module: str = "torch", function: bool = T
     def register(fn: Callable) -> Callable:
         for n in (name or fn.__name__, *aliases):
             m = n if method is True else (method or None)
-            ENTRIES.append(Entry(n, fn, module, function, m, inplace, out, options))
+            ENTRIES.append(Entry(n, fn, module, function, m, inplace, out, dict(options)))
         return fn
     return register
 

@@ -71,7 +71,7 @@ def _explain(data: Any) -> None:
     raise ValueError("could not turn the given data into a tensor: rows of different lengths?")
 
 
-@public(method=False)
+@public(method=False, event=False)
 def tensor(data: Any, *, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False,
            pin_memory: bool = False) -> Any:
     """Return a new tensor with a copy of `data` (nested sequences, numbers, arrays)."""

@@ -7,19 +7,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import fanal.core.engine.flush  # noqa: F401  installs what a flush does
+from fanal.core.base import layout
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import Op, run_event
+from fanal.core.engine.follow import dispatch
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import Op
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, store
 from fanal.core.tensor.alias import read
 from fanal.core.tensor.tensor import Tensor
 
-TOPICS = ("pointwise", "compare", "reduce", "create", "shape", "join", "index", "grad_ops", "access", "random", "matmul",
+TOPICS = ("pointwise", "compare", "reduce", "create", "shape", "pieces", "rearrange", "join", "index", "grad_ops", "access", "random", "matmul",
           "norm", "activation", "loss", "conv", "pool", "attention", "embedding", "scan", "sort", "linalg", "show",
-          "convert", "factory", "modes", "special", "numpy_share")
+          "convert", "factory", "modes", "special", "numpy_share", "limits", "scatter", "order", "search", "type_tools", "storage_view")
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None,
-                             "strided": "torch.strided"}
+                             **layout.CONSTANTS}
 OPS: dict[str, Op] = {}
 
 
@@ -53,15 +55,19 @@ def _operator(fn: Callable) -> Callable:
     return call
 
 
-def event(name: str, fn: Callable, **options: Any) -> Callable:
+def event(name: str, fn: Callable, owner: type | None = None, **options: Any) -> Any:
     """Return the public function of an operator: a call of it is an event."""
     op = OPS[name] = Op(name, fn, **options)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return run_event(op, args, kwargs)
-    call.__name__ = call.__qualname__ = name.rpartition(".")[2]
-    call.__doc__ = fn.__doc__
-    return call
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        return dispatch(op, args, kwargs)
+    short = name.rpartition(".")[2]
+    if owner is not None:
+        return matcher.method(owner, op.key, slow, short, fn.__doc__)
+    return matcher.function(op.key, slow, short, fn.__doc__, MODULES.get(name.rpartition(".")[0], "fanal"))
+
+
+MODULES = {"nn.functional": "fanal.nn.functional", "linalg": "fanal.linalg", "special": "fanal.special", "fft": "fanal.fft"}
 
 
 def install() -> None:
@@ -75,20 +81,28 @@ def install() -> None:
 
 def _install(e: Entry) -> None:
     dunder = e.options.pop("dunder", False)
+    prop, setter = e.options.pop("property", False), e.options.pop("setter", None)
     if dunder == "inplace":
-        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(_in_place(e.fn))))
+        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(_in_place(e.fn)), Tensor))
         return
     fn = _with_out(e.fn) if e.out else _operator(e.fn) if dunder else e.fn
     fn.__doc__ = e.fn.__doc__
+    if not e.options.pop("event", True):  # makes a tensor from data at once: to the engine it comes from outside
+        if e.function:
+            FUNCTIONS.setdefault(e.module, {})[e.name] = fn
+        if e.method:
+            setattr(Tensor, e.method, fn)
+        return
     if e.function:
         FUNCTIONS.setdefault(e.module, {})[e.name] = event(f"{e.module}.{e.name}", fn, **e.options)
     if e.method:
-        setattr(Tensor, e.method, event(f"Tensor.{e.method}", fn, **e.options))
+        form = event(f"Tensor.{e.method}", fn, Tensor, **e.options)
+        setattr(Tensor, e.method, property(form, setter) if prop else form)
     if e.inplace:
         form = _in_place(e.fn)
         form.__doc__ = f"In-place form of {e.name}."
         name = e.name + "_"
-        setattr(Tensor, name, event(f"Tensor.{name}", form))
+        setattr(Tensor, name, event(f"Tensor.{name}", form, Tensor))
         if e.module == "torch" and e.function:
             FUNCTIONS.setdefault(e.module, {})[name] = event(f"torch.{name}", form)
 

@@ -5,13 +5,15 @@ backwards, so that a write through any view makes one new root value, and all ot
 """
 from __future__ import annotations
 
+from weakref import ref
+
 import numpy as np
 
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Storage
 from fanal.core.engine.record import flush, hold
-from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, reshape, slice_, tape,
-                                 update_slice, window)
+from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, recast, reshape, slice_, strided,
+                                 tape, update_slice, window)
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
 
@@ -28,7 +30,7 @@ def value(t: Handle) -> Node:
         n = detach(n)
     t._node, t._seen = n, s.version
     if n.home is None:
-        n.home = (s, s.version)
+        n.home = (ref(s), s.version)
     return n
 
 
@@ -59,7 +61,7 @@ def read(t: Handle) -> Node:
             known = t._leaf_node = alias(n)
             known.leaf = t
             known.needs_grad = True
-            known.home = (t._storage, t._storage.version)
+            known.home = (ref(t._storage), t._storage.version)
         return known
     return n
 
@@ -82,7 +84,7 @@ def write(t: Handle, new: Node) -> None:
             root.needs_grad = True
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
     s.write(root)
-    root.home = (s, s.version)
+    root.home = (ref(s), s.version)
     hold(s)
     if memory is not None:  # whoever shares the bytes sees the write at once
         flush("shared memory")
@@ -122,7 +124,7 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
         return update_slice(x, v, *params)
     if row is flip:
         return flip(v, *params)
-    if row is window or row is broadcast:
+    if row is window or row is broadcast or row is strided:
         flat = reshape(_positions(x), x.shape)
         at = reshape(row(flat, *params), (v.size,))
         return reshape(put(reshape(x, (x.size,)), at, reshape(v, (v.size,)), 0, "set"), x.shape)
@@ -131,6 +133,8 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
         return bitcast(v, x.dtype)
     if row is convert:
         return convert(v, x.dtype)
+    if row is recast:
+        return recast(v, x.dtype)
     raise RuntimeError(f"writing through a view made by '{row.name}' is not supported")
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
     else:
         s = Storage(node)
         t = blank(cls, s, (), node.shape, node.dtype, node, None, 0)
-        node.home = (s, 0)
+        node.home = (ref(s), 0)
     if node.buffer is None:
         hold(s)
     return t
@@ -135,7 +136,7 @@ def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | Non
         if t._leaf and node.needs_grad:
             v._base_ref = t  # the history of a leaf's view begins at the leaf
     if node.home is None:
-        node.home = (t._storage, t._storage.version)
+        node.home = (ref(t._storage), t._storage.version)
     v._inference = t._inference
     return v
 

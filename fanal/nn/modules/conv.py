@@ -1,4 +1,5 @@
 """Convolutions and their transposes."""
+
 from __future__ import annotations
 
 import math
@@ -82,7 +83,9 @@ class _ConvNd(Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self._reversed_padding_repeated_twice = self._both_sides()
-        leading = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
+        leading = (
+            (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
+        )
         self.weight = Parameter(fanal.empty((*leading, *kernel_size), device=device, dtype=dtype))
         if bias:
             self.bias = Parameter(fanal.empty(out_channels, device=device, dtype=dtype))
@@ -121,7 +124,7 @@ class _ConvNd(Module):
         at = input.dim() - len(self.kernel_size) - 1
         if at not in (0, 1):
             dims = len(self.kernel_size)
-            return f"expects (N, C, {', '.join('DHW'[3 - dims:])}) or the same without N, got {tuple(input.shape)}"
+            return f"expects (N, C, {', '.join('DHW'[3 - dims :])}) or the same without N, got {tuple(input.shape)}"
         got = input.shape[at]
         if got == self.in_channels:
             if input.dtype != self.weight.dtype:
@@ -522,7 +525,9 @@ class LazyConvTranspose1d(_LazyConvXdMixin, ConvTranspose1d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode)
+        super().__init__(
+            0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode
+        )
         self._wait_for_channels(out_channels, bias, device, dtype)
 
 
@@ -545,7 +550,9 @@ class LazyConvTranspose2d(_LazyConvXdMixin, ConvTranspose2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode)
+        super().__init__(
+            0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode
+        )
         self._wait_for_channels(out_channels, bias, device, dtype)
 
 
@@ -568,5 +575,7 @@ class LazyConvTranspose3d(_LazyConvXdMixin, ConvTranspose3d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode)
+        super().__init__(
+            0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode
+        )
         self._wait_for_channels(out_channels, bias, device, dtype)

@@ -1,4 +1,5 @@
 """Moving a module's tensors to another device or dtype."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -47,12 +48,13 @@ class Convertible:
             if parameter is None:
                 continue
             with fanal.no_grad():
-                applied = fn(parameter)
-                parameter.data = applied
-                if parameter.grad is not None:
-                    grad = parameter.grad
-                    applied_grad = fn(grad)
-                    grad.data = applied_grad
+                applied, grad = fn(parameter), parameter.grad
+                if applied is not parameter:
+                    parameter.data = applied
+                if grad is not None:
+                    applied = fn(grad)
+                    if applied is not grad:
+                        parameter.grad = applied
         for name, buffer in buffers.items():
             if buffer is not None:
                 buffers[name] = fn(buffer)

@@ -1,4 +1,5 @@
 """Which module an error came through, and what would mend it."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,6 +20,8 @@ def add_path(module: Any, error: Exception, args: tuple) -> None:
     Called at every level that the error passes, only once an error is there: each level rewrites the note, so that
     the outermost one, which knows the whole path, has the last word. `error.module_path` holds the path alone.
     """
+    if "_modules" not in module.__dict__:  # the error is that Module.__init__ was never called
+        return
     inner, advice, old = error.__dict__.get("_left_module", (None, None, None))
     if inner is None:
         inner, advice = module, _advice(module, args)

@@ -3,6 +3,7 @@
 A module without hooks has no tables at all. The first touch of a table makes it and raises the module's `_hooked`
 flag, which is all that `Module.__call__` has to look at; registering a global hook raises it for every module.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -197,7 +198,9 @@ class Hooked:
         With `with_kwargs` it is `hook(module, args, kwargs, output)`; with `always_call` it also runs after an
         error in forward, with output None.
         """
-        marks = ("_forward_hooks_with_kwargs",) * with_kwargs + ("_forward_hooks_always_called",) * always_call
+        marks = ("_forward_hooks_with_kwargs",) * with_kwargs + (
+            "_forward_hooks_always_called",
+        ) * always_call
         return self._register_call_hook("_forward_hooks", hook, prepend, marks)
 
     def register_full_backward_pre_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:

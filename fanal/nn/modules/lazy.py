@@ -1,4 +1,5 @@
 """Modules that learn the shape of their parameters from their first input."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,4 +1,5 @@
 """Linear layers."""
+
 from __future__ import annotations
 
 import math
@@ -69,7 +70,9 @@ class Linear(Module):
         )
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
 
 
 def _explain_dtype(weight: Tensor, input: Tensor) -> str | None:

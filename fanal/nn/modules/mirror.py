@@ -1,4 +1,5 @@
 """Tables of a module whose entries also stand in its `__dict__`, so that reading an attribute needs no search."""
+
 from __future__ import annotations
 
 import weakref
@@ -28,6 +29,10 @@ class Mirror(dict):
         owner = self._owner()
         if owner is not None and not hasattr(type(owner), name):
             owner.__dict__[name] = value
+
+    def mirrors(self, module: Any) -> bool:
+        """Return whether `module` is the owner."""
+        return self._owner() is module
 
     def _hide(self, name: str) -> None:
         owner = self._owner()

@@ -1,4 +1,5 @@
 """`Module`: a function with parameters, made of other modules."""
+
 from __future__ import annotations
 
 import weakref
@@ -89,7 +90,7 @@ class Module(Convertible, Stateful):
             if self._hooked:
                 return self._call_hooked(args, kwargs)
             return self.forward(*args, **kwargs)
-        except _PATH_IS_HELPFUL as error:
+        except _PATH_IS_HELPFUL as error:  # costs nothing until there is an error
             add_path(self, error, args)
             raise
 
@@ -256,9 +257,9 @@ class Module(Convertible, Stateful):
             self._set_child(name, value)
         elif isinstance(value, Buffer) or name in own["_buffers"]:
             self._set_buffer(name, value)
+        elif name in _WATCHED:
+            self._set_table(name, value)
         else:
-            if name in _WATCHED:
-                self._set_table(name, value)
             super().__setattr__(name, value)
 
     def _set_child(self, name: str, value: Any) -> None:
@@ -288,11 +289,16 @@ class Module(Convertible, Stateful):
             self.register_buffer(name, value)
 
     def _set_table(self, name: str, value: Any) -> None:
-        """Take notice that a whole table is replaced: old mirrors go, a table of hooks may hold some."""
+        """Take notice that a whole table is replaced: its old entries go, a table of hooks may hold some."""
+        own = self.__dict__
         if name in TABLES:
-            table_of(self, name).clear()
+            for entry in own[name]:
+                own.pop(entry, None)
+            if type(value) is Mirror and value.mirrors(self):
+                value.update(value)
         else:
-            self.__dict__["_hooked"] = True
+            own["_hooked"] = True
+        own[name] = value
 
     def __delattr__(self, name: str) -> None:
         for table in TABLES:
@@ -327,10 +333,18 @@ class Module(Convertible, Stateful):
                 own.pop(name, None)
 
     def _named_members(
-        self, get: Callable[[Module], Any], prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+        self,
+        get: Callable[[Module], Any],
+        prefix: str = "",
+        recurse: bool = True,
+        remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, Any]]:
         seen = set()
-        modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        modules = (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+            if recurse
+            else [(prefix, self)]
+        )
         for path, module in modules:
             for name, value in get(module):
                 if value is None or id(value) in seen:
@@ -391,7 +405,9 @@ class Module(Convertible, Stateful):
         yield prefix, self
         for name, module in self._modules.items():
             if module is not None:
-                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+                yield from module.named_modules(
+                    memo, f"{prefix}.{name}" if prefix else name, remove_duplicate
+                )
 
     def train(self: M, mode: bool = True) -> M:
         """Set training mode here and below."""
@@ -436,4 +452,3 @@ _WATCHED = frozenset((*TABLES, *CALL_TABLES, *CALL_MARKS))
 
 def _replaced(result: Any, value: Any) -> Any:
     return value if result is None else result
-

@@ -1,4 +1,5 @@
 """Padding."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """The state of a module as a flat dictionary, and back."""
+
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
@@ -68,7 +69,9 @@ class Stateful(Hooked):
         self._state_dict_hooks[handle.id] = hook
         return handle
 
-    def _register_load_state_dict_pre_hook(self, hook: Callable, with_module: bool = False) -> RemovableHandle:
+    def _register_load_state_dict_pre_hook(
+        self, hook: Callable, with_module: bool = False
+    ) -> RemovableHandle:
         handle = RemovableHandle(self._load_state_dict_pre_hooks)
         self._load_state_dict_pre_hooks[handle.id] = WithModule(hook, self) if with_module else hook
         return handle

@@ -1,4 +1,5 @@
 """Sizes given as one number or one for each dimension."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence

@@ -16,16 +16,19 @@ import json
 import os
 import platform
 import struct
-import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from fanal.core.base import knobs
 
 _MAGIC = b"FANALKO1"
 _SCAN = 256  # how many of the newest bundles are searched for single kernels
-_SUFFIX = ".fko"
+_SUFFIX, _PARTIAL = ".fko", ".tmp"
+_ABANDONED = 3600  # seconds after which a partial file has no writer any more
 _ROOM = Path(__file__).resolve().parents[2]
 
 
@@ -48,6 +51,35 @@ def objects(target_key: str) -> Store:
     return Store(knobs.cache_dir, f"{generation()}|{target_key}", knobs.cache_bytes, knobs.cache)
 
 
+def recall(name: str, key: str, probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the facts that `probe` finds, from disk when they were found under the same `key` before.
+
+    An empty key is never remembered. LLVM's version is part of the key.
+    """
+    if not key or not knobs.cache:
+        return probe()
+    import llvmlite
+
+    key = f"{llvmlite.__version__}\n{key}"
+    folder = knobs.cache_dir / "objects"
+    file = folder / f"{name}-{_digest(key.encode())}.json"
+    try:
+        if _ours(folder.lstat()) and _ours(file.lstat()):
+            entry = json.loads(file.read_bytes())
+            if entry["key"] == key:
+                return dict(entry["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    facts = probe()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _ours(folder.lstat()):
+            _write(file, json.dumps({"key": key, "facts": facts}).encode())
+    except OSError:
+        pass  # the store of objects warns about the same directory
+    return facts
+
+
 class Store:
     """Objects by kernel name, for one environment. A broken store finds nothing and keeps nothing."""
 
@@ -64,8 +96,7 @@ class Store:
         try:
             for folder in (self.top, self.folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                status = folder.lstat()
-                if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+                if not _ours(folder.lstat()):
                     raise PermissionError(f"{folder} can be written by another user")
         except OSError as error:
             self._disable(error)
@@ -106,14 +137,7 @@ class Store:
         body = b"".join((_MAGIC, struct.pack("<I", len(header)), header, *entries.values()))
         target = self._bundle(entries)
         try:
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(body + _checksum(body))
-                os.replace(name, target)
-            except BaseException:
-                os.unlink(name)
-                raise
+            _write(target, body + _checksum(body))
             self._trim()
         except OSError as error:
             self._disable(error)
@@ -129,8 +153,7 @@ class Store:
             return {}
         try:
             with os.fdopen(handle, "rb") as stream:
-                status = os.fstat(handle)
-                if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+                if not _ours(os.fstat(handle)):
                     return {}
                 data = stream.read()
                 places, start = self._header(data)
@@ -190,9 +213,13 @@ class Store:
 
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:
-    """Return (time of last use, bytes, path) of a directory's bundles, and of what interrupted writers left."""
-    found = []
-    with os.scandir(folder) as entries:
+    """Return (time of last use, bytes, path) of a directory's bundles. Removes what killed writers left."""
+    found: list[tuple[int, int, Path]] = []
+    try:
+        entries = os.scandir(folder)
+    except OSError:
+        return found
+    with entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -200,7 +227,27 @@ def _files(folder: Path) -> list[tuple[int, int, Path]]:
                 continue  # another process removed it
             if entry.name.endswith(_SUFFIX):
                 found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+            elif entry.name.endswith(_PARTIAL) and time.time() - status.st_mtime > _ABANDONED:
+                _remove(Path(entry.path))
     return found
+
+
+def _ours(status: os.stat_result) -> bool:
+    """Return whether a file or directory belongs to this user and nobody else may write to it."""
+    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file that other processes see whole or not at all."""
+    partial = file.with_name(f"{file.name}-{os.getpid()}-{threading.get_ident()}{_PARTIAL}")
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(partial, file)
+    except BaseException:
+        _remove(partial)
+        raise
 
 
 def _remove(file: Path) -> None:

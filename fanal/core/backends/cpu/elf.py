@@ -72,7 +72,7 @@ class _Object:
         if table is None:
             raise Unsupported("no symbol table")
         strings = self.sections[table[6]][4]
-        self.symbols = []  # (name, binding, section, value)
+        self.symbols: list[tuple[str, int, int, int]] = []  # (name, binding, section, value)
         for at in range(table[4], table[4] + table[5], 24):
             name, info, _, section, value, _ = struct.unpack_from("<IBBHQQ", data, at)
             end = data.index(0, strings + name)
@@ -93,7 +93,7 @@ class _Object:
 
     def place(self, at: int) -> int:
         """Lay the sections and jump stubs out from offset `at`. Returns the first free offset."""
-        self.offsets = {}
+        self.offsets: dict[int, int] = {}
         for index in sorted(self.loaded):
             section = self.sections[index]
             align = max(section[8], 16)
@@ -101,7 +101,7 @@ class _Object:
             self.offsets[index] = at
             at += section[5]
         at = -(-at // 16) * 16
-        self.stubs = {}
+        self.stubs: dict[int, int] = {}  # symbol -> offset of a jump to it
         for _, _, symbol, kind, _ in self.relocations:
             wants_slot = kind in (_R_GOTPCREL, _R_GOTPCRELX, _R_REX_GOTPCRELX)
             if (wants_slot or self.symbols[symbol][2] == 0) and symbol not in self.stubs:
@@ -162,7 +162,7 @@ def _map(size: int) -> int:
     address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         raise MemoryError(f"no memory for {size} bytes of code")
-    return address
+    return int(address)
 
 
 def _seal(address: int, size: int) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..contract import Buf
-from .irtext import SCALAR, Value, Writer, bits
+from fanal.core.backends.contract import Buf
+from fanal.core.backends.cpu.emit import STORED, Emitter, Scalar, vector
+from fanal.core.backends.cpu.irtext import Value, Writer
+from fanal.core.base import dtype as dt
+from fanal.core.base.dtype import dtype as DType
 
 
 @dataclass
@@ -17,67 +20,89 @@ class Site:
     base: int
     row: Value
     col: Value  # column of lane 0
-    offset: Value  # elements from the start of the output to lane 0, as in a C-contiguous buffer of its shape
+    offset: Value  # elements from the start of the output to lane 0: fits every operand laid out as the output
     mask: Value | None  # None: every lane is inside
     lanes: int
-    acc: str  # element type of the accumulators, in LLVM's words
 
     @property
-    def vector(self) -> str:
-        return f"<{self.lanes} x {self.acc}>"
+    def e(self) -> Emitter:
+        """The emitter of operations on vectors of this width."""
+        return Emitter(self.writer, self.lanes)
+
+    def word(self, word: int) -> Value:
+        """Return the integer in the epilogue's argument word `word`."""
+        return self.writer.word(self.args, self.base + word)
 
     def pointer(self, word: int) -> Value:
         """Return the address in the epilogue's argument word `word`."""
         return self.writer.word(self.args, self.base + word, pointer=True)
 
-    def load(self, word: int, index: Value, dtype: str) -> Value:
-        """Load a vector from buffer `word` at element `index` and convert it to the accumulator's type."""
-        kind = SCALAR[dtype]
-        address = self.writer.at(self.pointer(word), index, bits(kind) // 8)
-        loaded = self.writer.load(f"<{self.lanes} x {kind}>", address, self.mask)
-        return self.writer.cast(f"<{self.lanes} x {kind}>", self.vector, loaded)
+    def load(self, word: int, index: Value, dtype: DType) -> Scalar:
+        """Load a vector from buffer `word` at element `index`."""
+        address = self.writer.at(self.pointer(word), index, dtype.itemsize)
+        loaded = self.writer.load(vector(STORED[dtype], self.lanes), address, self.mask)
+        return self.e.unpack(loaded, dtype, self.lanes)
 
-    def load_splat(self, word: int, index: Value, dtype: str) -> Value:
-        """Load one element from buffer `word` into every lane, converted to the accumulator's type."""
-        kind = SCALAR[dtype]
-        address = self.writer.at(self.pointer(word), index, bits(kind) // 8)
-        scalar = self.writer.cast(kind, self.acc, self.writer.let(f"load {kind}, ptr {address}"))
-        return self.writer.splat(self.vector, scalar)
+    def load_splat(self, word: int, index: Value, dtype: DType) -> Scalar:
+        """Load one element from buffer `word` into every lane."""
+        kind = STORED[dtype]
+        address = self.writer.at(self.pointer(word), index, dtype.itemsize)
+        one = self.writer.let(f"load {kind}, ptr {address}")
+        return self.e.unpack(self.writer.splat(vector(kind, self.lanes), one), dtype, self.lanes)
 
-    def store(self, word: int, index: Value, dtype: str, value: Value) -> None:
-        """Convert a vector of accumulators to `dtype` and store it in buffer `word` at element `index`."""
-        kind = SCALAR[dtype]
-        address = self.writer.at(self.pointer(word), index, bits(kind) // 8)
-        self.writer.store(f"<{self.lanes} x {kind}>",
-                          self.writer.cast(self.vector, f"<{self.lanes} x {kind}>", value), address, self.mask)
+    def store(self, word: int, index: Value, value: Scalar) -> None:
+        """Store a vector in buffer `word` at element `index`."""
+        self.store_at(self.pointer(word), index, value)
+
+    def store_at(self, buffer: Value, index: Value, value: Scalar) -> None:
+        """Store a vector in a buffer of its dtype at element `index`."""
+        address = self.writer.at(buffer, index, value.dtype.itemsize)
+        self.writer.store(vector(STORED[value.dtype], self.lanes), self.e.pack(value), address, self.mask)
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """A pointwise tail. `emit(site, acc)` writes IR and returns the vector to store, or None to store nothing.
+    """A pointwise tail. `emit(site, acc)` writes IR and returns what to store, or None to store nothing.
 
-    `key` names the structure (it becomes part of the kernel's name), `args` are the words `emit` reads through
-    its site, `cost` is the rough number of vector instructions, `reads`/`writes` the values behind `args`.
+    `acc` has the dtype `dtype`: accumulators are rounded to it first, so fusing never changes a bit; None means
+    the output's. `key` names the structure (it becomes part of the kernel's name), `args` are the words `emit`
+    reads through its site, `cost` is the rough number of vector instructions (long tails are written once, in a
+    loop), `flops` are per element, `reads` and `writes` the values behind `args`.
     """
 
     key: str
-    emit: Callable[[Site, Value], Value | None]
+    emit: Callable[[Site, Scalar], Scalar | None]
     args: tuple[Buf | int, ...] = ()
     cost: int = 1
-    flops: int = 1  # per element
+    flops: int = 1
     reads: tuple[int, ...] = ()
     writes: tuple[int, ...] = ()
     label: str = ""
+    dtype: DType | None = None
+
+    @property
+    def structure(self) -> str:
+        return f"{self.key}@{self.dtype.name if self.dtype else ''}"
+
+
+def conclude(site: Site, epilogue: Epilogue | None, value: Value, acc: DType, out: DType, buffer: Value) -> None:
+    """Write the rounding, the epilogue and the store of one vector of accumulators."""
+    e = site.e
+    x: Scalar | None = Scalar(value, acc, site.lanes)
+    if epilogue is not None:
+        x = epilogue.emit(site, e.convert(Scalar(value, acc, site.lanes), epilogue.dtype or out))
+    if x is not None:
+        site.store_at(buffer, site.offset, e.convert(x, out))
 
 
 def chain(*parts: Epilogue) -> Epilogue:
     """Return the epilogue that applies `parts` in order; only the last may store nothing."""
-    def emit(site: Site, acc: Value) -> Value | None:
+    def emit(site: Site, acc: Scalar) -> Scalar | None:
         base = site.base
-        value: Value | None = acc
+        value: Scalar | None = acc
         for part in parts:
             if value is None:
-                raise ValueError(f"epilogue part before {part.key!r} produces no value")
+                raise ValueError(f"the epilogue before {part.key!r} produces no value")
             site.base = base
             value = part.emit(site, value)
             base += len(part.args)
@@ -85,34 +110,32 @@ def chain(*parts: Epilogue) -> Epilogue:
     return Epilogue(";".join(p.key for p in parts), emit, tuple(w for p in parts for w in p.args),
                     sum(p.cost for p in parts), sum(p.flops for p in parts),
                     tuple(r for p in parts for r in p.reads), tuple(w for p in parts for w in p.writes),
-                    " ".join(p.label for p in parts))
+                    " ".join(p.label for p in parts), parts[0].dtype)
 
 
-def bias(value_id: int, dtype: str, offset: int = 0) -> Epilogue:
+def bias(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + bias[column]`."""
-    def emit(site: Site, acc: Value) -> Value:
-        return site.writer.let(f"fadd {site.vector} {acc}, {site.load(0, site.col, dtype)}")
-    return Epilogue(f"bias:{dtype}", emit, (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
+    return Epilogue(f"bias:{dtype.name}", lambda site, acc: site.e.add(acc, site.load(0, site.col, dtype)),
+                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
 
 
-def row_bias(value_id: int, dtype: str, offset: int = 0) -> Epilogue:
+def row_bias(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + bias[row]`, as a convolution's output channels need."""
-    def emit(site: Site, acc: Value) -> Value:
-        return site.writer.let(f"fadd {site.vector} {acc}, {site.load_splat(0, site.row, dtype)}")
-    return Epilogue(f"rowbias:{dtype}", emit, (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
+    return Epilogue(f"rowbias:{dtype.name}", lambda site, acc: site.e.add(acc, site.load_splat(0, site.row, dtype)),
+                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
 
 
-def residual(value_id: int, dtype: str, offset: int = 0) -> Epilogue:
+def residual(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + other` where `other` is laid out as the output; `other` may be the output itself."""
-    def emit(site: Site, acc: Value) -> Value:
-        return site.writer.let(f"fadd {site.vector} {acc}, {site.load(0, site.offset, dtype)}")
-    return Epilogue(f"residual:{dtype}", emit, (Buf(value_id, offset),), 2, reads=(value_id,), label="+residual")
+    return Epilogue(f"residual:{dtype.name}", lambda site, acc: site.e.add(acc, site.load(0, site.offset, dtype)),
+                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+residual")
 
 
 def relu() -> Epilogue:
     """Return `max(acc, 0)`, NaN kept."""
-    def emit(site: Site, acc: Value) -> Value:
-        negative = site.writer.let(f"fcmp olt {site.vector} {acc}, zeroinitializer")
-        return site.writer.let(f"select <{site.lanes} x i1> {negative}, {site.vector} zeroinitializer, "
-                               f"{site.vector} {acc}")
-    return Epilogue("relu", emit, (), 2, label="+relu")
+    return Epilogue("relu", lambda site, acc: site.e.max(acc, site.e.const(0, acc.dtype)), (), 2, label="+relu")
+
+
+def function(name: str, cost: int = 40) -> Epilogue:
+    """Return `name(acc)` for a function of the vector library: tanh, exp, erf, ..."""
+    return Epilogue(name, lambda site, acc: getattr(site.e, name)(acc), (), cost, cost, label=f"+{name}")

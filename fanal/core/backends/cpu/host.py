@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -58,3 +59,14 @@ def _ratio(*files: Path) -> float:
     except (OSError, ValueError):  # absent, or "max"
         return float("inf")
     return quota / period if quota > 0 and period > 0 else float("inf")
+
+
+def processor_id() -> str:
+    """Return what tells this kind of processor from others, features included; empty when unknown."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            block = file.read(8192).split("\n\n")[0]  # the first processor's
+    except OSError:
+        return ""
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    return "\n".join([platform.machine(), *(line for line in block.split("\n") if line.startswith(wanted))])

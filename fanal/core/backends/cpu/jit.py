@@ -6,6 +6,7 @@ LLVM itself is loaded on the first kernel that is in neither cache.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from .target import Target
 from .target import host as host_target
 
 _addresses: dict[str, int] = {}
-_lock = threading.Lock()  # one batch at a time; a batch uses several threads by itself
+_lock = threading.RLock()  # one batch at a time; a batch uses several threads by itself
 _symbols: dict[str, int] = {}
 _linked: list[Any] = []  # what owns the code that LLVM's loader placed
 compiled = 0  # kernels that went through LLVM in this process
@@ -131,16 +132,19 @@ def _emit_all(kernels: Sequence[Kernel], target: Target) -> dict[str, bytes]:
                 if kernel.opt not in machines:
                     machines[kernel.opt] = _machine(target, kernel.opt)
                 done[kernel.name] = llvm.emit(kernel, machines[kernel.opt])
-        except BaseException as error:  # re-raised by the caller's thread
+        except Exception as error:  # noqa: BLE001 - re-raised by the caller's thread
             errors.append(error)
 
     helpers = [threading.Thread(target=work, name=f"fanal-compile-{i}")
                for i in range(min(host.cores(), len(kernels) // 2) - 1)]
     for helper in helpers:
         helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
+    try:
+        work()
+    finally:
+        todo.clear()
+        for helper in helpers:
+            helper.join()
     if errors:
         raise errors[0]
     return done
@@ -198,3 +202,8 @@ class _Llvm:
         text = ctypes.string_at(error.value).decode(errors="replace").strip()
         self.free_string(error)
         return text
+
+
+# A fork waits for a compilation under way: LLVM's own locks would stay taken in the child.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

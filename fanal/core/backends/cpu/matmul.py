@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from ...base import dtype as dt
-from ..contract import Buf, Kernel, Launch, Temp
-from . import target as targets
-from .epilogue import Epilogue
-from .matmul_ir import PACK_ROWS, Spec, pack_source, product_source
-from .target import Target
+from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
+from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.epilogue import Epilogue
+from fanal.core.backends.cpu.matmul_ir import PACK_ROWS, Spec, pack_source, product_source
+from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
 
 TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
 
 # Rows of the register tile for each number of vector columns: accumulators, a row of B and one splat must fit.
 _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4: 2}}
-_FEW_ROWS = 4  # a matrix of at most this many full tiles is fitted exactly, a taller one by proportion
+_FEW_TILES = 1  # an output at most this many full tiles high is fitted exactly, a higher one by proportion
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
-_FAR_BYTES = 4096  # rows this far apart are on pages of their own and fall on the same lines of the cache
+_FAR_BYTES = 2048  # rows this far apart are on pages of their own and fall on the same lines of the cache
 _BLOCK_K = 384
 _FLAT_K = 768  # K up to this is done in one go
 _UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
-_UNIT_PACK_TILES = 40  # up to this many tiles of rows each panel of B is packed by the unit that uses it
+_UNIT_PACK_TILES = 10  # up to this many tiles of rows each panel of B is packed by the unit that uses it
 _UNIT_TILES = 8  # rows of a unit, in tiles: their part of A stays in the second-level cache
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
 
@@ -135,7 +135,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
 
     def time(height: int, vectors: int) -> float:
         whole, rest = divmod(m, height)
-        if whole > _FEW_ROWS:
+        if whole > _FEW_TILES:
             high = m / height * step(height, vectors)
         else:
             high = whole * step(height, vectors) + (step(min(rest + rest % 2, height), vectors) if rest else 0)
@@ -152,7 +152,7 @@ def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: i
 
     Neighbouring units of a thread share rows of A, so narrow units cost nothing unless A is copied for each.
     """
-    tile = 2 * height * width * k
+    tile = 2 * height * width * max(1, k)
     wanted = min(_UNIT_FLOPS[1], max(_UNIT_FLOPS[0], stack * tile * row_tiles * panels // 16))
     high = row_tiles if per_unit else min(_UNIT_TILES, row_tiles)
     across = limit
@@ -198,7 +198,7 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
     if blocked:
         limit = _PARTIAL_COLS // width
     if per_unit:
-        limit = min(limit, target.l2 // 4 // (kc * width * size))
+        limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
     high, across = _unit(height, width, row_tiles, max(1, min(limit, panels)), panels, p.k, stack, per_unit,
                          bool(a_copy))
     mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
@@ -224,7 +224,7 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
     b_at = _up(a_at + (a_rows * a_ld * size if a_copy else 0), 64)
     scratch = b_at + (kc * nc * size if per_unit else 0)
 
-    name = target.symbol(spec.key + "|" + (epilogue.key if epilogue else ""))
+    name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
     source: Callable[[], str] = functools.partial(product_source, target, name, spec, epilogue)
     words: list[Buf | int] = [a.buf, b_buf, out.buf, p.m, p.n, p.k, *p.a, b_k, p.b[1], b_panel, p.c, mc, mb, nc, nb,
                               kc, a_at, b_at, a_ld]

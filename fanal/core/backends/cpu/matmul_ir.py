@@ -6,11 +6,14 @@ division among threads. So the bits of a row do not depend on the other rows.
 """
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .epilogue import Epilogue, Site
-from .irtext import SCALAR, Value, Writer, bits, module
-from .target import Target
+from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
+from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
 
 # Argument words.
 A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, A_LD, BATCH = range(21)
@@ -39,7 +42,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul3:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul4:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int) -> list[int]:
@@ -177,13 +180,13 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
             return []
         w.loop("0", depth, "1", row)
 
-    def elements(k_from: Value, col_from: int, span: int) -> None:
+    def elements(k_from: Value, col_from: Value, span: int) -> None:
         """Columns col_from.. of rows k_from.. one by one."""
-        here = w.max(w.min(w.sub(cols, str(col_from)), str(span)), "0")
+        here = w.max(w.min(w.sub(cols, col_from), str(span)), "0")
 
         def row(k: Value) -> list[Value]:
-            out = w.at(dst, w.add(w.mul(k, str(width)), str(col_from)), wide)
-            at = w.at(src, w.add(w.mul(k, src_k), w.mul(str(col_from), src_col)), size)
+            out = w.at(dst, w.add(w.mul(k, str(width)), col_from), wide)
+            at = w.at(src, w.add(w.mul(k, src_k), w.mul(col_from, src_col)), size)
 
             def one(c: Value) -> list[Value]:
                 x = w.let(f"load {source}, ptr {w.at(at, w.mul(c, src_col), size)}")
@@ -198,6 +201,23 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
             return []
         w.loop(k_from, depth, "1", row)
 
+    def group(col: Value) -> list[Value]:
+        # A group of columns that is not full goes by elements altogether.
+        whole = w.let(f"and i64 {depth}, {-lanes}")
+        whole = w.select(w.less(cols, w.add(col, str(lanes))), "0", whole)
+        column = w.at(src, w.mul(col, src_col), size)
+
+        def block(k: Value) -> list[Value]:
+            at = w.at(column, k, size)
+            x = [w.cast(from_, to, w.load(from_, w.at(at, w.mul(str(c), src_col), size))) for c in range(lanes)]
+            for r, y in enumerate(transpose(w, to, x)):
+                line = w.mul(w.add(k, str(r)), str(width))
+                w.store(to, y, w.at(dst, w.add(line, col), wide))
+            return []
+        w.loop("0", whole, str(lanes), block)
+        elements(whole, col, lanes)
+        return []
+
     if form == "n":
         def partial() -> None:
             rows([w.lane_mask(lanes, w.sub(cols, str(j * lanes))) for j in range(vectors)])
@@ -206,24 +226,9 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
         else:
             w.when(w.less(cols, str(width)), partial, lambda: rows(None))
     elif form == "any":
-        elements("0", 0, width)
+        elements("0", "0", width)
     else:
-        for j in range(vectors):
-            whole = w.let(f"and i64 {depth}, {-lanes}")
-            # A group of columns that is not full goes by elements altogether.
-            whole = w.select(w.less(cols, str((j + 1) * lanes)), "0", whole)
-            column = w.at(src, w.mul(str(j * lanes), src_col), size)
-
-            def block(k: Value, column: Value = column, j: int = j) -> list[Value]:
-                at = w.at(column, k, size)
-                x = [w.cast(from_, to, w.load(from_, w.at(at, w.mul(str(c), src_col), size)))
-                     for c in range(lanes)]
-                for r, y in enumerate(transpose(w, to, x)):
-                    line = w.mul(w.add(k, str(r)), str(width))
-                    w.store(to, y, w.at(dst, w.add(line, str(j * lanes)), wide))
-                return []
-            w.loop("0", whole, str(lanes), block)
-            elements(whole, j * lanes, lanes)
+        w.loop("0", str(width), str(lanes), group)
 
 
 def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
@@ -308,8 +313,6 @@ class _Product:
         self.spec, self.name, self.epilogue = spec, name, epilogue
         self.tile = Tile(self.w, spec)
         self.width = self.tile.lanes * spec.vectors
-        self.out_kind = SCALAR[spec.out]
-        self.out_size = bits(self.out_kind) // 8
         self.tile_bytes = spec.height * self.width * self.tile.size
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
         self.inline = not spec.blocked and (epilogue is None or epilogue.cost <= 4)
@@ -441,8 +444,6 @@ class _Product:
                         self.finish(acc, i, j, skip, rest, cols, shift)
 
                 def full() -> None:
-                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
-                    self.fetch_out(offset)
                     acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
                                             ["zeroinitializer"] * (spec.height * spec.vectors))
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
@@ -464,16 +465,6 @@ class _Product:
             return []
         w.loop(j0, j1, str(self.width), panel)
 
-    def fetch_out(self, offset: Value) -> None:
-        """Ask for the lines of the output tile before the time of its computation, to write without waiting."""
-        w = self.w
-        for _ in range(self.spec.height):
-            at = w.at(self.c, offset, self.out_size)
-            for byte in range(0, self.width * self.out_size, 64):
-                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(byte))), ("i32", "1"), ("i32", "3"),
-                       ("i32", "1"))
-            offset = w.add(offset, self.ldc)
-
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
         w, tile = self.w, self.tile
@@ -490,22 +481,16 @@ class _Product:
 
                 def put(mask: Value | None, lane: Value = lane, value: Value = value) -> None:
                     self.put(value, here, w.add(j, lane), w.add(offset, lane), mask)
+
+                def tail(v: int = v, put: Callable[[Value | None], None] = put) -> None:
+                    w.when(w.less("0", counts[v]), lambda: put(masks[v]))
                 if w.target.masks:
                     put(masks[v])
                 else:
-                    def tail(v: int = v, put=put) -> None:  # type: ignore[no-untyped-def]
-                        w.when(w.less("0", counts[v]), lambda: put(masks[v]))
-                    w.when(w.less(counts[v], str(tile.lanes)), tail, lambda put=put: put(None))  # type: ignore
+                    w.when(w.less(counts[v], str(tile.lanes)), tail, functools.partial(put, None))
             return []
         w.loop("0", rows, "1", row)
 
     def put(self, value: Value, row: Value, col: Value, offset: Value, mask: Value | None) -> None:
-        w, tile = self.w, self.tile
-        if self.epilogue is not None:
-            site = Site(w, "%args", BATCH + 4 * self.spec.batch, row, col, offset, mask, tile.lanes, tile.kind)
-            done = self.epilogue.emit(site, value)
-            if done is None:
-                return
-            value = done
-        out = f"<{tile.lanes} x {self.out_kind}>"
-        w.store(out, w.cast(tile.vector, out, value), w.at(self.c, offset, self.out_size), mask)
+        site = Site(self.w, "%args", BATCH + 4 * self.spec.batch, row, col, offset, mask, self.tile.lanes)
+        conclude(site, self.epilogue, value, dt.by_name(self.spec.acc), dt.by_name(self.spec.out), self.c)

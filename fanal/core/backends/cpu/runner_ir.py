@@ -8,6 +8,8 @@ Memory shared with Python, in 8-byte words:
            "started"  192 barriers passed  256 arrived at the barrier  320 sleepers at the barrier
            384 plans ended  448 threads that ended this one  512 sleepers on "ended"
     thread 0 pool  1 number
+    binding 0 how many arrays  1 their addresses last time  2 first use of each, and the end  3 uses
+    use    0 address of a word  1 offset: the word becomes the array's address plus offset
 
 Waiting spins for a bounded time, since the usual wait is shorter than a sleep, then sleeps, since an oversubscribed
 machine needs the processor for somebody else. Who wakes sleepers looks for them only after publishing (both
@@ -27,11 +29,14 @@ _STARTED, _JOB, _STOP, _IDLE, _PASSED, _ARRIVED, _WAITING = 0, 64, 80, 128, 192,
 _ENDED, _FINISHED, _CALLER = 384, 448, 512
 
 
-def source(name: str, triple: str) -> str:
-    """Return a module defining `ptr name(i64 which)`: the addresses of run (0), worker (1), copy (2), stop (3)."""
+def source(name: str, triple: str, list_items: int, array_data: int) -> str:
+    """Return a module defining `ptr name(i64 which)`: the addresses of run (0), worker (1), copy (2), stop (3), bind (4).
+
+    `list_items` and `array_data` are offsets in a Python list and a NumPy array: to its items, to its memory.
+    """
     x86 = triple.startswith(("x86_64", "i686"))
     return "\n".join((_table(name), _run(x86), _worker(x86), _STOPPER, _STEPS, _BARRIER, _wait(x86), _sleep(triple),
-                      _TIME, _COPY))
+                      _TIME, _COPY, _bind(list_items, array_data)))
 
 
 def _table(name: str) -> str:
@@ -40,7 +45,9 @@ define ptr @{name}(i64 %which) {{
   %is.run = icmp eq i64 %which, 0
   %is.worker = icmp eq i64 %which, 1
   %is.copy = icmp eq i64 %which, 2
-  %a = select i1 %is.copy, ptr @copy, ptr @stop
+  %is.stop = icmp eq i64 %which, 3
+  %d = select i1 %is.stop, ptr @stop, ptr @bind
+  %a = select i1 %is.copy, ptr @copy, ptr %d
   %b = select i1 %is.worker, ptr @worker, ptr %a
   %c = select i1 %is.run, ptr @run, ptr %b
   ret ptr %c
@@ -386,3 +393,58 @@ define internal void @copy(ptr %args, i64 %lo, i64 %hi, ptr %scratch) {
   call void @llvm.memcpy.p0.p0.i64(ptr %t, ptr %s, i64 %n, i1 false)
   ret void
 }"""
+
+
+def _bind(list_items: int, array_data: int) -> str:
+    """bind(list, binding): write the addresses of arrays that moved since the last time where steps use them."""
+    return f"""
+define internal void @bind(ptr %list, ptr %binding) {{
+entry:
+  %itemsp = getelementptr i8, ptr %list, i64 {list_items}
+  %items = load ptr, ptr %itemsp, align 8
+  %n = load i64, ptr %binding, align 8
+  %knownp = getelementptr i8, ptr %binding, i64 8
+  %known = load ptr, ptr %knownp, align 8
+  %startsp = getelementptr i8, ptr %binding, i64 16
+  %starts = load ptr, ptr %startsp, align 8
+  %usesp = getelementptr i8, ptr %binding, i64 24
+  %uses = load ptr, ptr %usesp, align 8
+  %any = icmp sgt i64 %n, 0
+  br i1 %any, label %loop, label %done
+loop:
+  %i = phi i64 [ 0, %entry ], [ %following, %next ]
+  %itemp = getelementptr ptr, ptr %items, i64 %i
+  %item = load ptr, ptr %itemp, align 8
+  %datap = getelementptr i8, ptr %item, i64 {array_data}
+  %data = load i64, ptr %datap, align 8
+  %oldp = getelementptr i64, ptr %known, i64 %i
+  %old = load i64, ptr %oldp, align 8
+  %same = icmp eq i64 %data, %old
+  br i1 %same, label %next, label %moved
+moved:
+  store i64 %data, ptr %oldp, align 8
+  %startp = getelementptr i64, ptr %starts, i64 %i
+  %start = load i64, ptr %startp, align 8
+  %endp = getelementptr i8, ptr %startp, i64 8
+  %end = load i64, ptr %endp, align 8
+  %used = icmp slt i64 %start, %end
+  br i1 %used, label %patch, label %next
+patch:
+  %u = phi i64 [ %start, %moved ], [ %u1, %patch ]
+  %shift = mul i64 %u, 16
+  %use = getelementptr i8, ptr %uses, i64 %shift
+  %word = load ptr, ptr %use, align 8
+  %offp = getelementptr i8, ptr %use, i64 8
+  %off = load i64, ptr %offp, align 8
+  %address = add i64 %data, %off
+  store i64 %address, ptr %word, align 8
+  %u1 = add i64 %u, 1
+  %more.uses = icmp slt i64 %u1, %end
+  br i1 %more.uses, label %patch, label %next
+next:
+  %following = add i64 %i, 1
+  %more = icmp slt i64 %following, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}"""

@@ -5,6 +5,10 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from . import cache
+from .host import processor_id
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,27 @@ def _cache(level: str, kind: str, fallback: int) -> int:
     return fallback
 
 
+def _ask_llvm() -> dict[str, Any]:
+    import llvmlite.binding as llvm
+
+    return {"triple": llvm.get_process_triple(), "cpu": llvm.get_host_cpu_name(),
+            "features": [name for name, present in llvm.get_host_cpu_features().items() if present]}
+
+
 @functools.lru_cache(maxsize=1)
 def host() -> Target:
     """Return the target of this machine."""
-    import llvmlite.binding as llvm
-
-    triple = llvm.get_process_triple()
-    flags = llvm.get_host_cpu_features()
+    facts = cache.recall("host", processor_id(), _ask_llvm)
+    triple, flags = facts["triple"], set(facts["features"])
     # Only what is present, sorted, without the name-independent noise of absent features: this enters cache keys.
-    features = ",".join(sorted(f"+{name}" for name, present in flags.items() if present))
+    features = ",".join(f"+{name}" for name in sorted(flags))
     if triple.startswith(("aarch64", "arm64")):
         name, width, registers, fma = "neon", 16, 32, True
-    elif all(flags.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq")):
+    elif flags >= {"avx512f", "avx512vl", "avx512bw", "avx512dq"}:
         name, width, registers, fma = "avx512", 64, 32, True
-    elif flags.get("avx2") and flags.get("fma"):
+    elif flags >= {"avx2", "fma"}:
         name, width, registers, fma = "avx2", 32, 16, True
     else:
         name, width, registers, fma = "sse2", 16, 16, False
-    return Target(name, triple, llvm.get_host_cpu_name(), features, width, registers, fma, name == "avx512",
+    return Target(name, triple, facts["cpu"], features, width, registers, fma, name == "avx512",
                   _cache("1", "Data", 32 << 10), _cache("2", "Data", 256 << 10))

@@ -17,6 +17,7 @@ from fanal.core.backends.contract import Kernel
 from fanal.core.base import knobs
 
 from . import host, jit, runner_ir
+from .memory import DATA_OFFSET, LIST_ITEMS
 from .target import Target
 from .target import host as host_target
 
@@ -76,6 +77,17 @@ class Pool:
         self._threads.clear()
         self.address = 0
 
+    def run(self, job: int, parallel: bool) -> bool:
+        """Run a job; on the calling thread alone if it is not parallel or the pool is busy. Says if parallel."""
+        if parallel and self.lock.acquire(False):
+            try:
+                runner().run(job, self.address or self.start())
+            finally:
+                self.lock.release()
+            return True
+        runner().run(job, None)
+        return False
+
     def forget(self) -> None:
         """Be a pool without threads, which a forked child is: threads do not survive a fork."""
         self.lock = threading.RLock()
@@ -88,13 +100,15 @@ class Runner:
     """The native entry points."""
 
     def __init__(self, target: Target) -> None:
-        name = target.symbol("runner")
-        kernel = Kernel(name, lambda: runner_ir.source(name, target.triple))
+        name = target.symbol(f"runner {LIST_ITEMS} {DATA_OFFSET}")
+        kernel = Kernel(name, lambda: runner_ir.source(name, target.triple, LIST_ITEMS, DATA_OFFSET))
         table = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)(jit.compile_many([kernel], target)[name])
         # run(job, pool): releases the GIL, as ctypes does for every call of this kind.
         self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(table(0))
         self.worker = table(1)
         self.copy = table(2)  # address of the copy kernel
+        # bind(id of a list of arrays, binding)
+        self.bind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(table(4))
         self.stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table(3))
 
 

@@ -8,7 +8,7 @@ from fanal.core.ir.prims.point import (abs_, acos, acosh, add, and_, asin, asinh
                                        scalar_map, shl, shr, sign, sin, sinh, sqrt, sub, tan, tanh, trunc, where, xor)
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
-from fanal.core.ir.prims.view import (alias, broadcast, concat, detach, flip, fold, pad, permute, reshape, slice_, sum_to,
-                                      tape, update_slice, window, zeros)
+from fanal.core.ir.prims.view import (alias, broadcast, concat, detach, flip, fold, pad, permute, recast, reshape, slice_,
+                                      strided, sum_to, tape, update_slice, window, zeros)
 
 __all__ = [name for name in dir() if not name.startswith("__")]

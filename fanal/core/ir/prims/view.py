@@ -109,6 +109,40 @@ fold = prim("fold", kind="reduce", shape=lambda i, p: p[0], dtype=kept, ref=_fol
             code=None, flops=lambda i, p: i[0].size)
 
 
+def _strided_ref(x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np.ndarray:
+    k = x.itemsize
+    return np.lib.stride_tricks.as_strided(x[offset:] if x.size else x, shape, [s * k for s in strides])
+
+
+def _strided_grad(g: Node, y: Node, x: Node, shape: Shape, strides: Shape, offset: int) -> list[Node]:
+    from fanal.core.ir.prims.index import put
+    from fanal.core.ir.prims.source import iota
+    at = strided(iota(x.shape, 0, dt.int64), shape, strides, offset)
+    return [put(zeros(x.shape, g.dtype), reshape(at, (at.size,)), reshape(g, (g.size,)), 0, "add")]
+
+
+# Any walk over a flat value, elements may repeat: torch.as_strided.
+strided = prim("strided", kind="opaque", shape=lambda i, p: p[0], dtype=kept, ref=_strided_ref, grad=_strided_grad,
+               code=None, flops=0, exact=True)
+
+
+def _recast_shape(i: tuple, p: tuple) -> Shape:
+    x = i[0]
+    return (*x.shape[:-1], x.shape[-1] * x.dtype.itemsize // p[0].itemsize) if x.shape else ()
+
+
+def _recast_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
+    if x.ndim and x.shape[-1] != 1 and x.strides[-1] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    return x.view(to.np)
+
+
+# The bytes read as another dtype; the last dimension changes with the size of an element. Complex numbers are pairs.
+recast = prim("recast", kind="opaque", shape=_recast_shape, dtype=lambda i, p: p[0], ref=_recast_ref,
+              grad=lambda g, y, x, to: [recast(g, x.dtype)], code=None, flops=0, exact=True,
+              fold=lambda x, to: x if x.dtype is to else None)
+
+
 def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
     *xs, dim = rest
     out, at = [], 0

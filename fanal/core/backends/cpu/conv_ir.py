@@ -1,0 +1,396 @@
+"""LLVM IR of convolutions: products whose columns are read from the image itself, shifted by each tap.
+
+The image, padded (and for a stride above one split into its phases), is taken as one flat line. The inputs of
+neighbouring outputs are then neighbours for every tap, across the ends of rows too, so nothing is gathered: an
+output row of a few positions too many is computed and those are dropped on the way to memory. Where there is
+neither padding nor stride the image is read in place.
+
+Forward, and the input gradient, which is the same with the taps mirrored: sums run over input channels, then taps,
+in order. Weight gradient: over the pixels of a fixed part of the images in order; parts are added up in order.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
+from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.matmul_ir import Tile, heights, pack_panel
+from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
+from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
+
+# Argument words. X: image; W: weight or output gradient; Y: output or partial sums. E*: least tap in units of the
+# stride. *Q: extents of the flat image. Then the words of the epilogue, the taps, and five words for each phase:
+# offsets along z and y, first source column, first and last flat column that lie inside.
+(X, W, Y, N, GROUPS, CG, M, X_IMAGE, X_CHANNEL, X_PLANE, X_ROW, D, H, SZ, SY, SX, EZ, EY, DQ, HQ, WQ, PHASES, TAPS,
+ OD, OH, OW, BAND, BANDS, Y_IMAGE, Y_CHANNEL, Y_Z, Y_ROW, Y_COL, BLOCK, W_ROW, WIDE, FLAT_AT, PACK_AT, PARTS, IMAGES,
+ BASE) = range(41)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """Structure of one convolution kernel."""
+
+    kind: str  # "forward" or "weight"
+    height: int
+    vectors: int
+    dtype: str
+    flat: bool  # the image is copied into its flat form
+    unit: bool = True  # its columns are contiguous there and here (no stride along x)
+    scatter: bool = False  # outputs are not contiguous along x
+
+    @property
+    def key(self) -> str:
+        return "conv1:" + ":".join(str(v) for v in vars(self).values())
+
+
+class _Conv:
+    """What both kinds of kernel share: argument words and the flat copy of the image."""
+
+    def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, extra: int) -> None:
+        self.w = Writer(target, declared)
+        self.spec, self.name = spec, name
+        self.tile = Tile(self.w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype,
+                                          "k"))
+        self.kind, self.size, self.lanes = self.tile.kind, self.tile.size, self.tile.lanes
+        self.width = self.lanes * spec.vectors
+        self.taps_at = BASE + extra
+
+    def load_words(self) -> None:
+        self.words = {i: self.w.word("%args", i, i in (X, W, Y)) for i in range(BASE)}
+        self.taps = self.w.at("%args", str(self.taps_at), 8)
+        self.phases = self.w.at(self.taps, self.words[TAPS], 8)
+
+    def flatten(self, x: Value, channels: Value, oz: Value, oy: Value, out: Value) -> None:
+        """Write the copy of a band of `channels` channels, from output plane `oz` and row `oy` on."""
+        w, p = self.w, self.words
+        vector = f"<{self.lanes} x {self.kind}>"
+        line = w.mul(w.mul(p[DQ], p[HQ]), p[WQ])
+
+        def row(x_c: Value, out_p: Value, phase: list[Value], jz: Value, jy: Value) -> None:
+            z = w.add(w.mul(w.add(w.add(oz, jz), p[EZ]), p[SZ]), phase[0])
+            y = w.add(w.mul(w.add(w.add(oy, jy), p[EY]), p[SY]), phase[1])
+            inside = w.let(f"and i1 {w.let(f'icmp ult i64 {z}, {p[D]}')}, {w.let(f'icmp ult i64 {y}, {p[H]}')}")
+            low, high = w.select(inside, phase[3], p[WQ]), w.select(inside, phase[4], p[WQ])
+            source = w.add(w.add(w.mul(z, p[X_PLANE]), w.mul(y, p[X_ROW])), phase[2])
+            start = w.add(w.mul(jz, p[HQ]), jy)
+            dst = w.at(out_p, w.mul(start, p[WQ]), self.size)
+            if self.spec.unit and w.target.masks:
+                src = w.at(x_c, w.sub(source, low), self.size)
+
+                def many(j: Value) -> list[Value]:
+                    # Lanes of [low, high) come from the image, the others are zero; the overrun past the row is
+                    # written again by the next.
+                    upper = w.lane_mask(self.lanes, w.sub(high, j))
+                    lower = w.lane_mask(self.lanes, w.sub(low, j))
+                    mask = w.let(f"xor <{self.lanes} x i1> {upper}, {lower}")
+                    w.store(vector, w.load(vector, w.at(src, j, self.size), mask), w.at(dst, j, self.size))
+                    return []
+                w.loop("0", p[WQ], str(self.lanes), many, once=True)
+                return
+
+            def zero(j: Value) -> list[Value]:
+                w.do(f"store {self.kind} 0.0, ptr {w.at(dst, j, self.size)}")
+                return []
+
+            def one(j: Value) -> list[Value]:
+                at = w.add(source, w.mul(w.sub(j, low), p[SX]))
+                value = w.let(f"load {self.kind}, ptr {w.at(x_c, at, self.size)}")
+                w.do(f"store {self.kind} {value}, ptr {w.at(dst, j, self.size)}")
+                return []
+            w.loop("0", low, "1", zero)
+            w.loop(low, high, "1", one)
+            w.loop(high, p[WQ], "1", zero)
+
+        def channel(c: Value) -> list[Value]:
+            x_c = w.at(x, w.mul(c, p[X_CHANNEL]), self.size)
+
+            def phase(ph: Value) -> list[Value]:
+                table = [w.word(w.at(self.phases, w.mul(ph, "5"), 8), i) for i in range(5)]
+                out_p = w.at(out, w.mul(w.add(w.mul(c, p[PHASES]), ph), line), self.size)
+
+                def plane(jz: Value) -> list[Value]:
+                    def line_of(jy: Value) -> list[Value]:
+                        row(x_c, out_p, table, jz, jy)
+                        return []
+                    w.loop("0", p[HQ], "1", line_of)
+                    return []
+                w.loop("0", p[DQ], "1", plane)
+                return []
+            w.loop("0", p[PHASES], "1", phase)
+            return []
+        w.loop("0", channels, "1", channel)
+
+    def source(self, image: Value, first: Value, channels: Value, oz: Value, oy: Value) -> tuple[Value, Value]:
+        """Return the address of the flat image for a band, and the elements from one channel to the next."""
+        w, p = self.w, self.words
+        x = w.at(p[X], w.add(w.mul(image, p[X_IMAGE]), w.mul(first, p[X_CHANNEL])), self.size)
+        if not self.spec.flat:
+            return w.at(x, w.add(w.mul(oz, p[X_PLANE]), w.mul(oy, p[X_ROW])), self.size), p[X_CHANNEL]
+        out = w.at("%scratch", p[FLAT_AT])
+        self.flatten(x, channels, oz, oy, out)
+        return out, w.mul(w.mul(p[PHASES], p[DQ]), w.mul(p[HQ], p[WQ]))
+
+    def split(self, unit: Value, *extents: Value) -> list[Value]:
+        """Return the digits of `unit`, the fastest first; the last one is what remains."""
+        w, digits = self.w, []
+        for extent in extents:
+            rest = w.div(unit, extent)
+            digits.append(w.sub(unit, w.mul(rest, extent)))
+            unit = rest
+        return [*digits, unit]
+
+    def function(self) -> str:
+        return self.w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
+
+
+class _Forward(_Conv):
+    """Units are bands of output rows x planes x images x groups x blocks of output channels, in that nesting."""
+
+    def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None):
+        super().__init__(target, declared, spec, name, len(epilogue.args) if epilogue else 0)
+        self.epilogue = epilogue
+
+    def write(self) -> str:
+        self.load_words()
+        self.w.loop("%lo", "%hi", "1", self.unit)
+        return self.function()
+
+    def unit(self, u: Value) -> list[Value]:
+        w, p = self.w, self.words
+        band, oz, image, group, block = self.split(u, p[BANDS], p[OD], p[N], p[GROUPS])
+        oy = w.mul(band, p[BAND])
+        rows = w.min(p[BAND], w.sub(p[OH], oy))
+        flat, plane = self.source(image, w.mul(group, p[CG]), p[CG], oz, oy)
+        positions = w.add(w.mul(w.sub(rows, "1"), p[WQ]), p[OW])
+        weights = w.at(p[W], w.mul(w.mul(group, p[M]), p[W_ROW]), self.size)
+        i0 = w.mul(block, p[BLOCK])
+        i1 = w.min(w.add(i0, p[BLOCK]), p[M])
+        shift = w.add(w.mul(image, p[Y_IMAGE]), w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[Y_ROW])))
+
+        def channels(i: Value) -> list[Value]:
+            rest = w.min(w.sub(i1, i), str(self.spec.height))
+            high = w.min(w.add(rest, w.let(f"and i64 {rest}, 1")), str(self.spec.height))
+            skip = w.sub(high, rest)
+            a = w.at(weights, w.mul(w.sub(i, skip), p[W_ROW]), self.size)
+
+            def panel(q: Value) -> list[Value]:
+                w.do(f"call void @{self.name}_part(ptr {a}, i64 {w.mul(p[W_ROW], str(self.size))}, "
+                     f"ptr {w.at(flat, q, self.size)}, i64 {w.mul(plane, str(self.size))}, ptr {self.taps}, "
+                     f"i64 {p[TAPS]}, i64 {p[CG]}, ptr {w.at('%scratch', q, self.size)}, "
+                     f"i64 {w.mul(p[WIDE], str(self.size))}, i64 {high}, i64 {w.sub(positions, q)})")
+                return []
+            w.loop("0", positions, str(self.width), panel, once=True)
+            first = w.add(w.mul(group, p[M]), i)
+            acc = w.at("%scratch", w.mul(skip, p[WIDE]), self.size)
+            self.finish(acc, first, rest, rows, oy, shift)
+            return []
+        w.loop(i0, i1, str(self.spec.height), channels)
+        return []
+
+    def finish(self, acc: Value, first: Value, channels: Value, rows: Value, oy: Value, shift: Value) -> None:
+        """Write the epilogue of `channels` x `rows` rows, dropping what lies between the ends of rows."""
+        w, p, vector = self.w, self.words, self.tile.vector
+        tail = w.let(f"and i64 {p[OW]}, {-self.lanes}")
+        rest = w.sub(p[OW], tail)
+        mask = w.lane_mask(self.lanes, rest)
+        tail_mask = mask
+
+        def channel(r: Value) -> list[Value]:
+            here = w.add(first, r)
+            at_channel = w.at(acc, w.mul(r, p[WIDE]), self.size)
+            out_channel = w.add(shift, w.mul(here, p[Y_CHANNEL]))
+
+            def row(y: Value) -> list[Value]:
+                at = w.at(at_channel, w.mul(y, p[WQ]), self.size)
+                offset = w.add(out_channel, w.mul(y, p[Y_ROW]))
+                pixel = w.mul(w.add(oy, y), p[OW])
+
+                def put(x: Value, mask: Value | None = None) -> list[Value]:
+                    value = w.load(vector, w.at(at, x, self.size), None, self.size)
+                    site = Site(w, "%args", BASE, here, w.add(pixel, x), w.add(offset, x), mask, self.lanes)
+                    of = dt.by_name(self.spec.dtype)
+                    conclude(site, self.epilogue, value, of, of, p[Y])
+                    return []
+
+                def one(x: Value) -> list[Value]:
+                    value = w.let(f"load {self.kind}, ptr {w.at(at, x, self.size)}")
+                    place = w.add(offset, w.mul(x, p[Y_COL]))
+                    w.do(f"store {self.kind} {value}, ptr {w.at(p[Y], place, self.size)}")
+                    return []
+                if self.spec.scatter:
+                    w.loop("0", p[OW], "1", one)
+                else:
+                    w.loop("0", tail, str(self.lanes), put)
+                    w.when(w.less("0", rest), lambda: put(tail, tail_mask) and None)
+                return []
+            w.loop("0", rows, "1", row)
+            return []
+        w.loop("0", channels, "1", channel)
+
+
+def _forward_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
+    """Return the function computing a tile of output channels x flat positions into memory."""
+    w = Writer(target, declared)
+    tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
+    v, lanes, size, vector = spec.vectors, tile.lanes, tile.size, tile.vector
+    masks = None
+    if not spec.flat:  # in place: what lies behind the last image is not ours to read
+        masks = [w.lane_mask(lanes, w.sub("%cols", str(j * lanes))) for j in range(v)]
+    choices = heights(spec.height)
+    labels = {h: w.fresh("rows") for h in choices}
+    w.do("switch i64 %rows, label %" + labels[spec.height] + " [ "
+         + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
+    for h in choices:
+        w.label(labels[h])
+        bases = list(range(0, h, 3))
+        first = [w.at("%a", w.mul("%a_step", str(r))) for r in bases]
+        twice = w.mul("%a_step", "2") if h > 2 else "0"
+
+        def taps(_: Value, *outer: Value, h: int = h, bases: list[int] = bases, twice: Value = twice) -> list[Value]:
+            def tap(t: Value, *inner: Value) -> list[Value]:
+                pointers, acc = inner[:len(bases)], list(inner[len(bases):])
+                offset = w.let(f"load i64, ptr {w.at('%taps', t, 8)}, align 8")
+                b = w.at(outer[0], offset)
+                panel = [w.load(vector, w.at(b, str(j * lanes), size), masks[j] if masks else None, size)
+                         for j in range(v)]
+                for r in range(h):
+                    at = w.at(pointers[r // 3], ("0", "%a_step", twice)[r % 3])
+                    scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {at}, align {size}"))
+                    for j in range(v):
+                        acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
+                return [*(w.at(q, str(size)) for q in pointers), *acc]
+            carried = [("ptr", q) for q in outer[1:1 + len(bases)]] + [(vector, x) for x in outer[1 + len(bases):]]
+            return [w.at(outer[0], "%plane"), *w.loop("0", "%count", "1", tap, carried)]
+        carried = [("ptr", "%b"), *(("ptr", q) for q in first), *[(vector, "zeroinitializer")] * (h * v)]
+        done = w.loop("0", "%channels", "1", taps, carried)[1 + len(bases):]
+        out = "%acc"
+        for r in range(h):
+            for j in range(v):
+                w.store(vector, done[r * v + j], w.at(out, str(j * lanes), size), None, size)
+            out = w.at(out, "%acc_step")
+        w.do("ret void")
+    w.lines.pop()
+    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, i64 %plane, ptr %taps, i64 %count, "
+                      "i64 %channels, ptr %acc, i64 %acc_step, i64 %rows, i64 %cols) nounwind")
+
+
+def forward_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue | None) -> str:
+    """Return the module of a forward or input-gradient kernel."""
+    declared: set[str] = set()
+    main = _Forward(target, declared, spec, name, epilogue).write()
+    return module([main, _forward_part(target, declared, spec, name)], declared)
+
+
+class _Weight(_Conv):
+    """Units are blocks of input channels x groups x parts of the images.
+
+    Rows of a product are (input channel, tap), columns output channels, k the pixels. Sums are kept in the part's
+    slice of the partial sums, laid out (part, group, channel, tap, output channel).
+    """
+
+    def write(self) -> str:
+        self.load_words()
+        self.w.loop("%lo", "%hi", "1", self.unit)
+        return self.function()
+
+    def unit(self, u: Value) -> list[Value]:
+        w, p = self.w, self.words
+        blocks = w.div(w.add(p[CG], w.sub(p[BLOCK], "1")), p[BLOCK])
+        block, group, part = self.split(u, blocks, p[GROUPS])
+        c0 = w.mul(block, p[BLOCK])
+        channels = w.min(p[BLOCK], w.sub(p[CG], c0))
+        row_bytes = w.mul(p[WIDE], str(self.size))
+        place = w.add(w.mul(w.add(w.mul(part, p[GROUPS]), group), p[CG]), c0)
+        acc = w.at(p[Y], w.mul(w.mul(place, p[TAPS]), row_bytes))
+        first = w.mul(part, p[IMAGES])
+        last = w.min(w.add(first, p[IMAGES]), p[N])
+
+        def image(n: Value) -> list[Value]:
+            def plane(oz: Value) -> list[Value]:
+                def band(oy: Value) -> list[Value]:
+                    same = [w.let(f"icmp eq i64 {a}, {b}") for a, b in ((n, first), (oz, "0"), (oy, "0"))]
+                    fresh = w.let(f"and i1 {w.let(f'and i1 {same[0]}, {same[1]}')}, {same[2]}")
+                    self.band(n, group, c0, channels, oz, oy, acc, row_bytes, w.let(f"xor i1 {fresh}, true"))
+                    return []
+                w.loop("0", p[OH], p[BAND], band)
+                return []
+            w.loop("0", p[OD], "1", plane)
+            return []
+        w.loop(first, last, "1", image)
+        return []
+
+    def band(self, n: Value, group: Value, c0: Value, channels: Value, oz: Value, oy: Value, acc: Value,
+             row_bytes: Value, resume: Value) -> None:
+        w, p = self.w, self.words
+        rows = w.min(p[BAND], w.sub(p[OH], oy))
+        flat, plane = self.source(n, w.add(w.mul(group, p[CG]), c0), channels, oz, oy)
+        depth = w.mul(rows, p[OW])
+        packed = w.at("%scratch", p[PACK_AT])
+        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
+        at = w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW])))
+        gradient = w.at(p[W], at, self.size)
+
+        def pack(j: Value) -> list[Value]:
+            pack_panel(w, "k", self.kind, self.kind, self.spec.vectors,
+                       w.at(gradient, w.mul(j, p[Y_CHANNEL]), self.size), "1", p[Y_CHANNEL],
+                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[M], j), str(self.width)))
+            return []
+        w.loop("0", p[M], str(self.width), pack)
+        total = w.mul(channels, p[TAPS])
+
+        def panel(j: Value) -> list[Value]:
+            b = w.at(packed, w.mul(j, depth), self.size)
+
+            def tile(r: Value) -> list[Value]:
+                out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
+                w.do(f"call void @{self.name}_part(ptr {flat}, i64 {w.mul(plane, str(self.size))}, ptr {self.taps}, "
+                     f"i64 {p[TAPS]}, i64 {r}, i64 {total}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
+                     f"i64 {p[OW]}, i64 {p[WQ]}, i1 {resume})")
+                return []
+            w.loop("0", total, str(self.spec.height), tile)
+            return []
+        w.loop("0", p[M], str(self.width), panel)
+
+
+def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
+    """Return the function adding the pixels of a band to a tile of (channel, tap) x output channels."""
+    w = Writer(target, declared)
+    tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
+    h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
+    offsets, outs = [], []
+    for r in range(h):
+        row = w.min(w.add("%row", str(r)), w.sub("%total", "1"))  # rows too many repeat the last and are not kept
+        channel = w.div(row, "%count")
+        tap = w.sub(row, w.mul(channel, "%count"))
+        offset = w.let(f"load i64, ptr {w.at('%taps', tap, 8)}, align 8")
+        offsets.append(w.add(w.mul(channel, "%plane"), offset))
+        outs.append(w.at("%acc", w.mul(str(r), "%acc_step")))
+    again, go = w.fresh("resume"), w.fresh("go")
+    w.do(f"br i1 %resume, label %{again}, label %{go}")
+    w.label(again)
+    kept = [w.load(vector, w.at(outs[min(r, h)], str(j * lanes), size), None, size)
+            for r in range(h) for j in range(v)]
+    w.do(f"br label %{go}")
+    w.label(go)
+    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
+
+    def line(_: Value, *outer: Value) -> list[Value]:
+        def pixel(x: Value, *inner: Value) -> list[Value]:
+            b, acc = inner[0], list(inner[1:])
+            at = w.at(outer[0], x, size)
+            panel = [w.load(vector, w.at(b, str(j * lanes), size), None, size) for j in range(v)]
+            for r in range(h):
+                scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {w.at(at, offsets[r])}, align {size}"))
+                for j in range(v):
+                    acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
+            return [w.at(b, str(lanes * v), size), *acc]
+        done = w.loop("0", "%cols", "1", pixel, [("ptr", outer[1]), *((vector, x) for x in outer[2:])], once=True)
+        return [w.at(outer[0], "%pitch", size), *done]
+    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True)
+    for r in range(h):
+        for j in range(v):
+            w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
+    return w.function(f"internal void @{name}_part(ptr %x, i64 %plane, ptr %taps, i64 %count, i64 %row, i64 %total, "
+                      "ptr %b, ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")

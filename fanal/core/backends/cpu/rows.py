@@ -1,0 +1,323 @@
+"""Row kernels: pointwise loops, reductions along rows, and any sequence of both over rows kept in cache."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
+from fanal.core.backends.cpu.irtext import Value, module
+from fanal.core.backends.cpu.loops import LoopWriter, accumulator, combine, identity
+from fanal.core.backends.cpu.target import Target
+from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op
+
+_CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
+_ONE_BODY = 24  # a loop body of more operations is written once, masked, instead of once whole and once masked
+
+
+def _cost(op: Op) -> int:
+    if op.kind != "point":
+        return 0 if op.kind in ("const", "word") else 1
+    flops = op.params[0].flops
+    return flops if isinstance(flops, int) and flops else 1
+
+
+class Passes:
+    """Which values each pass over a row computes, keeps and stores."""
+
+    def __init__(self, loop: Loop) -> None:
+        ops = loop.ops
+        self.ready = ready = [0] * len(ops)  # the first pass that can use an op
+        reduces: dict[int, list[int]] = {}
+        for i, op in enumerate(ops):
+            before = max((ready[a] for a in self._needs(loop, op)), default=0)
+            ready[i] = before
+            if op.kind == "reduce":
+                reduces.setdefault(before, []).append(i)
+                ready[i] = before + 1
+        first = len(loop.loads)
+        outer = len(loop.outer)
+        element, self.row_stores = {}, []
+        for n, (i, a) in enumerate(loop.stores):
+            if any(a.strides[outer:]):
+                element.setdefault(ready[i], []).append((i, first + n))
+            else:
+                self.row_stores.append((i, first + n))
+        self.count = max([*reduces, *element, -1]) + 1
+        self.reduces = [reduces.get(p, []) for p in range(self.count)]
+        self.stores = [element.get(p, []) for p in range(self.count)]
+        self.cached: dict[int, int] = {}  # op -> slot
+        self.kept: list[list[int]] = [[] for _ in range(self.count)]  # ops put into scratch, by pass
+        done: dict[int, int] = {}
+        for p in range(self.count):
+            roots = [ops[i].args[0] for i in self.reduces[p]] + [i for i, _ in self.stores[p]]
+            self._plan(loop, p, roots, done)
+
+    @staticmethod
+    def _needs(loop: Loop, op: Op) -> tuple[int, ...]:
+        if op.kind == "load" and loop.loads[op.params].at:
+            return tuple(i for i, _ in loop.loads[op.params].at)
+        return op.args
+
+    def _plan(self, loop: Loop, p: int, roots: list[int], done: dict[int, int]) -> None:
+        ops = loop.ops
+        seen: set[int] = set()
+        stack = list(roots)
+        while stack:
+            i = stack.pop()
+            if i in seen or not ops[i].deps & REDUCED:
+                continue
+            seen.add(i)
+            earlier = done.setdefault(i, p)
+            if i in self.cached:
+                continue
+            if earlier < p and ops[i].kind == "point" and self._again(loop, i) > _CACHE_COST:
+                self.cached[i] = len(self.cached)
+                self.kept[earlier].append(i)
+                continue
+            stack.extend(self._needs(loop, ops[i]))
+
+    def _again(self, loop: Loop, root: int) -> int:
+        total, seen, stack = 0, set(), [root]
+        while stack:
+            i = stack.pop()
+            if i in seen or not loop.ops[i].deps & REDUCED or i in self.cached:
+                continue
+            seen.add(i)
+            total += _cost(loop.ops[i])
+            stack.extend(self._needs(loop, loop.ops[i]))
+        return total
+
+
+class RowsWriter(LoopWriter):
+    """Writes a loop of form "rows". `split`: a unit is one block of a row, and reductions leave partial results."""
+
+    def __init__(self, loop: Loop, target: Target, split: bool) -> None:
+        super().__init__(loop, target)
+        self.split = split
+        self.plan = Passes(loop)
+        self.body: dict[int, Scalar] = {}
+        self.first = len(loop.outer)
+        self.many = len(loop.reduced) > 1
+
+    def text(self, name: str) -> str:
+        """Return the module that defines the kernel."""
+        w, loop = self.w, self.loop
+        self.read_words()
+        self.length = self.sizes[-1]
+        self.partials = []
+        if self.many:
+            self.runs = w.word("%args", next(self.words))  # how many there are, and in a block
+            self.per_block = w.word("%args", next(self.words))
+        self.chunks = w.div(w.add(self.length, str(ROW_BLOCK - 1)), str(ROW_BLOCK))
+        self.blocks = self.chunks
+        if self.many:
+            groups = w.div(w.sub(w.add(self.runs, self.per_block), "1"), self.per_block)
+            self.blocks = w.mul(groups, self.chunks)
+        if self.plan.cached:
+            self.slot = w.word("%args", next(self.words))
+        if self.split:
+            for p in self.plan.reduces:
+                self.partials += [(i, w.word("%args", next(self.words), pointer=True)) for i in p]
+        for i, op in enumerate(loop.ops):
+            if not op.deps and op.kind not in ("reduce", "const"):
+                self.scalar_value(i)
+        outer_bases = {k: v for k, v in self.bases.items()}
+        for p in range(self.plan.count):
+            for i in self._used(p):
+                if not loop.ops[i].deps:
+                    self.splat(i)
+        known, splats = dict(self.known), dict(self.splats)
+
+        def row(unit: Value) -> tuple:
+            self.known, self.splats, self.bases = dict(known), dict(splats), dict(outer_bases)
+            self._row(unit)
+            return ()
+
+        w.loop("%lo", "%hi", "1", row)
+        return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
+                      w.declared)
+
+    def _used(self, p: int) -> list[int]:
+        roots = [self.loop.ops[i].args[0] for i in self.plan.reduces[p]] + [i for i, _ in self.plan.stores[p]]
+        roots += self.plan.kept[p]
+        stop = {i for i in self.plan.cached if i not in self.plan.kept[p]}
+        return self.closure(roots, stop)
+
+    def _row(self, unit: Value) -> None:
+        w, loop, plan = self.w, self.loop, self.plan
+        if self.split:
+            flat = w.div(unit, self.blocks) if self.first else "0"
+            start = w.sub(unit, w.mul(flat, self.blocks))
+            stop = w.add(start, "1")
+            self.decode(flat, range(self.first))
+        else:
+            start, stop = "0", self.blocks
+            self.decode(unit, range(self.first))
+        for p in range(plan.count):
+            totals = self._pass(p, start, stop)
+            for i, total in zip(plan.reduces[p], totals):
+                to = loop.ops[i].dtype
+                if self.split:
+                    pointer = next(q for k, q in self.partials if k == i)
+                    kind = STORED[accumulator(to)]
+                    where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {unit}")
+                    w.do(f"store {kind} {self.scalar.pack(total)}, ptr {where}")
+                else:
+                    self.known[i] = self.scalar.rounded(Scalar(total.name, to, 1), to)
+        for i, access in plan.row_stores:
+            a = self.accesses[access]
+            value = self.scalar.pack(self.scalar_value(i))
+            w.do(f"store {STORED[a.dtype]} {value}, ptr {self.base(access)}")
+
+    def _pass(self, p: int, start: Value, stop: Value) -> list[Scalar]:
+        w, loop, plan = self.w, self.loop, self.plan
+        used = self._used(p)
+        stop_at = set(plan.cached) - set(plan.kept[p])
+        lanes = [i for i in used if loop.ops[i].deps & REDUCED]
+        for i in used:  # everything scalar is in lanes before the loops begin
+            if not loop.ops[i].deps & REDUCED:
+                self.splat(i)
+        for i in lanes:
+            if i not in stop_at and loop.ops[i].kind == "load":
+                self.base(loop.ops[i].params)
+        for _, access in plan.stores[p]:
+            self.base(access)
+        reduces = plan.reduces[p]
+        types = [accumulator(loop.ops[i].dtype) for i in reduces]
+        hows = [loop.ops[i].params for i in reduces]
+        starts = [identity(self.scalar, h, t) for h, t in zip(hows, types)]
+        empty = [identity(self.vector, h, t) for h, t in zip(hows, types)]
+        if not reduces and not self.many and not self.split:  # nothing depends on the blocks
+            self._run(p, used, stop_at, "0", self.length, "0", [], [])
+            return []
+
+        def block(number: Value, *totals: Value) -> list[Value]:
+            part, group = number, "0"
+            if self.many:
+                group = w.div(number, self.chunks)
+                part = w.sub(number, w.mul(group, self.chunks))
+            low = w.mul(part, str(ROW_BLOCK))
+            high = w.min(w.add(low, str(ROW_BLOCK)), self.length)
+            carried = [(vector(REGISTER[t], LANES), x.name) for t, x in zip(types, empty) for _ in range(4)]
+            if self.many:
+                first = w.mul(group, self.per_block)
+                last = w.min(w.add(first, self.per_block), self.runs)
+
+                def run(r: Value, *sums: Value) -> list[Value]:
+                    self.decode(r, range(self.first, self.first + len(loop.reduced) - 1))
+                    return self._run(p, used, stop_at, low, high, w.mul(r, self.length), carried, list(sums))
+                sums = w.loop(first, last, "1", run, carried)
+            else:
+                sums = self._run(p, used, stop_at, low, high, "0", carried, [c for _, c in carried])
+            out = []
+            for k, (how, t) in enumerate(zip(hows, types)):
+                a, b, c, d = (Scalar(v, t, LANES) for v in sums[4 * k:4 * k + 4])
+                v = combine(self.vector, how, combine(self.vector, how, a, b), combine(self.vector, how, c, d))
+                out.append(combine(self.scalar, how, Scalar(totals[k], t, 1), self._halves(how, v)).name)
+            return out
+
+        kinds = [(REGISTER[t], x.name) for t, x in zip(types, starts)]
+        totals = w.loop(start, stop, "1", block, kinds)
+        return [Scalar(v, t, 1) for v, t in zip(totals, types)]
+
+    def _halves(self, how: str, x: Scalar) -> Scalar:
+        """Combine the lanes of a vector by halves."""
+        w, n, kind = self.w, LANES, REGISTER[x.dtype]
+        while n > 1:
+            n //= 2
+            parts = []
+            for first in (0, n):
+                order = ", ".join(f"i32 {first + i}" for i in range(n))
+                if n == 1:
+                    parts.append(w.let(f"extractelement <2 x {kind}> {x.name}, i64 {first}"))
+                else:
+                    parts.append(w.let(f"shufflevector <{2 * n} x {kind}> {x.name}, <{2 * n} x {kind}> poison, "
+                                       f"<{n} x i32> <{order}>"))
+            a, b = (Scalar(v, x.dtype, n) for v in parts)
+            x = combine(self.scalar if n == 1 else self.vector, how, a, b)
+        return x
+
+    def _run(self, p: int, used: list[int], stop_at: set[int], low: Value, high: Value, row: Value,
+             carried: list[tuple[str, Value]], sums: list[Value]) -> list[Value]:
+        """Write the loop over one run of the vector dimension; `row` is where it lies in scratch."""
+        w = self.w
+        addresses: dict[int, Value] = {}
+        dims = range(self.first, self.first + len(self.loop.reduced) - 1)
+
+        def address(access: int) -> Value:
+            found = addresses.get(access)
+            if found is None:
+                found = addresses[access] = w.at(self.bases[access], self.offset(self.strides[access], dims))
+            return found
+
+        for i in used:
+            op = self.loop.ops[i]
+            if op.deps & REDUCED and i not in stop_at:
+                if op.kind == "load":
+                    address(op.params)
+                elif op.kind == "index":
+                    base, *steps = self.op_words[i]
+                    addresses[-1 - i] = w.add(base, self.offset(steps, range(len(steps) - 1)))
+        for _, access in self.plan.stores[p]:
+            address(access)
+        kinds = [k for k, _ in carried]
+
+        def body(mask_of: Callable[[Value], Value | None]) -> Callable[..., list[Value]]:
+            def write(at: Value, *accs: Value) -> list[Value]:
+                return self._body(p, used, stop_at, addresses, at, row, mask_of(at), list(accs))
+            return write
+
+        masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
+        if len(used) > _ONE_BODY:
+            return w.loop(low, high, str(LANES), masked, list(zip(kinds, sums)))
+        whole = w.let(f"and i64 {w.sub(high, low)}, {-LANES}")
+        middle = w.add(low, whole)
+        sums = w.loop(low, middle, str(LANES), body(lambda at: None), list(zip(kinds, sums)))
+        return w.loop(middle, high, str(LANES), masked, list(zip(kinds, sums)))
+
+    def lane_value(self, i: int) -> Scalar:
+        return self.body[i] if self.loop.ops[i].deps & REDUCED else self.splats[i]
+
+    def _body(self, p: int, used: list[int], stop_at: set[int], addresses: dict[int, Value], at: Value, row: Value,
+              mask: Value | None, accs: list[Value]) -> list[Value]:
+        w, loop, plan = self.w, self.loop, self.plan
+        self.body = {}
+        for i in used:
+            op = loop.ops[i]
+            if not op.deps & REDUCED:
+                continue
+            if i in stop_at:
+                self.body[i] = self._cache(i, op, at, row)
+                continue
+            args = [self.lane_value(a) for a in op.args]
+            where = addresses.get(op.params if op.kind == "load" else -1 - i, "0")
+            self.body[i] = self.vector_op(i, op, args, where, at, mask)
+        for i in plan.kept[p]:
+            self._cache(i, loop.ops[i], at, row, self.body[i])
+        for i, access in plan.stores[p]:
+            self.store(access, self.lane_value(i), addresses[access], at, mask)
+        out: list[Value] = []
+        for k, i in enumerate(plan.reduces[p]):
+            how, source = loop.ops[i].params, self.lane_value(loop.ops[i].args[0])
+            acc = accumulator(loop.ops[i].dtype)
+            x = Scalar(source.name, acc, LANES)
+            if mask is not None:
+                x = self.vector.where(Scalar(mask, x.dtype, LANES), x, identity(self.vector, how, acc))
+            a, b, c, d = accs[4 * k:4 * k + 4]
+            out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
+        return out
+
+    def _cache(self, i: int, op: Op, at: Value, row: Value, value: Scalar | None = None) -> Scalar:
+        """Load op `i` from its slot in scratch, or store it."""
+        w, kind = self.w, REGISTER[op.dtype]
+        kind = "i8" if kind == "i1" else kind
+        slot = w.at("%scratch", w.mul(self.slot, str(self.plan.cached[i])))
+        where = w.let(f"getelementptr {kind}, ptr {slot}, i64 {w.add(row, at)}")
+        full = vector(kind, LANES)
+        if value is not None:
+            w.store(full, self.vector.pack(value) if kind == "i8" else value.name, where, None, 1)
+            return value
+        got = w.load(full, where, None, 1)
+        return self.vector.unpack(got, op.dtype, LANES) if kind == "i8" else Scalar(got, op.dtype, LANES)
+
+
+__all__ = ["OUTER", "Passes", "RowsWriter"]

@@ -1,0 +1,343 @@
+"""A lowered program made runnable: code, memory and threads assigned; each run costs one native call.
+
+All argument words of all launches are one array. Running with other arrays than last time rewrites the words that
+hold their addresses, natively, and nothing else.
+"""
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fanal.core.backends.contract import Buf, Launch, Temp
+from fanal.core.compiler import plan
+from fanal.core.compiler.steps import Buffer, HostStep, Lowered
+
+from . import jit, memory, runner_ir, schedule, threads
+from .target import Target
+
+_WORD = 8
+
+
+class Timing(NamedTuple):
+    """One launch on one thread, or a host step. Times in nanoseconds of time.perf_counter_ns."""
+
+    step: int  # index into Lowered.steps
+    label: str
+    thread: int
+    begin: int
+    end: int
+
+
+class _Workspace:
+    """Memory for what lives only while a plan runs. Plans take turns with it."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.address = 0
+        self.array: np.ndarray | None = None
+
+    def grow(self, nbytes: int) -> None:
+        if nbytes > self.nbytes:
+            self.array = None  # not both at once
+            self.nbytes = self.address = 0
+            self.array = memory.empty_aligned((nbytes,), np.dtype(np.uint8))
+            self.nbytes, self.address = nbytes, memory.address_of(self.array)
+
+
+_idle: list[_Workspace] = []  # popping and appending are atomic
+
+
+class _Segment:
+    """Launches between two host steps: one native call."""
+
+    def __init__(self, launches: list[tuple[int, Launch]]) -> None:
+        self.launches = launches  # with their index in Lowered.steps
+        self.records = np.zeros((len(launches), runner_ir.STEP_WORDS), np.int64)
+        self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
+        self.job[:2] = self.records.ctypes.data, len(launches)
+        self.address = self.job.ctypes.data
+        self.parallel = False
+
+    def place(self, count: int, overlaps: Any) -> None:
+        slots = schedule.schedule([launch for _, launch in self.launches], count, overlaps)
+        self.records[:, 3:6] = slots
+        self.parallel = any(slot.width > 1 for slot in slots)
+
+
+class Executable:
+    """A program ready to run. Safe to call from several Python threads, one run at a time."""
+
+    def __init__(self, lowered: Lowered, target: Target | None = None) -> None:
+        self.lowered = lowered
+        self._lock = threading.Lock()
+        self._known = {value: np.ascontiguousarray(array) for value, array in lowered.known.items()}
+        self._checks = np.zeros(len(lowered.checks), np.int64)
+        self._outside = {value: i for i, value in enumerate(lowered.inputs)}
+        self._results = {value: i for i, value in reversed([*enumerate(lowered.outputs)])
+                         if value not in self._outside and value not in self._known}
+        self._plan_memory()
+        self._segments: list[_Segment | tuple[int, HostStep]] = []
+        self._split()
+        self._fill(target)
+        self._only = self._segments[0] if len(self._segments) == 1 and isinstance(self._segments[0], _Segment) \
+            else None
+        self._hosted = any(not isinstance(segment, _Segment) for segment in self._segments)
+        self._space = 0  # address of the workspace the words point into
+        self._need = 0  # bytes of workspace
+        self._threads = 0
+        _alive.add(self)
+
+    # Building.
+
+    def _plan_memory(self) -> None:
+        low = self.lowered
+        steps = [step for step in low.steps if not isinstance(step, Temp)]
+        apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _ in low.checks}
+        sizes = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
+        sizes |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
+        self.offsets, self.arena_bytes = plan.place(plan.lifetimes(steps, sizes), sizes)
+        self._sizes = sizes
+        scratch = max((step.scratch for step in steps if isinstance(step, Launch)), default=0)
+        self.scratch_bytes = -(-scratch // 128) * 128  # threads write to neighbouring lines of no other
+
+    def _split(self) -> None:
+        """Cut the steps into native segments and host steps."""
+        native: list[tuple[int, Launch]] = []
+        for i, step in enumerate(self.lowered.steps):
+            if isinstance(step, HostStep):
+                if native:
+                    self._segments.append(_Segment(native))
+                    native = []
+                self._segments.append((i, step))
+            elif isinstance(step, Launch) and step.units > 0:
+                native.append((i, step))
+        if native:
+            self._segments.append(_Segment(native))
+
+    def _fill(self, target: Target | None) -> None:
+        """Compile the kernels and write everything into the words that does not change from run to run."""
+        launches = [(segment, row, launch) for segment in self._segments if isinstance(segment, _Segment)
+                    for row, (_, launch) in enumerate(segment.launches)]
+        code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
+        self._words = np.zeros(sum(len(launch.args) for _, _, launch in launches), np.int64)
+        fixed = {value: memory.address_of(array) for value, array in self._known.items()}
+        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _) in
+                  enumerate(self.lowered.checks)}
+        start, at = memory.address_of(self._words), 0
+        inner: list[tuple[int, int]] = []  # (word, offset in the arena)
+        moving: dict[int, list[tuple[int, int]]] = {}  # value -> (word address, offset)
+        for segment, row, launch in launches:
+            segment.records[row, :3] = code[launch.kernel.name], start + _WORD * at, launch.units
+            for argument in launch.args:
+                if not isinstance(argument, Buf):
+                    self._words[at] = (argument + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
+                elif argument.value_id in fixed:
+                    self._words[at] = fixed[argument.value_id] + argument.offset
+                elif argument.value_id in self.offsets:
+                    inner.append((at, self.offsets[argument.value_id] + argument.offset))
+                else:
+                    moving.setdefault(argument.value_id, []).append((start + _WORD * at, argument.offset))
+                at += 1
+        self._inner = np.array([word for word, _ in inner], np.int64)
+        self._inner_offsets = np.array([offset for _, offset in inner], np.int64)
+        unknown = moving.keys() - self._outside.keys() - self._results.keys()
+        if unknown:
+            raise ValueError(f"launches use values that have no buffer: {sorted(unknown)}")
+        self._inputs = _Binding([moving.get(value, ()) for value in self.lowered.inputs])
+        first = {i: value for value, i in self._results.items()}
+        self._outputs = _Binding([moving.get(first[i], ()) if i in first else ()
+                                  for i in range(len(self.lowered.outputs))])
+
+    def _overlaps(self, value: int) -> Sequence[int]:
+        """Return the other values whose arena memory `value` shares, at other times."""
+        found = self._overlap.get(value)
+        if found is None:
+            if value not in self.offsets:
+                found = ()
+            else:
+                begin = self.offsets[value]
+                hit = (self._arena[1] < begin + self._sizes[value]) & (self._arena[2] > begin)
+                found = tuple(other for other in self._arena[0][hit].tolist() if other != value)
+            self._overlap[value] = found
+        return found
+
+    def _place(self, count: int) -> None:
+        """Divide the work over `count` threads."""
+        ids = list(self.offsets)
+        begins = np.array([self.offsets[value] for value in ids], np.int64)
+        self._arena = np.array(ids, np.int64), begins, begins + [self._sizes[value] for value in ids]
+        self._overlap: dict[int, Sequence[int]] = {}
+        for segment in self._segments:
+            if isinstance(segment, _Segment):
+                segment.place(count, self._overlaps)
+        del self._arena, self._overlap
+        self._threads = count
+        self._need = max(64, self.arena_bytes + self.scratch_bytes * count)
+        self._space = 0
+
+    def _settle(self, space: _Workspace) -> None:
+        """Point the words into a workspace."""
+        space.grow(self._need)
+        self._words[self._inner] = space.address + self._inner_offsets
+        for segment in self._segments:
+            if isinstance(segment, _Segment):
+                segment.job[2:4] = space.address + self.arena_bytes, self.scratch_bytes
+        self._space = space.address
+
+    # Running.
+
+    def allocate(self) -> list[np.ndarray | None]:
+        """Return fresh arrays for the outputs; None where an output replaces an input or is a known value."""
+        buffers = self.lowered.buffers
+        return [memory.empty_aligned(buffers[value].shape, buffers[value].dtype.np)
+                if self._results.get(value) == i else None for i, value in enumerate(self.lowered.outputs)]
+
+    def run(self, inputs: list[np.ndarray], outputs: list[np.ndarray | None] | None = None,
+            profile: list[Timing] | None = None) -> list[np.ndarray]:
+        """Compute the outputs. Every array is C-contiguous with the shape and dtype of the program's value.
+
+        `outputs` are arrays to write into, as `allocate` gives them. No output may share memory with an input that it
+        does not replace. `profile` collects the time of every launch on every thread.
+        Raises IndexError for an index out of range, and whatever a host step raises; outputs are undefined then.
+        """
+        if len(inputs) != len(self.lowered.inputs):
+            raise ValueError(f"the program has {len(self.lowered.inputs)} inputs, got {len(inputs)}")
+        results: list[np.ndarray] = []
+        for i, array in enumerate(self.allocate() if outputs is None else outputs):
+            results.append(self._standing(i, inputs, results) if array is None else array)
+        with self._lock:
+            self._inputs.bind(inputs)
+            self._outputs.bind(results)
+            self._launch(inputs, results, profile)
+        return results
+
+    def _standing(self, i: int, inputs: list[np.ndarray], results: list[np.ndarray]) -> np.ndarray:
+        """Return the array of output i, which has no memory of its own."""
+        value = self.lowered.outputs[i]
+        if value in self._outside:
+            return inputs[self._outside[value]]
+        if value in self._known:
+            return self._known[value].copy()  # the caller may write to it
+        if self._results[value] == i:
+            raise ValueError(f"output {i} needs an array")
+        return results[self._results[value]]
+
+    def _launch(self, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: list[Timing] | None) -> None:
+        if threads.pool.count != self._threads or not self._threads:
+            self._place(threads.get_num_threads())
+        try:
+            space = _idle.pop()
+        except IndexError:
+            space = _Workspace()
+        try:
+            if space.address != self._space or space.nbytes < self._need:
+                self._settle(space)
+            if self._only is not None and profile is None:
+                threads.pool.run(self._only.address, self._only.parallel)
+            else:
+                self._walk(space, inputs, outputs, profile)
+        finally:
+            _idle.append(space)
+        if len(self._checks) and self._checks.any():
+            self._complain()
+
+    def _walk(self, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: list[Timing] | None) -> None:
+        for segment in self._segments:
+            if isinstance(segment, _Segment):
+                if profile is None:
+                    threads.pool.run(segment.address, segment.parallel)
+                else:
+                    self._timed(segment, profile)
+            else:
+                index, step = segment
+                begin = time.perf_counter_ns()
+                self._call(step, space, inputs, outputs)
+                if profile is not None:
+                    profile.append(Timing(index, step.label, 0, begin, time.perf_counter_ns()))
+
+    def _timed(self, segment: _Segment, profile: list[Timing]) -> None:
+        count = len(segment.launches)
+        times = np.zeros(count * self._threads * 2, np.int64)
+        segment.job[4] = times.ctypes.data
+        try:
+            together = threads.pool.run(segment.address, segment.parallel)
+        finally:
+            segment.job[4] = 0
+        rows = times.reshape(count, -1, 2) if together else times[:2 * count].reshape(count, 1, 2)
+        for (index, launch), row in zip(segment.launches, rows.tolist(), strict=True):
+            profile += [Timing(index, launch.label, thread, begin, end)
+                        for thread, (begin, end) in enumerate(row) if end]
+
+    def _call(self, step: HostStep, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+        """Run a host step on views of the buffers."""
+        arrays = [self._view(value, space, inputs, outputs).reshape(shape)
+                  for value, shape in zip(step.inputs, step.shapes, strict=True)]
+        target = self._view(step.output, space, inputs, outputs)
+        result = np.asarray(step.fn(*arrays))
+        if result.shape != target.shape:
+            raise RuntimeError(f"{step.label} gave shape {list(result.shape)}, expected {list(target.shape)}")
+        np.copyto(target, result, casting="unsafe")
+
+    def _view(self, value: int, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
+        if value in self._outside:
+            return inputs[self._outside[value]]
+        if value in self._results:
+            return outputs[self._results[value]]
+        if value in self._known:
+            return self._known[value]
+        buffer: Buffer = self.lowered.buffers[value]
+        return np.ndarray(buffer.shape, buffer.dtype.np, space.array, self.offsets[value])
+
+    def _complain(self) -> None:
+        """Raise the first failed check, and forget all."""
+        codes = self._checks.tolist()
+        self._checks[:] = 0
+        for code, (_, message) in zip(codes, self.lowered.checks, strict=True):
+            if code:
+                raise IndexError(message.format(index=code - 1 if code > 0 else code))
+
+
+class _Binding:
+    """Which words hold the addresses of a list of arrays."""
+
+    def __init__(self, uses: Sequence[Sequence[tuple[int, int]]]) -> None:
+        self.count = len(uses)
+        self.known = np.zeros(self.count, np.int64)
+        self.starts = np.cumsum([0, *map(len, uses)], dtype=np.int64)
+        self.uses = np.array([pair for pairs in uses for pair in pairs], np.int64).reshape(-1, 2)
+        self.table = np.array([self.count, self.known.ctypes.data, self.starts.ctypes.data, self.uses.ctypes.data])
+        self.address = self.table.ctypes.data
+        self.native = threads.runner().bind if memory.LAYOUT_KNOWN else None
+
+    def bind(self, arrays: list[np.ndarray]) -> None:
+        """Make the words point to these arrays."""
+        if self.native is not None:
+            self.native(id(arrays), self.address)
+            return
+        for i, array in enumerate(arrays):
+            address = memory.address_of(array)
+            if address != self.known[i]:
+                self.known[i] = address
+                for word, offset in self.uses[self.starts[i]:self.starts[i + 1]].tolist():
+                    ctypes.c_int64.from_address(word).value = address + offset
+
+
+_alive: weakref.WeakSet[Executable] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have been in the middle of a run.
+    _idle.clear()
+    for executable in _alive:
+        executable._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

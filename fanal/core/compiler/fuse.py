@@ -1,0 +1,333 @@
+"""Fusion: which values get a buffer, and which of them are computed by one kernel.
+
+A *root* is a value that may need a buffer. Everything else is written out where it is used, at the index it is used
+at. Roots over the same indices that feed each other, or read the same memory, share a kernel (a Group), and a root
+needed only there gets no buffer after all.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from fanal.core.compiler.graph import Graph, Value
+
+VIEWS = ("broadcast", "reshape", "permute", "slice", "flip", "window")
+REDUCES = ("sum", "prod", "max_of", "min_of")
+JOINS = ("pad", "concat", "update_slice")
+READS = ("take", "gather")
+SOURCES = ("full", "iota", "philox")
+
+_MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
+_GROUP_OPS, _GROUP_READS = 96, 20
+_LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
+
+ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its own; K > 0: at the index of its row of K
+
+
+class Group:
+    """Roots computed by one kernel, or one step of another kind."""
+
+    __slots__ = ("kind", "domain", "roots", "reads", "ops", "before", "number")
+
+    def __init__(self, kind: str, domain: Any, number: int) -> None:
+        self.kind = kind  # loop: size; row: (K, R); reduce: (shape, dims); or contract, join, index, host
+        self.domain = domain
+        self.roots: list[Value] = []
+        self.reads: set[Value] = set()
+        self.ops = 0
+        self.before = 0  # bit set of the groups this one needs, directly or not
+        self.number = number
+
+
+def _role(v: Value, backend: Any) -> str:
+    """Return how a value is computed: given, empty, inline, reduce, contract, join, index or host."""
+    if v.row is None:
+        return "given"
+    if not backend.stores(v.dtype) or v.row.kind == "opaque":
+        return "host"
+    if not all(backend.stores(i.dtype) for i in v.inputs):
+        return "host"
+    if v.size == 0:
+        return "empty"
+    name = v.name
+    if name in SOURCES or name in VIEWS or name in READS:
+        return "inline"
+    if v.row.kind == "point":
+        return "inline" if backend.supports(v) else "host"
+    if name in REDUCES:
+        return "reduce"
+    if name in JOINS:
+        return "join"
+    if backend.supports(v):
+        return v.row.kind
+    return "host"
+
+
+def base(v: Value) -> Value:
+    """Return the value whose buffer holds `v`: reshapes of a root are that root's memory."""
+    while not v.root and v.name == "reshape":
+        v = v.inputs[0]
+    return v
+
+
+def _behind_views(v: Value) -> Value:
+    while v.role == "inline" and v.name in VIEWS and not v.root:
+        v = v.inputs[0]
+    return v
+
+
+def _make_root(v: Value) -> None:
+    """Give what `v` shows a buffer: itself, or what it reshapes."""
+    while v.name == "reshape" and v.role == "inline" and not v.root:
+        v = v.inputs[0]
+    if v.role != "given":
+        v.root = True
+
+
+def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
+    """Mark roots and measure the expressions between them."""
+    values = graph.values
+    for v in reversed(values):
+        through = v.uses if v.name in VIEWS else 1
+        for i in v.inputs:
+            i.uses += through
+    for v in values:
+        v.role = role = _role(v, backend)
+        if role != "inline" or v.output:
+            v.root = True
+        if id(v) in forced:
+            v.root = True
+        if role in ("host", "index"):
+            for i in v.inputs:
+                _make_root(i)
+        elif role == "contract":
+            for i in v.inputs:
+                _make_root(backend.operand(i)[0])
+        elif v.name in READS:
+            _make_root(v.inputs[0])
+            if v.inputs[0].row is not None and not base(v.inputs[0]).root:
+                _make_root(v.inputs[0])
+        if role in ("given", "host", "empty"):
+            continue
+        _measure(v)
+
+
+def _measure(v: Value) -> None:
+    ops, reads, heavy = 1, set(), False
+    for i in v.inputs:
+        if i.size < v.size and i.size > 1:
+            source = _behind_views(i)
+            if source.role == "inline" and not source.root and (source.heavy or source.ops > 3) \
+                    and source.row is not None and source.row.kind == "point":
+                source.root = True  # computed once, not once for every element it is spread over
+                i.ops, i.reads, i.heavy = 0, frozenset((source,)), False
+        if i.root:
+            reads.add(i)
+        else:
+            ops += i.ops
+            reads |= i.reads
+            heavy |= i.heavy
+    if v.row is not None and v.row.kind == "point":
+        flops = v.row.flops
+        heavy |= isinstance(flops, int) and flops >= 4
+    elif v.name == "philox":
+        heavy = True
+    v.ops, v.reads, v.heavy = ops, frozenset(reads), heavy
+    if v.root or v.role != "inline":
+        return
+    if v.row is not None and v.row.kind == "point":
+        if v.size == 1:
+            v.root = v.uses > 1 and (ops > 8 or len(reads) > 4) or ops > _MAX_OPS or len(reads) > _MAX_READS
+        elif v.uses > 1:
+            v.root = heavy or ops > 2 or len(reads) > 2
+        else:
+            v.root = ops > _MAX_OPS or len(reads) > _MAX_READS
+    elif v.name in READS and v.uses > 1:
+        v.root = True
+
+
+def _spread(small: Value, big: Value) -> int:
+    """Return how `big`, read at its own index, reads `small`, which it broadcasts."""
+    if small.size == 1:
+        return 1
+    a, b = small.shape, big.shape
+    if len(a) > len(b):
+        return ELSEWHERE
+    a = (1,) * (len(b) - len(a)) + a
+    k = len(a)
+    while k and a[k - 1] == 1:
+        k -= 1
+    return small.size if a[:k] == b[:k] else ELSEWHERE
+
+
+def scan(root: Value, start: Value | None = None) -> dict[Value, int]:
+    """Return what the expression of `root` reads, and how."""
+    found: dict[Value, int] = {}
+    stack: list[tuple[Value, int]] = []
+    seen: set[tuple[int, int]] = set()
+
+    def visit(v: Value, how: int) -> None:
+        key = (id(v), how)
+        if key in seen:
+            return
+        seen.add(key)
+        if v.root or (v.name == "reshape" and base(v).root):
+            v = base(v)
+            old = found.get(v)
+            found[v] = how if old is None or old == how else ELSEWHERE
+            return
+        stack.append((v, how))
+
+    def expand(v: Value, how: int) -> None:
+        if v.row.kind == "point" or v.name == "broadcast":  # type: ignore[union-attr]
+            for i in v.inputs:
+                if i.size == v.size:
+                    visit(i, how)
+                elif how == SAME:
+                    visit(i, _spread(i, v))
+                else:
+                    visit(i, 1 if i.size == 1 else ELSEWHERE)
+        elif v.name == "reshape":
+            visit(v.inputs[0], how)
+        else:
+            for i in v.inputs:
+                visit(i, 1 if i.size == 1 else ELSEWHERE)
+
+    if start is not None:
+        visit(start, SAME)
+    else:
+        expand(root, SAME)
+    while stack:
+        expand(*stack.pop())
+    return found
+
+
+def reduce_form(v: Value) -> tuple[str, Any]:
+    """Return the group kind and domain of a reduction."""
+    shape, dims = v.inputs[0].shape, v.params[0]
+    real = [d for d in range(len(shape)) if shape[d] != 1]
+    gone = [d for d in real if d in dims]
+    first = gone[0]
+    if all(d in dims for d in real if d >= first):
+        r = 1
+        for d in gone:
+            r *= shape[d]
+        return "row", (v.inputs[0].size // r, r)
+    return "reduce", (tuple(shape[d] for d in real), tuple(i for i, d in enumerate(real) if d in dims))
+
+
+class _Grouper:
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.readers: dict[Value, list[Group]] = {}
+
+    def add(self, root: Value) -> None:
+        """Put a root into a group that can take it, or into one of its own."""
+        role = root.role
+        if role == "inline":
+            kind, domain, reads = "loop", root.size, scan(root)
+        elif role == "reduce":
+            kind, domain = reduce_form(root)
+            reads = scan(root, root.inputs[0])
+        else:
+            kind, domain = role, None
+            reads = {}
+            for i in root.inputs:
+                for k in scan(root, i):
+                    reads[k] = ELSEWHERE
+        needs = {v.group.number for v in reads if v.group is not None}
+        before = 0
+        for n in needs:
+            before |= self.groups[n].before | 1 << n
+        found = self._find(root, kind, domain, reads, needs) if kind in ("loop", "row", "reduce") else None
+        if found is None:
+            found = Group(kind, domain, len(self.groups))
+            self.groups.append(found)
+        root.group = found
+        found.roots.append(root)
+        found.ops += root.ops
+        self._order(found, before & ~(1 << found.number))
+        for v in reads:
+            found.reads.add(v)
+            if v.size >= root.size or role == "reduce":
+                self.readers.setdefault(v, []).append(found)
+
+    def _order(self, group: Group, before: int) -> None:
+        if before | group.before != group.before:
+            group.before |= before
+            bit = 1 << group.number
+            for h in self.groups:
+                if h.before & bit:
+                    h.before |= group.before
+
+    def _find(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int]) -> Group | None:
+        tried: set[int] = set()
+        fed = sorted({v.group.number for v in reads if v.group is not None}, reverse=True)
+        for number in fed:
+            tried.add(number)
+            g = self.groups[number]
+            if self._fits(root, kind, domain, reads, needs, g):
+                return g
+        size = root.inputs[0].size if root.role == "reduce" else root.size
+        for v, how in reads.items():
+            if how == SAME and v.size == size:
+                for g in reversed(self.readers.get(v, ())[-4:]):
+                    if g.number not in tried:
+                        tried.add(g.number)
+                        if self._fits(root, kind, domain, reads, needs, g, True):
+                            return g
+        return None
+
+    def _fits(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int], g: Group,
+              sibling: bool = False) -> bool:
+        if g.ops + root.ops > _GROUP_OPS or len(g.reads | reads.keys()) > _GROUP_READS:
+            return False
+        bit = g.number
+        if any(n != bit and self.groups[n].before >> bit & 1 for n in needs):
+            return False  # the group would need itself
+        mine = {v: how for v, how in reads.items() if v.group is g}
+        return self._shapes_fit(root, kind, domain, mine, g, sibling)
+
+    def _shapes_fit(self, root: Value, kind: str, domain: Any, mine: dict[Value, int], g: Group, sibling: bool) -> bool:
+        if kind == "loop":
+            n = domain
+            if g.kind == "loop":
+                return g.domain == n and all(how == SAME for how in mine.values())
+            if g.kind == "row":
+                rows, length = g.domain
+                if n == rows * length:
+                    if any(v.role == "reduce" for v in mine) and length > _LONG_ROW and rows < _FEW_ROWS:
+                        return False
+                    return all(how == SAME if v.size == n else how == rows == v.size for v, how in mine.items())
+                return not sibling and n == rows and all(how == SAME and v.size == n for v, how in mine.items())
+            if g.kind == "reduce":
+                return not sibling and n == g.roots[0].size and all(how == SAME for how in mine.values())
+            return False
+        if kind == "row":
+            rows, length = domain
+            if g.kind == "loop":
+                if g.domain != rows * length or not all(how == SAME for how in mine.values()):
+                    return False
+                if length > _LONG_ROW and rows < _FEW_ROWS:
+                    return False
+                g.kind, g.domain = "row", domain
+                return True
+            if g.kind != "row" or g.domain != domain:
+                return False
+            if any(v.role == "reduce" for v in mine) and length > _LONG_ROW and rows < _FEW_ROWS:
+                return False
+            return all(how == SAME if v.size == rows * length else how == rows == v.size for v, how in mine.items())
+        return g.kind == "reduce" and g.domain == domain and not mine
+
+
+def fuse(graph: Graph, backend: Any, forced: set[int]) -> list[Group]:
+    """Return the groups of a graph; their order of creation respects use only together with `order`."""
+    choose_roots(graph, backend, forced)
+    grouper = _Grouper()
+    for v in graph.values:
+        if v.root and v.role not in ("given", "empty"):
+            grouper.add(v)
+    for g in grouper.groups:
+        for v in g.reads:
+            if v.group is not None and v.group is not g:
+                v.outside = True
+    return grouper.groups

@@ -1,0 +1,64 @@
+"""The compiler's own view of a program: one vertex per value, free to rewrite, with what later stages learn."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base.dtype import dtype as DType
+from fanal.core.base.shape import Shape
+from fanal.core.ir.row import Row
+
+
+class Value:
+    """A value to be computed, or given (`row` None: a program input or a known array)."""
+
+    __slots__ = ("row", "name", "inputs", "params", "shape", "size", "dtype", "where", "id", "known", "uses", "root",
+                 "role", "ops", "reads", "group", "output", "outside", "heavy")
+
+    def __init__(self, row: Row | None, inputs: tuple[Value, ...], params: tuple, shape: Shape, dtype: DType,
+                 where: Any = None) -> None:
+        self.row = row
+        self.name = row.name if row else "given"
+        self.inputs = inputs
+        self.params = params
+        self.shape = shape
+        size = 1
+        for n in shape:
+            size *= n
+        self.size = size
+        self.dtype = dtype
+        self.where = where
+        self.id = -1
+        self.known: np.ndarray | None = None
+        # Fusion's notes.
+        self.uses = 0  # consumers that are not views
+        self.root = row is None  # has a buffer, or is a result of its kernel
+        self.role = ""
+        self.ops = 0  # size of the expression behind it, when it is written out in a consumer
+        self.heavy = False
+        self.reads: frozenset[Value] = frozenset()
+        self.group: Any = None
+        self.output = False
+        self.outside = False  # some reader is not in its kernel
+
+    def __repr__(self) -> str:
+        return f"%{self.id} {self.name}({self.dtype.name}{list(self.shape)})"
+
+
+class Graph:
+    """Values in an order that respects use. `outputs` may repeat and may be given values."""
+
+    __slots__ = ("given", "values", "outputs", "writes", "count")
+
+    def __init__(self, given: list[Value], values: list[Value], outputs: list[Value], writes: dict[int, int]) -> None:
+        self.given = given  # one per program input
+        self.values = values
+        self.outputs = outputs
+        self.writes = writes
+        self.count = 0
+
+    def number(self) -> int:
+        """Return an unused value id."""
+        self.count += 1
+        return self.count - 1

@@ -1,0 +1,142 @@
+"""Cheap rewrites, each value looked at once: a program becomes a graph without what costs nothing to remove."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fanal.core.base.dtype import dtype as DType
+from fanal.core.base.shape import Shape
+from fanal.core.compiler.graph import Graph, Value
+from fanal.core.ir.program import Node, Program
+from fanal.core.ir.row import ROWS
+
+_MOVES_ALL = ("broadcast", "reshape", "permute", "slice", "flip", "window")
+
+
+def lossless(of: DType, to: DType) -> bool:
+    """Tell whether every value of `of` survives in `to`."""
+    if of.category == 0:
+        return True
+    if of.category != to.category or of.category == 3:
+        return False
+    if of.category == 2:
+        return to.itemsize > of.itemsize and of.itemsize >= 2
+    return to.itemsize > of.itemsize and (to.is_signed or not of.is_signed)
+
+
+def _full(shape: Shape, value: object, dtype: DType, where: object) -> Value:
+    return Value(ROWS["full"], (), (shape, value, dtype), shape, dtype, where)
+
+
+def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | None:
+    """Return a simpler value equal to a primitive on `inputs`, or None. The result may be new."""
+    if not inputs:
+        return None
+    x, params, shape = inputs[0], node.params, node.shape
+    if node.row.kind == "view":
+        if x.name == "full":
+            return _full(shape, x.params[1], node.dtype, node.where) if row_name != "pad" else None
+        if row_name == "reshape":
+            if x.name == "reshape":
+                x = x.inputs[0]
+            return x if x.shape == shape else Value(node.row, (x,), (shape,), shape, node.dtype, node.where)
+        if row_name == "permute":
+            dims = params[0]
+            if x.name == "permute":
+                dims, x = tuple(x.params[0][d] for d in dims), x.inputs[0]
+            if dims == tuple(range(len(dims))):
+                return x
+            return Value(node.row, (x,), (dims,), shape, node.dtype, node.where)
+        if row_name == "broadcast":
+            if x.shape == shape:
+                return x
+            if x.name == "broadcast":
+                return Value(node.row, (x.inputs[0],), params, shape, node.dtype, node.where)
+        return None
+    if row_name == "convert":
+        to = params[0]
+        if x.name == "full" and not x.dtype.is_complex and not to.is_complex:
+            with np.errstate(all="ignore"):
+                value = node.row.ref(np.asarray(x.params[1]).astype(x.dtype.np), to)
+            return _full(shape, value.item() if to.itemsize >= 4 and to.np.kind != "V" else float(value), to, node.where)
+        while x.name == "convert" and lossless(x.inputs[0].dtype, x.dtype):
+            x = x.inputs[0]
+        if x.dtype is to:
+            return x
+        if x is not inputs[0]:
+            return Value(node.row, (x,), params, shape, to, node.where)
+    elif row_name == "mul":
+        for one, other in ((inputs[1], x), (x, inputs[1])):
+            if one.name == "full" and one.params[1] == 1 and other.shape == shape:
+                return other
+    elif node.row.kind == "reduce" and row_name in ("sum", "prod", "max_of", "min_of"):
+        if all(x.shape[d] == 1 for d in params[0]):
+            return Value(ROWS["reshape"], (x,), (shape,), shape, node.dtype, node.where) if x.shape != shape else x
+        if x.size == 0 and math.prod(shape):
+            if row_name in ("sum", "prod"):
+                return _full(shape, int(row_name == "prod"), node.dtype, node.where)
+    return None
+
+
+def simplify(program: Program) -> Graph:
+    """Return the graph of a program: no tape, no views of constants, no chains of views, nothing twice, nothing dead."""
+    place: dict[int, Value] = {}
+    given: list[Value] = []
+    order: list[Value] = []
+    for n in program.inputs:
+        v = place.get(id(n))
+        if v is None:
+            v = place[id(n)] = Value(None, (), (), n.shape, n.dtype, n.where)
+        given.append(v)
+    seen: dict[object, Value] = {}
+
+    def known(n: Node) -> Value:
+        v = place[id(n)] = Value(None, (), (), n.shape, n.dtype, n.where)
+        v.known = n.buffer
+        order.append(v)
+        return v
+
+    for n in program.nodes:
+        if id(n) in place:
+            continue
+        if n.buffer is not None:
+            known(n)
+            continue
+        inputs = tuple([place.get(id(i)) or known(i) for i in n.inputs])
+        row = n.row
+        if row.kind == "tape":
+            place[id(n)] = inputs[0]
+            continue
+        v = _rewrite(row.name, inputs, n)
+        if v is not None and v.id == -2:  # an existing value
+            place[id(n)] = v
+            continue
+        if v is None:
+            v = Value(row, inputs, n.params, n.shape, n.dtype, n.where)
+        elif v in inputs or v.row is None:
+            place[id(n)] = v
+            continue
+        if row.kind != "opaque":
+            params: object = repr(v.params) if v.name in ("full", "pad") else v.params
+            key = (v.name, *map(id, v.inputs), params, v.dtype)
+            try:
+                twin = seen.setdefault(key, v)
+            except TypeError:  # an unhashable parameter
+                twin = v
+            if twin is not v:
+                place[id(n)] = twin
+                continue
+        v.id = -2
+        place[id(n)] = v
+        order.append(v)
+    outputs = [place.get(id(o)) or known(o) for o in program.outputs]
+    return Graph(given, _alive(order, outputs), outputs, dict(program.writes))
+
+
+def _alive(order: list[Value], outputs: list[Value]) -> list[Value]:
+    alive = set(outputs)
+    for v in reversed(order):
+        if v in alive:
+            alive.update(v.inputs)
+    return [v for v in order if v in alive]

@@ -1,0 +1,447 @@
+"""Following: when the calls of a known segment come again, hand back its tensors, and run its program at the end.
+
+Python always runs, so the stream of calls is the guard: a call that differs ends the following. What was matched until
+then is recorded after the fact, onto the very tensors that were handed out, and recording goes on from there.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from fanal.core.base import knobs
+from fanal.core.base.state import state
+from fanal.core.engine import flush as recorded
+from fanal.core.engine import record
+from fanal.core.engine.cache import executable
+from fanal.core.engine.ledger import ledger
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.path import MANUAL, Draft, Path, copy_handle, graft, stub
+from fanal.core.engine.record import OUT, Op, session
+from fanal.core.ir.prims import given, input_
+from fanal.core.ir.program import Node
+
+MAX_PATHS = 64  # known segments of one thread
+
+
+class Paths:
+    """The known segments of a thread."""
+
+    def __init__(self) -> None:
+        self.all: list[Path] = []
+        self.last: Path | None = None  # the segment that ended last
+
+    def add(self, p: Path) -> None:
+        if len(self.all) >= MAX_PATHS:
+            self.all.pop(0)
+        self.all.append(p)
+
+
+def _mode() -> tuple:
+    return (state.grad, state.inference)
+
+
+def paths() -> Paths:
+    """Return the known segments of this thread."""
+    if session.paths is None:
+        session.paths = Paths()
+    return session.paths
+
+
+def position() -> int:
+    """Return how many events of the current path were followed."""
+    path = session.path
+    if path is None:
+        return 0
+    here = matcher.get_cursor()
+    return len(path.steps) if here is None else path.index[id(here)]
+
+
+record.set_position(position)
+
+
+def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
+    """Answer a call that the matcher did not: follow it in Python, or record it."""
+    s = session
+    if s.depth:
+        return op.fn(*args, **kwargs)
+    path: Path | None = s.path
+    if path is not None:
+        k = position()
+        if k < len(path.steps) and path.same_call(path.steps[k], op, args, kwargs):
+            return _take(path, k, op)
+        if k == 0:
+            other = _start(op, args, kwargs, path)
+            if other is not None:
+                return other[0]
+            leave(path, 0)
+        else:
+            other_path = _switch(path, k, op, args, kwargs)
+            if other_path is not None:
+                return _take(other_path, k, op)
+            leave(path, k)
+    elif not s.events and not s.touched and knobs.follow:
+        known = _start(op, args, kwargs, None)
+        if known is not None:
+            return known[0]
+    return record.run_event(op, args, kwargs, record.caller(2))
+
+
+def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
+    mode = _mode()
+    for p in reversed(paths().all):
+        if p is not but and p.steps[0].op is op and p.mode == mode and p.same_call(p.steps[0], op, args, kwargs):
+            session.path = p
+            return (_take(p, 0, op),)
+    return None
+
+
+def _take(path: Path, k: int, op: Op) -> Any:
+    """Follow event k: move on, repeat its effects, return its result."""
+    step = path.steps[k]
+    matcher.set_cursor(step.native.next)
+    if step.grads:
+        path.effects(step)
+    out = step.native.out
+    if op.flush:
+        record.flush(op.name)
+    return out
+
+
+def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None:
+    """Find another known segment that began with the same k events, and move what was handed out onto it."""
+    for p in reversed(paths().all):
+        if p is path or p.mode != path.mode or len(p.steps) <= k or p.steps[k].op is not op or len(p.outs) == 0:
+            continue
+        if not _same_prefix(path, p, k):
+            continue
+        if _adopt(path, p, k) and p.same_call(p.steps[k], op, args, kwargs):
+            session.path = p
+            path.undo, p.undo = [], path.undo
+            _finish_switch(path, p, k)
+            return p
+        _restore(path, p, k)
+    return None
+
+
+def _same_prefix(a: Path, b: Path, k: int) -> bool:
+    return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
+               and x.out == y.out and len(x.grads) == len(y.grads) for x, y in zip(a.steps[:k], b.steps[:k]))
+
+
+def _alike(a: Path, b: Path, x: list, y: list) -> bool:
+    if len(x) != len(y):
+        return False
+    for (ka, pa), (kb, pb) in zip(x, y):
+        if ka != kb:
+            return False
+        if ka == record.SEQUENCE:
+            if pa[0] is not pb[0] or not _alike(a, b, pa[1], pb[1]):
+                return False
+        elif ka == record.SLOT:
+            if pa != pb or a.slots[pa].signature != b.slots[pb].signature:
+                return False
+        elif ka == record.CONST:
+            if not (pa is pb or (type(pa) is type(pb) and pa == pb)):
+                return False
+        elif ka == record.OBJECT:
+            if pa() is not pb():
+                return False
+        elif pa != pb:
+            return False
+    return True
+
+
+def _handed(path: Path, k: int) -> list[int]:
+    """Return the outs that the first k events returned."""
+    found: dict[int, None] = {}
+
+    def walk(spec: tuple) -> None:
+        if spec[0] == OUT:
+            found[spec[1]] = None
+        elif spec[0] == record.SEQUENCE:
+            for i in spec[1][1]:
+                walk(i)
+    for s in path.steps[:k]:
+        walk(s.out)
+        for _, _, new in s.grads:
+            if new is not None:
+                found[new] = None
+    return list(found)
+
+
+def _used(path: Path, k: int) -> list[int]:
+    found: dict[int, None] = {}
+
+    def walk(specs: list) -> None:
+        for kind, x in specs:
+            if kind == record.SLOT:
+                found[x] = None
+            elif kind == record.SEQUENCE:
+                walk(x[1])
+    for s in path.steps[:k]:
+        walk(s.specs)
+        walk([p for g in s.grads for p in g[:2] if p is not None])
+    return list(found)
+
+
+def _adopt(a: Path, b: Path, k: int) -> bool:
+    """Give b the tensors that a handed out and was given."""
+    for i in _used(a, k):
+        if a.slots[i].tensor is not b.slots[i].tensor and not b.bind(b.slots[i], a.slots[i].tensor):
+            return False
+    for x, y in zip(a.steps[:k], b.steps[:k]):
+        for sa, sb in zip(x.specs, y.specs):
+            if sa[0] == record.RUNTIME:
+                b.matches(sb, a.scalars[sa[1]][0])
+    _exchange(a, b, k)
+    return True
+
+
+def _exchange(a: Path, b: Path, k: int) -> None:
+    """Swap the tensors of the first k events, with the storages they stand on, between two paths."""
+    done: set[int] = set()
+    for i in _handed(a, k):
+        ga, gb = a.out_groups[i], b.out_groups[i]
+        if ga not in done and not a.groups[ga].external:
+            done.add(ga)
+            a.groups[ga].storage, b.groups[gb].storage = b.groups[gb].storage, a.groups[ga].storage
+        oa, ob = a.outs[i], b.outs[i]
+        _install(a, i, ob)
+        _install(b, i, oa)
+    for p in (a, b):
+        for g in p.groups:
+            for i in g.outs:
+                p.outs[i]._storage = g.storage
+        for s in p.steps:
+            matcher.set_out(s.native, p.value(s.out))
+
+
+def _restore(a: Path, b: Path, k: int) -> None:
+    _exchange(a, b, k)
+
+
+def _finish_switch(a: Path, b: Path, k: int) -> None:
+    for slot in a.slots:
+        if slot.moves:
+            a.release(slot)
+
+
+def _install(p: Path, i: int, t: Any) -> None:
+    p.outs[i] = t
+    for native, place in p.refs.get(i, ()):
+        matcher.set_arg(native, place, t)
+
+
+def leave(path: Path, k: int) -> None:
+    """Stop following after k events: record them after the fact, onto the tensors that were handed out."""
+    s = session
+    s.path = None
+    matcher.set_cursor(None)
+    if k == 0:
+        s.effects.clear()
+        path.undo.clear()
+        return
+    ledger.diverged += 1
+    for t, old in reversed(path.undo):
+        t._grad = old
+    path.undo.clear()
+    effects, s.effects = s.effects, []
+    mode = _mode()
+    s.begin()
+    handed = _handed(path, k)
+    originals = {i: path.outs[i] for i in handed}
+    e = 0
+    for i in range(k):
+        while e < len(effects) and effects[e][0] <= i:
+            effects[e][1]()
+            e += 1
+        _again(path, path.steps[i])
+    while e < len(effects):
+        effects[e][1]()
+        e += 1
+    state.grad, state.inference = mode
+    del originals
+    renew(path, handed)
+
+
+def _again(path: Path, step: Any) -> None:
+    """Record one followed event, and graft its results onto the tensors that were handed out."""
+    s = session
+    values = [path.value(spec) for spec in step.specs]
+    args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
+    state.grad, state.inference = step.mode
+    flush_after, step.op.flush = step.op.flush, False
+    try:
+        record.run_event(step.op, args, kwargs, step.where)
+    finally:
+        step.op.flush = flush_after
+    event = s.events[-1]
+    event.out = _graft(path, step.out, event.out, s)
+    grads = []
+    for (leaf, _, new), (t, before, made) in zip(step.grads, event.grads):
+        if made is not None and new is not None:
+            made = _graft_one(path.outs[new], made, s)
+            t._grad = made
+        grads.append((t, before, made))
+    event.grads = grads
+
+
+def _graft(path: Path, spec: tuple, made: Any, s: Any) -> Any:
+    kind, x = spec
+    if kind == OUT:
+        return _graft_one(path.outs[x], made, s)
+    if kind == record.SEQUENCE:
+        return path.value((kind, (x[0], [(record.CONST, _graft(path, i, m, s)) for i, m in zip(x[1], made)])))
+    return made
+
+
+def _graft_one(o: Any, n: Any, s: Any) -> Any:
+    if o is n or id(o) in s.index:
+        return o
+    graft(o, n)
+    k = s.index.pop(id(n), None)
+    if k is not None:
+        s.outs[k] = o
+        s.index[id(o)] = k
+    return o
+
+
+def renew(path: Path, which: list[int]) -> None:
+    """Replace tensors that somebody else now holds by fresh ones."""
+    groups = {path.out_groups[i] for i in which}
+    held = set(which)
+    for g in groups:
+        group = path.groups[g]
+        if not group.external:
+            old = group.storage
+            new = type(old)(_stub_of(path, g, old), old.meta)
+            group.storage = new
+        for i in group.outs:
+            o = path.outs[i]
+            if i in held:
+                node = Node(o._node.row, (), (), o._shape, o._dtype)
+                node.needs_grad, node.freed = o._node.needs_grad, True
+                _install(path, i, copy_handle(o, group.storage, node))
+            else:
+                o._storage = group.storage
+                o._seen = group.storage.version
+    for i in held:
+        for s in path.holders.get(i, ()):
+            matcher.set_out(s.native, path.value(s.out))
+    if which:
+        path.counts = path.count()
+
+
+def _stub_of(path: Path, g: int, old: Any) -> Node:
+    n = Node(input_, (), (old.node.shape, old.node.dtype), old.node.shape, old.node.dtype)
+    n.needs_grad, n.freed = old.node.needs_grad, True
+    return n
+
+
+def _flush(reason: str) -> None:
+    """Run everything pending: the path that was followed to its end, or what was recorded."""
+    s = session
+    path: Path | None = s.path
+    if path is not None:
+        k = position()
+        if k == len(path.steps):
+            commit(path)
+            return
+        if k == 0:
+            if not s.touched:
+                return
+        leave(path, k)
+    recorded.flush_recorded(reason)
+
+
+record.set_flusher(_flush)
+
+
+def commit(path: Path) -> None:
+    """Run the program of a path that was followed to its end, and give every tensor its value."""
+    now = path.count()
+    held: list[int] = []
+    if now != path.counts:
+        held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b]
+        fresh = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
+        if fresh:
+            path.live |= fresh
+            path.exe = None
+    if path.exe is None:
+        program, keep = path.program()
+        path.exe = executable(program)
+        path.keep = keep
+    arrays = []
+    for k in path.bound:
+        kind, x = path.sources[k]
+        if kind == "group":
+            arrays.append(path.groups[x].storage.node.buffer)
+        elif kind == "scalar":
+            arrays.append(_number(path.scalars[x]))
+        else:
+            arrays.append(x)
+    results = path.exe.run(arrays)
+    for g, a in zip(path.keep, results):
+        group = path.groups[g]
+        st = group.storage
+        node = given(a, st.node.dtype)
+        node.needs_grad, node.freed = st.node.needs_grad, True
+        if group.external:
+            st.version += group.writes
+        st.node = node
+        node.home = (group.weak, st.version)
+        for i in group.outs:
+            o = path.outs[i]
+            if not o._chain:
+                o._node = node
+                o._seen = st.version
+            else:
+                o._seen = -1
+    path.undo.clear()
+    session.effects.clear()
+    ledger.followed += len(path.steps)
+    ledger.flushes += 1
+    lost = [i for i in held if i not in _own_grads(path)]
+    if lost:
+        renew(path, lost)
+    for slot in path.slots:
+        if slot.moves:
+            path.release(slot)
+    _expect_next(path)
+
+
+def _own_grads(path: Path) -> frozenset:
+    return frozenset()
+
+
+def _number(entry: list) -> Any:
+    if entry[2] is not None:
+        entry[1][()] = entry[2].now()
+    return entry[1]
+
+
+def _expect_next(ended: Path | None) -> None:
+    """Set the cursor where the next segment probably begins."""
+    s = session
+    known = paths()
+    if known.last is not None and ended is not None:
+        known.last.successor = ended
+    known.last = ended
+    nxt = ended.successor if ended is not None else None
+    if nxt is not None and nxt.mode == _mode() and nxt.steps:
+        s.path = nxt
+        matcher.set_cursor(nxt.steps[0].native)
+    else:
+        s.path = None
+        matcher.set_cursor(None)
+
+
+def learn(draft: Draft, live: set[int], mode: tuple) -> None:
+    """Keep a recorded segment that has run, so that it can be followed."""
+    p = Path(draft, live, mode)
+    paths().add(p)
+    _expect_next(p)
+
+
+recorded.draft = Draft
+recorded.learn = learn
+__all__ = ["MANUAL", "dispatch", "learn", "stub"]

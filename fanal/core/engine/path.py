@@ -1,0 +1,431 @@
+"""A known segment: its steps, the tensors it hands out, and the program that computes it.
+
+A path is drawn from a recorded segment before that runs (`Draft`), and holds nothing of the user's but the tensors
+that come from outside (slots). It owns copies of every tensor the segment returned; following hands those out.
+"""
+from __future__ import annotations
+
+import sys
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from fanal.core.engine.handle import Handle, Storage, signature
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
+from fanal.core.ir.prims import input_
+from fanal.core.ir.program import Node, Program, toposort
+
+NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
+MANUAL = 0  # the key of steps matched in Python; operations count from 1
+_new = object.__new__
+
+
+def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
+    """Return a handle like `o` onto `storage`, with value `node`."""
+    t = _new(type(o))
+    t._storage, t._chain, t._shape, t._dtype = storage, o._chain, o._shape, o._dtype
+    t._node, t._seen = node, storage.version
+    t._strides, t._offset = o._strides, o._offset
+    t._leaf, t._detached, t._retain, t._inference = o._leaf, o._detached, False, o._inference
+    t._grad = t._hooks = t._leaf_node = t._base_ref = t._path = None
+    return t
+
+
+def graft(o: Any, n: Any) -> None:
+    """Make `o`, which was handed out, be what `n` is."""
+    for slot in Handle.__slots__:
+        setattr(o, slot, getattr(n, slot))
+    if n._leaf_node is not None:
+        n._leaf_node.leaf = o
+
+
+def stub(n: Node) -> Node:
+    """Return a stand-in that knows shape, dtype and whether gradients flowed, but holds no graph."""
+    s = Node(n.row, (), (), n.shape, n.dtype)
+    s.needs_grad, s.freed = n.needs_grad, True
+    return s
+
+
+class Slot:
+    """A tensor from outside: a parameter, or a batch that is another object every step."""
+
+    __slots__ = ("tensor", "signature", "group", "uses", "moves")
+
+    def __init__(self, tensor: Handle, made: tuple, group: int) -> None:
+        self.tensor: Any = tensor
+        self.signature = made
+        self.group = group
+        self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place)
+        self.moves = False  # another object was seen here: do not keep it
+
+
+class Group:
+    """A storage of the segment: one that came from outside, or one that it made."""
+
+    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak")
+
+    def __init__(self, external: bool, storage: Storage) -> None:
+        self.external = external
+        self.final: Node | None = None  # the value to be stored at the end; None: unchanged
+        self.writes = 0  # how many versions the segment adds
+        self.outs: list[int] = []
+        self.slots = 0
+        self.grad = False  # holds a .grad that stays with its parameter
+        self.storage: Any = storage if external else None
+        self.weak = ref(storage)
+
+
+class Step:
+    """One event of a path."""
+
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "grads", "native", "index", "key")
+
+
+class Draft:
+    """What will become a path if the segment turns out to be repeatable. Made before the segment runs."""
+
+    def __init__(self, s: Session) -> None:
+        events, outs, slots, starts = s.events, s.outs, s.slots, s.starts
+        index, slot_index = s.index, s.slot_index
+        self.refused: str | None = None
+        self.groups: list[Group] = []
+        self.group_of: dict[int, int] = {}
+        self.slots = [Slot(t, made, self._group(st, True)) for t, made, st in slots]
+        for s in self.slots:
+            self.groups[s.group].slots += 1
+        for st, _, version in starts.values():
+            g = self.groups[self._group(st, True)]
+            g.writes = st.version - version
+        self.out_groups: list[int] = []
+        for k, o in enumerate(outs):
+            g = self._group(o._storage, False)
+            self.out_groups.append(g)
+            self.groups[g].outs.append(k)
+        roots: list[Node] = []
+        for g in self.groups:
+            st = g.weak()
+            if st is not None and st.node.buffer is None:
+                g.final = st.node
+                roots.append(st.node)
+        self._clone(roots, starts, events)
+        for g in self.groups:
+            if g.final is not None:
+                g.final = self.copies[id(g.final)]
+        self._handles(outs)
+        self.steps = [self._step(e, index, slot_index, outs) for e in events]
+
+    def _group(self, storage: Storage, external: bool) -> int:
+        k = self.group_of.get(id(storage))
+        if k is None:
+            k = self.group_of[id(storage)] = len(self.groups)
+            self.groups.append(Group(external, storage))
+        return k
+
+    def _clone(self, roots: list[Node], starts: dict, events: list[Event]) -> None:
+        """Copy the graph without its values, and note where each input comes from."""
+        self.inputs: list[Node] = []
+        self.sources: list[tuple[str, Any]] = []  # ("group", k) | ("scalar", k) | ("constant", array)
+        self.scalars: list[list] = []  # [value, array, marker]
+        known: dict[int, tuple[str, Any]] = {}
+        for sid, (_, node, _) in starts.items():
+            known[id(node)] = ("group", self.group_of[sid])
+        for e in events:
+            self._runtime(e, known)
+        copies = self.copies = {}
+        for n in toposort(roots):
+            args = []
+            for i in n.inputs:
+                c = copies.get(id(i))
+                if c is None:
+                    c = copies[id(i)] = self._input(i, known)
+                args.append(c)
+            if n.row.kind == "tape":
+                copies[id(n)] = args[0]
+                continue
+            c = copies[id(n)] = Node(n.row, tuple(args), n.params, n.shape, n.dtype)
+            c.where = n.where
+        for r in roots:
+            if id(r) not in copies:
+                copies[id(r)] = self._input(r, known)
+        self.order = list(copies.values())
+
+    def _input(self, n: Node, known: dict[int, tuple[str, Any]]) -> Node:
+        if n.buffer is None:
+            raise AssertionError(f"{n!r} has no value and no origin")
+        source = known.get(id(n))
+        if source is None:
+            if n.home is not None:
+                self.refused = f"a value from outside that no argument names ({n!r})"
+            source = ("constant", n.buffer)
+        self.inputs.append(input_(n.shape, n.dtype))
+        self.sources.append(source)
+        return self.inputs[-1]
+
+    def _runtime(self, e: Event, known: dict[int, tuple[str, Any]]) -> None:
+        """Find the arguments that an event's runtime numbers come from."""
+        places: dict[int, list[tuple[list, int]]] = {}
+
+        def walk(specs: list) -> None:
+            for k, (kind, x) in enumerate(specs):
+                if kind == SEQUENCE:
+                    walk(x[1])
+                elif kind == CONST and type(x) in (int, float):
+                    places.setdefault(id(x), []).append((specs, k))
+        walk(e.specs)
+        mine: dict[int, int] = {}
+        for node, value in e.scalars:
+            if type(value) not in (int, float):
+                known[id(node)] = ("scalar", len(self.scalars))
+                self.scalars.append([None, node.buffer, value])
+                continue
+            at = places.get(id(value), ())
+            if len(at) != 1:
+                continue  # computed by the operation, or two arguments that happen to be one object: a constant
+            specs, k = at[0]
+            if id(value) in mine:
+                j = mine[id(value)]
+                if self.scalars[j][1].dtype == node.buffer.dtype:  # type: ignore[union-attr]
+                    known[id(node)] = ("scalar", j)
+                    continue
+                specs[k] = (CONST, value)
+                continue
+            j = mine[id(value)] = len(self.scalars)
+            self.scalars.append([value, np.array(node.buffer), None])
+            known[id(node)] = ("scalar", j)
+            specs[k] = (RUNTIME, j)
+        for key, j in mine.items():  # a number used in two types stays a constant
+            specs, k = places[key][0]
+            if specs[k][0] == CONST:
+                for node, value in e.scalars:
+                    if id(value) == key:
+                        known.pop(id(node), None)
+                self.scalars[j][0] = None
+
+    def _handles(self, outs: list[Any]) -> None:
+        """Make the tensors that following will hand out."""
+        for g in self.groups:
+            if not g.external:
+                st = g.weak()
+                assert st is not None
+                s = Storage(stub(st.node), st.meta)
+                s.version = st.version
+                g.storage = s
+        self.outs: list[Any] = []
+        for o, g in zip(outs, self.out_groups):
+            self.outs.append(copy_handle(o, self.groups[g].storage, stub(o._node)))
+
+    def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
+        s = Step()
+        s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
+        s.where, s.mode = e.where, e.mode
+        s.out = self._template(e.out, index, slot_index)
+        s.grads = []
+
+        def place(t: Any) -> tuple:
+            if id(t) in index:
+                return (OUT, index[id(t)])
+            if id(t) in slot_index:
+                return (SLOT, slot_index[id(t)])
+            self.refused = "backward reached a leaf that no argument names"
+            return (CONST, None)
+        for leaf, before, new in e.grads:
+            s.grads.append((place(leaf), None if before is None else place(before), None if new is None else index[id(new)]))
+            if new is not None:
+                self.groups[self.out_groups[index[id(new)]]].grad = True
+        return s
+
+    def _template(self, x: Any, index: dict[int, int], slot_index: dict[int, int]) -> tuple:
+        if isinstance(x, Handle):
+            return (OUT, index[id(x)]) if id(x) in index else (SLOT, slot_index[id(x)])
+        if isinstance(x, (tuple, list)):
+            return (SEQUENCE, (type(x), [self._template(i, index, slot_index) for i in x]))
+        if x is not None and not isinstance(x, (bool, int, float, str)):
+            self.refused = f"a result of type {type(x).__name__}"
+        return (CONST, x)
+
+
+class Path:
+    """A known segment of one thread, ready to be followed."""
+
+    def __init__(self, draft: Draft, live: set[int], mode: tuple) -> None:
+        self.slots, self.groups, self.scalars = draft.slots, draft.groups, draft.scalars
+        self.inputs, self.sources = draft.inputs, draft.sources
+        self.order = draft.order
+        self.outs, self.out_groups = draft.outs, draft.out_groups
+        self.steps = draft.steps
+        self.mode = mode
+        self.undo: list[tuple[Any, Any]] = []
+        self.live = live  # groups whose value must be in memory afterwards: the union over all runs
+        self.exe: Any = None
+        self.successor: Path | None = None
+        self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
+        self.grads = [k for k, g in enumerate(self.groups) if g.grad and not g.external]
+        self.index: dict[int, int] = {}
+        self.refs: dict[int, list[tuple[Any, int]]] = {}  # out -> (matcher step, place) that expect it
+        self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
+        self._forge()
+        self.plain = [k for k, g in enumerate(self.out_groups)]
+        self.counts = self.count()
+
+    def _forge(self) -> None:
+        """Make the matcher's steps."""
+        before = None
+        for i, s in enumerate(self.steps):
+            s.index = i
+            args = tuple(self._expected(spec) for spec in s.specs)
+            s.native = matcher.new_step(MANUAL if s.op.manual or s.grads else s.op.key, args, s.kwnames or None,
+                                        self.value(s.out))
+            self.index[id(s.native)] = i
+            for place, (kind, x) in enumerate(s.specs):
+                if kind == SLOT:
+                    self.slots[x].uses.append((s.native, place))
+                elif kind == OUT:
+                    self.refs.setdefault(x, []).append((s.native, place))
+            self._note_holder(s.out, s)
+            if before is not None:
+                matcher.link(before.native, s.native)
+            before = s
+        for slot in self.slots:
+            if slot.signature[-1] is False:
+                self.release(slot)
+
+    def _note_holder(self, spec: tuple, s: Step) -> None:
+        kind, x = spec
+        if kind == OUT:
+            self.holders.setdefault(x, []).append(s)
+        elif kind == SEQUENCE:
+            for i in x[1]:
+                self._note_holder(i, s)
+
+    def _expected(self, spec: tuple) -> Any:
+        kind, x = spec
+        if kind == CONST:
+            return x
+        if kind == SLOT:
+            return self.slots[x].tensor
+        if kind == OUT:
+            return self.outs[x]
+        if kind == RUNTIME:
+            return self.scalars[x][0]
+        return NOBODY
+
+    def value(self, spec: tuple) -> Any:
+        """Return the object a specification stands for now."""
+        kind, x = spec
+        if kind == OUT:
+            return self.outs[x]
+        if kind == SLOT:
+            return self.slots[x].tensor
+        if kind == RUNTIME:
+            return self.scalars[x][0]
+        if kind == SEQUENCE:
+            items = [self.value(i) for i in x[1]]
+            return items if x[0] is list else x[0](items) if x[0] is tuple else x[0](*items)
+        return x() if kind == OBJECT else x
+
+    def release(self, slot: Slot) -> None:
+        """Let go of a tensor from outside; the next one is compared by its signature."""
+        slot.tensor = None
+        for native, place in slot.uses:
+            matcher.set_arg(native, place, NOBODY)
+
+    def bind(self, slot: Slot, t: Any) -> bool:
+        """Let `t` take the place of a slot's tensor if it is of the same make."""
+        if signature(t) != slot.signature:
+            return False
+        g = self.groups[slot.group]
+        s = t._storage
+        if g.storage is not s:
+            if g.slots > 1 and any(o.tensor is not None and o.tensor._storage is not s and o is not slot and not o.moves
+                                   for o in self.slots if o.group == slot.group):
+                return False
+            for k in self.writes:
+                if self.groups[k].storage is s and k != slot.group:
+                    return False
+            if s.node.buffer is None:
+                return False
+            g.storage = s
+            for k in g.outs:
+                self.outs[k]._storage = s
+        slot.moves = slot.tensor is not None or slot.moves
+        slot.tensor = t
+        for native, place in slot.uses:
+            matcher.set_arg(native, place, t)
+        return True
+
+    def matches(self, spec: tuple, a: Any) -> bool:
+        """Tell whether an argument is the expected one; rebinds tensors and numbers from outside."""
+        kind, x = spec
+        if kind == OUT:
+            return a is self.outs[x]
+        if kind == SLOT:
+            slot = self.slots[x]
+            return a is slot.tensor or (isinstance(a, Handle) and self.bind(slot, a))
+        if kind == CONST:
+            return a is x or (type(a) is type(x) and a == x)
+        if kind == RUNTIME:
+            entry = self.scalars[x]
+            if a is not entry[0]:
+                if type(a) is not type(entry[0]):
+                    return False
+                entry[0] = a
+                entry[1][()] = a
+            return True
+        if kind == SEQUENCE:
+            made, specs = x
+            return type(a) is made and len(a) == len(specs) and all(map(self.matches, specs, a))
+        return x() is a
+
+    def same_call(self, s: Step, op: Any, args: tuple, kwargs: dict) -> bool:
+        """Tell whether a call is the one of step `s`, and its gradients are where they were."""
+        if s.op is not op or len(args) != s.positional or tuple(kwargs) != s.kwnames:
+            return False
+        for spec, a in zip(s.specs, (*args, *kwargs.values()) if kwargs else args):
+            if not self.matches(spec, a):
+                return False
+        for leaf, before, _ in s.grads:
+            t = self.value(leaf)
+            expected = None if before is None else self.value(before)
+            if t is None or t._grad is not expected:
+                if before is None or before[0] != SLOT or t is None or t._grad is None:
+                    return False
+                if not self.bind(self.slots[before[1]], t._grad):
+                    return False
+        return True
+
+    def effects(self, s: Step) -> None:
+        """Repeat what a followed backward does that Python can see: .grad."""
+        for leaf, _, new in s.grads:
+            if new is not None:
+                t, g = self.value(leaf), self.outs[new]
+                st = g._storage
+                if st.node.buffer is not None:
+                    st.node = self._fresh_stub(new)
+                    st.version += 1
+                self.undo.append((t, t._grad))
+                t._grad = g
+
+    def _fresh_stub(self, k: int) -> Node:
+        o = self.outs[k]
+        n = Node(input_, (), (o._shape, o._dtype), self.groups[self.out_groups[k]].storage.node.shape, o._dtype)
+        n.freed = True
+        return n
+
+    def count(self) -> list[int]:
+        """Return the reference counts of the tensors handed out, the same way every time."""
+        return list(map(sys.getrefcount, self.outs))
+
+    def program(self) -> tuple[Program, list[int]]:
+        """Return the program for the present set of live groups, and the group of each output."""
+        keep = [k for k, g in enumerate(self.groups) if g.final is not None and (g.external or g.grad or k in self.live)]
+        outputs: list[Node] = [self.groups[k].final for k in keep]  # type: ignore[misc]
+        needed = {id(n) for n in toposort(outputs)} | {id(o) for o in outputs}
+        nodes = [n for n in self.order if id(n) in needed and n.row is not input_]
+        used = {id(i) for n in nodes for i in n.inputs} | {id(o) for o in outputs}
+        self.bound = [k for k, n in enumerate(self.inputs) if id(n) in used]
+        inputs = [self.inputs[k] for k in self.bound]
+        place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
+        writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
+        return Program(inputs, nodes, outputs, writes), keep

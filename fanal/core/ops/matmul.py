@@ -1,0 +1,450 @@
+"""Matrix products of every rank, and what is made of them: linear layers, distances, Kronecker and cross products."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import node_of, nodes_of, number, public, read, wrap
+
+
+def _same_dtype(a: Any, b: Any, text: str) -> None:
+    """Raise if dtypes differ; `text` has {a} and {b} for the names of PyTorch's scalar types."""
+    if a._dtype is not b._dtype:
+        raise RuntimeError(text.format(a=dt.scalar_name(a._dtype), b=dt.scalar_name(b._dtype)))
+
+
+_CPP = {"Float": "float", "Double": "double", "Half": "c10::Half", "BFloat16": "c10::BFloat16", "Long": "int64_t",
+        "Int": "int", "Short": "short", "Char": "signed char", "Byte": "unsigned char", "Bool": "bool",
+        "ComplexFloat": "c10::complex<float>", "ComplexDouble": "c10::complex<double>"}
+
+
+def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
+    (m, k), (l, n) = sizes or (a._shape, b._shape)
+    if k != l:
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({m}x{k} and {l}x{n})")
+    if a._dtype is not b._dtype:
+        x, y = _CPP.get(dt.scalar_name(a._dtype), a._dtype.name), _CPP.get(dt.scalar_name(b._dtype), b._dtype.name)
+        raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
+
+
+
+@public(out=True)
+def mm(input: Any, mat2: Any) -> Any:
+    """Return the matrix product. Shapes: (M, K) and (K, N) -> (M, N). One dtype."""
+    if len(input._shape) != 2:
+        raise RuntimeError("self must be a matrix")
+    if len(mat2._shape) != 2:
+        raise RuntimeError("mat2 must be a matrix")
+    _check_mm(input, mat2)
+    return wrap(P.dot(read(input), read(mat2)))
+
+
+def _check_bmm(a: Any, b: Any) -> None:
+    for t, name in ((a, "batch1"), (b, "batch2")):
+        if len(t._shape) != 3:
+            raise RuntimeError(f"{name} must be a 3D tensor")
+    if a._shape[0] != b._shape[0] or a._shape[2] != b._shape[1]:
+        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, {a._shape[2]}] "
+                           f"but got: [{b._shape[0]}, {b._shape[1]}].")
+    _same_dtype(b, a, "expected scalar type {b} but found {a}")
+
+
+@public(out=True)
+def bmm(input: Any, mat2: Any) -> Any:
+    """Return the matrix products of two batches. Shapes: (B, M, K) and (B, K, N) -> (B, M, N)."""
+    _check_bmm(input, mat2)
+    return wrap(P.dot(read(input), read(mat2)))
+
+
+def _mv_node(a: Node, v: Node) -> Node:
+    return P.reshape(P.dot(a, P.reshape(v, (v.shape[0], 1))), (a.shape[0],))
+
+
+def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
+    if len(a._shape) != 2 or len(v._shape) != 1:
+        raise RuntimeError(f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, {len(a._shape)}, "
+                           f"{len(v._shape)}")
+    if a._shape[1] != v._shape[0]:
+        raise RuntimeError(f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
+                           f"({v._shape[0]})")
+    _same_dtype(a, v, "expected scalar type {a} but found {b}")
+
+
+@public(out=True)
+def mv(input: Any, vec: Any) -> Any:
+    """Return the matrix-vector product. Shapes: (M, K) and (K) -> (M)."""
+    _check_mv(input, vec)
+    return wrap(_mv_node(read(input), read(vec)))
+
+
+def _dot_node(a: Node, b: Node) -> Node:
+    return P.reshape(P.dot(P.reshape(a, (1, a.size)), P.reshape(b, (b.size, 1))), ())
+
+
+def _check_dot(a: Any, b: Any) -> None:
+    if len(a._shape) != 1 or len(b._shape) != 1:
+        raise RuntimeError(f"1D tensors expected, but got {len(a._shape)}D and {len(b._shape)}D tensors")
+    _same_dtype(a, b, "dot : expected both vectors to have same dtype, but found {a} and {b}")
+    if a._shape != b._shape:
+        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src [{b._shape[0]}] to have the "
+                           f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements respectively")
+
+
+@public(out=True)
+def dot(input: Any, tensor: Any) -> Any:
+    """Return the sum of products of two vectors."""
+    _check_dot(input, tensor)
+    return wrap(_dot_node(read(input), read(tensor)))
+
+
+@public(out=True)
+def vdot(input: Any, other: Any) -> Any:
+    """Return the sum of products of two vectors, the first conjugated."""
+    _check_dot(input, other)
+    return wrap(_dot_node(P.conj(read(input)), read(other)))
+
+
+@public(out=True)
+@public("matmul", module="linalg", method=False, out=True)
+def matmul(input: Any, other: Any) -> Any:
+    """Return the matrix product. Shapes: (..., M, K) and (..., K, N) -> (..., M, N); vectors take part as in NumPy."""
+    a, b = input._shape, other._shape
+    if not a or not b:
+        raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {len(a)}D and {len(b)}D")
+    if len(b) == 1:
+        if len(a) == 1:
+            return dot(input, other)
+        if len(a) == 2:
+            return mv(input, other)
+    elif len(a) == 2 and len(b) == 2:
+        return mm(input, other)
+    x, y = read(input), read(other)
+    if len(a) == 1 and len(b) == 2:
+        _check_mm(input, other, ((1, a[0]), b))
+        return wrap(P.reshape(P.dot(P.reshape(x, (1, a[0])), y), (b[1],)))
+    if len(b) <= 2:  # a stack of matrices times one: a single tall product
+        rows = math.prod(a[:-1])
+        if len(b) == 1:
+            if a[-1] != b[0]:
+                raise RuntimeError(f"size mismatch, got input ({rows}), mat ({rows}x{a[-1]}), vec ({b[0]})")
+            _same_dtype(input, other, "expected scalar type {a} but found {b}")
+            y = P.reshape(y, (b[0], 1))
+        else:
+            _check_mm(input, other, ((rows, a[-1]), b))
+        return wrap(P.reshape(P.dot(P.reshape(x, (rows, a[-1])), y), (*a[:-1], *b[1:])))
+    row = len(a) == 1
+    if row:
+        a = (1, a[0])
+    batch = broadcast_shapes(a[:-2], b[:-2])
+    if a[-1] != b[-2]:
+        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{math.prod(batch)}, {a[-1]}] but "
+                           f"got: [{math.prod(batch)}, {b[-2]}].")
+    _same_dtype(input, other, "expected scalar type {a} but found {b}")
+    n = max(len(a), len(b))
+    x = P.reshape(x, ((1,) * (n - len(a)) + a))
+    y = P.reshape(y, ((1,) * (n - len(b)) + b))
+    out = P.dot(x, y)
+    return wrap(P.reshape(out, (*out.shape[:-2], out.shape[-1])) if row else out)
+
+
+public("__matmul__", function=False, dunder=True)(matmul)
+public("__rmatmul__", function=False, dunder=True)(lambda self, other: matmul(other, self))
+public("__imatmul__", function=False, dunder="inplace")(matmul)
+
+
+@public(out=True, aliases=("ger",))
+def outer(input: Any, vec2: Any) -> Any:
+    """Return all products of an element of `input` with one of `vec2`."""
+    for t, which in ((input, "self"), (vec2, "vec2")):
+        if len(t._shape) != 1:
+            raise RuntimeError(f"outer: Expected 1-D argument {which}, but got {len(t._shape)}-D")
+    a, b = nodes_of(input, vec2)
+    a, b = P.reshape(a, (a.size, 1)), P.reshape(b, (1, b.size))
+    return wrap(P.and_(a, b) if a.dtype is dt.bool_ else P.mul(a, b))
+
+
+@public()
+@public("inner", module="torch", function=False, method=False)
+def inner(input: Any, other: Any, *, out: Any = None) -> Any:
+    """Return sums of products over the last dimensions. Shapes: (..., K) and (+, K) -> (..., +)."""
+    a, b = input._shape, other._shape
+    if not a or not b:
+        x, y = nodes_of(input, other)
+        r = wrap(P.mul(x, y))
+    else:
+        if a[-1] != b[-1]:
+            raise RuntimeError("inner() the last dimension must match on both input tensors but got shapes "
+                               f"{list(a)} and {list(b)}")
+        r = tensordot(input, other, dims=([-1], [-1]))
+    if out is None:
+        return r
+    from fanal.core.ops.build import store
+    return store(out, read(r))
+
+
+def _scaled(x: Node, by: Any, name: str) -> Node:
+    if by == 1:
+        return x
+    if x.dtype.category < 2 and isinstance(by, float):
+        raise RuntimeError(f"For integral input tensors, argument {name} must not be a floating point number.")
+    return P.mul(x, number(by, x.dtype))
+
+
+def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
+    """beta * c + alpha * product; a zero beta hides NaN in c."""
+    product = _scaled(product, alpha, "alpha")
+    if broadcast_shapes(c._shape, product.shape) != product.shape:
+        raise RuntimeError(f"The expanded size of the tensor ({product.shape[-1]}) must match the existing size "
+                           f"({c._shape[-1]}) at non-singleton dimension {len(product.shape) - 1}.  Target sizes: "
+                           f"{list(product.shape)}.  Tensor sizes: {list(c._shape)}")
+    if beta == 0:
+        return product
+    if c._dtype is not product.dtype:
+        raise RuntimeError(f"self and mat2 must have the same dtype, but got {dt.scalar_name(c._dtype)} and "
+                           f"{dt.scalar_name(product.dtype)}")
+    return P.add(_scaled(read(c), beta, "beta"), product)
+
+
+@public(inplace=True, out=True)
+def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Return beta * input + alpha * mat1 @ mat2."""
+    for t, which in ((mat1, "mat1"), (mat2, "mat2")):
+        if len(t._shape) != 2:
+            raise RuntimeError(f"{which} must be a matrix, got {len(t._shape)}-D tensor")
+    _check_mm(mat1, mat2)
+    return wrap(_plus(input, P.dot(read(mat1), read(mat2)), beta, alpha))
+
+
+@public(inplace=True, out=True)
+def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Return beta * input + alpha * the sum of batch1[i] @ batch2[i]."""
+    _check_bmm(batch1, batch2)
+    return wrap(_plus(input, P.sum_(P.dot(read(batch1), read(batch2)), (0,)), beta, alpha))
+
+
+@public(inplace=True, out=True)
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Return beta * input + alpha * batch1 @ batch2, batch by batch."""
+    _check_bmm(batch1, batch2)
+    return wrap(_plus(input, P.dot(read(batch1), read(batch2)), beta, alpha))
+
+
+@public(inplace=True, out=True)
+def addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Return beta * input + alpha * mat @ vec."""
+    _check_mv(mat, vec, input._shape)
+    return wrap(_plus(input, _mv_node(read(mat), read(vec)), beta, alpha))
+
+
+@public(inplace=True, out=True)
+def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Return beta * input + alpha * outer(vec1, vec2)."""
+    for t, which in ((vec1, "vec1"), (vec2, "vec2")):
+        if len(t._shape) != 1:
+            raise RuntimeError(f"addr: Expected 1-D argument {which}, but got {len(t._shape)}-D")
+    a, b, c = nodes_of(vec1, vec2, input)
+    a, b = P.reshape(a, (a.size, 1)), P.reshape(b, (1, b.size))
+    if a.dtype is dt.bool_:
+        p = P.and_(a, b) if alpha else P.full((a.size, b.size), False, dt.bool_)
+        return wrap(P.or_(c, p) if beta else p)
+    p = _scaled(P.mul(a, b), alpha, "alpha")
+    if broadcast_shapes(c.shape, p.shape) != p.shape:
+        raise RuntimeError(f"The expanded size of the tensor ({p.shape[-1]}) must match the existing size ({c.shape[-1]}) at "
+                           f"non-singleton dimension 1.  Target sizes: {list(p.shape)}.  Tensor sizes: {list(c.shape)}")
+    return wrap(p if beta == 0 else P.add(_scaled(c, beta, "beta"), p))
+
+
+@public(method=False)
+def chain_matmul(*matrices: Any, out: Any = None) -> Any:
+    """Return the product of several matrices in the cheapest order."""
+    return multi_dot(matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (list, tuple)) else matrices)
+
+
+@public(module="linalg", method=False, out=True)
+def multi_dot(tensors: Any) -> Any:
+    """Return the product of several matrices in the cheapest order; the first and the last may be vectors.
+
+    Source: Cormen et al., "Introduction to Algorithms", matrix-chain multiplication.
+    """
+    ts = list(tensors)
+    if len(ts) < 2:
+        raise RuntimeError("multi_dot(): expected at least 2 tensors but got " + str(len(ts)))
+    sizes = [t._shape for t in ts]
+    if len(sizes[0]) not in (1, 2) or len(sizes[-1]) not in (1, 2):
+        raise RuntimeError("multi_dot(): the first and last tensors must be 1D or 2D")
+    if any(len(s) != 2 for s in sizes[1:-1]):
+        raise RuntimeError("multi_dot(): the tensors between the first and the last must be 2D")
+    sizes[0] = (1, *sizes[0]) if len(sizes[0]) == 1 else sizes[0]
+    sizes[-1] = (*sizes[-1], 1) if len(sizes[-1]) == 1 else sizes[-1]
+    for i, (p, q) in enumerate(zip(sizes, sizes[1:])):
+        if p[1] != q[0]:
+            raise RuntimeError(f"multi_dot(): tensors {i} and {i + 1} with shapes {list(p)} and {list(q)} cannot be multiplied")
+        _same_dtype(ts[i], ts[i + 1], "multi_dot(): all tensors must have be the same dtype but got {a} and {b}")
+    nodes = [P.reshape(read(t), s) for t, s in zip(ts, sizes)]
+    d = [sizes[0][0], *(s[1] for s in sizes)]
+    n = len(nodes)
+    cost = [[0] * n for _ in range(n)]
+    cut = [[0] * n for _ in range(n)]
+    for length in range(1, n):
+        for i in range(n - length):
+            j = i + length
+            cost[i][j], cut[i][j] = min((cost[i][k] + cost[k + 1][j] + d[i] * d[k + 1] * d[j + 1], k) for k in range(i, j))
+
+    def product(i: int, j: int) -> Node:
+        return nodes[i] if i == j else P.dot(product(i, cut[i][j]), product(cut[i][j] + 1, j))
+    shape = (*ts[0]._shape[:-1], *ts[-1]._shape[1:])
+    return wrap(P.reshape(product(0, n - 1), shape))
+
+
+@public(method=False)
+def tensordot(a: Any, b: Any, dims: Any = 2, out: Any = None) -> Any:
+    """Return sums of products over pairs of dimensions: the last of `a` with the first of `b`, or those listed."""
+    if hasattr(dims, "_shape"):
+        dims = dims.tolist()
+    if isinstance(dims, int):
+        if dims < 0:
+            raise RuntimeError(f"tensordot expects dims >= 0, but got dims={dims}")
+        if dims > min(len(a._shape), len(b._shape)):
+            raise RuntimeError(f"tensordot expects dims < ndim_a or ndim_b, but got dims={dims}")
+        da, db = list(range(len(a._shape) - dims, len(a._shape))), list(range(dims))
+    else:
+        da, db = ([int(x)] if isinstance(x, int) else [int(i) for i in x] for x in dims)
+    if len(da) != len(db):
+        raise RuntimeError("both dimension lists should have same length")
+    _same_dtype(a, b, "both inputs should have same dtype")
+    da = [wrap_dim(i, len(a._shape)) for i in da]
+    db = [wrap_dim(i, len(b._shape)) for i in db]
+    x, y = read(a), read(b)
+    for i, j in zip(da, db):
+        p, q = a._shape[i], b._shape[j]
+        if p == 1 and q != 1:
+            y = P.reshape(P.sum_(y, (j,)), (*y.shape[:j], 1, *y.shape[j + 1:]))
+        elif q == 1 and p != 1:
+            x = P.reshape(P.sum_(x, (i,)), (*x.shape[:i], 1, *x.shape[i + 1:]))
+        elif p != q:
+            raise RuntimeError(f"contracted dimensions need to match, but first has size {p} in dim {i} and second has size {q} "
+                               f"in dim {j}")
+    fa = [i for i in range(len(a._shape)) if i not in da]
+    fb = [i for i in range(len(b._shape)) if i not in db]
+    m, n, k = (math.prod(s) for s in ([a._shape[i] for i in fa], [b._shape[i] for i in fb], [x.shape[i] for i in da]))
+    x = P.reshape(P.permute(x, (*fa, *da)), (m, k))
+    y = P.reshape(P.permute(y, (*db, *fb)), (k, n))
+    r = P.reshape(P.dot(x, y), (*(a._shape[i] for i in fa), *(b._shape[i] for i in fb)))
+    if out is not None:
+        from fanal.core.ops.build import store
+        return store(out, r)
+    return wrap(r)
+
+
+@public(out=True)
+def kron(input: Any, other: Any) -> Any:
+    """Return the Kronecker product."""
+    a, b = nodes_of(input, other)
+    n = max(len(a.shape), len(b.shape))
+    sa, sb = (1,) * (n - len(a.shape)) + a.shape, (1,) * (n - len(b.shape)) + b.shape
+    x = P.reshape(a, tuple(v for s in sa for v in (s, 1)))
+    y = P.reshape(b, tuple(v for s in sb for v in (1, s)))
+    return wrap(P.reshape(P.and_(x, y) if a.dtype is dt.bool_ else P.mul(x, y), tuple(p * q for p, q in zip(sa, sb))))
+
+
+def _turned(x: Node, d: int, by: int) -> Node:
+    """Shift the three elements along `d`: element i becomes element (i + by) % 3."""
+    zero, full, one = (0,) * len(x.shape), x.shape, (1,) * len(x.shape)
+    at = tuple(by if i == d else v for i, v in enumerate(zero))
+    end = tuple(by if i == d else v for i, v in enumerate(full))
+    return P.concat((P.slice_(x, at, full, one), P.slice_(x, zero, end, one)), d)
+
+
+def _cross(a: Any, b: Any, dim: int) -> Any:
+    x, y = nodes_of(a, b)
+    shape = broadcast_shapes(x.shape, y.shape)
+    d = wrap_dim(dim, len(shape))
+    x, y = P.broadcast(x, shape), P.broadcast(y, shape)
+    return wrap(P.sub(P.mul(_turned(x, d, 1), _turned(y, d, 2)), P.mul(_turned(x, d, 2), _turned(y, d, 1))))
+
+
+@public(out=True)
+def cross(input: Any, other: Any, dim: int | None = None) -> Any:
+    """Return the cross product along a dimension of size 3 (the first such one by default)."""
+    if dim is None:
+        found = [i for i, n in enumerate(input._shape) if n == 3]
+        if not found:
+            raise RuntimeError("no dimension of size 3 in input")
+        dim = found[0]
+    return linalg_cross(input, other, dim=dim)
+
+
+@public("cross", module="linalg", method=False, out=True)
+def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """Return the cross product along a dimension of size 3."""
+    if len(input._shape) != len(other._shape):
+        raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
+    d = wrap_dim(dim, len(input._shape))
+    if input._shape[d] != 3 or other._shape[d] != 3:
+        raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} and "
+                           f"{other._shape[d]}")
+    return _cross(input, other, d)
+
+
+@public(module="linalg", method=False, out=True)
+def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
+    """Return sums of products along a dimension, the first operand conjugated."""
+    a, b = nodes_of(x, y)
+    p = P.mul(P.conj(a), b)
+    return wrap(P.sum_(p, (wrap_dim(dim, len(p.shape)),)))
+
+
+@public(module="nn.functional", method=False)
+def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """Return input @ weight.T + bias. Shapes: (*, in), (out, in) or (in), (out) or () -> (*, out)."""
+    a, w = input._shape, weight._shape
+    if len(w) == 1:
+        r = matmul(input, weight)
+        if bias is None:
+            return r
+        return wrap(P.add(read(r), read(bias)))
+    if len(w) != 2:
+        raise RuntimeError("t() expects a tensor with <= 2 dimensions, but self is "
+                           f"{len(w)}D")
+    if not a:
+        raise RuntimeError(f"both arguments to linear need to be at least 1D, but they are 0D and {len(w)}D")
+    rows = math.prod(a[:-1])
+    if a[-1] != w[1]:
+        if len(a) == 1 and bias is None:
+            raise RuntimeError(f"size mismatch, got input ({w[0]}), mat ({w[0]}x{w[1]}), vec ({a[0]})")
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({rows}x{a[-1]} and {w[1]}x{w[0]})")
+    _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {a} and {b}")
+    y = P.dot(P.reshape(read(input), (rows, a[-1])), P.permute(read(weight), (1, 0)))
+    if bias is not None:
+        if bias._dtype is not weight._dtype:
+            raise RuntimeError(f"self and mat2 must have the same dtype, but got {dt.scalar_name(bias._dtype)} and "
+                               f"{dt.scalar_name(weight._dtype)}")
+        if broadcast_shapes(bias._shape, (rows, w[0])) != (rows, w[0]):
+            raise RuntimeError(f"The expanded size of the tensor ({w[0]}) must match the existing size ({bias._shape[-1]}) at "
+                               f"non-singleton dimension 1.  Target sizes: [{rows}, {w[0]}].  Tensor sizes: {list(bias._shape)}")
+        y = P.add(y, read(bias))
+    return wrap(P.reshape(y, (*a[:-1], w[0])))
+
+
+@public(method=False)
+@public(module="nn.functional", method=False)
+def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """Return x1.T @ weight[k] @ x2 for each output k, plus bias. Shapes: (*, I), (*, J), (K, I, J) -> (*, K)."""
+    a, b, w = read(input1), read(input2), read(weight)
+    if a.shape[:-1] != b.shape[:-1]:
+        raise RuntimeError("bilinear(): input batch dimensions do not match")
+    k, i, j = w.shape
+    if a.shape[-1] != i or b.shape[-1] != j:
+        raise RuntimeError(f"bilinear(): input1 size does not match weight size: got {a.shape[-1]} but expected {i}"
+                           if a.shape[-1] != i else
+                           f"bilinear(): input2 size does not match weight size: got {b.shape[-1]} but expected {j}")
+    n = math.prod(a.shape[:-1])
+    half = P.dot(P.reshape(a, (n, i)), P.reshape(P.permute(w, (1, 0, 2)), (i, k * j)))
+    y = P.sum_(P.mul(P.reshape(half, (n, k, j)), P.reshape(b, (n, 1, j))), (2,))
+    if bias is not None:
+        y = P.add(y, node_of(bias, y.dtype))
+    return wrap(P.reshape(y, (*a.shape[:-1], k)))

@@ -1,0 +1,34 @@
+"""Neural networks: layers, losses, and what they are made of. Everything is imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from fanal.nn import modules as modules
+
+_PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
+_SUBMODULES = ("functional", "init", "parallel", "parameter", "utils")
+__all__ = sorted([*modules.__all__, *_PARAMETERS, *_SUBMODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARAMETERS:
+        value = getattr(importlib.import_module("fanal.nn.parameter"), name)
+    elif name in _SUBMODULES:
+        try:
+            value = importlib.import_module(f"fanal.nn.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"fanal.nn.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    elif name in modules.__all__:
+        value = getattr(modules, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
