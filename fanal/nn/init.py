@@ -11,8 +11,8 @@ import fanal
 from fanal import Tensor
 
 _GAINS = {
-    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "conv_transpose1d": 1.0, "conv_transpose2d": 1.0,
-    "conv_transpose3d": 1.0, "sigmoid": 1, "tanh": 5.0 / 3, "relu": math.sqrt(2.0),
+    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "conv_transpose1d": 1.0,
+    "conv_transpose2d": 1.0, "conv_transpose3d": 1.0, "sigmoid": 1, "tanh": 5.0 / 3, "relu": math.sqrt(2.0),
     "selu": 3.0 / 4,  # keeps the variance near 1 for SELU, found by trial
 }  # fmt: skip
 
@@ -68,8 +68,8 @@ def trunc_normal_(
 ) -> Tensor:
     """Fill with draws from N(mean, std²) restricted to [a, b].
 
-    By rejection: from the normal itself where [a, b] holds more than 0.3 of it, else from U(a, b) accepted with the
-    density's ratio to its peak inside [a, b].
+    By rejection: from the normal itself where [a, b] holds more than 0.3 of it, else from U(a, b) accepted
+    with the density's ratio to its peak inside [a, b].
     """
     if tensor.is_meta:
         return tensor
@@ -229,7 +229,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
-    """Fill a matrix with N(0, std²) and a fraction `sparsity` of zeros in each column. Source: Martens 2010."""
+    """Fill a matrix with N(0, std²) and a fraction `sparsity` of zeros in each column. Source.
+
+    Martens 2010.
+    """
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     if tensor.is_meta:

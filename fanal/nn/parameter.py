@@ -61,7 +61,8 @@ class Buffer(Tensor):
 
 _LAZY_SHAPE = (
     "Can't access the shape of an uninitialized parameter or buffer. This error usually happens in "
-    "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. Call `forward` to "
+    "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. Call "
+    "`forward` to "
     "initialize the parameters before accessing their attributes."
 )
 
@@ -84,7 +85,8 @@ class UninitializedTensorMixin:
 
     def share_memory_(self) -> Any:
         raise RuntimeError(
-            "Can't share memory on an uninitialized parameter or buffer. Call `forward` to initialize the parameters "
+            "Can't share memory on an uninitialized parameter or buffer. Call `forward` to "
+            "initialize the parameters "
             "before calling `module.share_memory()`."
         )
 

@@ -15,7 +15,8 @@ from fanal.core.ir.row import ROWS
 Index = tuple[int, tuple[tuple[int, int], ...]]
 Map = tuple[Index, ...]
 ZERO: Index = (0, ())
-_WRITTEN = (0, 1, -1, 2, -2, 0.5, -0.5, math.inf, -math.inf)  # constants worth a kernel of their own
+# Constants that become part of a kernel's text; others are passed to it. As text, since 0.0 == -0.0.
+WRITTEN = frozenset(("0", "0.0", "1", "1.0", "-1", "-1.0", "2", "2.0", "0.5", "-0.5", "inf", "-inf", "True", "False"))
 
 
 class Split(Exception):
@@ -300,8 +301,7 @@ class Builder:
             return self._op("point", tuple(args), (row, *v.params), v.dtype)
         if name == "full":
             value = v.params[1]
-            kind = "const" if v.dtype is dt.bool_ or value in _WRITTEN and math.copysign(1, value) * value >= 0 \
-                and not (value == 0 and math.copysign(1, value) < 0) or value in (-1, -2, -0.5, -math.inf) else "word"
+            kind = "const" if v.dtype is dt.bool_ or str(value) in WRITTEN else "word"
             return self._op(kind, (), value, v.dtype)
         if name == "iota":
             e = at[v.params[1]] if v.shape else ZERO

@@ -57,9 +57,7 @@ def _role(v: Value, backend: Any) -> str:
         return "reduce"
     if name in JOINS:
         return "join"
-    if backend.supports(v):
-        return v.row.kind
-    return "host"
+    return v.row.kind if backend.special(v) else "host"
 
 
 def base(v: Value) -> Value:
@@ -101,7 +99,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
                 _make_root(i)
         elif role == "contract":
             for i in v.inputs:
-                _make_root(backend.operand(i)[0])
+                _make_root(i if v.name != "dot" else operand(i).value)
         elif v.name in READS:
             _make_root(v.inputs[0])
             if v.inputs[0].row is not None and not base(v.inputs[0]).root:
@@ -215,6 +213,21 @@ def reduce_form(v: Value) -> tuple[str, Any]:
     return "reduce", (tuple(shape[d] for d in real), tuple(i for i, d in enumerate(real) if d in dims))
 
 
+def _trails(g: Group, root: Value) -> bool:
+    """Tell whether a pointwise root can be done to the elements of a contraction as they are produced."""
+    from fanal.core.compiler.tail import Inexpressible, TailBuilder
+    first = g.roots[0]
+    if first.name not in ("dot", "conv") or (first.name == "conv" and first.params[3] != 1):
+        return False
+    builder = TailBuilder(first)
+    try:
+        for v in [*g.roots[1:], root]:
+            builder.add(v)
+    except Inexpressible:
+        return False
+    return True
+
+
 class _Grouper:
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -301,6 +314,8 @@ class _Grouper:
                 return not sibling and n == rows and all(how == SAME and v.size == n for v, how in mine.items())
             if g.kind == "reduce":
                 return not sibling and n == g.roots[0].size and all(how == SAME for how in mine.values())
+            if g.kind == "contract":
+                return not sibling and all(how == SAME and v.size == n for v, how in mine.items()) and _trails(g, root)
             return False
         if kind == "row":
             rows, length = domain

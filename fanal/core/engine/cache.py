@@ -1,28 +1,134 @@
-"""Programs seen before: one executable per structure."""
+"""Programs seen before: one executable per structure, and the choice of how a program runs.
+
+The choice depends on the program and on how often it was seen, never on a clock, and never changes a bit: the
+interpreter is used only for small programs of primitives to which IEEE arithmetic gives one right answer.
+"""
 from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any, Protocol
 
 import numpy as np
 
+from fanal.core.base import knobs
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
 
+MAX_PLANS = 512
+SMALL = 1 << 16  # elements computed by a program that may be interpreted the first time
+_plans: OrderedDict[Any, Runnable] = OrderedDict()
+_seen: dict[int, None] = {}
+
+
+class Runnable(Protocol):
+    """A program ready to run."""
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs for these inputs."""
+
 
 class Interpreted:
-    """A program run by the interpreter."""
+    """A program run node by node in NumPy."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs."""
-        return interpret(self.program, inputs)
+        """Return the outputs; those that replace an input are written into its memory."""
+        results = interpret(self.program, inputs)
+        for i, j in self.program.writes.items():
+            np.copyto(inputs[j], results[i])
+            results[i] = inputs[j]
+        return results
 
 
-def executable(program: Program) -> Interpreted:
-    """Return something that runs `program`."""
+class Compiled:
+    """A program run as kernels. When the ledger profiles, a few runs are timed kernel by kernel."""
+
+    def __init__(self, program: Program) -> None:
+        # The backend loader: one of the two late imports of the house.
+        from fanal.core.backends.cpu.run import Executable
+        from fanal.core.compiler.pipeline import lower
+        begin = time.perf_counter()
+        self.exe = Executable(lower(program))
+        ledger.compile_seconds += time.perf_counter() - begin
+        self.runs = 0
+        self.profiles: list[list[Any]] = []
+        ledger.executables.append(self)
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs; those that replace an input are that input's array."""
+        self.runs += 1
+        if ledger.profiling and self.runs in (2, 4, 8, 16, 32):
+            timings: list[Any] = []
+            results = self.exe.run(inputs, None, timings)
+            self.profiles.append(timings)
+            return results
+        return self.exe.run(inputs)
+
+
+def structure(program: Program) -> Any:
+    """Return a key equal for programs that run the same way, or None when a parameter cannot be compared."""
+    place: dict[int, int] = {}
+    key: list[Any] = []
+    for n in program.inputs:
+        place[id(n)] = len(place)
+        key.append((n.shape, n.dtype))
+    for n in program.nodes:
+        if n.buffer is not None:
+            return None
+        try:
+            key.append((n.row, tuple([place[id(i)] for i in n.inputs]), n.params, n.dtype, n.shape))
+        except KeyError:
+            return None
+        place[id(n)] = len(place)
+    key.append(tuple([place[id(o)] for o in program.outputs]))
+    key.append(tuple(program.writes.items()))
+    whole = tuple(key)
+    try:
+        hash(whole)
+    except TypeError:
+        return None
+    return (len(program.inputs), _typed(whole))
+
+
+def _typed(key: tuple) -> tuple:
+    """Keep 1, 1.0 and True apart, which compare equal."""
+    return (key, tuple([tuple(map(type, k[2])) for k in key if len(k) == 5]))
+
+
+def executable(program: Program) -> Runnable:
+    """Return something that runs `program`, from the cache when its structure was seen before."""
+    if not knobs.compile:
+        ledger.plans += 1
+        return Interpreted(program)
+    key = structure(program)
+    if key is not None:
+        known = _plans.get(key)
+        if known is not None:
+            _plans.move_to_end(key)
+            return known
+        if _exact_and_small(program) and hash(key) not in _seen:
+            _seen[hash(key)] = None
+            return Interpreted(program)
     ledger.plans += 1
-    return Interpreted(program)
+    exe = Compiled(program)
+    if key is not None:
+        _plans[key] = exe
+        if len(_plans) > MAX_PLANS:
+            _plans.popitem(last=False)
+    return exe
+
+
+def _exact_and_small(program: Program) -> bool:
+    total = 0
+    for n in program.nodes:
+        if not n.row.exact:
+            return False
+        total += n.size
+    return total <= SMALL
 
 
 def run_program(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -12,9 +12,9 @@ from fanal.core.engine.record import session
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
-# Installed by `follow`: draw a path from the session before it runs, and keep it afterwards.
+# Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
-learn: Callable[[Any, set[int], tuple], None] | None = None
+learn: Callable[[Any, tuple], None] | None = None
 
 
 def residuals(roots: list[Node]) -> list[Node]:
@@ -67,18 +67,17 @@ def flush_recorded(reason: str) -> None:
             refused = drawn.refused
     s.begin()  # whatever is alive from here on is held by somebody else
     live = [st for st in (r() for r in touched.values()) if st is not None and st.node.buffer is None and not st.meta]
+    extra = residuals([st.node for st in live]) if live else []
+    if extra:
+        refused = refused or "history is left over for a later backward"
+    if drawn is not None and refused is None and learn is not None and drawn.covers(live):
+        learn(drawn, mode)
+        forget(drawn.originals)
+    elif live:
+        _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()))
     if live:
-        outputs = {id(st.node): st.node for st in live}
-        extra = residuals([st.node for st in live])
-        for n in extra:
-            outputs.setdefault(id(n), n)
-        if extra:
-            refused = refused or "history is left over for a later backward"
-        _compute(list(outputs.values()))
         ledger.flushes += 1
-    if drawn is not None and refused is None and learn is not None:
-        learn(drawn, {k for k, g in enumerate(drawn.groups) if not g.external and g.weak() is not None}, mode)
-    elif refused:
+    if refused:
         ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
 
 
@@ -93,10 +92,13 @@ def _compute(outputs: list[Node]) -> None:
     results = run_program(program, [i.buffer for i in program.inputs])  # type: ignore[misc]
     for n, a in zip(outputs, results):
         n.buffer = a
-    for n in nodes:  # a value that is known needs its past only for gradients
+    forget(nodes)
+
+
+def forget(nodes: list[Node]) -> None:
+    """Cut computed values from their past, unless gradients may still flow there."""
+    for n in nodes:
         if n.buffer is not None and (not n.needs_grad or n.freed):
             n.inputs = ()
-            n.row = n.row if n.needs_grad else input_
-            n.params = n.params if n.needs_grad else (n.shape, n.dtype)
-
-
+            if not n.needs_grad:
+                n.row, n.params = input_, (n.shape, n.dtype)

@@ -367,19 +367,8 @@ def commit(path: Path) -> None:
             path.live |= fresh
             path.exe = None
     if path.exe is None:
-        program, keep = path.program()
-        path.exe = executable(program)
-        path.keep = keep
-    arrays = []
-    for k in path.bound:
-        kind, x = path.sources[k]
-        if kind == "group":
-            arrays.append(path.groups[x].storage.node.buffer)
-        elif kind == "scalar":
-            arrays.append(_number(path.scalars[x]))
-        else:
-            arrays.append(x)
-    results = path.exe.run(arrays)
+        path.exe = executable(path.program())
+    results = path.exe.run(path.arrays())
     for g, a in zip(path.keep, results):
         group = path.groups[g]
         st = group.storage
@@ -400,7 +389,7 @@ def commit(path: Path) -> None:
     session.effects.clear()
     ledger.followed += len(path.steps)
     ledger.flushes += 1
-    lost = [i for i in held if i not in _own_grads(path)]
+    lost = [i for i in held if not _own_grad(path, i, now[i])]
     if lost:
         renew(path, lost)
     for slot in path.slots:
@@ -409,14 +398,13 @@ def commit(path: Path) -> None:
     _expect_next(path)
 
 
-def _own_grads(path: Path) -> frozenset:
-    return frozenset()
-
-
-def _number(entry: list) -> Any:
-    if entry[2] is not None:
-        entry[1][()] = entry[2].now()
-    return entry[1]
+def _own_grad(path: Path, i: int, count: int) -> bool:
+    """Tell whether out i is held by nobody but the leaf whose .grad it is: then it serves again next time."""
+    leaf = path.grads.get(i)
+    if leaf is None or count != path.counts[i] + 1:
+        return False
+    t = path.value(leaf)
+    return t is not None and t._grad is path.outs[i]
 
 
 def _expect_next(ended: Path | None) -> None:
@@ -435,9 +423,20 @@ def _expect_next(ended: Path | None) -> None:
         matcher.set_cursor(None)
 
 
-def learn(draft: Draft, live: set[int], mode: tuple) -> None:
-    """Keep a recorded segment that has run, so that it can be followed."""
-    p = Path(draft, live, mode)
+def learn(draft: Draft, mode: tuple) -> None:
+    """Run a recorded segment as the path it will be, and keep the path."""
+    p = Path(draft, mode)
+    program = p.program()
+    if program.outputs:
+        p.exe = executable(program)
+        arrays = []
+        for k in p.bound:  # the values as of the start of the segment: storages already stand at their new version
+            kind, x = p.sources[k]
+            arrays.append(draft.starting[x].buffer if kind == "group" else p.scalars[x][1] if kind == "scalar" else x)
+        for g, a in zip(p.keep, p.exe.run(arrays)):
+            storage = p.groups[g].weak()
+            if storage is not None:
+                storage.node.buffer = a
     paths().add(p)
     _expect_next(p)
 

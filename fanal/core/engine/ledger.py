@@ -1,20 +1,29 @@
-"""What happened: counts of events, flushes, plans and kernels, and the costs of each kernel by source line."""
+"""What happened: counts of events, flushes, plans and kernels, and every executable with its costs by source line."""
 from __future__ import annotations
+
+from typing import Any
 
 
 class Ledger:
     """Counters of this process. `snapshot` copies them; tests compare two snapshots."""
 
-    __slots__ = ("recorded", "followed", "diverged", "flushes", "plans", "kernels", "refused")
+    COUNTS = ("recorded", "followed", "diverged", "flushes", "plans")
 
     def __init__(self) -> None:
-        self.recorded = self.followed = self.diverged = 0
-        self.flushes = self.plans = self.kernels = 0
+        self.recorded = 0  # events whose function ran
+        self.followed = 0  # events answered from a known segment
+        self.diverged = 0  # segments left half-way
+        self.flushes = 0
+        self.plans = 0  # programs planned
+        self.compile_seconds = 0.0
+        self.profiling = False  # time some runs kernel by kernel
+        self.executables: list[Any] = []
         self.refused: dict[str, int] = {}  # why segments could not be kept for following
 
     def snapshot(self) -> dict[str, int]:
-        """Return the counters."""
-        return {k: getattr(self, k) for k in self.__slots__ if k != "refused"}
+        """Return the counters, with the number of kernels compiled or loaded."""
+        from fanal.core.backends.cpu import jit
+        return {**{k: getattr(self, k) for k in self.COUNTS}, "kernels": len(jit._addresses), "compiled": jit.compiled}
 
 
 ledger = Ledger()

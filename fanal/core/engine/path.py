@@ -116,6 +116,10 @@ class Draft:
         self._handles(outs)
         self.steps = [self._step(e, index, slot_index, outs) for e in events]
 
+    def covers(self, live: list[Storage]) -> bool:
+        """Tell whether every storage that must be computed is one of the segment's results."""
+        return all(id(st) in self.group_of and self.groups[self.group_of[id(st)]].weak() is st for st in live)
+
     def _group(self, storage: Storage, external: bool) -> int:
         k = self.group_of.get(id(storage))
         if k is None:
@@ -129,12 +133,14 @@ class Draft:
         self.sources: list[tuple[str, Any]] = []  # ("group", k) | ("scalar", k) | ("constant", array)
         self.scalars: list[list] = []  # [value, array, marker]
         known: dict[int, tuple[str, Any]] = {}
+        self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
             known[id(node)] = ("group", self.group_of[sid])
         for e in events:
             self._runtime(e, known)
         copies = self.copies = {}
-        for n in toposort(roots):
+        self.originals = toposort(roots)
+        for n in self.originals:
             args = []
             for i in n.inputs:
                 c = copies.get(id(i))
@@ -249,7 +255,7 @@ class Draft:
 class Path:
     """A known segment of one thread, ready to be followed."""
 
-    def __init__(self, draft: Draft, live: set[int], mode: tuple) -> None:
+    def __init__(self, draft: Draft, mode: tuple) -> None:
         self.slots, self.groups, self.scalars = draft.slots, draft.groups, draft.scalars
         self.inputs, self.sources = draft.inputs, draft.sources
         self.order = draft.order
@@ -257,16 +263,15 @@ class Path:
         self.steps = draft.steps
         self.mode = mode
         self.undo: list[tuple[Any, Any]] = []
-        self.live = live  # groups whose value must be in memory afterwards: the union over all runs
+        self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}  # groups whose value must be in memory afterwards: the union over all runs
         self.exe: Any = None
         self.successor: Path | None = None
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
-        self.grads = [k for k, g in enumerate(self.groups) if g.grad and not g.external]
+        self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # out -> its leaf
         self.index: dict[int, int] = {}
         self.refs: dict[int, list[tuple[Any, int]]] = {}  # out -> (matcher step, place) that expect it
         self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
         self._forge()
-        self.plain = [k for k, g in enumerate(self.out_groups)]
         self.counts = self.count()
 
     def _forge(self) -> None:
@@ -413,13 +418,29 @@ class Path:
         n.freed = True
         return n
 
+    def arrays(self) -> list[np.ndarray]:
+        """Return the values of the program's inputs now."""
+        found = []
+        for k in self.bound:
+            kind, x = self.sources[k]
+            if kind == "group":
+                found.append(self.groups[x].storage.node.buffer)
+            elif kind == "scalar":
+                entry = self.scalars[x]
+                if entry[2] is not None:
+                    entry[1][()] = entry[2].now()
+                found.append(entry[1])
+            else:
+                found.append(x)
+        return found
+
     def count(self) -> list[int]:
         """Return the reference counts of the tensors handed out, the same way every time."""
         return list(map(sys.getrefcount, self.outs))
 
-    def program(self) -> tuple[Program, list[int]]:
-        """Return the program for the present set of live groups, and the group of each output."""
-        keep = [k for k, g in enumerate(self.groups) if g.final is not None and (g.external or g.grad or k in self.live)]
+    def program(self) -> Program:
+        """Return the program for the present set of live groups; `keep` are the groups of its outputs."""
+        self.keep = keep = [k for k, g in enumerate(self.groups) if g.final is not None and (g.external or g.grad or k in self.live)]
         outputs: list[Node] = [self.groups[k].final for k in keep]  # type: ignore[misc]
         needed = {id(n) for n in toposort(outputs)} | {id(o) for o in outputs}
         nodes = [n for n in self.order if id(n) in needed and n.row is not input_]
@@ -428,4 +449,4 @@ class Path:
         inputs = [self.inputs[k] for k in self.bound]
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
-        return Program(inputs, nodes, outputs, writes), keep
+        return Program(inputs, nodes, outputs, writes)

@@ -31,7 +31,6 @@ def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
 
 
-
 @public(out=True)
 def mm(input: Any, mat2: Any) -> Any:
     """Return the matrix product. Shapes: (M, K) and (K, N) -> (M, N). One dtype."""
@@ -167,23 +166,17 @@ def outer(input: Any, vec2: Any) -> Any:
     return wrap(P.and_(a, b) if a.dtype is dt.bool_ else P.mul(a, b))
 
 
-@public()
-@public("inner", module="torch", function=False, method=False)
-def inner(input: Any, other: Any, *, out: Any = None) -> Any:
+@public(out=True)
+def inner(input: Any, other: Any) -> Any:
     """Return sums of products over the last dimensions. Shapes: (..., K) and (+, K) -> (..., +)."""
     a, b = input._shape, other._shape
     if not a or not b:
         x, y = nodes_of(input, other)
-        r = wrap(P.mul(x, y))
-    else:
-        if a[-1] != b[-1]:
-            raise RuntimeError("inner() the last dimension must match on both input tensors but got shapes "
-                               f"{list(a)} and {list(b)}")
-        r = tensordot(input, other, dims=([-1], [-1]))
-    if out is None:
-        return r
-    from fanal.core.ops.build import store
-    return store(out, read(r))
+        return wrap(P.mul(x, y))
+    if a[-1] != b[-1]:
+        raise RuntimeError("inner() the last dimension must match on both input tensors but got shapes "
+                           f"{list(a)} and {list(b)}")
+    return tensordot(input, other, dims=([-1], [-1]))
 
 
 def _scaled(x: Node, by: Any, name: str) -> Node:
@@ -259,7 +252,7 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> 
 
 
 @public(method=False)
-def chain_matmul(*matrices: Any, out: Any = None) -> Any:
+def chain_matmul(*matrices: Any) -> Any:
     """Return the product of several matrices in the cheapest order."""
     return multi_dot(matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (list, tuple)) else matrices)
 
@@ -300,8 +293,8 @@ def multi_dot(tensors: Any) -> Any:
     return wrap(P.reshape(product(0, n - 1), shape))
 
 
-@public(method=False)
-def tensordot(a: Any, b: Any, dims: Any = 2, out: Any = None) -> Any:
+@public(method=False, out=True)
+def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     """Return sums of products over pairs of dimensions: the last of `a` with the first of `b`, or those listed."""
     if hasattr(dims, "_shape"):
         dims = dims.tolist()
@@ -333,11 +326,7 @@ def tensordot(a: Any, b: Any, dims: Any = 2, out: Any = None) -> Any:
     m, n, k = (math.prod(s) for s in ([a._shape[i] for i in fa], [b._shape[i] for i in fb], [x.shape[i] for i in da]))
     x = P.reshape(P.permute(x, (*fa, *da)), (m, k))
     y = P.reshape(P.permute(y, (*db, *fb)), (k, n))
-    r = P.reshape(P.dot(x, y), (*(a._shape[i] for i in fa), *(b._shape[i] for i in fb)))
-    if out is not None:
-        from fanal.core.ops.build import store
-        return store(out, r)
-    return wrap(r)
+    return wrap(P.reshape(P.dot(x, y), (*(a._shape[i] for i in fa), *(b._shape[i] for i in fb))))
 
 
 @public(out=True)

@@ -290,8 +290,6 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple:
     n = len(ts)
     grids = [expanded(view_shape(t, tuple(shape[i] if d == i else 1 for d in range(n))), shape) for i, t in enumerate(ts)]
     if swap:
-        from fanal.core.ops.shape import transpose
-        grids = [transpose(g, 0, 1) for g in grids]
         grids[0], grids[1] = grids[1], grids[0]
     return tuple(grids)
 

@@ -18,8 +18,8 @@ __all__ = ["MultiheadAttention"]
 class MultiheadAttention(Module):
     """Attend from each query to all keys, `num_heads` times in parallel. Source: Vaswani et al. 2017.
 
-    Shapes: query (L, B, embed_dim), key (S, B, kdim), value (S, B, vdim) -> (L, B, embed_dim) and weights (B, L, S);
-    with `batch_first` B comes first; without B the same, unbatched.
+    Shapes: query (L, B, embed_dim), key (S, B, kdim), value (S, B, vdim) -> (L, B, embed_dim) and weights (B,
+    L, S); with `batch_first` B comes first; without B the same, unbatched.
     """
 
     __constants__ = ["batch_first"]
@@ -125,11 +125,13 @@ class MultiheadAttention(Module):
             else:
                 query, key, value = (t.transpose(1, 0) for t in (query, key, value))
         output, weights = F.multi_head_attention_forward(
-            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, self.bias_k,
-            self.bias_v, self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias,
+            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias,
+            self.bias_k, self.bias_v, self.add_zero_attn, self.dropout,
+            self.out_proj.weight, self.out_proj.bias,
             training=self.training, key_padding_mask=key_padding_mask, need_weights=need_weights,
             attn_mask=attn_mask, use_separate_proj_weight=not self._qkv_same_embed_dim,
-            q_proj_weight=self.q_proj_weight, k_proj_weight=self.k_proj_weight, v_proj_weight=self.v_proj_weight,
+            q_proj_weight=self.q_proj_weight, k_proj_weight=self.k_proj_weight,
+            v_proj_weight=self.v_proj_weight,
             average_attn_weights=average_attn_weights, is_causal=is_causal,
         )  # fmt: skip
         return (output.transpose(1, 0) if swap else output), weights

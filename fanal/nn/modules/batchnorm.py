@@ -90,7 +90,10 @@ class _NormBase(Module):
 
 
 class _BatchNorm(_NormBase):
-    """Normalise each channel over the batch and all places; statistics of the batch or, in evaluation, running."""
+    """Normalise each channel over the batch and all places.
+
+    Statistics of the batch or, in evaluation, running.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
@@ -110,7 +113,8 @@ class _BatchNorm(_NormBase):
             return None
         name, got = type(self).__name__, input.shape[1]
         return (
-            f"expects num_features={self.num_features}, got {got} channels: change {name}({self.num_features}) "
+            f"expects num_features={self.num_features}, got {got} channels: change "
+            f"{name}({self.num_features}) "
             f"to {name}({got})"
         )
 
@@ -205,7 +209,8 @@ class LazyBatchNorm3d(_LazyNormBase, _BatchNorm):
 class SyncBatchNorm(_BatchNorm):
     """Normalise each channel over the batches of all processes. Shapes: (N, C, *).
 
-    With one process it is batch normalisation. Raises RuntimeError while training in a group of several processes.
+    With one process it is batch normalisation. Raises RuntimeError while training in a group of several
+    processes.
     """
 
     def __init__(

@@ -33,10 +33,14 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _ConvNd(Module):
-    """What all convolutions share. `weight` is (out, in / groups, *kernel), transposed (in, out / groups, *kernel)."""
+    """What all convolutions share.
+
+    `weight` is (out, in / groups, *kernel), transposed (in, out / groups, *kernel).
+    """
 
     __constants__ = [
-        "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "in_channels", "out_channels",
+        "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "in_channels",
+        "out_channels",
         "kernel_size",
     ]  # fmt: skip
 
@@ -94,7 +98,10 @@ class _ConvNd(Module):
         self.reset_parameters()
 
     def _both_sides(self) -> list[int] | tuple[int, ...]:
-        """Return the padding as `F.pad` wants it: (left, right) for each dimension, the last dimension first."""
+        """Return the padding as `F.pad` wants it.
+
+        (left, right) for each dimension, the last dimension first.
+        """
         if not isinstance(self.padding, str):
             return _reverse_repeat_tuple(self.padding, 2)
         both = [0, 0] * len(self.kernel_size)
@@ -124,7 +131,8 @@ class _ConvNd(Module):
         at = input.dim() - len(self.kernel_size) - 1
         if at not in (0, 1):
             dims = len(self.kernel_size)
-            return f"expects (N, C, {', '.join('DHW'[3 - dims :])}) or the same without N, got {tuple(input.shape)}"
+            sizes = ", ".join("DHW"[3 - dims :])
+            return f"expects (N, C, {sizes}) or the same without N, got {tuple(input.shape)}"
         got = input.shape[at]
         if got == self.in_channels:
             if input.dtype != self.weight.dtype:
@@ -132,7 +140,8 @@ class _ConvNd(Module):
             return None
         name, out = type(self).__name__, self.out_channels
         return (
-            f"expects in_channels={self.in_channels}, got {got}: change {name}({self.in_channels}, {out}, ...) "
+            f"expects in_channels={self.in_channels}, got {got}: change {name}({self.in_channels}, "
+            f"{out}, ...) "
             f"to {name}({got}, {out}, ...)"
         )
 
@@ -179,8 +188,8 @@ class Conv1d(_ConvNd):
     ) -> None:
         super().__init__(
             in_channels, out_channels, _single(kernel_size), _single(stride),
-            padding if isinstance(padding, str) else _single(padding), _single(dilation), False, _single(0), groups, bias,
-            padding_mode, device, dtype,
+            padding if isinstance(padding, str) else _single(padding), _single(dilation), False, _single(0),
+            groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,8 +224,8 @@ class Conv2d(_ConvNd):
     ) -> None:
         super().__init__(
             in_channels, out_channels, _pair(kernel_size), _pair(stride),
-            padding if isinstance(padding, str) else _pair(padding), _pair(dilation), False, _pair(0), groups, bias,
-            padding_mode, device, dtype,
+            padding if isinstance(padding, str) else _pair(padding), _pair(dilation), False, _pair(0),
+            groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -251,8 +260,8 @@ class Conv3d(_ConvNd):
     ) -> None:
         super().__init__(
             in_channels, out_channels, _triple(kernel_size), _triple(stride),
-            padding if isinstance(padding, str) else _triple(padding), _triple(dilation), False, _triple(0), groups, bias,
-            padding_mode, device, dtype,
+            padding if isinstance(padding, str) else _triple(padding), _triple(dilation), False, _triple(0),
+            groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -324,8 +333,8 @@ class ConvTranspose1d(_ConvTransposeNd):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, _single(kernel_size), _single(stride), _single(padding), _single(dilation), True,
-            _single(output_padding), groups, bias, padding_mode, device, dtype,
+            in_channels, out_channels, _single(kernel_size), _single(stride), _single(padding),
+            _single(dilation), True, _single(output_padding), groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -357,8 +366,8 @@ class ConvTranspose2d(_ConvTransposeNd):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), True,
-            _pair(output_padding), groups, bias, padding_mode, device, dtype,
+            in_channels, out_channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation),
+            True, _pair(output_padding), groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -390,8 +399,8 @@ class ConvTranspose3d(_ConvTransposeNd):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, _triple(kernel_size), _triple(stride), _triple(padding), _triple(dilation), True,
-            _triple(output_padding), groups, bias, padding_mode, device, dtype,
+            in_channels, out_channels, _triple(kernel_size), _triple(stride), _triple(padding),
+            _triple(dilation), True, _triple(output_padding), groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:

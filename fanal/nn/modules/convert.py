@@ -13,7 +13,7 @@ T = TypeVar("T", bound="Convertible")
 
 
 def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
-    """Return (device, dtype, non_blocking, memory_format) from the arguments of `to` in any of its three forms."""
+    """Return (device, dtype, non_blocking, memory_format) from the arguments of any form of `to`."""
     device, dtype, rest = kwargs.pop("device", None), kwargs.pop("dtype", None), list(args)
     non_blocking, memory_format = kwargs.pop("non_blocking", False), kwargs.pop("memory_format", None)
     like = kwargs.pop("tensor", None)
@@ -39,7 +39,10 @@ class Convertible:
     """The part of a module that converts its tensors in place."""
 
     def _apply(self: T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> T:
-        """Replace the data of every parameter, gradient and buffer by `fn` of it; parameters keep their identity."""
+        """Replace the data of every parameter, gradient and buffer by `fn` of it.
+
+        Parameters keep their identity.
+        """
         if recurse:
             for module in self.children():  # type: ignore[attr-defined]
                 module._apply(fn)
@@ -61,7 +64,10 @@ class Convertible:
         return self
 
     def to(self: T, *args: Any, **kwargs: Any) -> T:
-        """Move to a device and / or to a floating point or complex dtype, in place; integer tensors keep theirs."""
+        """Move to a device and / or to a floating point or complex dtype, in place.
+
+        Integer tensors keep theirs.
+        """
         device, dtype, non_blocking, memory_format = _parse_to(*args, **kwargs)
         if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
             raise TypeError(

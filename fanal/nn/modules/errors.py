@@ -17,8 +17,9 @@ def typename(value: Any) -> str:
 def add_path(module: Any, error: Exception, args: tuple) -> None:
     """Note on `error` the path of the innermost module that it left, seen from `module`.
 
-    Called at every level that the error passes, only once an error is there: each level rewrites the note, so that
-    the outermost one, which knows the whole path, has the last word. `error.module_path` holds the path alone.
+    Called at every level that the error passes, only once an error is there: each level rewrites the note, so
+    that the outermost one, which knows the whole path, has the last word. `error.module_path` holds the path
+    alone.
     """
     if "_modules" not in module.__dict__:  # the error is that Module.__init__ was never called
         return

@@ -1,7 +1,8 @@
 """The hooks of a module: their tables, their registration, and the call that runs them.
 
-A module without hooks has no tables at all. The first touch of a table makes it and raises the module's `_hooked`
-flag, which is all that `Module.__call__` has to look at; registering a global hook raises it for every module.
+A module without hooks has no tables at all. The first touch of a table makes it and raises the module's
+`_hooked` flag, which is all that `Module.__call__` has to look at; registering a global hook raises it for
+every module.
 """
 
 from __future__ import annotations
@@ -71,12 +72,18 @@ def _register_global(table: OrderedDict, hook: Callable, **marks: OrderedDict | 
 
 
 def register_module_buffer_registration_hook(hook: Callable) -> RemovableHandle:
-    """Run `hook(module, name, buffer)` whenever any module registers a buffer; its result replaces the buffer."""
+    """Run `hook(module, name, buffer)` whenever any module registers a buffer.
+
+    Its result replaces the buffer.
+    """
     return _register_global(_global_buffer_registration_hooks, hook)
 
 
 def register_module_module_registration_hook(hook: Callable) -> RemovableHandle:
-    """Run `hook(module, name, child)` whenever any module registers a child; its result replaces the child."""
+    """Run `hook(module, name, child)` whenever any module registers a child.
+
+    Its result replaces the child.
+    """
     return _register_global(_global_module_registration_hooks, hook)
 
 
@@ -151,7 +158,8 @@ class WithModule:
 class Hooked:
     """The part of a module that registers and runs hooks."""
 
-    # One flag for "some hook may have to run": raised on the instance by its first table, here by a global hook.
+    # One flag for "some hook may have to run": raised on the instance by its first table, here by a global
+    # hook.
     _hooked: bool = False
     _is_full_backward_hook: bool | None = None
 
@@ -195,8 +203,8 @@ class Hooked:
     ) -> RemovableHandle:
         """Run `hook(module, args, output)` after forward; a result replaces the output.
 
-        With `with_kwargs` it is `hook(module, args, kwargs, output)`; with `always_call` it also runs after an
-        error in forward, with output None.
+        With `with_kwargs` it is `hook(module, args, kwargs, output)`; with `always_call` it also runs after
+        an error in forward, with output None.
         """
         marks = ("_forward_hooks_with_kwargs",) * with_kwargs + (
             "_forward_hooks_always_called",
@@ -214,7 +222,10 @@ class Hooked:
         return self._register_call_hook("_backward_hooks", hook, prepend)
 
     def register_full_backward_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
-        """Run `hook(module, grad_input, grad_output)` in the module's backward; a result replaces grad_input."""
+        """Run `hook(module, grad_input, grad_output)` in the module's backward.
+
+        A result replaces grad_input.
+        """
         return self._register_backward(hook, True, prepend)
 
     def register_backward_hook(self, hook: Callable) -> RemovableHandle:
@@ -293,8 +304,8 @@ class Hooked:
 class BackwardWatch:
     """Show the gradients that pass a module's outputs and inputs to its backward hooks.
 
-    An identity stands on every tensor that enters and every tensor that leaves: its backward is the place where
-    the hooks run, once for all tensors of that side.
+    An identity stands on every tensor that enters and every tensor that leaves: its backward is the place
+    where the hooks run, once for all tensors of that side.
     """
 
     def __init__(self, module: Any, hooks: list[Callable], pre_hooks: list[Callable]) -> None:
@@ -348,7 +359,8 @@ class BackwardWatch:
                 result = hook(self.module, (None,) * self.inputs, grads)
                 if result is not None and not (isinstance(result, tuple) and all(r is None for r in result)):
                     raise RuntimeError(
-                        "Backward hook for Modules where no input requires gradient should always return None "
+                        "Backward hook for Modules where no input requires gradient should always "
+                        "return None "
                         "or None for all gradients."
                     )
         return grads
@@ -366,7 +378,8 @@ class BackwardWatch:
         result = result if isinstance(result, tuple) else (result,)
         if len(result) != len(grads):
             raise RuntimeError(
-                f"Backward hook returned an invalid number of {name}, got {len(result)}, but expected {len(grads)}"
+                f"Backward hook returned an invalid number of {name}, got {len(result)}, but "
+                f"expected {len(grads)}"
             )
         return result
 

@@ -58,7 +58,8 @@ class _InstanceNorm(_NormBase):
                     f"but got: {input.size(at)}."
                 )
             warnings.warn(
-                f"input's size at dim={at} does not match num_features. You can silence this warning by not passing "
+                f"input's size at dim={at} does not match num_features. You can silence this warning "
+                "by not passing "
                 "in num_features, which is not used because affine=False", stacklevel=2,
             )  # fmt: skip
         if input.dim() == self._get_no_batch_dim():
@@ -75,10 +76,14 @@ class _InstanceNorm(_NormBase):
             if keys:
                 names, name = " and ".join(f'"{k}"' for k in keys), type(self).__name__
                 error_msgs.append(
-                    f"Unexpected running stats buffer(s) {names} for {name} with track_running_stats=False. If "
-                    f"state_dict is a checkpoint saved before 0.4.0, this may be expected because {name} does not "
-                    "track running stats by default since 0.4.0. Please remove these keys from state_dict. If the "
-                    f"running stats are actually needed, instead set track_running_stats=True in {name} to enable "
+                    f"Unexpected running stats buffer(s) {names} for {name} with "
+                    "track_running_stats=False. If "
+                    "state_dict is a checkpoint saved before 0.4.0, this may be expected because "
+                    f"{name} does not "
+                    "track running stats by default since 0.4.0. Please remove these keys from "
+                    "state_dict. If the "
+                    "running stats are actually needed, instead set track_running_stats=True in "
+                    f"{name} to enable "
                     f"them. See the documentation of {name} for details."
                 )
                 for key in keys:
@@ -102,7 +107,10 @@ class LazyInstanceNorm1d(_LazyNormBase, _InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Normalise each channel of each sample. Shapes: (N, C, H, W) or (C, H, W). Source: Ulyanov et al. 2016."""
+    """Normalise each channel of each sample. Shapes: (N, C, H, W) or (C, H, W). Source: Ulyanov et al.
+
+    2016.
+    """
 
     _dims = 3
 
@@ -115,7 +123,10 @@ class LazyInstanceNorm2d(_LazyNormBase, _InstanceNorm):
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """Normalise each channel of each sample. Shapes: (N, C, D, H, W) or (C, D, H, W). Source: Ulyanov et al. 2016."""
+    """Normalise each channel of each sample. Shapes: (N, C, D, H, W) or (C, D, H, W). Source.
+
+    Ulyanov et al. 2016.
+    """
 
     _dims = 4
 

@@ -37,6 +37,7 @@ class LinearCrossEntropyOptions:
             raise ValueError(f"batch_chunk_size must be positive int or None, got {size!r}")
         if self.acc_dtype not in (None, fanal.float16, fanal.bfloat16, fanal.float32, fanal.float64):
             raise ValueError(
-                "acc_dtype must be one of {None, torch.float16, torch.bfloat16, torch.float32, torch.float64}, "
+                "acc_dtype must be one of {None, torch.float16, torch.bfloat16, torch.float32, "
+                "torch.float64}, "
                 f"got {self.acc_dtype!r}. Pass acc_dtype=None to let the op pick automatically."
             )

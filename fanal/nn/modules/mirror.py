@@ -1,4 +1,4 @@
-"""Tables of a module whose entries also stand in its `__dict__`, so that reading an attribute needs no search."""
+"""Tables of a module whose entries also stand in its `__dict__`: reading an attribute needs no search."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _MISSING = object()
 
 
 class Mirror(dict):
-    """A module's parameters, buffers or submodules: this table is the truth, the module's `__dict__` its copy.
+    """A module's parameters, buffers or submodules: the table is the truth, `__dict__` has a copy.
 
-    The owner is held weakly: a module is freed when its last user goes, without waiting for the cycle collector.
-    A name that the class defines itself is not mirrored, because in PyTorch the class attribute is what is found.
+    The owner is held weakly: a module is freed when its last user goes, without waiting for the cycle
+    collector. A name that the class defines itself is not mirrored, because in PyTorch the class attribute is
+    what is found.
     """
 
     __slots__ = ("_owner",)

@@ -56,8 +56,8 @@ def _addindent(text: str, spaces: int) -> str:
 class Module(Convertible, Stateful):
     """The base of everything in a network that has parameters or a mode.
 
-    Parameters, buffers and child modules live in `_parameters`, `_buffers` and `_modules`; copies of their entries
-    stand in `__dict__`, so that `self.weight` is an ordinary attribute read (see `mirror`).
+    Parameters, buffers and child modules live in `_parameters`, `_buffers` and `_modules`; copies of their
+    entries stand in `__dict__`, so that `self.weight` is an ordinary attribute read (see `mirror`).
     """
 
     dump_patches: bool = False
@@ -68,11 +68,13 @@ class Module(Convertible, Stateful):
         if not self.call_super_init:
             if kwargs:
                 raise TypeError(
-                    f"{type(self).__name__}.__init__() got an unexpected keyword argument '{next(iter(kwargs))}'"
+                    f"{type(self).__name__}.__init__() got an unexpected keyword argument "
+                    f"'{next(iter(kwargs))}'"
                 )
             if args:
                 raise TypeError(
-                    f"{type(self).__name__}.__init__() takes 1 positional argument but {len(args) + 1} were given"
+                    f"{type(self).__name__}.__init__() takes 1 positional argument but "
+                    f"{len(args) + 1} were given"
                 )
         owner, own = weakref.ref(self), self.__dict__
         own["training"] = True
@@ -101,7 +103,8 @@ class Module(Convertible, Stateful):
         self._check_new("buffer", name, "_buffers")
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
-                f"cannot assign '{typename(tensor)}' object to buffer '{name}' (torch Tensor or None required)"
+                f"cannot assign '{typename(tensor)}' object to buffer '{name}' (torch Tensor or None "
+                "required)"
             )
         for hook in _global_buffer_registration_hooks.values():
             tensor = _replaced(hook(self, name, tensor), tensor)
@@ -123,7 +126,8 @@ class Module(Convertible, Stateful):
             if param.grad_fn:
                 raise ValueError(
                     f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must be created "
-                    f"explicitly. To express '{name}' as a function of another Tensor, compute the value in the "
+                    f"explicitly. To express '{name}' as a function of another Tensor, compute the "
+                    "value in the "
                     "forward() method."
                 )
             for hook in _global_parameter_registration_hooks.values():
@@ -216,7 +220,8 @@ class Module(Convertible, Stateful):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        # Ordinary reads never come here: it serves tables whose mirror was lost, as after a foreign __setstate__.
+        # Ordinary reads never come here: it serves tables whose mirror was lost, as after a foreign
+        # __setstate__.
         own = self.__dict__
         for table in TABLES:
             entries = own.get(table)
@@ -250,7 +255,8 @@ class Module(Convertible, Stateful):
         elif name in parameters:
             if value is not None:
                 raise TypeError(
-                    f"cannot assign '{typename(value)}' as parameter '{name}' (torch.nn.Parameter or None expected)"
+                    f"cannot assign '{typename(value)}' as parameter '{name}' (torch.nn.Parameter or "
+                    "None expected)"
                 )
             self.register_parameter(name, value)
         elif isinstance(value, Module) or name in own["_modules"]:
@@ -265,7 +271,8 @@ class Module(Convertible, Stateful):
     def _set_child(self, name: str, value: Any) -> None:
         if value is not None and not isinstance(value, Module):
             raise TypeError(
-                f"cannot assign '{typename(value)}' as child module '{name}' (torch.nn.Module or None expected)"
+                f"cannot assign '{typename(value)}' as child module '{name}' (torch.nn.Module or "
+                "None expected)"
             )
         self._forget(name, keep="_modules")
         for hook in _global_module_registration_hooks.values():

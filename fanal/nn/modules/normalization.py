@@ -16,7 +16,10 @@ __all__ = ["CrossMapLRN2d", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSN
 
 
 class LocalResponseNorm(Module):
-    """Divide by a power of the mean square over `size` neighbouring channels. Source: Krizhevsky et al. 2012."""
+    """Divide by a power of the mean square over `size` neighbouring channels. Source: Krizhevsky et al.
+
+    2012.
+    """
 
     __constants__ = ["size", "alpha", "beta", "k"]
 

@@ -31,7 +31,10 @@ _sextuple = _ntuple(6, "_sextuple")
 
 
 class _PadNd(Module):
-    """Pad with values taken from the input; `padding` is (left, right) for each dimension, the last one first."""
+    """Pad with values taken from the input.
+
+    `padding` is (left, right) for each dimension, the last one first.
+    """
 
     __constants__ = ["padding"]
     mode: str

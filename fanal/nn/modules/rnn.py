@@ -30,8 +30,9 @@ def apply_permutation(tensor: Tensor, permutation: Tensor, dim: int = 1) -> Tens
 class RNNBase(Module):
     """What RNN, LSTM and GRU share: the weights and the way of sequences through the layers.
 
-    Layer k has weight_ih_lk (gates * H, I), weight_hh_lk (gates * H, H), bias_ih_lk, bias_hh_lk (gates * H) and, with
-    `proj_size`, weight_hr_lk (proj, H); the backward direction has the same with the suffix _reverse.
+    Layer k has weight_ih_lk (gates * H, I), weight_hh_lk (gates * H, H), bias_ih_lk, bias_hh_lk (gates * H)
+    and, with `proj_size`, weight_hr_lk (proj, H); the backward direction has the same with the suffix
+    _reverse.
     """
 
     __constants__ = [
@@ -57,12 +58,14 @@ class RNNBase(Module):
         super().__init__()
         if not isinstance(dropout, numbers.Number) or not 0 <= dropout <= 1 or isinstance(dropout, bool):
             raise ValueError(
-                "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+                "dropout should be a number in range [0, 1] representing the probability of an "
+                "element being zeroed"
             )
         if dropout > 0 and num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
-                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}", stacklevel=2,
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=2,
             )  # fmt: skip
         for name, value, kind in (
             ("bias", bias, bool), ("batch_first", batch_first, bool), ("input_size", input_size, int),
@@ -153,11 +156,12 @@ class RNNBase(Module):
         ]
 
     def check_input(self, input: Tensor, batch_sizes: Any) -> None:
-        """Raise unless the input has the weights' dtype, the right number of dimensions and input_size features."""
+        """Raise unless dtype, number of dimensions and number of features are right."""
         weight = self.weight_ih_l0
         if input.dtype != weight.dtype and not fanal.is_autocast_enabled(input.device.type):
             raise ValueError(
-                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). Convert input: "
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                "Convert input: "
                 f"input.to({weight.dtype}), or convert model: model.to({input.dtype})"
             )
         dims = 2 if batch_sizes is not None else 3
@@ -307,7 +311,8 @@ class RNN(RNNBase):
 class LSTM(RNNBase):
     """Run a long short-term memory over sequences. Source: Hochreiter & Schmidhuber 1997.
 
-    Shapes: (T, B, I), (h_0, c_0) -> (T, B, directions * H), (h_n, c_n); H is proj_size in outputs where that is set.
+    Shapes: (T, B, I), (h_0, c_0) -> (T, B, directions * H), (h_n, c_n); H is proj_size in outputs where that
+    is set.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -17,7 +17,10 @@ __all__ = ["GRUCell", "LSTMCell", "RNNCell", "RNNCellBase"]
 
 
 class RNNCellBase(Module):
-    """What the cells share: weight_ih (chunks * H, I), weight_hh (chunks * H, H), bias_ih, bias_hh (chunks * H)."""
+    """What the cells share.
+
+    Weight_ih (chunks * H, I), weight_hh (chunks * H, H), bias_ih, bias_hh (chunks * H).
+    """
 
     __constants__ = ["input_size", "hidden_size", "bias"]
 

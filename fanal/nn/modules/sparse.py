@@ -60,7 +60,8 @@ class Embedding(_Table):
     """Look up rows. Shapes: integers (*) -> (*, embedding_dim); row `padding_idx` gets no gradient."""
 
     __constants__ = [
-        "num_embeddings", "embedding_dim", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse",
+        "num_embeddings", "embedding_dim", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq",
+        "sparse",
     ]  # fmt: skip
 
     def __init__(

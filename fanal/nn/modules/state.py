@@ -35,7 +35,10 @@ class Stateful(Hooked):
     _version: int = 1
 
     def get_extra_state(self) -> Any:
-        """Return what a module wants saved besides its tensors; override it together with `set_extra_state`."""
+        """Return what a module wants saved besides its tensors.
+
+        Override it together with `set_extra_state`.
+        """
         raise RuntimeError("get_extra_state() is called only where a module overrides it")
 
     def set_extra_state(self, state: Any) -> None:
@@ -52,7 +55,10 @@ class Stateful(Hooked):
         return handle
 
     def _register_state_dict_hook(self, hook: Callable) -> RemovableHandle:
-        """Run `hook(module, state_dict, prefix, local_metadata)` after it; a result replaces the whole dictionary."""
+        """Run `hook(module, state_dict, prefix, local_metadata)` after it.
+
+        A result replaces the whole dictionary.
+        """
         if getattr(hook, "_from_public_api", False):
             raise RuntimeError(
                 "Cannot register the same function as the state dict post hook that was "
@@ -63,7 +69,10 @@ class Stateful(Hooked):
         return handle
 
     def register_state_dict_post_hook(self, hook: Callable) -> RemovableHandle:
-        """Run `hook(module, state_dict, prefix, local_metadata)` after it; it changes the dictionary in place."""
+        """Run `hook(module, state_dict, prefix, local_metadata)` after it.
+
+        It changes the dictionary in place.
+        """
         hook._from_public_api = True  # type: ignore[attr-defined]
         handle = RemovableHandle(self._state_dict_hooks)
         self._state_dict_hooks[handle.id] = hook
@@ -77,7 +86,11 @@ class Stateful(Hooked):
         return handle
 
     def register_load_state_dict_pre_hook(self, hook: Callable) -> RemovableHandle:
-        """Run `hook(module, state_dict, prefix, local_metadata, strict, missing, unexpected, errors)` before loading."""
+        """Run a hook before loading.
+
+        It is `hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+        error_msgs)`.
+        """
         return self._register_load_state_dict_pre_hook(hook, with_module=True)
 
     def register_load_state_dict_post_hook(self, hook: Callable) -> RemovableHandle:
@@ -170,7 +183,8 @@ class Stateful(Hooked):
         """Load one parameter or buffer; return the message if it cannot be."""
         if not isinstance(given, Tensor):
             return (
-                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from '
+                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like '
+                "object from "
                 f"checkpoint but received {type(given)}"
             )
         if not is_lazy(tensor):
@@ -195,8 +209,10 @@ class Stateful(Hooked):
         except Exception as error:
             action = "swapping" if assign else "copying"
             return (
-                f'While {action} the parameter named "{key}", whose dimensions in the model are {tensor.size()} and '
-                f"whose dimensions in the checkpoint are {given.size()}, an exception occurred : {error.args}."
+                f'While {action} the parameter named "{key}", whose dimensions in the model are '
+                f"{tensor.size()} and "
+                f"whose dimensions in the checkpoint are {given.size()}, an exception occurred : "
+                f"{error.args}."
             )
         return None
 
@@ -205,8 +221,9 @@ class Stateful(Hooked):
     ) -> _IncompatibleKeys:
         """Copy parameters and buffers from {path: tensor}.
 
-        `assign=True` takes the given tensors themselves, with their dtype and device. Returns the missing and the
-        unexpected keys. Raises RuntimeError that lists every wrong shape and, if `strict`, every wrong key.
+        `assign=True` takes the given tensors themselves, with their dtype and device. Returns the missing and
+        the unexpected keys. Raises RuntimeError that lists every wrong shape and, if `strict`, every wrong
+        key.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
@@ -231,7 +248,8 @@ class Stateful(Hooked):
             for hook in module._hooks("_load_state_dict_post_hooks").values():
                 if hook(module, keys) is not None:
                     raise AssertionError(
-                        "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return "
+                        "Hooks registered with ``register_load_state_dict_post_hook`` are not "
+                        "expected to return "
                         "new values, if incompatible_keys need to be modified, it should be done inplace."
                     )
 

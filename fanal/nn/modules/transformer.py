@@ -18,7 +18,8 @@ from fanal.nn.modules.module import Module
 from fanal.nn.modules.normalization import LayerNorm
 
 __all__ = [
-    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
+    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer",
 ]  # fmt: skip
 
 Activation = str | Callable[[Tensor], Tensor]
@@ -51,8 +52,8 @@ def _detect_is_causal_mask(
 ) -> bool:
     """Return whether a mask is the causal one: what the caller says if he does, else by looking.
 
-    A mask that requires gradients or lives on another device than the CPU is not looked at: that would make the
-    program wait for its values.
+    A mask that requires gradients or lives on another device than the CPU is not looked at: that would make
+    the program wait for its values.
     """
     if is_causal is not None:
         return is_causal
@@ -151,9 +152,9 @@ class Transformer(Module):
             src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal
         )
         return self.decoder(
-            tgt, memory, tgt_mask=tgt_mask, memory_mask=memory_mask, tgt_key_padding_mask=tgt_key_padding_mask,
-            memory_key_padding_mask=memory_key_padding_mask, tgt_is_causal=tgt_is_causal,
-            memory_is_causal=memory_is_causal,
+            tgt, memory, tgt_mask=tgt_mask, memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask, memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=tgt_is_causal, memory_is_causal=memory_is_causal,
         )  # fmt: skip
 
     @staticmethod
@@ -163,7 +164,10 @@ class Transformer(Module):
 
 
 class TransformerEncoder(Module):
-    """Run `num_layers` copies of a layer, then `norm`. Nested tensors are not used: those arguments change nothing."""
+    """Run `num_layers` copies of a layer, then `norm`. Nested tensors are not used.
+
+    Those arguments change nothing.
+    """
 
     __constants__ = ["norm"]
 
@@ -262,7 +266,10 @@ class _FeedForward(Module):
 
 
 class TransformerEncoderLayer(_FeedForward):
-    """Attend to the sequence itself, then feed forward. Shapes: (S, B, E) or, with `batch_first`, (B, S, E)."""
+    """Attend to the sequence itself, then feed forward. Shapes.
+
+    (S, B, E) or, with `batch_first`, (B, S, E).
+    """
 
     __constants__ = ["norm_first"]
 
@@ -319,7 +326,10 @@ class TransformerEncoderLayer(_FeedForward):
 
 
 class TransformerDecoderLayer(_FeedForward):
-    """Attend to the target, then to the memory, then feed forward. Shapes: tgt (T, B, E), memory (S, B, E)."""
+    """Attend to the target, then to the memory, then feed forward. Shapes.
+
+    Tgt (T, B, E), memory (S, B, E).
+    """
 
     __constants__ = ["norm_first"]
 

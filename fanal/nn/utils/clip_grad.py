@@ -24,7 +24,8 @@ def get_total_norm(
 ) -> Tensor:
     """Return the norm of all tensors as if they were one vector. Shapes: any -> ().
 
-    Nothing is read by the program, unless `error_if_nonfinite`: then a norm of nan or inf raises RuntimeError.
+    Nothing is read by the program, unless `error_if_nonfinite`: then a norm of nan or inf raises
+    RuntimeError.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     norm_type = float(norm_type)
@@ -36,7 +37,8 @@ def get_total_norm(
     total = fanal.linalg.vector_norm(fanal.stack(norms), norm_type)
     if error_if_nonfinite and not bool(total.isfinite().item()):
         raise RuntimeError(
-            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so "
+            "it cannot be "
             "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
             "`error_if_nonfinite=False`"
         )

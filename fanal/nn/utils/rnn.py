@@ -18,7 +18,8 @@ __all__ = [
 class PackedSequence(namedtuple("_Packed", ["data", "batch_sizes", "sorted_indices", "unsorted_indices"])):
     """Sequences laid side by side, the first step of all, then the second of all that have one, and so on.
 
-    `data` (sum of lengths, *), `batch_sizes` (T) on the CPU. Made by `pack_sequence` and `pack_padded_sequence`.
+    `data` (sum of lengths, *), `batch_sizes` (T) on the CPU. Made by `pack_sequence` and
+    `pack_padded_sequence`.
     """
 
     __slots__ = ()
@@ -38,8 +39,10 @@ class PackedSequence(namedtuple("_Packed", ["data", "batch_sizes", "sorted_indic
             data, batch_sizes = data
         elif batch_sizes.device.type != "cpu":
             raise ValueError(
-                "batch_sizes should always be on CPU. Instances of PackedSequence should never be created manually. "
-                "They should be instantiated by functions like pack_sequence and pack_padded_sequences in nn.utils.rnn."
+                "batch_sizes should always be on CPU. Instances of PackedSequence should never be "
+                "created manually. "
+                "They should be instantiated by functions like pack_sequence and "
+                "pack_padded_sequences in nn.utils.rnn."
             )
         return super().__new__(cls, data, batch_sizes, sorted_indices, unsorted_indices)
 
@@ -136,7 +139,8 @@ def pack_padded_sequence(
         input = input.index_select(1, order)
     if len(sizes) != input.size(1):
         raise RuntimeError(
-            f"Expected `len(lengths)` to be equal to batch_size, but got {len(sizes)} (batch_size={input.size(1)})"
+            f"Expected `len(lengths)` to be equal to batch_size, but got {len(sizes)} "
+            f"(batch_size={input.size(1)})"
         )
     if not sizes or sizes[-1] <= 0:
         raise RuntimeError(
@@ -145,7 +149,8 @@ def pack_padded_sequence(
     if any(a < b for a, b in zip(sizes, sizes[1:], strict=False)):
         raise RuntimeError(
             "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. You can pass "
-            "`enforce_sorted=False` to pack_padded_sequence and/or pack_sequence to sidestep this requirement if you "
+            "`enforce_sorted=False` to pack_padded_sequence and/or pack_sequence to sidestep this "
+            "requirement if you "
             "do not need ONNX exportability."
         )
     if sizes[0] > input.size(0):

@@ -361,16 +361,16 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
     h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
     offsets, outs = [], []
     for r in range(h):
-        row = w.min(w.add("%row", str(r)), w.sub("%total", "1"))  # rows too many repeat the last and are not kept
+        row = w.min(w.add("%row", str(r)), w.sub("%total", "1"))  # rows too many repeat the last
         channel = w.div(row, "%count")
         tap = w.sub(row, w.mul(channel, "%count"))
         offset = w.let(f"load i64, ptr {w.at('%taps', tap, 8)}, align 8")
         offsets.append(w.add(w.mul(channel, "%plane"), offset))
-        outs.append(w.at("%acc", w.mul(str(r), "%acc_step")))
+        outs.append(w.at("%acc", w.mul(w.sub(row, "%row"), "%acc_step")))
     again, go = w.fresh("resume"), w.fresh("go")
     w.do(f"br i1 %resume, label %{again}, label %{go}")
     w.label(again)
-    kept = [w.load(vector, w.at(outs[min(r, h)], str(j * lanes), size), None, size)
+    kept = [w.load(vector, w.at(outs[r], str(j * lanes), size), None, size)
             for r in range(h) for j in range(v)]
     w.do(f"br label %{go}")
     w.label(go)
@@ -394,3 +394,96 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
             w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
     return w.function(f"internal void @{name}_part(ptr %x, i64 %plane, ptr %taps, i64 %count, i64 %row, i64 %total, "
                       "ptr %b, ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
+
+
+def weight_source(target: Target, name: str, spec: ConvSpec) -> str:
+    """Return the module of a weight-gradient kernel, which leaves sums per part."""
+    declared: set[str] = set()
+    main = _Weight(target, declared, spec, name, 0).write()
+    return module([main, _weight_part(target, declared, spec, name)], declared)
+
+
+def _store_lanes(w: Writer, kind: str, size: int, lane_buffer: Value, count: Value, out: Value, step: Value) -> None:
+    """Store the first `count` elements of a buffer `step` elements apart."""
+    def one(i: Value) -> list[Value]:
+        value = w.let(f"load {kind}, ptr {w.at(lane_buffer, i, size)}")
+        w.do(f"store {kind} {value}, ptr {w.at(out, w.mul(i, step), size)}")
+        return []
+    w.loop("0", count, "1", one)
+
+
+def sum_parts_source(target: Target, name: str, dtype: str) -> str:
+    """Return the kernel that adds up the parts of a weight gradient in order. Units are group x input channel.
+
+    Words: partial sums, output, parts, elements of a part, CG, TAPS, M, row length of the partial sums.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    kind = SCALAR[dtype]
+    size = bits(kind) // 8
+    lanes = target.lanes(size)
+    vector = f"<{lanes} x {kind}>"
+    partial, out = w.word("%args", 0, True), w.word("%args", 1, True)
+    parts, stride, cg, taps, m, wide = (w.word("%args", i) for i in range(2, 8))
+
+    def unit(u: Value) -> list[Value]:
+        group = w.div(u, cg)
+        channel = w.sub(u, w.mul(group, cg))
+
+        def tap(t: Value) -> list[Value]:
+            at = w.at(partial, w.mul(w.add(w.mul(u, taps), t), wide), size)
+
+            def columns(j: Value) -> list[Value]:
+                here = w.at(at, j, size)
+
+                def part(q: Value, acc: Value) -> list[Value]:
+                    more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
+                    return [w.let(f"fadd {vector} {acc}, {more}")]
+                total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
+                w.store(vector, total, "%scratch", None, size)
+                row = w.add(w.mul(group, m), j)
+                place = w.add(w.mul(w.add(w.mul(row, cg), channel), taps), t)
+                _store_lanes(w, kind, size, "%scratch", w.min(w.sub(m, j), str(lanes)), w.at(out, place, size),
+                             w.mul(cg, taps))
+                return []
+            w.loop("0", m, str(lanes), columns)
+            return []
+        w.loop("0", taps, "1", tap)
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
+
+
+def mirror_source(target: Target, name: str, dtype: str) -> str:
+    """Return the kernel that lays a weight out by input channel: (group, c, m, tap) from (group, m, c, tap).
+
+    Units are group x input channel. Words: weight, output, CG, M, taps of the weight, taps taken, then which.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    kind = SCALAR[dtype]
+    size = bits(kind) // 8
+    source, out = w.word("%args", 0, True), w.word("%args", 1, True)
+    cg, m, taps, taken = (w.word("%args", i) for i in range(2, 6))
+    table = w.at("%args", "6", 8)
+
+    def unit(u: Value) -> list[Value]:
+        group = w.div(u, cg)
+        channel = w.sub(u, w.mul(group, cg))
+
+        def row(i: Value) -> list[Value]:
+            place = w.add(w.mul(w.add(w.mul(group, m), i), cg), channel)
+            at = w.at(source, w.mul(place, taps), size)
+            to = w.at(out, w.mul(w.add(w.mul(u, m), i), taken), size)
+
+            def tap(t: Value) -> list[Value]:
+                which = w.let(f"load i64, ptr {w.at(table, t, 8)}, align 8")
+                value = w.let(f"load {kind}, ptr {w.at(at, which, size)}")
+                w.do(f"store {kind} {value}, ptr {w.at(to, t, size)}")
+                return []
+            w.loop("0", taken, "1", tap)
+            return []
+        w.loop("0", m, "1", row)
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

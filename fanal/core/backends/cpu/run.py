@@ -26,11 +26,11 @@ _WORD = 8
 
 
 class Timing(NamedTuple):
-    """One launch on one thread, or a host step. Times in nanoseconds of time.perf_counter_ns."""
+    """One thread's part of a launch, or a host step. Times in nanoseconds of time.perf_counter_ns."""
 
     step: int  # index into Lowered.steps
     label: str
-    thread: int
+    part: int
     begin: int
     end: int
 
@@ -60,15 +60,24 @@ class _Segment:
     def __init__(self, launches: list[tuple[int, Launch]]) -> None:
         self.launches = launches  # with their index in Lowered.steps
         self.records = np.zeros((len(launches), runner_ir.STEP_WORDS), np.int64)
+        self.phases = np.zeros((0, runner_ir.PHASE_WORDS), np.int64)
         self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
         self.job[:2] = self.records.ctypes.data, len(launches)
         self.address = self.job.ctypes.data
         self.parallel = False
 
     def place(self, count: int, overlaps: Any) -> None:
+        """Cut the launches into phases and parts for `count` threads."""
         slots = schedule.schedule([launch for _, launch in self.launches], count, overlaps)
-        self.records[:, 3:6] = slots
+        self.records[:, 3:5] = [(slot.first, slot.width) for slot in slots]
         self.parallel = any(slot.width > 1 for slot in slots)
+        starts = [0, *(i for i, slot in enumerate(slots) if slot.barrier)]
+        ends = [*starts[1:], len(slots)]
+        # Rows of 64 bytes, of which the threads change the last words.
+        self.phases = memory.empty_aligned((len(starts), runner_ir.PHASE_WORDS), np.dtype(np.int64))
+        self.phases[:, :3] = [(a, b, max(slot.first + slot.width for slot in slots[a:b]))
+                              for a, b in zip(starts, ends, strict=True)]
+        self.job[5:] = count, memory.address_of(self.phases), len(starts)
 
 
 class Executable:
@@ -267,13 +276,11 @@ class Executable:
         times = np.zeros(count * self._threads * 2, np.int64)
         segment.job[4] = times.ctypes.data
         try:
-            together = threads.pool.run(segment.address, segment.parallel)
+            threads.pool.run(segment.address, segment.parallel)
         finally:
             segment.job[4] = 0
-        rows = times.reshape(count, -1, 2) if together else times[:2 * count].reshape(count, 1, 2)
-        for (index, launch), row in zip(segment.launches, rows.tolist(), strict=True):
-            profile += [Timing(index, launch.label, thread, begin, end)
-                        for thread, (begin, end) in enumerate(row) if end]
+        for (index, launch), row in zip(segment.launches, times.reshape(count, -1, 2).tolist(), strict=True):
+            profile += [Timing(index, launch.label, part, begin, end) for part, (begin, end) in enumerate(row) if end]
 
     def _call(self, step: HostStep, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
         """Run a host step on views of the buffers."""

@@ -1,61 +1,69 @@
-"""The native runner: LLVM IR that walks a plan's steps on one thread or on all.
+"""The native runner: LLVM IR that walks a plan on one thread or on all.
+
+A plan is cut into phases; every step of a phase is cut into parts, one per thread; part r of a phase is part r of
+each of its steps, in order. Each thread does the part that bears its number, then parts nobody has begun: a thread
+that wakes late, or that the system took the core from, finds its work done. When all parts of a phase are done the
+next one begins. Which thread does a part changes no result.
 
 Memory shared with Python, in 8-byte words:
 
-    step   0 kernel  1 its argument words  2 units  3 first thread  4 number of threads  5 barrier before it
-    job    0 steps   1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0
-    pool   bytes, each its own cache line: 0 plans started  64 job, number of threads, stop flag  128 sleepers on
-           "started"  192 barriers passed  256 arrived at the barrier  320 sleepers at the barrier
-           384 plans ended  448 threads that ended this one  512 sleepers on "ended"
-    thread 0 pool  1 number
+    job     0 steps  1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0  5 most parts of a step
+            6 phases  7 how many
+    step    0 kernel  1 its argument words  2 units  3 first part  4 number of parts
+    phase   0 first step  1 end  2 parts  3 which are begun, a bit each  4 how many are done
+    times   per step and part: begin, end, in nanoseconds
+    thread  0 pool  1 number
     binding 0 how many arrays  1 their addresses last time  2 first use of each, and the end  3 uses
-    use    0 address of a word  1 offset: the word becomes the array's address plus offset
+    use     0 address of a word  1 offset: the word becomes the array's address plus offset
 
-Waiting spins for a bounded time, since the usual wait is shorter than a sleep, then sleeps, since an oversubscribed
-machine needs the processor for somebody else. Who wakes sleepers looks for them only after publishing (both
-sequentially consistent), and the kernel compares the word again before it sleeps, so no wake-up is lost.
+Waiting spins for a bounded time, since the usual wait is shorter than a sleep, then sleeps, since an
+oversubscribed machine needs the core for somebody else. Who wakes sleepers looks for them only after publishing
+(both sequentially consistent), and the kernel compares the word again before it sleeps: no wake-up is lost.
 """
 from __future__ import annotations
 
 STEP_WORDS = 8
-JOB_WORDS = 5
-POOL_BYTES = 576
-POOL_THREADS = 72  # offset of the number of threads
+PHASE_WORDS = 8
+JOB_WORDS = 8
+MAX_THREADS = 64  # the bits of a word
 SPIN_IN_PLAN = 20_000  # nanoseconds
 SPIN_BETWEEN_PLANS = 100_000
 _PAUSES = 24  # between two looks at the clock, about half a microsecond
 
-_STARTED, _JOB, _STOP, _IDLE, _PASSED, _ARRIVED, _WAITING = 0, 64, 80, 128, 192, 256, 320
-_ENDED, _FINISHED, _CALLER = 384, 448, 512
+# The pool: bytes, each word in a cache line of its own.
+_STARTED = 0  # plans started so far
+_IDLE = 64  # threads asleep until the next
+_JOB, _STOP = 128, 136
+_OPEN = 192  # whether threads may join the job
+_ACTIVE = 256  # threads that have
+_CALLER = 320  # whether the caller sleeps until they have left
+_PASSED = 384  # phases done so far
+_WAITING = 448  # threads asleep until the next is
+POOL_BYTES = 512
 
 
 def source(name: str, triple: str, list_items: int, array_data: int) -> str:
-    """Return a module defining `ptr name(i64 which)`: the addresses of run (0), worker (1), copy (2), stop (3), bind (4).
+    """Return a module defining `ptr name(i64 which)`: the address of one of `ENTRIES`.
 
     `list_items` and `array_data` are offsets in a Python list and a NumPy array: to its items, to its memory.
     """
     x86 = triple.startswith(("x86_64", "i686"))
-    return "\n".join((_table(name), _run(x86), _worker(x86), _STOPPER, _STEPS, _BARRIER, _wait(x86), _sleep(triple),
-                      _TIME, _COPY, _bind(list_items, array_data)))
+    return "\n".join((_table(name), _run(x86), _worker(x86), _STOPPER, _STEPS, _PHASES, _wait(x86), _sleep(triple),
+                      _TIME, _bind(list_items, array_data)))
+
+
+ENTRIES = ("run", "worker", "stop", "bind")
 
 
 def _table(name: str) -> str:
-    return f"""
-define ptr @{name}(i64 %which) {{
-  %is.run = icmp eq i64 %which, 0
-  %is.worker = icmp eq i64 %which, 1
-  %is.copy = icmp eq i64 %which, 2
-  %is.stop = icmp eq i64 %which, 3
-  %d = select i1 %is.stop, ptr @stop, ptr @bind
-  %a = select i1 %is.copy, ptr @copy, ptr %d
-  %b = select i1 %is.worker, ptr @worker, ptr %a
-  %c = select i1 %is.run, ptr @run, ptr %b
-  ret ptr %c
-}}"""
+    rows = [f"  %c{i} = icmp eq i64 %which, {i}\n  %p{i + 1} = select i1 %c{i}, ptr @{entry}, ptr %p{i}"
+            for i, entry in enumerate(ENTRIES)]
+    return f"define ptr @{name}(i64 %which) {{\n  %p0 = inttoptr i64 0 to ptr\n" + "\n".join(rows) + \
+        f"\n  ret ptr %p{len(ENTRIES)}\n}}"
 
 
-# Ambient flush-to-zero or another rounding mode would change results, and by thread: every thread computes with
-# the default control word, and the caller's is restored.
+# Ambient flush-to-zero or another rounding mode would change results, and by thread: every thread computes
+# with the default control word, and the caller's is restored.
 
 def _enter(x86: bool) -> str:
     return """
@@ -71,7 +79,7 @@ def _leave(x86: bool) -> str:
 
 
 def _run(x86: bool) -> str:
-    """run(job, pool): all steps on the calling thread when pool is null, else on it and the pool's threads."""
+    """run(job, pool): on the calling thread alone when pool is null, else on it and the pool's threads."""
     declare = """
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
@@ -82,16 +90,18 @@ entry:{_enter(x86)}
   %alone = icmp eq ptr %pool, null
   br i1 %alone, label %serial, label %parallel
 serial:
-  call void @steps(ptr %job, ptr null, i64 0)
+  call void @serial(ptr %job)
   br label %done
 parallel:
+  call void @reset(ptr %job)
   %slot = getelementptr i8, ptr %pool, i64 {_JOB}
   store ptr %job, ptr %slot, align 8
-  %ended = getelementptr i8, ptr %pool, i64 {_ENDED}
-  %caller = getelementptr i8, ptr %pool, i64 {_CALLER}
-  %seen = load atomic i32, ptr %ended monotonic, align 4
   %started = getelementptr i8, ptr %pool, i64 {_STARTED}
   %idle = getelementptr i8, ptr %pool, i64 {_IDLE}
+  %open = getelementptr i8, ptr %pool, i64 {_OPEN}
+  %active = getelementptr i8, ptr %pool, i64 {_ACTIVE}
+  %caller = getelementptr i8, ptr %pool, i64 {_CALLER}
+  %closed = atomicrmw xchg ptr %open, i32 1 seq_cst
   %before = atomicrmw add ptr %started, i32 1 seq_cst
   %sleepers = load atomic i32, ptr %idle seq_cst, align 4
   %some = icmp ne i32 %sleepers, 0
@@ -100,16 +110,23 @@ wake:
   call void @wake(ptr %started)
   br label %work
 work:
-  call void @steps(ptr %job, ptr %pool, i64 0)
-  call void @wait(ptr %ended, i32 %seen, ptr %caller, i64 {SPIN_IN_PLAN})
-  br label %done
+  call void @phases(ptr %job, ptr %pool, i64 0)
+  %opened = atomicrmw xchg ptr %open, i32 0 seq_cst
+  br label %leaving
+leaving:
+  %inside = load atomic i32, ptr %active seq_cst, align 4
+  %empty = icmp eq i32 %inside, 0
+  br i1 %empty, label %done, label %stay
+stay:
+  call void @wait(ptr %active, i32 %inside, ptr %caller, i64 {SPIN_IN_PLAN})
+  br label %leaving
 done:{_leave(x86)}
   ret void
 }}"""
 
 
 def _worker(x86: bool) -> str:
-    """worker(thread): the life of a pool thread. Every thread takes part in every parallel job."""
+    """worker(thread): the life of a pool thread. It joins jobs while they are open, and may miss any."""
     return f"""
 define internal ptr @worker(ptr %thread) {{
 entry:{_enter(x86)}
@@ -120,114 +137,129 @@ entry:{_enter(x86)}
   %idle = getelementptr i8, ptr %pool, i64 {_IDLE}
   %slot = getelementptr i8, ptr %pool, i64 {_JOB}
   %stop = getelementptr i8, ptr %pool, i64 {_STOP}
-  %finished = getelementptr i8, ptr %pool, i64 {_FINISHED}
-  %ended = getelementptr i8, ptr %pool, i64 {_ENDED}
+  %open = getelementptr i8, ptr %pool, i64 {_OPEN}
+  %active = getelementptr i8, ptr %pool, i64 {_ACTIVE}
   %caller = getelementptr i8, ptr %pool, i64 {_CALLER}
   br label %next
 next:
-  %seen = phi i32 [ 0, %entry ], [ %now, %go ], [ %now, %tell ], [ %now, %rouse ]
+  %seen = phi i32 [ 0, %entry ], [ %now, %left ], [ %now, %rouse ]
   call void @wait(ptr %started, i32 %seen, ptr %idle, i64 {SPIN_BETWEEN_PLANS})
-  %now = add i32 %seen, 1
-  %flag = load atomic i32, ptr %stop acquire, align 4
+  %now = load atomic i32, ptr %started seq_cst, align 4
+  %flag = load atomic i32, ptr %stop seq_cst, align 4
   %ends = icmp ne i32 %flag, 0
-  br i1 %ends, label %end, label %go
+  br i1 %ends, label %end, label %join
+join:
+  ; The caller closes the job and then waits for those inside; a thread enters and then looks if it is open.
+  %others = atomicrmw add ptr %active, i32 1 seq_cst
+  %state = load atomic i32, ptr %open seq_cst, align 4
+  %is.open = icmp ne i32 %state, 0
+  br i1 %is.open, label %go, label %leave
 go:
   %job = load ptr, ptr %slot, align 8
-  call void @steps(ptr %job, ptr %pool, i64 %t)
-  %done.before = atomicrmw add ptr %finished, i32 1 acq_rel
-  %n = call i64 @threads(ptr %pool)
-  %n32 = trunc i64 %n to i32
-  %last = sub i32 %n32, 2
-  %is.last = icmp eq i32 %done.before, %last
-  br i1 %is.last, label %tell, label %next
-tell:
-  store atomic i32 0, ptr %finished monotonic, align 4
-  %old = atomicrmw add ptr %ended, i32 1 seq_cst
+  call void @phases(ptr %job, ptr %pool, i64 %t)
+  br label %leave
+leave:
+  %inside = atomicrmw sub ptr %active, i32 1 seq_cst
   %asleep = load atomic i32, ptr %caller seq_cst, align 4
   %some = icmp ne i32 %asleep, 0
-  br i1 %some, label %rouse, label %next
+  br i1 %some, label %rouse, label %left
+left:
+  br label %next
 rouse:
-  call void @wake(ptr %ended)
+  call void @wake(ptr %active)
   br label %next
 end:{_leave(x86)}
   ret ptr null
 }}"""
 
 
+# stop(pool): makes the threads end.
 _STOPPER = f"""
 define internal void @stop(ptr %pool) {{
   %stop = getelementptr i8, ptr %pool, i64 {_STOP}
-  store atomic i32 1, ptr %stop release, align 4
+  store atomic i32 1, ptr %stop seq_cst, align 4
   %started = getelementptr i8, ptr %pool, i64 {_STARTED}
   %before = atomicrmw add ptr %started, i32 1 seq_cst
   call void @wake(ptr %started)
   ret void
 }}"""
 
-
-# steps(job, pool, t): thread t's part of a job; all of it when pool is null.
+# serial(job): every step as a whole. part(job, phase, r, scratch): part r of a phase.
+# once(job, i, step, r, lo, hi, scratch): the units [lo, hi) of step i, which are its part r.
 _STEPS = f"""
-define internal void @steps(ptr %job, ptr %pool, i64 %t) {{
+define internal void @serial(ptr %job) {{
 entry:
-  %first = load ptr, ptr %job, align 8
+  %steps = load ptr, ptr %job, align 8
   %countp = getelementptr i8, ptr %job, i64 8
   %count = load i64, ptr %countp, align 8
-  %basep = getelementptr i8, ptr %job, i64 16
-  %base = load ptr, ptr %basep, align 8
-  %stridep = getelementptr i8, ptr %job, i64 24
-  %stride = load i64, ptr %stridep, align 8
-  %shift = mul i64 %stride, %t
-  %scratch = getelementptr i8, ptr %base, i64 %shift
-  %timesp = getelementptr i8, ptr %job, i64 32
-  %times = load ptr, ptr %timesp, align 8
-  %timed = icmp ne ptr %times, null
-  %alone = icmp eq ptr %pool, null
+  %scratchp = getelementptr i8, ptr %job, i64 16
+  %scratch = load ptr, ptr %scratchp, align 8
   %any = icmp sgt i64 %count, 0
   br i1 %any, label %loop, label %done
 loop:
-  %i = phi i64 [ 0, %entry ], [ %following, %next ]
+  %i = phi i64 [ 0, %entry ], [ %i1, %loop ]
   %at = mul i64 %i, {8 * STEP_WORDS}
-  %step = getelementptr i8, ptr %first, i64 %at
-  %kernel = load ptr, ptr %step, align 8
-  %argsp = getelementptr i8, ptr %step, i64 8
-  %args = load ptr, ptr %argsp, align 8
+  %step = getelementptr i8, ptr %steps, i64 %at
   %unitsp = getelementptr i8, ptr %step, i64 16
   %units = load i64, ptr %unitsp, align 8
-  br i1 %alone, label %run, label %shared
-shared:
+  call void @once(ptr %job, i64 %i, ptr %step, i64 0, i64 0, i64 %units, ptr %scratch)
+  %i1 = add i64 %i, 1
+  %more = icmp slt i64 %i1, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+define internal void @part(ptr %job, ptr %phase, i64 %r, ptr %scratch) {{
+entry:
+  %steps = load ptr, ptr %job, align 8
+  %first = load i64, ptr %phase, align 8
+  %endp = getelementptr i8, ptr %phase, i64 8
+  %end = load i64, ptr %endp, align 8
+  br label %loop
+loop:
+  %i = phi i64 [ %first, %entry ], [ %i1, %next ]
+  %at = mul i64 %i, {8 * STEP_WORDS}
+  %step = getelementptr i8, ptr %steps, i64 %at
+  %unitsp = getelementptr i8, ptr %step, i64 16
+  %units = load i64, ptr %unitsp, align 8
   %fromp = getelementptr i8, ptr %step, i64 24
   %from = load i64, ptr %fromp, align 8
   %widthp = getelementptr i8, ptr %step, i64 32
   %width = load i64, ptr %widthp, align 8
-  %fencep = getelementptr i8, ptr %step, i64 40
-  %fence = load i64, ptr %fencep, align 8
-  %fenced = icmp ne i64 %fence, 0
-  br i1 %fenced, label %meet, label %part
-meet:
-  call void @barrier(ptr %pool)
-  br label %part
-part:
-  %rank = sub i64 %t, %from
-  %mine = icmp ult i64 %rank, %width
+  %share = sub i64 %r, %from
+  %mine = icmp ult i64 %share, %width
   br i1 %mine, label %divide, label %next
 divide:
-  %a = mul i64 %units, %rank
-  %lo.part = udiv i64 %a, %width
+  %a = mul i64 %units, %share
+  %lo = udiv i64 %a, %width
   %b = add i64 %a, %units
-  %hi.part = udiv i64 %b, %width
-  %work = icmp ult i64 %lo.part, %hi.part
-  br i1 %work, label %run, label %next
-run:
-  %lo = phi i64 [ 0, %loop ], [ %lo.part, %divide ]
-  %hi = phi i64 [ %units, %loop ], [ %hi.part, %divide ]
+  %hi = udiv i64 %b, %width
+  call void @once(ptr %job, i64 %i, ptr %step, i64 %r, i64 %lo, i64 %hi, ptr %scratch)
+  br label %next
+next:
+  %i1 = add i64 %i, 1
+  %more = icmp slt i64 %i1, %end
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+define internal void @once(ptr %job, i64 %i, ptr %step, i64 %r, i64 %lo, i64 %hi, ptr %scratch) {{
+entry:
+  %kernel = load ptr, ptr %step, align 8
+  %argsp = getelementptr i8, ptr %step, i64 8
+  %args = load ptr, ptr %argsp, align 8
+  %timesp = getelementptr i8, ptr %job, i64 32
+  %times = load ptr, ptr %timesp, align 8
+  %timed = icmp ne ptr %times, null
   br i1 %timed, label %clocked, label %plain
 plain:
   call void %kernel(ptr %args, i64 %lo, i64 %hi, ptr %scratch)
-  br label %next
+  ret void
 clocked:
-  %threads = call i64 @threads(ptr %pool)
-  %row = mul i64 %i, %threads
-  %cell = add i64 %row, %t
+  %partsp = getelementptr i8, ptr %job, i64 40
+  %parts = load i64, ptr %partsp, align 8
+  %row = mul i64 %i, %parts
+  %cell = add i64 %row, %r
   %offset = mul i64 %cell, 16
   %began = getelementptr i8, ptr %times, i64 %offset
   %ended = getelementptr i8, ptr %began, i64 8
@@ -236,53 +268,108 @@ clocked:
   %t1 = call i64 @nanoseconds()
   store i64 %t0, ptr %began, align 8
   store i64 %t1, ptr %ended, align 8
-  br label %next
-next:
-  %following = add i64 %i, 1
-  %more = icmp slt i64 %following, %count
+  ret void
+}}"""
+
+# reset(job): no part is begun. phases(job, pool, t): what thread t does for a job.
+_PHASES = f"""
+define internal void @reset(ptr %job) {{
+entry:
+  %firstp = getelementptr i8, ptr %job, i64 48
+  %first = load ptr, ptr %firstp, align 8
+  %countp = getelementptr i8, ptr %job, i64 56
+  %count = load i64, ptr %countp, align 8
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i1, %loop ]
+  %at = mul i64 %i, {8 * PHASE_WORDS}
+  %phase = getelementptr i8, ptr %first, i64 %at
+  %begun = getelementptr i8, ptr %phase, i64 24
+  %finished = getelementptr i8, ptr %phase, i64 32
+  store i64 0, ptr %begun, align 8
+  store i64 0, ptr %finished, align 8
+  %i1 = add i64 %i, 1
+  %more = icmp slt i64 %i1, %count
   br i1 %more, label %loop, label %done
 done:
   ret void
 }}
-define internal i64 @threads(ptr %pool) {{
+define internal void @phases(ptr %job, ptr %pool, i64 %t) {{
 entry:
-  %alone = icmp eq ptr %pool, null
-  br i1 %alone, label %one, label %many
-one:
-  ret i64 1
-many:
-  %p = getelementptr i8, ptr %pool, i64 {POOL_THREADS}
-  %n = load i64, ptr %p, align 8
-  ret i64 %n
-}}"""
-
-
-# barrier(pool): returns when all threads have arrived.
-_BARRIER = f"""
-define internal void @barrier(ptr %pool) {{
-entry:
+  %basep = getelementptr i8, ptr %job, i64 16
+  %base = load ptr, ptr %basep, align 8
+  %stridep = getelementptr i8, ptr %job, i64 24
+  %stride = load i64, ptr %stridep, align 8
+  %shift = mul i64 %stride, %t
+  %scratch = getelementptr i8, ptr %base, i64 %shift
+  %firstp = getelementptr i8, ptr %job, i64 48
+  %first = load ptr, ptr %firstp, align 8
+  %countp = getelementptr i8, ptr %job, i64 56
+  %count = load i64, ptr %countp, align 8
   %passed = getelementptr i8, ptr %pool, i64 {_PASSED}
-  %arrived = getelementptr i8, ptr %pool, i64 {_ARRIVED}
   %waiting = getelementptr i8, ptr %pool, i64 {_WAITING}
-  %seen = load atomic i32, ptr %passed monotonic, align 4
-  %n = call i64 @threads(ptr %pool)
-  %n32 = trunc i64 %n to i32
-  %last = sub i32 %n32, 1
-  %before = atomicrmw add ptr %arrived, i32 1 acq_rel
-  %mine = icmp eq i32 %before, %last
-  br i1 %mine, label %open, label %stay
-open:
-  store atomic i32 0, ptr %arrived monotonic, align 4
-  %old = atomicrmw add ptr %passed, i32 1 seq_cst
+  br label %phase
+phase:
+  %p = phi i64 [ 0, %entry ], [ %p1, %following ]
+  %at = mul i64 %p, {8 * PHASE_WORDS}
+  %this = getelementptr i8, ptr %first, i64 %at
+  %partsp = getelementptr i8, ptr %this, i64 16
+  %parts = load i64, ptr %partsp, align 8
+  %begun = getelementptr i8, ptr %this, i64 24
+  %finished = getelementptr i8, ptr %this, i64 32
+  %within = icmp ult i64 %t, %parts
+  %start = select i1 %within, i64 %t, i64 0
+  br label %claim
+claim:
+  %k = phi i64 [ 0, %phase ], [ %k1, %nextpart ]
+  %sum = add i64 %start, %k
+  %over = icmp uge i64 %sum, %parts
+  %less = sub i64 %sum, %parts
+  %r = select i1 %over, i64 %less, i64 %sum
+  %bit = shl i64 1, %r
+  %mask = load atomic i64, ptr %begun monotonic, align 8
+  %have = and i64 %mask, %bit
+  %free = icmp eq i64 %have, 0
+  br i1 %free, label %try, label %nextpart
+try:
+  %old = atomicrmw or ptr %begun, i64 %bit acq_rel
+  %had = and i64 %old, %bit
+  %won = icmp eq i64 %had, 0
+  br i1 %won, label %work, label %nextpart
+work:
+  call void @part(ptr %job, ptr %this, i64 %r, ptr %scratch)
+  %before = atomicrmw add ptr %finished, i64 1 acq_rel
+  %after = add i64 %before, 1
+  %all = icmp eq i64 %after, %parts
+  br i1 %all, label %complete, label %nextpart
+complete:
+  %number = atomicrmw add ptr %passed, i32 1 seq_cst
   %sleepers = load atomic i32, ptr %waiting seq_cst, align 4
   %some = icmp ne i32 %sleepers, 0
-  br i1 %some, label %rouse, label %done
+  br i1 %some, label %rouse, label %nextpart
 rouse:
   call void @wake(ptr %passed)
-  br label %done
-stay:
+  br label %nextpart
+nextpart:
+  %k1 = add i64 %k, 1
+  %more = icmp ult i64 %k1, %parts
+  br i1 %more, label %claim, label %check
+check:
+  %p1 = add i64 %p, 1
+  %isnt.last = icmp slt i64 %p1, %count
+  %is.caller = icmp eq i64 %t, 0
+  %must.wait = or i1 %isnt.last, %is.caller
+  br i1 %must.wait, label %await, label %done
+await:
+  %seen = load atomic i32, ptr %passed seq_cst, align 4
+  %n = load atomic i64, ptr %finished seq_cst, align 8
+  %complete.now = icmp eq i64 %n, %parts
+  br i1 %complete.now, label %following, label %pause
+pause:
   call void @wait(ptr %passed, i32 %seen, ptr %waiting, i64 {SPIN_IN_PLAN})
-  br label %done
+  br label %await
+following:
+  br i1 %isnt.last, label %phase, label %done
 done:
   ret void
 }}"""
@@ -370,28 +457,6 @@ define internal i64 @nanoseconds() {
   %ns = mul i64 %s, 1000000000
   %t = add i64 %ns, %n
   ret i64 %t
-}"""
-
-# A kernel: args are target, source, bytes per unit, bytes.
-_COPY = """
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-define internal void @copy(ptr %args, i64 %lo, i64 %hi, ptr %scratch) {
-  %target = load ptr, ptr %args, align 8
-  %sp = getelementptr i8, ptr %args, i64 8
-  %source = load ptr, ptr %sp, align 8
-  %up = getelementptr i8, ptr %args, i64 16
-  %unit = load i64, ptr %up, align 8
-  %bp = getelementptr i8, ptr %args, i64 24
-  %bytes = load i64, ptr %bp, align 8
-  %from = mul i64 %lo, %unit
-  %end = mul i64 %hi, %unit
-  %past = icmp sgt i64 %end, %bytes
-  %to = select i1 %past, i64 %bytes, i64 %end
-  %n = sub i64 %to, %from
-  %t = getelementptr i8, ptr %target, i64 %from
-  %s = getelementptr i8, ptr %source, i64 %from
-  call void @llvm.memcpy.p0.p0.i64(ptr %t, ptr %s, i64 %n, i1 false)
-  ret void
 }"""
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fanal.core.backends.contract import Launch
 
 SHARE = 32 << 10  # bytes of work that pay for one more thread
+_GAIN = 64 << 10  # work that threads must take from the caller in a plan to be woken at all
 _ALONE = 8 << 10  # a launch below this follows its inputs' thread rather than balance the load
 _FLOPS_PER_BYTE = 8  # arithmetic that takes as long as moving one byte
 
@@ -39,7 +40,7 @@ def schedule(launches: Sequence[Launch], threads: int, overlaps: Callable[[int],
     Returns one Slot per launch. Slots of width 1 only mean that one thread should do it all.
     """
     widths = [width(launch, threads) for launch in launches]
-    if max(widths, default=1) == 1:
+    if sum(cost(launch) * (wide - 1) // wide for launch, wide in zip(launches, widths, strict=True)) < _GAIN:
         return [Slot(0, 1, False)] * len(launches)
     phase = _Phase(threads)
     slots = []

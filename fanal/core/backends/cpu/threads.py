@@ -38,11 +38,9 @@ class Pool:
         if self.address:
             return self.address
         others = get_num_threads() - 1
-        # Words of different threads lie in different cache lines.
         raw = np.zeros(runner_ir.POOL_BYTES + 64, np.uint8)
         skip = -raw.ctypes.data % 64
         self._words = raw[skip:skip + runner_ir.POOL_BYTES].view(np.int64)
-        self._words[runner_ir.POOL_THREADS // 8] = others + 1
         address = self._words.ctypes.data
         self._entries = np.array([[address, i + 1] for i in range(others)], np.int64)
         libc = ctypes.CDLL(None)
@@ -57,7 +55,6 @@ class Pool:
                     raise RuntimeError(f"cannot start a thread: {os.strerror(error)}")
                 self._threads.append(thread)
         except BaseException:
-            self._words[runner_ir.POOL_THREADS // 8] = len(self._threads) + 1
             self.address = address
             self.stop()
             raise
@@ -77,16 +74,15 @@ class Pool:
         self._threads.clear()
         self.address = 0
 
-    def run(self, job: int, parallel: bool) -> bool:
-        """Run a job; on the calling thread alone if it is not parallel or the pool is busy. Says if parallel."""
+    def run(self, job: int, parallel: bool) -> None:
+        """Run a job: on the calling thread alone if it is not parallel or the pool is busy."""
         if parallel and self.lock.acquire(False):
             try:
                 runner().run(job, self.address or self.start())
             finally:
                 self.lock.release()
-            return True
-        runner().run(job, None)
-        return False
+        else:
+            runner().run(job, None)
 
     def forget(self) -> None:
         """Be a pool without threads, which a forked child is: threads do not survive a fork."""
@@ -104,12 +100,12 @@ class Runner:
         kernel = Kernel(name, lambda: runner_ir.source(name, target.triple, LIST_ITEMS, DATA_OFFSET))
         table = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)(jit.compile_many([kernel], target)[name])
         # run(job, pool): releases the GIL, as ctypes does for every call of this kind.
-        self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(table(0))
-        self.worker = table(1)
-        self.copy = table(2)  # address of the copy kernel
-        # bind(id of a list of arrays, binding)
-        self.bind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(table(4))
-        self.stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table(3))
+        two = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        entry = {role: table(i) for i, role in enumerate(runner_ir.ENTRIES)}
+        self.run = two(entry["run"])
+        self.bind = two(entry["bind"])  # bind(id of a list of arrays, binding)
+        self.stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry["stop"])
+        self.worker = entry["worker"]
 
 
 pool = Pool()
@@ -127,15 +123,19 @@ def runner() -> Runner:
 def get_num_threads() -> int:
     """Return how many threads a parallel plan uses."""
     if not pool.count:
-        limit = host.cores()
+        limit = min(host.cores(), runner_ir.MAX_THREADS)
         pool.count = max(1, min(knobs.threads, limit) if knobs.threads else limit)
     return pool.count
 
 
 def set_num_threads(count: int) -> None:
-    """Use `count` threads from the next plan on. Results do not depend on it. Raises ValueError below 1."""
+    """Use `count` threads from the next plan on. Results do not depend on it. Raises ValueError below 1.
+
+    More than 64 are taken as 64.
+    """
     if count < 1:
         raise ValueError(f"set_num_threads expects a positive integer, got {count}")
+    count = min(count, runner_ir.MAX_THREADS)
     if count != pool.count:
         with pool.lock:
             pool.stop()

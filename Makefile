@@ -1,0 +1,38 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+TEST_STAMP := .venv/.installed-test
+
+.PHONY: demo test bench lint types clean
+
+demo: $(STAMP)
+	$(BIN)/fanal run examples/digits.py --out out/digits.png
+
+test: $(TEST_STAMP)
+	$(BIN)/ruff check fanal tests bench examples
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests
+
+bench: $(TEST_STAMP)
+	$(BIN)/python bench/steps.py
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check fanal tests bench examples
+
+types: $(TEST_STAMP)
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[examples]'
+	touch $@
+
+# PyTorch is the oracle of the tests, in the build without CUDA; nothing else needs it.
+$(TEST_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[examples,test]'
+	touch $@
+
+clean:
+	rm -rf .venv out build *.egg-info

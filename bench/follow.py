@@ -1,0 +1,72 @@
+"""What it costs to follow: 20 pointwise events on tiny tensors, per event, native and in pure Python, beside PyTorch.
+
+Run: python bench/follow.py. Times exclude the flush that runs the step; they are what Python pays while it walks
+through known calls. Each figure is the median over repeats of the mean over a step.
+"""
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+EVENTS = 20
+STEPS, REPEATS = 200, 15
+
+
+def chain(torch, x, y, z):  # type: ignore[no-untyped-def]
+    """Twenty pointwise calls: functions, methods and operators."""
+    for _ in range(4):
+        x = torch.relu(x)
+        x = x + y
+        x = x * z
+        x = torch.tanh(x)
+        x = x.sigmoid()
+    return x
+
+
+def measure(torch, grad: bool) -> float:  # type: ignore[no-untyped-def]
+    """Return nanoseconds per event."""
+    torch.manual_seed(0)
+    y, z = torch.randn(8, 16), torch.randn(8, 16)
+    x = torch.randn(8, 16)
+    if grad:
+        x = x.requires_grad_()
+    samples = []
+    for _ in range(REPEATS):
+        total = 0
+        for _ in range(STEPS):
+            begin = time.perf_counter_ns()
+            out = chain(torch, x, y, z)
+            total += time.perf_counter_ns() - begin
+            out.detach().sum().item()
+        samples.append(total / STEPS / EVENTS)
+    return statistics.median(samples)
+
+
+def main() -> None:
+    """Measure this process's library, or run all of them in turn."""
+    if len(sys.argv) > 1:
+        if sys.argv[1] == "torch":
+            import torch
+            torch.set_num_threads(1)
+        else:
+            import fanal as torch
+        with torch.no_grad():
+            print(measure(torch, False))
+        return
+    rows: dict[str, list[float]] = {"fanal, native": [], "fanal, pure Python": [], "torch eager": []}
+    for _ in range(3):  # in turn: A B C A B C A B C
+        for name, args, env in (("fanal, native", "fanal", {}), ("fanal, pure Python", "fanal", {"FANAL_NATIVE": "0"}),
+                                ("torch eager", "torch", {})):
+            out = subprocess.run([sys.executable, __file__, args], env=os.environ | env, capture_output=True, text=True)
+            if out.returncode:
+                sys.exit(out.stderr)
+            rows[name].append(float(out.stdout.split()[-1]))
+    for name, values in rows.items():
+        print(f"{name:20} {statistics.median(values):8.1f} ns an event")
+
+
+if __name__ == "__main__":
+    main()

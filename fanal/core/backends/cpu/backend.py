@@ -1,0 +1,63 @@
+"""The CPU as the compiler sees it: what it can compute, and how loops and contractions become launches."""
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fanal.core.backends.contract import Launch, Temp
+from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
+from fanal.core.backends.cpu.launch import loop_launches
+from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
+from fanal.core.base.dtype import dtype as DType
+from fanal.core.compiler.graph import Value
+from fanal.core.compiler.loopir import Loop
+
+
+class CpuBackend:
+    """Lowers for one instruction set."""
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target or targets.host()
+
+    def stores(self, dtype: DType) -> bool:
+        """Tell whether kernels can load and store a dtype."""
+        return dtype in STORED and (dtype is not dt.float16 or self.target.name != "sse2")
+
+    def supports(self, v: Value) -> bool:
+        """Tell whether kernels can compute a value of stored dtypes from inputs of stored dtypes."""
+        row = v.row
+        if row is None or row.code is None:
+            return False
+        return _emits(row.name, *(i.dtype for i in v.inputs), v.dtype)
+
+    def loop(self, loop: Loop) -> list[Temp | Launch]:
+        """Return the launches of a loop."""
+        return loop_launches(loop, self.target)
+
+
+@functools.lru_cache(maxsize=None)
+def _emits(name: str, *dtypes: DType) -> bool:
+    first, out = dtypes[0], dtypes[-1]
+    if name in FLOAT_ONLY:
+        return first.is_floating_point
+    if name == "convert":  # out-of-range conversion to uint64 differs between machines
+        return not (first.is_floating_point and out is dt.uint64)
+    if name == "bitcast":
+        return first.itemsize == out.itemsize
+    if name == "fmod":
+        return first is not dt.bool_
+    if name in ("neg", "sign", "abs"):
+        return first is not dt.bool_ or name == "abs"
+    if name in ("and", "or", "xor", "not"):
+        return not first.is_floating_point
+    if name in ("shl", "shr"):
+        return first.category == 1
+    return name not in ("conj", "real", "imag")
+
+
+@functools.lru_cache(maxsize=1)
+def default() -> Any:
+    """Return the backend of this machine."""
+    return CpuBackend()

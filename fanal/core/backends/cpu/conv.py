@@ -1,0 +1,312 @@
+"""Plans convolutions of one, two or three dimensions: forward, input gradient, weight gradient.
+
+All buffers are C-contiguous: images (N, C, *size), weights (O, C/groups, *kernel). Axes missing in front of the
+size are taken as of extent one.
+"""
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
+from fanal.core.backends.cpu import conv_ir as ir
+from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.epilogue import Epilogue
+from fanal.core.backends.cpu.matmul import TEMP_IDS, Operand, choose_tile, matmul_launches
+from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
+
+_BAND = 512  # flat positions of a band of output rows: their accumulators stay in the first-level cache
+_WEIGHT_BYTES = 512 << 10  # weights a unit goes through: they stay in the second-level cache
+_PARTS = 16  # units a weight gradient is divided into when there are images enough
+_PART_BYTES = 64 << 20  # most memory spent on the parts
+_GRADIENT_BYTES = 128 << 10  # packed output gradient of a band
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One dimension: output places, and for each tap its index in the kernel and its offset at place 0."""
+
+    size: int  # of the image read
+    out: int
+    stride: int
+    taps: tuple[tuple[int, int], ...]
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """Offsets as (whole strides, phase)."""
+        return [divmod(offset, self.stride) for _, offset in self.taps]
+
+    @property
+    def least(self) -> int:
+        return min((e for e, _ in self.steps), default=0)
+
+    @property
+    def span(self) -> int:
+        return max((e for e, _ in self.steps), default=0) - self.least
+
+    @property
+    def phases(self) -> list[int]:
+        return sorted({p for _, p in self.steps})
+
+    @property
+    def inside(self) -> bool:
+        return self.stride == 1 and self.least >= 0 and self.least + self.span + self.out <= self.size
+
+
+def _three(x: Sequence[int], fill: int) -> Triple:
+    return (*(fill,) * (3 - len(x)), *x)  # type: ignore[return-value]
+
+
+def _check(name: str, *operands: Operand) -> None:
+    for x in operands:
+        if x.dtype not in (dt.float32, dt.float64):
+            raise TypeError(f"{name} kernels take float32 or float64 operands, got {x.dtype}")
+        if x.dtype is not operands[0].dtype:
+            raise TypeError(f"{name} operands must share a dtype, got {operands[0].dtype} and {x.dtype}")
+        if not 3 <= len(x.shape) <= 5:
+            raise ValueError(f"{name} kernels take one to three dimensions, got an operand of shape {x.shape}")
+
+
+def conv_launches(x: Operand, w: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],
+                  dilation: Sequence[int], groups: int, epilogue: Epilogue | None = None,
+                  target: Target | None = None) -> list[Temp | Launch]:
+    """Return what computes `out = epilogue(conv(x, w))`; in the epilogue rows are channels, columns pixels."""
+    target = target or targets.host()
+    _check("convolution", x, w, out)
+    if 0 in out.shape:
+        return []
+    pointwise = prod(w.shape[2:]) == 1 and set(stride) == {1} and not any(padding)
+    if pointwise:
+        return _as_matmul(x, w, out, groups, epilogue, target)
+    size, kernel, places = _three(x.shape[2:], 1), _three(w.shape[2:], 1), _three(out.shape[2:], 1)
+    steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
+    axes = [_Axis(size[i], places[i], steps[i], tuple((k, k * spread[i] - pads[i]) for k in range(kernel[i])))
+            for i in range(3)]
+    channels = x.shape[1]
+    flops = 2 * prod(out.shape) * prod(w.shape[1:])
+    label = f"conv {'x'.join(map(str, x.shape))} * {'x'.join(map(str, w.shape))} {x.dtype.name}"
+    return _forward(x, w.buf, (w.value_id,), out, axes, channels // groups, w.shape[0] // groups, groups, (1, 1, 1),
+                    (0, 0, 0), epilogue, flops, label, target)
+
+
+def _as_matmul(x: Operand, w: Operand, out: Operand, groups: int, epilogue: Epilogue | None,
+               target: Target) -> list[Temp | Launch]:
+    n, pixels = x.shape[0], prod(x.shape[2:])
+    c, m = w.shape[1], w.shape[0] // groups
+    a = Operand(w.value_id, w.dtype, (1, groups, m, c), (0, m * c, c, 1), w.offset)
+    b = Operand(x.value_id, x.dtype, (n, groups, c, pixels), (groups * c * pixels, c * pixels, pixels, 1), x.offset)
+    y = Operand(out.value_id, out.dtype, (n, groups, m, pixels), (groups * m * pixels, m * pixels, pixels, 1),
+                out.offset)
+    if epilogue is not None and groups > 1:
+        # Rows are counted within a group there; an epilogue sees channels.
+        raise ValueError("a grouped convolution with a kernel of one takes no epilogue")
+    return matmul_launches(a, b, y, epilogue, target)
+
+
+def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],
+                            dilation: Sequence[int], groups: int, target: Target | None = None) -> list[Temp | Launch]:
+    """Return what computes the gradient of a convolution by its input (also the transposed convolution).
+
+    g (N, O, *places), w (O, C/groups, *kernel), out (N, C, *size). Each residue of the input coordinates modulo the
+    stride is a convolution of its own with stride one, with the taps that reach it.
+    """
+    target = target or targets.host()
+    _check("convolution", g, w, out)
+    if 0 in out.shape:
+        return []
+    size, kernel, places = _three(out.shape[2:], 1), _three(w.shape[2:], 1), _three(g.shape[2:], 1)
+    steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
+    channels, m = w.shape[1], w.shape[0] // groups
+    result: list[Temp | Launch] = []
+    for residue in itertools.product(*(range(min(s, n)) for s, n in zip(steps, size, strict=True))):
+        axes = []
+        for i, r in enumerate(residue):
+            reach = [(k, divmod(r + pads[i] - k * spread[i], steps[i])) for k in range(kernel[i])]
+            taps = tuple((k, whole) for k, (whole, rest) in reach if rest == 0)
+            axes.append(_Axis(places[i], -(-(size[i] - r) // steps[i]), 1, taps))
+        taken = [(kz * kernel[1] + ky) * kernel[2] + kx
+                 for (kz, _), (ky, _), (kx, _) in itertools.product(*(a.taps for a in axes))]
+        temp = Temp(next(TEMP_IDS), max(64, groups * channels * m * len(taken) * w.dtype.itemsize))
+        if taken:
+            name = target.symbol(f"mirror1:{w.dtype.name}")
+            source = functools.partial(ir.mirror_source, target, name, w.dtype.name)
+            words: list[Buf | int] = [w.buf, Buf(temp.id), channels, m, prod(kernel), len(taken), *taken]
+            result += [temp, Launch(Kernel(name, source), words, groups * channels, 0, 0, 2 * temp.nbytes,
+                                    (w.value_id,), (temp.id,), "transpose weight")]
+        else:
+            result.append(temp)
+        flops = 2 * g.shape[0] * groups * channels * m * len(taken) * prod(a.out for a in axes)
+        label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
+        result += _forward(g, Buf(temp.id), (temp.id,), out, axes, m, channels, groups, steps, residue, None, flops,
+                           label, target)
+    return result
+
+
+def _in_place(axes: list[_Axis], target: Target) -> bool:
+    return all(a.inside for a in axes)
+
+
+def _geometry(axes: list[_Axis], flat: bool, band: int, itemsize: int) -> tuple[Triple, list[int], list[int]]:
+    """Return the extents of the flat image, the byte offset of every tap, and five words for every phase."""
+    z, y, x = axes
+    if not flat:
+        taps = [((oz * y.size + oy) * x.size + ox) * itemsize
+                for (_, oz), (_, oy), (_, ox) in itertools.product(*(a.taps for a in axes))]
+        return (z.size, y.size, x.size), taps, []
+    extents = (1 + z.span, band + y.span, x.out + x.span)
+    phases = list(itertools.product(z.phases, y.phases, x.phases))
+    taps = []
+    for (ez, pz), (ey, py), (ex, px) in itertools.product(*(a.steps for a in axes)):
+        at = phases.index((pz, py, px)) * extents[0] + ez - z.least
+        taps.append(((at * extents[1] + ey - y.least) * extents[2] + ex - x.least) * itemsize)
+    table = []
+    for pz, py, px in phases:
+        low = min(max(0, -x.least), extents[2])
+        high = max(low, min(extents[2], (x.size - 1 - px) // x.stride + 1 - x.least))
+        table += [pz, py, (low + x.least) * x.stride + px, low, high]
+    return extents, taps, table
+
+
+def _words(axes: list[_Axis], image: Operand, n: int, groups: int, cg: int, m: int, extents: Triple, taps: list[int],
+           phases: list[int], flat: bool, band: int) -> dict[int, Buf | int]:
+    z, y, x = axes
+    plane = y.size * x.size
+    return {ir.X: image.buf, ir.N: n, ir.GROUPS: groups, ir.CG: cg, ir.M: m, ir.X_IMAGE: groups * cg * z.size * plane,
+            ir.X_CHANNEL: z.size * plane, ir.X_PLANE: plane, ir.X_ROW: x.size, ir.D: z.size, ir.H: y.size,
+            ir.SZ: z.stride, ir.SY: y.stride, ir.SX: x.stride, ir.EZ: z.least if flat else 0,
+            ir.EY: y.least if flat else 0, ir.DQ: extents[0], ir.HQ: extents[1], ir.WQ: extents[2],
+            ir.PHASES: len(phases) // 5, ir.TAPS: len(taps), ir.OD: z.out, ir.OH: y.out, ir.OW: x.out, ir.BAND: band,
+            ir.BANDS: -(-y.out // band), ir.PARTS: 1, ir.IMAGES: n}
+
+
+def _up(x: int, step: int) -> int:
+    return -(-x // step) * step
+
+
+def _band(axes: list[_Axis], width: int, limit: int) -> int:
+    """Return the output rows of a band: at most `limit`, with the fewest panels in all, then the most rows."""
+    _, y, x = axes
+    pitch = x.out + x.span
+
+    def panels(rows: int) -> int:
+        whole, rest = divmod(y.out, rows)
+        of = lambda r: -(-((r - 1) * pitch + x.out) // width)  # noqa: E731
+        return whole * of(rows) + (of(rest) if rest else 0)
+    return min(range(1, max(1, min(limit, y.out)) + 1), key=lambda rows: (panels(rows), -rows))
+
+
+def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Operand, axes: list[_Axis], cg: int,
+             m: int, groups: int, out_steps: Triple, residue: Triple, epilogue: Epilogue | None, flops: int,
+             label: str, target: Target) -> list[Temp | Launch]:
+    """Plan one convolution whose weight lies as (groups * m, cg, taps)."""
+    n, size = image.shape[0], image.dtype.itemsize
+    lanes = target.lanes(size)
+    z, y, x = axes
+    flat = not (_in_place(axes, target) and target.masks)
+    pitch = x.out + x.span if flat else x.size
+    height, vectors = choose_tile(m, min(_BAND, (y.out - 1) * pitch + x.out), lanes, target.registers)
+    width = lanes * vectors
+    count = prod(len(a.taps) for a in axes)
+    channels = cg if count else 0
+    line = channels * len(z.phases) * len(y.phases) * len(x.phases) * (1 + z.span) * (x.out + x.span) * size
+    limit = _BAND // pitch
+    if flat and line:
+        limit = min(limit, target.l2 // 2 // line - y.span)
+    band = _band(axes, width, limit)
+    extents, taps, phases = _geometry(axes, flat, band, size)
+    wide = _up((band - 1) * extents[2] + x.out, width)
+    block = m
+    if m * cg * count * size > _WEIGHT_BYTES:
+        block = max(1, _WEIGHT_BYTES // (cg * count * size) // height) * height
+
+    scatter = out_steps[2] != 1
+    spec = ir.ConvSpec("forward", height, vectors, image.dtype.name, flat, x.stride == 1, scatter)
+    flat_at = _up(height * wide * size, 64)
+    scratch = flat_at + (_up(line * (band + y.span) + (width + 2 * lanes) * size, 64) if flat else 0)
+    d, h, row = _three(out.shape[2:], 1)
+    words = _words(axes, image, n, groups, channels, m, extents, taps, phases, flat, band)
+    start = out.offset + (residue[0] * h + residue[1]) * row + residue[2]
+    words |= {ir.W: weight, ir.Y: Buf(out.value_id, start * size), ir.Y_IMAGE: groups * m * d * h * row,
+              ir.Y_CHANNEL: d * h * row, ir.Y_Z: out_steps[0] * h * row, ir.Y_ROW: out_steps[1] * row,
+              ir.Y_COL: out_steps[2], ir.BLOCK: block, ir.W_ROW: cg * count, ir.WIDE: wide, ir.FLAT_AT: flat_at,
+              ir.PACK_AT: 0}
+    if channels == 0:
+        words[ir.W] = Buf(out.value_id)  # never read
+    args = [words[i] for i in range(ir.BASE)]
+    name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
+    source = functools.partial(ir.forward_source, target, name, spec, epilogue)
+    reads, writes = (image.value_id, *weight_reads), (out.value_id,)
+    if epilogue:
+        args += epilogue.args
+        reads, writes = (*reads, *epilogue.reads), (*writes, *epilogue.writes)
+        flops += epilogue.flops * prod(out.shape)
+        label += " " + epilogue.label
+    args += [*taps, *phases]
+    units = n * groups * z.out * words[ir.BANDS] * -(-m // block)  # type: ignore[operator]
+    nbytes = (prod(image.shape) + groups * m * cg * count + n * groups * m * prod(a.out for a in axes)) * size
+    return [Launch(Kernel(name, source), args, units, scratch, flops, nbytes, reads, writes, label)]
+
+
+def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],
+                             dilation: Sequence[int], groups: int, target: Target | None = None) -> list[Temp | Launch]:
+    """Return what computes the gradient of a convolution by its weight: g (N, O, *places), x (N, C, *size)."""
+    target = target or targets.host()
+    _check("convolution", g, x, out)
+    if 0 in out.shape:
+        return []
+    size, kernel, places = _three(x.shape[2:], 1), _three(out.shape[2:], 1), _three(g.shape[2:], 1)
+    steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
+    axes = [_Axis(size[i], places[i], steps[i], tuple((k, k * spread[i] - pads[i]) for k in range(kernel[i])))
+            for i in range(3)]
+    n, item = x.shape[0], x.dtype.itemsize
+    lanes = target.lanes(item)
+    cg, m, taps_count = out.shape[1], out.shape[0] // groups, prod(kernel)
+    total = cg * taps_count
+    flat = not _in_place(axes, target)
+    most = 10 if target.registers == 32 else 5
+    height = min(range(max(1, min(most - 2, total)), min(most, total) + 1), key=lambda h: (-(-total // h) * h, -h))
+    vectors = 1 if m <= lanes else 2
+    width = lanes * vectors
+    wide = _up(m, width)
+    z, y, xa = axes
+
+    # Blocks of input channels whose sums stay in cache, parts of the images to have enough units.
+    block = max(1, min(cg, _WEIGHT_BYTES // 2 // (taps_count * wide * item)))
+    blocks = -(-cg // block)
+    one = groups * total * wide
+    parts = max(1, min(n, -(-_PARTS // (groups * blocks)), _PART_BYTES // (one * item)))
+    images = -(-n // parts)
+    parts = -(-n // images)
+    line = block * len(z.phases) * len(y.phases) * len(xa.phases) * (1 + z.span) * (xa.out + xa.span) * item
+    limit = _GRADIENT_BYTES // (xa.out * wide * item)
+    if flat:
+        limit = min(limit, target.l2 // 4 // line - y.span)
+    band = max(1, min(limit, y.out))
+    band = -(-y.out // -(-y.out // band))
+    extents, taps, phases = _geometry(axes, flat, band, item)
+    temp = Temp(next(TEMP_IDS), parts * one * item)
+    spec = ir.ConvSpec("weight", height, vectors, x.dtype.name, flat, xa.stride == 1)
+    flat_at = _up(band * xa.out * wide * item, 64)
+    scratch = flat_at + (_up(line * (band + y.span) + 4 * lanes * item, 64) if flat else 0)
+    words = _words(axes, x, n, groups, cg, m, extents, taps, phases, flat, band)
+    plane = prod(places)
+    words |= {ir.W: g.buf, ir.Y: Buf(temp.id), ir.Y_IMAGE: groups * m * plane, ir.Y_CHANNEL: plane,
+              ir.Y_Z: places[1] * places[2], ir.Y_ROW: places[2], ir.Y_COL: 1, ir.BLOCK: block, ir.W_ROW: 0,
+              ir.WIDE: wide, ir.FLAT_AT: flat_at, ir.PACK_AT: 0, ir.PARTS: parts, ir.IMAGES: images}
+    name = target.symbol(spec.key)
+    flops = 2 * prod(g.shape) * total
+    label = f"conv_dw {'x'.join(map(str, g.shape))} * {'x'.join(map(str, x.shape))} {x.dtype.name}"
+    sums = Launch(Kernel(name, functools.partial(ir.weight_source, target, name, spec)),
+                  [*(words[i] for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch, flops,
+                  (prod(g.shape) + prod(x.shape) + parts * one) * item, (g.value_id, x.value_id), (temp.id,), label)
+    name = target.symbol(f"sumparts1:{x.dtype.name}")
+    add = Launch(Kernel(name, functools.partial(ir.sum_parts_source, target, name, x.dtype.name)),
+                 [Buf(temp.id), out.buf, parts, one, cg, taps_count, m, wide], groups * cg, 64, parts * one,
+                 parts * one * item + prod(out.shape) * item, (temp.id,), (out.value_id,), f"{label}: add up parts")
+    return [temp, sums, add]

@@ -1,0 +1,456 @@
+"""Indexing: x[...], x[...] = v, and the operators that say the same with a tensor of positions."""
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim
+from fanal.core.engine.handle import Chain, Handle
+from fanal.core.engine.record import unfollowable
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import assign, check_inplace, is_number, node_of, number, public, read, result, wrap
+from fanal.core.ops.rearrange import plain
+from fanal.core.ops.shape import view_of
+from fanal.core.tensor.tensor import compute, strides_of
+
+_INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
+
+
+def known(t: Any) -> np.ndarray:
+    """Return the value of a tensor on which the shape of a result depends."""
+    a = compute(t)
+    unfollowable("a shape depends on a value")
+    return a
+
+
+def _as_tuple(index: Any) -> tuple:
+    if isinstance(index, tuple):
+        return index
+    if isinstance(index, list) and len(index) < 32 and any(
+            i is None or i is ... or isinstance(i, (Handle, slice, list, tuple, np.ndarray)) for i in index):
+        return tuple(index)
+    return (index,)
+
+
+def _tensor_of(item: Any) -> Any:
+    """Return a list or array used as an index as a tensor; other items as they are."""
+    if isinstance(item, (list, np.ndarray, range)) or (isinstance(item, tuple)):
+        from fanal.core.ops.create import tensor
+        t = tensor(item)
+        if isinstance(item, (list, tuple, range)) and not t.numel():
+            return wrap(P.full(t._shape, 0, dt.int64))
+        return t
+    return item
+
+
+def _width(item: Any) -> int:
+    """Return how many dimensions of the indexed tensor an item uses."""
+    if item is None or item is ... or isinstance(item, (bool, np.bool_)):
+        return 0
+    if isinstance(item, Handle):
+        return len(item._shape) if item._dtype in (dt.bool_, dt.uint8) else 1
+    return 1
+
+
+class Plan:
+    """An index taken apart: a view by ints, slices and None, then positions for some dimensions of it."""
+
+    __slots__ = ("view", "at")
+
+    def __init__(self, view: Any, at: dict[int, Any]) -> None:
+        self.view, self.at = view, at
+
+
+def parse(x: Any, index: Any) -> Plan:
+    """Take an index apart. Raises IndexError, TypeError and ValueError with PyTorch's texts."""
+    items = [_tensor_of(i) for i in _as_tuple(index)]
+    shape, st = x._shape, strides_of(x)
+    n = len(shape)
+    used = sum(map(_width, items))
+    if used > n:
+        if not n and not (len(items) == 1 and isinstance(items[0], slice)):
+            raise IndexError("invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ "
+                             "to convert a 0-dim tensor to a number")
+        if not n:
+            raise IndexError("slice() cannot be applied to a 0-dim tensor.")
+        raise IndexError(f"too many indices for tensor of dimension {n}")
+    starts, stops, steps = [0] * n, list(shape), [1] * n
+    out_shape: list[int] = []
+    out_strides: list[int] = []
+    at: dict[int, Any] = {}
+    offset, d, moved = x._offset, 0, False
+
+    def keep(size: int, stride: int) -> None:
+        out_shape.append(size)
+        out_strides.append(stride)
+
+    for item in items:
+        if item is None:
+            keep(1, st[d] * shape[d] if d < n else 1)
+            moved = True
+        elif item is ...:
+            for _ in range(n - used):
+                keep(shape[d], st[d])
+                d += 1
+            used = n
+        elif isinstance(item, slice):
+            if item.step is not None and operator.index(item.step) < 0:
+                raise ValueError("step must be greater than zero")
+            a, b, s = item.indices(shape[d])
+            b = max(a, b)
+            starts[d], stops[d], steps[d] = a, b, s
+            offset += a * st[d]
+            keep(-(-(b - a) // s), st[d] * s)
+            d += 1
+        elif isinstance(item, (bool, np.bool_)) or (isinstance(item, Handle) and not item._shape
+                                                    and item._dtype in (dt.bool_, dt.uint8)):
+            hit = bool(known(item)) if isinstance(item, Handle) else bool(item)
+            at[len(out_shape)] = wrap(P.full((int(hit),), 0, dt.int64))
+            keep(1, st[d] * shape[d] if d < n else 1)
+            moved = True
+        elif isinstance(item, Handle) and item._shape:
+            k = _width(item)
+            if k > 1 or item._dtype in (dt.bool_, dt.uint8):
+                _check_mask(item, shape, d)
+            elif item._dtype not in (dt.int64, dt.int32):
+                raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+            at[len(out_shape)] = item
+            for _ in range(k):
+                keep(shape[d], st[d])
+                d += 1
+        else:
+            i = _position(item)
+            if not -shape[d] <= i < shape[d]:
+                raise IndexError(f"index {i} is out of bounds for dimension {d} with size {shape[d]}")
+            i = i + shape[d] if i < 0 else i
+            starts[d], stops[d] = i, i + 1
+            offset += i * st[d]
+            moved = True
+            d += 1
+    for k in range(d, n):
+        keep(shape[k], st[k])
+    new = tuple(out_shape)
+    chain: Chain = ()
+    if any(starts) or tuple(stops) != shape or any(s != 1 for s in steps):
+        chain = ((P.slice_, (tuple(starts), tuple(stops), tuple(steps))),)
+    if moved or not chain:
+        chain = (*chain, (P.reshape, (new,)))
+    return Plan(view_of(x, chain, new, tuple(out_strides), offset), at)
+
+
+def _position(item: Any) -> int:
+    if isinstance(item, Handle):
+        if item._dtype.category >= 2:
+            raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+        return int(known(item))
+    if isinstance(item, str):
+        raise TypeError("new(): invalid data type 'str'")
+    try:
+        return operator.index(item)
+    except TypeError:
+        raise IndexError("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+                         f"(got {type(item).__name__})") from None
+
+
+def _check_mask(mask: Any, shape: Shape, d: int) -> None:
+    for k, m in enumerate(mask._shape):
+        if shape[d + k] != m:
+            raise IndexError(f"The shape of the mask {list(mask._shape)} at index {k} does not match the shape of the "
+                             f"indexed tensor {list(shape)} at index {d + k}")
+
+
+def _positions(plan: Plan) -> dict[int, Node]:
+    """Return positions by dimension, masks turned into the positions of their true elements."""
+    out: dict[int, Node] = {}
+    for d, item in plan.at.items():
+        if item._dtype in (dt.bool_, dt.uint8):
+            for k, column in enumerate(np.nonzero(known(item))):
+                out[d + k] = P.given(np.ascontiguousarray(column, np.int64), dt.int64)
+        else:
+            out[d] = P.convert(read(item), dt.int64)
+    return out
+
+
+def _checked(i: Node, dim: int, size: int) -> Node:
+    """Return positions counted from the front. What is known already is checked here, the rest where it is used."""
+    if i.buffer is not None:
+        a = i.buffer
+        if a.size and (a.min() < -size or a.max() >= size):
+            bad = next(int(v) for v in a.flat if not -size <= v < size)
+            raise IndexError(f"index {bad} is out of bounds for dimension {dim} with size {size}")
+        return P.given(np.where(a < 0, a + size, a), dt.int64) if a.size and a.min() < 0 else i
+    return P.where(P.lt(i, P.num(i, 0)), P.add(i, P.num(i, size)), i)
+
+
+def linear(at: dict[int, Node], shape: Shape) -> tuple[Node, list[int]]:
+    """Return one position into the merged indexed dimensions, and these dimensions in order."""
+    dims = sorted(at)
+    try:
+        broadcast_shapes(*(at[d].shape for d in dims))
+    except RuntimeError:
+        shapes = ", ".join(str(list(at[d].shape)) for d in dims)
+        raise IndexError(f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}") from None
+    checked = [_checked(at[d], d, shape[d]) for d in dims]
+    if len(dims) == 1:
+        return checked[0], dims
+    total = math.prod(shape[d] for d in dims)
+    flat: Node | None = None
+    bad: Node | None = None
+    for d, i in zip(dims, checked):
+        flat = i if flat is None else P.add(P.mul(flat, P.num(i, shape[d])), i)
+        if i.buffer is None:
+            out = P.or_(P.lt(i, P.num(i, 0)), P.le(P.num(i, shape[d]), i))
+            bad = out if bad is None else P.or_(bad, out)
+    assert flat is not None
+    if bad is not None:  # one position out of range must not fall on another element
+        flat = P.where(bad, P.num(flat, total), flat)
+    return flat, dims
+
+
+def _merge(shape: Shape, dims: list[int]) -> tuple[Shape, int, Shape]:
+    """Return the order that puts indexed dimensions side by side, where they begin, and the shape merged there."""
+    start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
+    rest = [d for d in range(len(shape)) if d not in dims]
+    order = (*rest[:start], *dims, *rest[start:])
+    merged = (*(shape[d] for d in rest[:start]), math.prod(shape[d] for d in dims), *(shape[d] for d in rest[start:]))
+    return order, start, merged
+
+
+def taken(x: Node, at: dict[int, Node]) -> Node:
+    """Return the elements of x at positions given for some of its dimensions."""
+    flat, dims = linear(at, x.shape)
+    order, start, merged = _merge(x.shape, dims)
+    return P.take(P.reshape(P.permute(x, order), merged), flat, start)
+
+
+def placed(x: Node, at: dict[int, Node], v: Node, mode: str) -> Node:
+    """Return x with v (broadcast) written, or added, at positions given for some of its dimensions."""
+    flat, dims = linear(at, x.shape)
+    order, start, merged = _merge(x.shape, dims)
+    shape = (*merged[:start], *flat.shape, *merged[start + 1:])
+    lead = 0
+    while len(v.shape) - lead > len(shape) and v.shape[lead] == 1:
+        lead += 1
+    ok = len(v.shape) - lead <= len(shape) and all(
+        a in (1, b) for a, b in zip(reversed(v.shape[lead:]), reversed(shape)))
+    if not ok:
+        raise RuntimeError(f"shape mismatch: value tensor of shape {list(v.shape)} cannot be broadcast to indexing result of "
+                           f"shape {list(shape)}")
+    v = P.broadcast(P.reshape(v, v.shape[lead:]), shape)
+    y = P.put(P.reshape(P.permute(x, order), merged), flat, v, start, mode)
+    inverse = tuple(order.index(d) for d in range(len(order)))
+    return P.permute(P.reshape(y, tuple(x.shape[d] for d in order)), inverse)
+
+
+@public("__getitem__", function=False)
+def getitem(self: Any, index: Any) -> Any:
+    """Return x[index]: a view for ints, slices, None and Ellipsis; a copy where tensors or lists say the positions."""
+    plan = parse(self, index)
+    if not plan.at:
+        return plan.view
+    return plain(taken(read(plan.view), _positions(plan)), self)
+
+
+def fit(n: Node, shape: Shape) -> Node:
+    """Broadcast a value for assignment: leading dimensions of size 1 do not count."""
+    lead = 0
+    while len(n.shape) - lead > len(shape) and n.shape[lead] == 1:
+        lead += 1
+    have = n.shape[lead:]
+    gap = len(shape) - len(have)
+    if gap < 0:
+        raise RuntimeError(f"expand(torch.{dt.scalar_name(n.dtype)}Tensor{{{list(have)}}}, size={list(shape)}): the number of "
+                           f"sizes provided ({len(shape)}) must be greater or equal to the number of dimensions in the tensor "
+                           f"({len(have)})")
+    for k, m in enumerate(have):
+        if m not in (1, shape[gap + k]):
+            raise RuntimeError(f"The expanded size of the tensor ({shape[gap + k]}) must match the existing size ({m}) at "
+                               f"non-singleton dimension {gap + k}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}")
+    return P.broadcast(P.reshape(n, have), shape)
+
+
+def _value(self: Any, value: Any) -> Node:
+    if isinstance(value, Handle):
+        return read(value)
+    if isinstance(value, (np.ndarray, np.generic)) and not is_number(value):
+        from fanal.core.ops.create import tensor
+        return read(tensor(value))
+    if not is_number(value):
+        raise TypeError(f"can't assign a {type(value).__name__} to a torch.{dt.scalar_name(self._dtype)}Tensor")
+    if isinstance(value, complex) and not self._dtype.is_complex:
+        raise RuntimeError(f"value cannot be converted to type {dt.scalar_name(self._dtype).lower()} without overflow")
+    return number(int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype)
+
+
+@public("__setitem__", function=False)
+def setitem(self: Any, index: Any, value: Any) -> None:
+    """Write `value` into x[index]."""
+    plan = parse(self, index)
+    view, v = plan.view, _value(self, value)
+    if not plan.at:
+        if v.shape == view._shape and v is view._node:
+            return  # x[i] += y has written already
+        assign(view, P.convert(fit(v, view._shape), self._dtype))
+        return
+    check_inplace(self)
+    masks = [i for i in plan.at.values() if i._dtype in (dt.bool_, dt.uint8)]
+    if len(masks) == len(plan.at) == 1 and v.size == 1:
+        (d, mask), = plan.at.items()
+        m = read(mask)
+        m = m if m.dtype is dt.bool_ else P.ne(m, P.num(m, 0))
+        m = P.reshape(m, (*m.shape, *(1,) * (len(view._shape) - d - len(m.shape))))
+        new = P.where(m, P.convert(P.reshape(v, ()), self._dtype), read(view))
+        assign(view, new)
+        return
+    if v.dtype is not self._dtype:
+        raise RuntimeError("Index put requires the source and destination dtypes match, got "
+                           f"{dt.scalar_name(self._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source.")
+    assign(view, placed(read(view), _positions(plan), v, "set"))
+
+
+def _index_put(x: Any, indices: Any, values: Any, accumulate: bool) -> Node:
+    index = tuple(slice(None) if i is None else i for i in indices)
+    for i in index:
+        if isinstance(i, Handle) and i._dtype not in (*_INDEX_TYPES, dt.bool_, dt.uint8):
+            raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+    from fanal.core.ops.shape import unsqueeze
+    index = tuple(unsqueeze(i, 0) if isinstance(i, Handle) and not i._shape and i._dtype.category == 1
+                  and i._dtype is not dt.uint8 else i for i in index)
+    plan = parse(x, index)
+    v = read(values)
+    if v.dtype is not x._dtype:
+        raise RuntimeError("Index put requires the source and destination dtypes match, got "
+                           f"{dt.scalar_name(x._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source.")
+    if not plan.at:
+        old = read(plan.view)
+        v = fit(v, old.shape)
+        return P.reshape(P.add(old, v) if accumulate else v, x._shape)
+    if plan.view._shape != x._shape:  # a 0-d mask adds a dimension
+        return P.reshape(placed(read(plan.view), _positions(plan), v, "add" if accumulate else "set"), x._shape)
+    return placed(read(x), _positions(plan), v, "add" if accumulate else "set")
+
+
+@public(inplace=True)
+def index_put(input: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    """Return input with values written (or added) at input[indices]; None in `indices` means a whole dimension."""
+    return result(_index_put(input, indices, values, accumulate), input)
+
+
+def vector_index(index: Any, name: str) -> Node:
+    """Return a 1-d (or 0-d) index as int64 positions."""
+    if len(index._shape) > 1:
+        raise IndexError(f"{name}(): Index is supposed to be a vector")
+    if index._dtype not in (dt.int32, dt.int64):
+        raise RuntimeError(f"{name}(): Expected dtype int32 or int64 for index")
+    return P.reshape(P.convert(read(index), dt.int64), (math.prod(index._shape),))
+
+
+@public(out=True)
+def index_select(input: Any, dim: int, index: Any) -> Any:
+    """Return the slices of input at positions `index` along a dimension."""
+    d = wrap_dim(dim, len(input._shape))
+    i, x = vector_index(index, "index_select"), read(input)
+    if i.buffer is not None and i.buffer.size:
+        size = x.shape[d] if x.shape else 1
+        if i.buffer.min() < 0 or i.buffer.max() >= size:
+            raise IndexError("index out of range in self")
+    if not x.shape:
+        return plain(P.reshape(P.take(P.reshape(x, (1,)), i, 0), ()), input)
+    return plain(P.take(x, i, d), input)
+
+
+@public(out=True)
+def masked_select(input: Any, mask: Any) -> Any:
+    """Return the elements where mask is true, in one dimension. Shapes broadcast."""
+    if mask._dtype is not dt.bool_:
+        raise RuntimeError("masked_select: expected BoolTensor for mask")
+    shape = broadcast_shapes(input._shape, mask._shape)
+    at = np.flatnonzero(np.broadcast_to(known(mask), shape))
+    x = P.broadcast(read(input), shape)
+    return plain(P.take(P.reshape(x, (x.size,)), P.given(at.astype(np.int64), dt.int64), 0), input)
+
+
+@public(inplace=True, out=True)
+def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
+    """Return input with its masked elements replaced by the elements of source, in order."""
+    if input._dtype is not source._dtype:
+        raise RuntimeError("masked_scatter: expected self and source to have same dtypes but got "
+                           f"{dt.scalar_name(input._dtype)} and {dt.scalar_name(source._dtype)}")
+    if mask._dtype is not dt.bool_:
+        raise RuntimeError("masked_scatter_ only supports boolean masks, but got mask with dtype "
+                           f"{dt.scalar_name(mask._dtype)}")
+    shape = broadcast_shapes(input._shape, mask._shape)
+    m, x, s = P.broadcast(read(mask), shape), P.broadcast(read(input), shape), read(source)
+    if m.buffer is not None or mask._storage.node.buffer is not None or not s.size:
+        if int(np.count_nonzero(np.broadcast_to(compute(mask), shape))) > s.size:
+            raise RuntimeError("Number of elements of source < number of ones in mask")
+        if not s.size:
+            return result(P.alias(x), input)
+    flat = P.reshape(m, (m.size,))
+    order = P.scan(P.convert(flat, dt.int64), "add", 0)
+    at = P.where(flat, P.sub(order, P.num(order, 1)), P.num(order, 0))
+    new = P.reshape(P.take(P.reshape(s, (s.size,)), at, 0), shape)
+    return result(P.where(m, new, x), input)
+
+
+def nonzero_array(input: Any) -> np.ndarray:
+    """Return the positions of elements that are not zero, one row each."""
+    a = known(input)
+    if not a.ndim:
+        return np.zeros((int(bool(a)), 0), np.int64)
+    return np.stack(np.nonzero(a), 1).astype(np.int64)
+
+
+@public(out=True)
+def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
+    """Return the positions of elements that are not zero: rows of a matrix, or one vector per dimension."""
+    if as_tuple:
+        a = np.atleast_1d(known(input))
+        return tuple(wrap(P.given(np.ascontiguousarray(c, np.int64), dt.int64)) for c in np.nonzero(a))
+    return wrap(P.given(np.ascontiguousarray(nonzero_array(input)), dt.int64))
+
+
+@public()
+def argwhere(input: Any) -> Any:
+    """Return the positions of elements that are not zero, as rows."""
+    return nonzero(input)
+
+
+@public(out=True)
+def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
+    """Return the first `size` positions of elements that are not zero, filled up with `fill_value`."""
+    if size < 0:
+        raise RuntimeError(f"nonzero_static: 'size' must be an non-negative integer, but got {size}")
+    a = nonzero_array(input)[:size]
+    out = np.full((size, a.shape[1]), fill_value, np.int64)
+    out[:len(a)] = a
+    return wrap(P.given(out, dt.int64))
+
+
+def _triangle_indices(row: int, col: int, offset: int, lower: bool, d: Any) -> Any:
+    for name, n in (("row", row), ("col", col)):
+        if n < 0:
+            raise RuntimeError(f"{name} must be non-negative, got{n}")
+    a = (np.tril_indices if lower else np.triu_indices)(row, offset, col)
+    kind = d or dt.int64
+    return wrap(P.given(np.stack(a).astype(kind.np), kind))
+
+
+@public(method=False)
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
+    """Return the positions of the lower triangle of a matrix, one column each."""
+    return _triangle_indices(row, col, offset, True, dtype)
+
+
+@public(method=False)
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
+    """Return the positions of the upper triangle of a matrix, one column each."""
+    return _triangle_indices(row, col, offset, False, dtype)
+
+
+__all__ = ["fit", "getitem", "linear", "node_of", "placed", "setitem", "taken", "vector_index"]

@@ -1,0 +1,287 @@
+"""Generated kernels against the interpreter: values, kernel counts, and bits that do not depend on how they ran."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import check, contents, inp, program_of, run
+
+from fanal.core.base import dtype as dt
+from fanal.core.compiler.pipeline import lower
+from fanal.core.ir import prims as P
+from fanal.core.ir.row import ROWS
+
+FLOATS = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
+INTS = (dt.int8, dt.uint8, dt.int16, dt.uint16, dt.int32, dt.uint32, dt.int64, dt.uint64)
+TOLERANCE = {dt.float32: 2e-6, dt.float64: 1e-14, dt.float16: 2e-3, dt.bfloat16: 1.6e-2}
+POINTS = [r for r in ROWS.values() if r.kind == "point" and r.code is not None]
+
+
+def num(x, value):
+    return P.num(x, value)
+
+
+def softmax(x):
+    dim = (len(x.shape) - 1,)
+    e = P.exp(P.sub(x, P.spread_back(P.max_of(x, dim), x, dim)))
+    return P.div(e, P.spread_back(P.sum_(e, dim), x, dim))
+
+
+def mean(x, dims):
+    n = int(np.prod([x.shape[d] for d in dims]))
+    return P.div(P.sum_(x, dims), num(x, n))
+
+
+def layer_norm(x, w, b):
+    dim = (len(x.shape) - 1,)
+    d = P.sub(x, P.spread_back(mean(x, dim), x, dim))
+    var = mean(P.mul(d, d), dim)
+    r = P.div(num(x, 1), P.sqrt(P.add(var, num(x, 1e-5))))
+    return P.add(P.mul(P.mul(d, P.spread_back(r, x, dim)), w), b), r
+
+
+def gelu(x):
+    return P.mul(P.mul(x, num(x, 0.5)), P.add(num(x, 1), P.erf(P.mul(x, num(x, 0.70710678)))))
+
+
+@pytest.mark.parametrize("row", POINTS, ids=lambda r: r.name)
+def test_every_point_row(row):
+    skip = {"convert", "bitcast", "conj", "real", "imag"}
+    if row.name in skip:
+        return
+    low, high = row.domain or (-2, 2)
+    logic = row.name in ("and", "or", "xor", "not", "shl", "shr")
+    floats_only = row.name not in ("add", "sub", "mul", "max", "min", "neg", "abs", "sign", "eq", "ne", "lt", "le", "where",
+                                   "and", "or", "xor", "not", "shl", "shr", "fmod", "floor", "ceil", "trunc", "round")
+    inputs, outputs = [], []
+    for d in (() if logic else FLOATS) + (() if floats_only else INTS):
+        args = [inp((5, 37), d, low if d.is_signed or d.category > 1 else abs(low), high) for _ in range(row.arity)]
+        if row.name == "where":
+            args[0] = inp((5, 37), dt.bool_)
+        if row.name == "fmod" and d.category == 1:
+            args[1] = inp((5, 37), d, 1, 9)
+        inputs += args
+        outputs.append(row(*args))
+    for x in outputs:
+        tol = TOLERANCE.get(x.dtype, 0)
+        check(inputs, [x], rtol=tol, atol=tol / 20, exact=row.exact and row.name not in ("fmod",))
+
+
+@pytest.mark.parametrize("row", ["and", "or", "xor", "not", "add", "mul", "sub", "max", "min", "eq", "lt", "le", "where"])
+def test_bool(row):
+    r = ROWS[row]
+    args = [inp((3, 21), dt.bool_) for _ in range(r.arity)]
+    check(args, [r(*args)], exact=True, kernels=1)
+
+
+ALL = (dt.bool_, *INTS, *FLOATS)
+
+
+@pytest.mark.parametrize("of", ALL, ids=lambda d: d.name)
+def test_convert(of):
+    x = inp((131,), of, -100 if of.is_signed else 0, 100)
+    outputs = [P.convert(x, to) for to in ALL if to is not of and not (of.category == 2 and to in (dt.uint64,))]
+    check([x], outputs, exact=True)
+
+
+def test_convert_edges():
+    x = inp((16,), dt.float64)
+    contents[x] = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e300, -1e300, 65519.99, 65520.0, 1e-8, 6e-8, 2.0 ** 63,
+                            300.5, -1.5, 1 + 2.0 ** -11 + 2.0 ** -40, 1e-45])
+    check([x], [P.convert(x, t) for t in (dt.float32, dt.float16, dt.int64, dt.bool_, dt.int32, dt.uint8)], exact=True)
+    y = inp((16,), dt.float32)
+    contents[y] = contents[x].astype(np.float32)
+    check([y], [P.convert(y, t) for t in (dt.float16, dt.bfloat16, dt.int8, dt.float64)], exact=True)
+
+
+def test_nan_and_signed_zero():
+    a, b = inp((8,)), inp((8,))
+    contents[a] = np.array([np.nan, 1, 0, -0.0, np.inf, -np.inf, np.nan, 2], np.float32)
+    contents[b] = np.array([1, np.nan, -0.0, 0, -np.inf, np.inf, np.nan, 3], np.float32)
+    check([a, b], [P.max_(a, b), P.min_(a, b), P.lt(a, b), P.le(a, b), P.eq(a, b), P.ne(a, b), P.sign(a)], exact=True)
+
+
+SHAPES = [((), ()), ((1,), (1,)), ((7,), (7,)), ((5, 1), (1, 9)), ((4, 3, 17), (3, 1)), ((2, 1, 5, 1), (3, 1, 33)),
+          ((40000,), (1,)), ((3, 0, 2), (1, 2)), ((64, 128), (128,)), ((2, 3, 4, 5), (3, 1, 1))]
+
+
+@pytest.mark.parametrize("a,b", SHAPES, ids=str)
+def test_broadcast(a, b):
+    x, y = inp(a), inp(b)
+    check([x, y], [P.add(P.mul(x, y), num(x, 3.25))], exact=True)
+
+
+def test_views():
+    x = inp((4, 6, 10))
+    views = [P.permute(x, (2, 0, 1)), P.reshape(x, (24, 10)), P.reshape(P.permute(x, (1, 0, 2)), (6, 40)),
+             P.slice_(x, (1, 0, 3), (4, 6, 10), (1, 2, 3)), P.flip(x, (0, 2)), P.broadcast(x, (3, 4, 6, 10)),
+             P.reshape(P.permute(P.reshape(x, (4, 6, 2, 5)), (0, 2, 1, 3)), (8, 30)),
+             P.window(x, (2,), (3,), (2,), (2,)), P.window(x, (1, 2), (2, 3), (1, 2), (1, 1)),
+             P.slice_(P.reshape(P.permute(x, (2, 1, 0)), (240,)), (7,), (203,), (3,)),
+             P.permute(P.flip(P.slice_(x, (0, 1, 0), (4, 5, 10), (2, 1, 1)), (1,)), (1, 2, 0))]
+    for v in views:
+        check([x], [v], exact=True)
+        check([x], [P.add(P.mul(v, v), num(v, 1))], exact=True)
+
+
+def test_sources():
+    x = inp((3, 20), dt.int64)
+    i = P.iota((3, 20), 1, dt.int64)
+    check([x], [P.add(x, i), P.iota((3, 20), 0, dt.float32), P.full((2, 2), 7.5, dt.float64)], exact=True)
+    seed, off = inp((), dt.int64), inp((), dt.int64)
+    contents[seed], contents[off] = np.array(-(1 << 61) + 12345), np.array(1 << 40)
+    check([seed, off], [P.philox(seed, off, (7, 33))], exact=True, kernels=1)
+    keep = P.lt(P.convert(P.shr(P.philox(seed, off, (7, 33)), P.full((), 8, dt.uint32)), dt.float32),
+                P.full((), 8000000.0, dt.float32))
+    check([seed, off], [P.permute(keep, (1, 0))], exact=True)
+
+
+REDUCTIONS = [((5, 40), (1,)), ((5, 40), (0,)), ((40,), (0,)), ((6, 7, 9), (0, 2)), ((6, 7, 9), (1,)), ((6, 7, 9), (0, 1, 2)),
+              ((3, 70000), (1,)), ((70000, 3), (0,)), ((100000,), (0,)), ((4, 5, 6, 7), (0, 2)), ((4, 5, 6, 7), (1, 3)),
+              ((2, 300, 17), (1,)), ((9, 1000, 49), (0, 2)), ((1, 5, 1), (0, 1)), ((300, 1100), (0,)), ((4, 3, 5), (2,)),
+              ((0, 5), (0,)), ((5, 0), (1,)), ((40, 3, 2, 2), (0,))]
+
+
+@pytest.mark.parametrize("shape,dims", REDUCTIONS, ids=str)
+def test_reductions(shape, dims):
+    x = inp(shape)
+    outputs = [P.sum_(x, dims)] + ([P.max_of(x, dims), P.min_of(x, dims)] if x.size else [])
+    for y in outputs:
+        check([x], [y], 1e-5, 1e-3)
+    check([x], [P.sqrt(P.abs_(mean(P.mul(x, x), dims)))] if x.size else [outputs[0]], 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("d", ALL, ids=lambda d: d.name)
+def test_reduce_dtypes(d):
+    x = inp((6, 35), d, -3 if d.is_signed else 0, 3)
+    for dims in ((0,), (1,), (0, 1)):
+        outputs = [P.sum_(x, dims), P.max_of(x, dims), P.min_of(x, dims)]
+        if d is not dt.float16 and d is not dt.bfloat16:
+            outputs.append(P.prod(x, dims))
+        tol = {dt.float32: 1e-5, dt.float64: 1e-13, dt.float16: 2e-3, dt.bfloat16: 2e-2}.get(d, 0)
+        check([x], outputs, tol, tol)
+
+
+def test_max_propagates_nan():
+    x = inp((3, 50))
+    contents[x][1, 44] = np.nan
+    for dims in ((0,), (1,), (0, 1)):
+        check([x], [P.max_of(x, dims), P.min_of(x, dims)], exact=True)
+
+
+def test_softmax_is_one_kernel():
+    for shape in ((4, 10), (3, 5, 100), (2, 9000), (1, 17)):
+        x = inp(shape)
+        check([x], [softmax(x)], kernels=1)
+
+
+def test_softmax_backward_is_one_kernel():
+    y, g = inp((8, 50)), inp((8, 50))
+    s = P.sum_(P.mul(y, g), (1,))
+    check([y, g], [P.mul(y, P.sub(g, P.spread_back(s, y, (1,))))], kernels=1)
+
+
+def test_log_softmax_is_one_kernel():
+    x = inp((8, 50))
+    d = P.sub(x, P.spread_back(P.max_of(x, (1,)), x, (1,)))
+    check([x], [P.sub(d, P.spread_back(P.log(P.sum_(P.exp(d), (1,))), x, (1,)))], kernels=1)
+
+
+def test_layer_norm_is_one_kernel():
+    x, w, b = inp((6, 4, 96)), inp((96,)), inp((96,))
+    y, r = layer_norm(x, w, b)
+    check([x, w, b], [y], kernels=1)
+    check([x, w, b], [y, r], kernels=1)
+
+
+def test_layer_norm_backward():
+    x, w, g, r = inp((24, 96)), inp((96,)), inp((24, 96)), inp((24,), low=0.5)
+    m = inp((24,))
+    h = P.mul(P.sub(x, P.spread_back(m, x, (1,))), P.spread_back(r, x, (1,)))
+    t = P.mul(g, w)
+    a, c = mean(t, (1,)), mean(P.mul(t, h), (1,))
+    dx = P.mul(P.sub(P.sub(t, P.spread_back(a, x, (1,))), P.mul(h, P.spread_back(c, x, (1,)))), P.spread_back(r, x, (1,)))
+    check([x, w, g, r, m], [dx], kernels=1)
+    check([x, w, g, r, m], [dx, P.sum_(P.mul(g, h), (0,)), P.sum_(g, (0,))], kernels=2, rtol=1e-4)
+
+
+def test_gelu_is_one_kernel():
+    x = inp((16, 100))
+    check([x], [gelu(x)], kernels=1)
+
+
+def test_adam_is_one_kernel_per_parameter():
+    shapes = [(64, 32), (64,), (10, 64)]
+    lr = inp((), dt.float64)
+    inputs, outputs, writes = [lr], [], {}
+    for s in shapes:
+        p, g, m, v = (inp(s) for _ in range(4))
+        contents[v] = np.abs(contents[v])
+        new_m = P.add(P.mul(m, num(m, 0.9)), P.mul(g, num(g, 0.1)))
+        new_v = P.add(P.mul(v, num(v, 0.999)), P.mul(P.mul(g, g), num(g, 0.001)))
+        new_p = P.sub(p, P.div(P.mul(new_m, P.convert(lr, dt.float32)), P.add(P.sqrt(new_v), num(v, 1e-8))))
+        at = len(inputs)
+        for k, (o, j) in enumerate(((new_p, 0), (new_m, 2), (new_v, 3))):
+            writes[len(outputs)] = at + j
+            outputs.append(o)
+        inputs += [p, g, m, v]
+    check(inputs, outputs, writes=writes, kernels=3)
+    lowered = lower(program_of(inputs, outputs, writes))
+    assert len({s.kernel.name for s in lowered.steps}) == 1
+    assert not lowered.buffers
+
+
+def test_write_that_is_read_later_is_copied():
+    x, y = inp((50,)), inp((50,))
+    a = P.add(x, y)
+    b = P.mul(P.sum_(a, (0,)), x)  # needs the old x after a is known
+    check([x, y], [a, b], writes={0: 0})
+    check([x, y], [x, P.add(x, y)], writes={0: 1, 1: 0})
+
+
+def test_another_size_compiles_nothing():
+    names = []
+    for n, c in ((32, 128), (7, 130), (1000, 1001)):
+        x, w, b = inp((n, c)), inp((c,)), inp((c,))
+        y, _ = layer_norm(x, w, b)
+        lowered = lower(program_of([x, w, b], [y, softmax(x), P.sum_(gelu(x), (0,))]))
+        names.append({s.kernel.name for s in lowered.steps})
+    assert names[0] == names[1]
+    assert names[2] <= names[0] | names[2] and len(names[0]) == 3
+
+
+def test_bits_do_not_depend_on_the_partition():
+    for shape, dims in REDUCTIONS:
+        x = inp(shape)
+        outputs = [P.sum_(x, dims), P.exp(x)]
+        one, _ = run([x], outputs)
+        many, _ = run([x], outputs, parts=5)
+        for a, b in zip(one, many):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_bits_do_not_depend_on_fusion():
+    for shape, dims in REDUCTIONS:
+        x = inp(shape)
+        y = P.mul(P.add(x, num(x, 0.3)), x)
+        s = P.sum_(y, dims)
+        (fused,), _ = run([x], [P.exp(P.mul(s, num(x, 1e-4)))])
+        (stored,), _ = run([x], [y])
+        z = inp(shape)
+        contents[z] = stored
+        (total,), _ = run([z], [P.sum_(z, dims)])
+        t = inp(total.shape)
+        contents[t] = total
+        (apart,), _ = run([t], [P.exp(P.mul(t, num(t, 1e-4)))])
+        assert fused.tobytes() == apart.tobytes(), (shape, dims)
+    x = inp((50, 333))
+    (whole,), _ = run([x], [softmax(x)])
+    m = P.max_of(x, (1,))
+    (top,), _ = run([x], [m])
+    t = inp((50,))
+    contents[t] = top
+    e = P.exp(P.sub(x, P.spread_back(t, x, (1,))))
+    (powers,), _ = run([x, t], [e])
+    q = inp((50, 333))
+    contents[q] = powers
+    (parts,), _ = run([q], [P.div(q, P.spread_back(P.sum_(q, (1,)), q, (1,)))])
+    assert whole.tobytes() == parts.tobytes()

@@ -1,0 +1,8 @@
+"""Test set-up: helper modules beside the tests are importable."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+for _folder in (Path(__file__).parent, *(p for p in Path(__file__).parent.iterdir() if p.is_dir())):
+    sys.path.insert(0, str(_folder))

@@ -1,0 +1,36 @@
+"""Random programs against PyTorch: what hand-written tests miss."""
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import fanal
+from programs import run, source
+
+torch = pytest.importorskip("torch")
+COUNT = int(os.environ.get("FANAL_PROGRAMS", "300"))
+
+
+def _array(t: object) -> np.ndarray:
+    return np.array(t.detach().numpy())  # type: ignore[attr-defined]
+
+
+def compare(seed: int) -> None:
+    text = source(seed)
+    expected, got = run(torch, text, seed, _array), run(fanal, text, seed, _array)
+    for k, (e, g) in enumerate(zip(expected, got)):
+        assert len(e) == len(g), f"round {k}: torch {e[:1]}, fanal {g[:1]}\n{text}"
+        for i, (x, y) in enumerate(zip(e, g)):
+            if isinstance(x, str) or x is None or y is None:
+                assert x == y or (x is None and y is None), f"round {k}, result {i}: torch {x}, fanal {y}\n{text}"
+                continue
+            assert x.shape == y.shape, f"round {k}, result {i}: {x.shape} {y.shape}\n{text}"
+            np.testing.assert_allclose(y, x, rtol=2e-4, atol=2e-5, err_msg=f"round {k}, result {i}\n{text}")
+
+
+@pytest.mark.parametrize("block", range(max(1, COUNT // 50)))
+def test_programs_agree_with_torch(block: int) -> None:
+    for seed in range(block * 50, min(COUNT, (block + 1) * 50)):
+        compare(seed)
