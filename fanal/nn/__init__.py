@@ -9,7 +9,7 @@ from fanal.nn import modules as modules
 
 _PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
 _SUBMODULES = ("functional", "init", "parallel", "parameter", "utils")
-__all__ = sorted([*modules.__all__, *_PARAMETERS, *_SUBMODULES])
+__all__ = [*modules.__all__, *_PARAMETERS, *_SUBMODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -75,9 +75,9 @@ def total(name: str, scale: float) -> Kernel:
 
 
 def launch(kernel: Kernel, x: int, y: int, size: int, *more: int, work: int | None = None) -> Launch:
-    """A launch from value x to value y of `size` floats. `work` overrides its bytes, which decide on threads."""
-    return Launch(kernel, [Buf(x), Buf(y), *more], size, 0, 2 * size, 8 * size if work is None else work, (x,), (y,),
-                  kernel.name)
+    """A launch from value x to value y, `size` floats. `work` replaces its bytes, which decide on threads."""
+    nbytes = 8 * size if work is None else work
+    return Launch(kernel, [Buf(x), Buf(y), *more], size, 0, 2 * size, nbytes, (x,), (y,), kernel.name)
 
 
 def buffers(ids: range, size: int) -> dict[int, Buffer]:

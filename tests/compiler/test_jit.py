@@ -29,7 +29,8 @@ def call(address: int, x: np.ndarray) -> np.ndarray:
 
 
 def module(name: str, body: str, head: str = "") -> Kernel:
-    text = f"{head}\ndefine void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) {{\n{body}\n  ret void\n}}"
+    signature = f"define void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch)"
+    text = f"{head}\n{signature} {{\n{body}\n  ret void\n}}"
     return Kernel(name, lambda: text)
 
 
@@ -57,7 +58,8 @@ def test_constants_and_library_calls(own_loader, monkeypatch):
   %yp = getelementptr i8, ptr %args, i64 8
   %y = load ptr, ptr %yp
   %v = load <8 x float>, ptr %x, align 4
-  %w = fadd <8 x float> %v, <float 1.0, float 2.0, float 3.0, float 4.0, float 5.0, float 6.0, float 7.0, float 8.0>
+  %w = fadd <8 x float> %v, <float 1.0, float 2.0, float 3.0, float 4.0,
+                             float 5.0, float 6.0, float 7.0, float 8.0>
   store <8 x float> %w, ptr %y, align 4
   %s = extractelement <8 x float> %w, i64 0
   %e = call float @llvm.exp.f32(float %s)
@@ -75,7 +77,8 @@ def test_no_contraction():
     name = "k_contract"
     address = jit.compile_many([affine(name, 1 + 2.0 ** -12, -1.0)])[name]
     x = np.full(4, 1 - 2.0 ** -12, np.float32)
-    np.testing.assert_array_equal(call(address, x), np.full(4, np.float32(x[0] * np.float32(1 + 2.0 ** -12)) - 1))
+    product = np.float32(x[0] * np.float32(1 + 2.0 ** -12))
+    np.testing.assert_array_equal(call(address, x), np.full(4, product - 1))
 
 
 def test_errors_name_the_kernel():
@@ -84,7 +87,8 @@ def test_errors_name_the_kernel():
     with pytest.raises(RuntimeError, match="k_other"):
         jit.compile_many([Kernel("k_other", lambda: "define void @k_else() {\n ret void\n}")])
     with pytest.raises(LookupError, match="no_such_function"):
-        jit.compile_many([module("k_lost", "  call void @no_such_function()", "declare void @no_such_function()")])
+        jit.compile_many([module("k_lost", "  call void @no_such_function()",
+                                 "declare void @no_such_function()")])
     good = affine("k_good")
     assert jit.compile_many([good])["k_good"]
 

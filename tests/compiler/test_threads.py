@@ -150,7 +150,8 @@ def test_fork_while_another_thread_runs(two):
         for _ in range(5):
             child = os.fork()
             if child == 0:
-                ok = all((plan.run([np.full(n, 7, np.float32)])[0] == 7).all() for plan, n in ((exe, 32), (other, 16)))
+                ok = all((plan.run([np.full(n, 7, np.float32)])[0] == 7).all()
+                         for plan, n in ((exe, 32), (other, 16)))
                 os._exit(0 if ok else 1)
             assert os.waitpid(child, 0)[1] == 0
     finally:
@@ -201,7 +202,7 @@ assert tasks() == before + 2, tasks()
 
 
 def test_floating_point_control_is_the_default():
-    """A caller that flushes denormals to zero still gets IEEE results, from every thread, and keeps its setting."""
+    """A caller that flushes denormals to zero gets IEEE results, from every thread, and keeps its setting."""
     try:
         import torch
     except ImportError:

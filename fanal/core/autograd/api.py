@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.core.autograd.backward import gradients, is_scalar_like
+from fanal.core.autograd.hooks import REASON
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import session, unfollowable
-from fanal.core.ir.prims import add, alias, full, zeros
+from fanal.core.ir.prims import add, alias, concat, full, reshape, slice_, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
-from fanal.core.tensor.tensor import Tensor, wrap
+from fanal.core.tensor.tensor import wrap
 
 NO_GRAD_FN = "element {} of tensors does not require grad and does not have a grad_fn"
 
@@ -50,19 +51,8 @@ def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tup
     return roots, cots
 
 
-def _with_leaf_hooks(t: Any, g: Node) -> Node:
-    if t._hooks:
-        unfollowable("a tensor hook runs Python during backward")
-        for hook in list(t._hooks.values()):
-            out = hook(wrap(g))
-            if out is not None:
-                g = read(out)
-    return g
-
-
 def accumulate(t: Any, g: Node, create: bool) -> None:
     """Add a gradient to t.grad: a new tensor the first time, in place after."""
-    g = _with_leaf_hooks(t, g)
     event = session.event
     if t._grad is None:
         if g.home is not None or g.buffer is not None:
@@ -77,10 +67,9 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
         write(t._grad, add(value(t._grad), g))
         if event is not None:
             event.grads.append((t, t._grad, None))
-    post = getattr(t, "_post_hooks", None)
-    if post:
-        unfollowable("a post-accumulate hook runs Python during backward")
-        for hook in list(post.values()):
+    if t._hooks and t._hooks.after:
+        unfollowable(REASON)
+        for hook in list(t._hooks.after.values()):
             hook(t)
 
 
@@ -111,7 +100,8 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
          is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple:
     """Return the gradients of `outputs` with respect to `inputs`, as torch.autograd.grad."""
     if is_grads_batched:
-        raise RuntimeError("autograd.grad(is_grads_batched=True) is not supported; call it once per gradient, or use vmap")
+        return _batched(_tuple(outputs), _tuple(inputs), grad_outputs, retain_graph, create_graph, allow_unused,
+                        materialize_grads)
     outs, ins = _tuple(outputs), _tuple(inputs)
     gs = _tuple(grad_outputs) if grad_outputs is not None else (None,) * len(outs)
     retain = create_graph if retain_graph is None else retain_graph
@@ -123,30 +113,40 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
             raise RuntimeError("One of the differentiated Tensors does not require grad")
     found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
     result: list[Any] = []
-    for k, n in enumerate(nodes):
-        g = found.get(id(n))
-        if g is not None:
-            result.append(wrap(g))
-        elif materialize_grads:
-            result.append(wrap(zeros(n.shape, n.dtype)))
-        elif allow_unused:
-            result.append(None)
-        else:
-            raise RuntimeError("One of the differentiated Tensors appears to not have been used in the graph. Set "
-                               f"allow_unused=True if this is the desired behavior. (input {k})")
+    allow_unused = materialize_grads if allow_unused is None else allow_unused
+    with grad_mode(create_graph):
+        for n in nodes:
+            g = found.get(id(n))
+            if g is not None:
+                result.append(wrap(g))
+            elif materialize_grads:
+                result.append(wrap(zeros(n.shape, n.dtype)))
+            elif allow_unused:
+                result.append(None)
+            else:
+                raise RuntimeError("One of the differentiated Tensors appears to not have been used in the graph. Set "
+                                   "allow_unused=True if this is the desired behavior.")
     return tuple(result)
 
 
-def retain_grad(t: Tensor) -> None:
-    """Make t.grad available after backward though `t` is not a leaf."""
-    if not t.requires_grad:
-        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-    if t._leaf or t._retain:
-        return
-    t._retain = True
-    n = read(t)
+def _batched(outs: tuple, ins: tuple, grad_outputs: Any, retain_graph: bool | None, create: bool,
+             allow_unused: bool | None, materialize: bool) -> tuple:
+    """Return gradients for a batch of grad_outputs (first dimension), stacked; one walk per member."""
+    gs = _tuple(grad_outputs)
+    given = [read(g) for g in gs if g is not None]
+    if not given:
+        raise RuntimeError("is_grads_batched=True needs grad_outputs")
+    count = given[0].shape[0]
+    rows: list[list[Node | None]] = []
+    for k in range(count):
+        one = tuple(None if g is None else wrap(_row(read(g), k)) for g in gs)
+        last = k == count - 1 and not (create if retain_graph is None else retain_graph)
+        found = grad(outs, ins, one, not last, create, allow_unused=allow_unused, materialize_grads=materialize)
+        rows.append([None if g is None else read(g) for g in found])
+    return tuple(None if c[0] is None else wrap(concat([reshape(r, (1, *r.shape)) for r in c], 0))  # type: ignore[union-attr]
+                 for c in zip(*rows))
 
-    def keep(g: Tensor) -> None:
-        t._grad = wrap(read(g)) if t._grad is None else wrap(add(read(t._grad), read(g)))
 
-    n.hooks = [*(n.hooks or []), keep]
+def _row(n: Node, k: int) -> Node:
+    rest = n.shape[1:]
+    return reshape(slice_(n, (k, *(0 for _ in rest)), (k + 1, *rest), (1,) * len(n.shape)), rest)

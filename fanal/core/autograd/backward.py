@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.shape import Shape
-from fanal.core.base.state import grad_mode
+from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
-from fanal.core.ir.prims import add, convert, real, sum_to
+from fanal.core.ir.prims import add, alias, convert, real, sum_to, tape
 from fanal.core.ir.program import Node
-from fanal.core.tensor.tensor import Tensor, wrap
+from fanal.core.tensor.tensor import Tensor, compute, wrap
 
 FREED = ("Trying to backward through the graph a second time (or directly access saved tensors after they have already "
          "been freed). Saved intermediate values of the graph are freed when you call .backward() or autograd.grad(). "
@@ -80,15 +82,20 @@ def _check_versions(n: Node, saved: Sequence[Node]) -> None:
                "writing." if at else ""))
 
 
-_NAMES = {"sum": "SumBackward1", "reshape": "ViewBackward0", "dot": "MmBackward0", "max": "MaximumBackward0",
-          "alias": "AccumulateGrad", "tape": "TapeBackward0", "convert": "ToCopyBackward0", "permute": "PermuteBackward0",
-          "broadcast": "ExpandBackward0", "slice": "SliceBackward0", "conv": "ConvolutionBackward0"}
+_NAMES = {"sum": "SumBackward0", "reshape": "ViewBackward0", "dot": "MmBackward0", "max": "MaximumBackward0",
+          "min": "MinimumBackward0", "convert": "ToCopyBackward0", "broadcast": "ExpandBackward0",
+          "conv": "ConvolutionBackward0", "concat": "CatBackward0", "update_slice": "CopySlices", "tape": "AliasBackward0",
+          "take": "IndexSelectBackward0", "strided": "AsStridedBackward0", "window": "UnfoldBackward0"}
 
 
 def grad_name(n: Node) -> str:
     """Return PyTorch's name for the backward function of a value."""
     if n.leaf is not None:
         return "AccumulateGrad"
+    if n.row.name == "tape":
+        name = getattr(n.params[-1], "name", None)
+        if name:
+            return name
     return _NAMES.get(n.row.name, n.row.name.strip("_").title().replace("_", "") + "Backward0")
 
 
@@ -103,68 +110,113 @@ def _fit(g: Node, to: Node) -> Node:
     return g
 
 
-def _run_hooks(hooks: list, g: Node) -> Node:
-    for hook in list(hooks):
-        t = wrap(g)
-        out = hook(t)
-        if out is not None:
-            from fanal.core.tensor.alias import read
-            g = read(out)
-    return g
+def _check_nan(n: Node, outs: Sequence[Node | None]) -> None:
+    """Raise if a rule made a NaN, naming the function and the user's line."""
+    unfollowable("anomaly detection looks at every gradient")
+    for k, o in enumerate(o for o in outs if o is not None):
+        if o.dtype.category >= 2 and np.isnan(compute(wrap(alias(o)))).any():
+            at = show(n.where)
+            raise RuntimeError(f"Function '{grad_name(n)}' returned nan values in its {k}th output."
+                               + (f" Its forward ran at {at}." if at else ""))
+
+
+def _uses(walk: Sequence[Node]) -> dict[int, int]:
+    """Count how often each leaf of the walk is used in it."""
+    count = {id(n): 0 for n in walk if n.leaf is not None}
+    for n in walk:
+        if n.leaf is None:
+            for i in n.inputs:
+                if id(i) in count:
+                    count[id(i)] += 1
+    return count
 
 
 def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int] | None, *, create_graph: bool,
               retain: bool, accumulate: Any) -> dict[int, Node]:
     """Return the gradients at the values in `wanted` (by id); call accumulate(leaf, g) at leaves when it is None."""
     walk = order(roots)
+    inner: set[int] | None = None
     if wanted is not None:
-        walk = _only_towards(walk, wanted)
+        walk, inner = _only_towards(walk, wanted)
+    uses = _uses(walk)
     found: dict[int, Node] = {}
     grads: dict[int, Node] = {}
     spent: list[Node] = []
     with grad_mode(create_graph):
         for r, c in zip(roots, cotangents):
             grads[id(r)] = add(grads[id(r)], c) if id(r) in grads else c
-        for n in walk:
+
+        def arrive(n: Node) -> Node | None:
             g = grads.pop(id(n), None)
             if g is None:
+                return None
+            hooks = n.hooks if n.leaf is None else n.leaf._hooks
+            if hooks:
+                g = hooks.arriving(g)
+            if wanted is not None:
+                if id(n) in wanted:
+                    found[id(n)] = g
+            elif n.leaf is not None:
+                accumulate(n.leaf, g)
+            return g
+
+        for n in walk:
+            g = arrive(n)
+            if g is None:
+                if n.leaf is None:
+                    _count_down(n, uses, arrive)
                 continue
-            if n.hooks:
-                unfollowable("a tensor hook runs Python during backward")
-                g = _run_hooks(n.hooks, g)
-            if wanted is not None and id(n) in wanted:
-                found[id(n)] = g
-            if n.leaf is not None:
-                if wanted is None:
-                    accumulate(n.leaf, g)
+            if n.leaf is not None or n.row.grad is None or (inner is not None and id(n) not in inner):
                 continue
             if n.freed:
                 raise RuntimeError(FREED)
-            if n.row.grad is None:
-                continue
-            outs = n.row.grad(g, n, *n.inputs, *n.params)
-            saved = _saved(n, g, outs)
-            if saved:
-                _check_versions(n, saved)
+            rule = n.params[-1] if n.row is tape else None
+            outs: list[Node | None] = n.row.grad(g, n, *n.inputs, *n.params)
+            if n.hooks and n.hooks.post:
+                outs = n.hooks.leaving(g, outs)
+            if hasattr(rule, "release"):
                 if not retain:
-                    spent.append(n)
+                    rule.release()  # type: ignore[union-attr]
+            else:
+                saved = _saved(n, g, outs)
+                if saved:
+                    _check_versions(n, saved)
+                    if not retain:
+                        spent.append(n)
+            if state.anomaly and state.check_nan:
+                _check_nan(n, outs)
             for i, o in zip(n.inputs, outs):
                 if o is not None and i.needs_grad:
                     o = _fit(o, i)
                     known = grads.get(id(i))
                     grads[id(i)] = o if known is None else add(known, o)
+            _count_down(n, uses, arrive)
     for n in spent:
         n.freed = True
     return found
 
 
-def _only_towards(walk: list[Node], wanted: set[int]) -> list[Node]:
-    """Keep the values through which some wanted value is reached."""
+def _count_down(n: Node, uses: dict[int, int], arrive: Any) -> None:
+    """Let a gradient be collected as soon as the last use of its leaf was walked, as PyTorch does."""
+    for i in n.inputs:
+        left = uses.get(id(i))
+        if left is not None:
+            uses[id(i)] = left - 1
+            if left == 1:
+                arrive(i)
+
+
+def _only_towards(walk: list[Node], wanted: set[int]) -> tuple[list[Node], set[int]]:
+    """Keep the values through which some wanted value is reached; also tell which of them have more behind them."""
     useful: set[int] = set()
+    inner: set[int] = set()
     for n in reversed(walk):
-        if id(n) in wanted or any(id(i) in useful for i in n.inputs):
+        if n.leaf is None and any(id(i) in useful for i in n.inputs):
+            inner.add(id(n))
             useful.add(id(n))
-    return [n for n in walk if id(n) in useful]
+        elif id(n) in wanted:
+            useful.add(id(n))
+    return [n for n in walk if id(n) in useful], inner
 
 
 def is_scalar_like(shape: Shape) -> bool:

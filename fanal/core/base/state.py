@@ -10,6 +10,7 @@ class State(threading.local):
     grad: bool = True
     inference: bool = False
     anomaly: bool = False
+    check_nan: bool = True
     where: tuple | None = None
 
     @property

@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
-from fanal.core.compiler.fuse import READS, Group, base
-from fanal.core.compiler.graph import Value
+from fanal.core.compiler.graph import READS, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.ir.row import ROWS
+
+if TYPE_CHECKING:
+    from fanal.core.compiler.fuse import Group
 
 # An index along one dimension of a value: a constant plus (loop dimension, factor) terms.
 Index = tuple[int, tuple[tuple[int, int], ...]]

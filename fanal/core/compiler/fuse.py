@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanal.core.compiler.graph import Graph, Value
-
-VIEWS = ("broadcast", "reshape", "permute", "slice", "flip", "window")
-REDUCES = ("sum", "prod", "max_of", "min_of")
-JOINS = ("pad", "concat", "update_slice")
-READS = ("take", "gather")
-SOURCES = ("full", "iota", "philox")
+from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Graph, Value, base
+from fanal.core.compiler.tail import Inexpressible, TailBuilder, operand
 
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
 _GROUP_OPS, _GROUP_READS = 96, 20
@@ -60,13 +55,6 @@ def _role(v: Value, backend: Any) -> str:
     return v.row.kind if backend.special(v) else "host"
 
 
-def base(v: Value) -> Value:
-    """Return the value whose buffer holds `v`: reshapes of a root are that root's memory."""
-    while not v.root and v.name == "reshape":
-        v = v.inputs[0]
-    return v
-
-
 def _behind_views(v: Value) -> Value:
     while v.role == "inline" and v.name in VIEWS and not v.root:
         v = v.inputs[0]
@@ -93,7 +81,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
         if role != "inline" or v.output:
             v.root = True
         if id(v) in forced:
-            v.root = True
+            v.root = v.forced = True
         if role in ("host", "index"):
             for i in v.inputs:
                 _make_root(i)
@@ -215,9 +203,8 @@ def reduce_form(v: Value) -> tuple[str, Any]:
 
 def _trails(g: Group, root: Value) -> bool:
     """Tell whether a pointwise root can be done to the elements of a contraction as they are produced."""
-    from fanal.core.compiler.tail import Inexpressible, TailBuilder
     first = g.roots[0]
-    if first.name not in ("dot", "conv") or (first.name == "conv" and first.params[3] != 1):
+    if first.forced or first.name not in ("dot", "conv") or (first.name == "conv" and first.params[3] != 1):
         return False
     builder = TailBuilder(first)
     try:
@@ -252,6 +239,14 @@ class _Grouper:
         for n in needs:
             before |= self.groups[n].before | 1 << n
         found = self._find(root, kind, domain, reads, needs) if kind in ("loop", "row", "reduce") else None
+        if found is not None and len(needs) > 1:
+            for v in reads:
+                if v.group is not None and v.group is not found:
+                    self._join(found, v.group)
+            before = 0
+            for v in reads:
+                if v.group is not None:
+                    before |= v.group.before | 1 << v.group.number
         if found is None:
             found = Group(kind, domain, len(self.groups))
             self.groups.append(found)
@@ -271,6 +266,43 @@ class _Grouper:
             for h in self.groups:
                 if h.before & bit:
                     h.before |= group.before
+
+    def _join(self, a: Group, b: Group) -> None:
+        """Merge group b into a where both go over the same indices and neither needs the other through a third."""
+        if a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
+            return
+        if a.ops + b.ops > _GROUP_OPS or len(a.reads | b.reads) > _GROUP_READS:
+            return
+        for x, y in ((a, b), (b, a)):
+            for h in self.groups:
+                if h is not x and h is not y and h.before >> x.number & 1 and y.before >> h.number & 1:
+                    return
+        if a.kind == "row":
+            rows, length = a.domain
+            if rows < _FEW_ROWS and length > _LONG_ROW:
+                return
+        total = rows * length if a.kind == "row" else a.domain
+        for x, y in ((a, b), (b, a)):  # what one reads of the other must be at its own index
+            for r in x.roots:
+                found = scan(r, r.inputs[0] if r.role == "reduce" else None)
+                for v, how in found.items():
+                    if v.group is y and not (how == SAME if v.size == total or r.size != total and r.role != "reduce"
+                                             else how == v.size):
+                        return
+        for v in b.roots:
+            v.group = a
+        a.roots = sorted(a.roots + b.roots, key=lambda v: v.position)
+        a.reads |= b.reads
+        a.ops += b.ops
+        for v in b.reads:
+            self.readers.setdefault(v, []).append(a)
+        old, new = 1 << b.number, 1 << a.number
+        b.roots, b.kind, b.reads = [], "gone", set()
+        for h in self.groups:
+            if h.before & old:
+                h.before = h.before & ~old | new
+        self._order(a, b.before & ~new & ~old)
+        a.before &= ~new
 
     def _find(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int]) -> Group | None:
         tried: set[int] = set()
@@ -335,14 +367,21 @@ class _Grouper:
 
 
 def fuse(graph: Graph, backend: Any, forced: set[int]) -> list[Group]:
-    """Return the groups of a graph; their order of creation respects use only together with `order`."""
+    """Return the groups of a graph, in no order that means anything."""
+    for n, v in enumerate(graph.values):
+        v.position = n
     choose_roots(graph, backend, forced)
     grouper = _Grouper()
     for v in graph.values:
         if v.root and v.role not in ("given", "empty"):
             grouper.add(v)
-    for g in grouper.groups:
+    groups = [g for g in grouper.groups if g.roots]
+    for g in groups:
+        g.roots.sort(key=lambda v: v.position)
         for v in g.reads:
             if v.group is not None and v.group is not g:
                 v.outside = True
-    return grouper.groups
+    for g in groups:
+        if g.kind == "contract" and not any((v.output or v.outside) and v.dtype is g.roots[0].dtype for v in g.roots):
+            g.roots[0].outside = True  # generators store at least one value of their own dtype
+    return groups

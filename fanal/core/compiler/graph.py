@@ -9,12 +9,18 @@ from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 from fanal.core.ir.row import Row
 
+VIEWS = ("broadcast", "reshape", "permute", "slice", "flip", "window")
+REDUCES = ("sum", "prod", "max_of", "min_of")
+JOINS = ("pad", "concat", "update_slice")
+READS = ("take", "gather")
+SOURCES = ("full", "iota", "philox")
+
 
 class Value:
     """A value to be computed, or given (`row` None: a program input or a known array)."""
 
     __slots__ = ("row", "name", "inputs", "params", "shape", "size", "dtype", "where", "id", "known", "uses", "root",
-                 "role", "ops", "reads", "group", "output", "outside", "heavy")
+                 "role", "ops", "reads", "group", "output", "outside", "heavy", "position", "forced")
 
     def __init__(self, row: Row | None, inputs: tuple[Value, ...], params: tuple, shape: Shape, dtype: DType,
                  where: Any = None) -> None:
@@ -40,10 +46,19 @@ class Value:
         self.reads: frozenset[Value] = frozenset()
         self.group: Any = None
         self.output = False
+        self.position = 0
+        self.forced = False  # fusing it was tried and did not work
         self.outside = False  # some reader is not in its kernel
 
     def __repr__(self) -> str:
         return f"%{self.id} {self.name}({self.dtype.name}{list(self.shape)})"
+
+
+def base(v: Value) -> Value:
+    """Return the value whose buffer holds `v`: reshapes of a root are that root's memory."""
+    while not v.root and v.name == "reshape":
+        v = v.inputs[0]
+    return v
 
 
 class Graph:

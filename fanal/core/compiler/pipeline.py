@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from fanal.core.compiler.build import Builder, Unmappable
-from fanal.core.compiler.fuse import SAME, Group, base, fuse, scan
-from fanal.core.compiler.graph import Graph, Value
+from fanal.core.compiler.fuse import SAME, Group, fuse, scan
+from fanal.core.compiler.graph import Graph, Value, base
+from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.simplify import simplify
+from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
 from fanal.core.ir.program import Program
 
@@ -50,9 +52,10 @@ class _Lowering:
         for v in graph.outputs:
             v.output = v.row is not None
         groups = fuse(graph, self.backend, self.forced)
-        outputs, replaced, copies = self._outputs(inputs, groups)
+        outputs, replaced, first, copies = self._outputs(inputs, groups)
         self._number(graph.values, replaced)
-        order = _order(groups, replaced)
+        self._copy_all(first)
+        order = _order(groups, replaced, self.overwrites.readers)
         position = {id(v): k for k, v in enumerate(graph.values)}
         again: set[int] = set()
         for g in order:
@@ -62,8 +65,7 @@ class _Lowering:
                 again.add(position[id(e.value)])
         if again:
             return again
-        for source, dst in copies:
-            self.steps.append(_copy(source, base(source).id, dst))
+        self._copy_all(copies)
         return Lowered(self.steps, inputs, outputs, self.buffers, self.known, self.checks)
 
     def _number_inputs(self) -> list[int]:
@@ -73,15 +75,19 @@ class _Lowering:
                 v.id = graph.number()
         return [v.id for v in graph.given]
 
-    def _outputs(self, inputs: list[int], groups: list[Group]) -> tuple[list[int], dict[Value, Value], list]:
-        """Decide where outputs live. Returns ids, value -> the input it is computed into, and copies to make last."""
+    def _outputs(self, inputs: list[int], groups: list[Group],
+                 ) -> tuple[list[int], dict[Value, Value], list, list]:
+        """Decide where outputs live.
+
+        Returns ids, value -> the input it is computed into, and copies to make first and last.
+        """
         graph = self.graph
         outputs: list[int] = []
         taken: set[Value] = set()
         replaced: dict[Value, Value] = {}
+        first: list[tuple[Value, int]] = []
         copies: list[tuple[Value, int]] = []
-        owners = {id(b) for b in ()}
-        del owners
+        overwrites = self.overwrites = _Overwrites(groups)
         overwritten = {graph.given[j] for j in graph.writes.values()}
         for k, v in enumerate(graph.outputs):
             j = graph.writes.get(k)
@@ -91,23 +97,20 @@ class _Lowering:
                 if source is into and v.shape == into.shape:
                     pass
                 elif source.group is not None and source not in taken and source.dtype is into.dtype \
-                        and source.size == into.size and _may_replace(source, into, groups):
+                        and source.size == into.size and overwrites.allow(source, into):
                     replaced[source] = into
                     taken.add(source)
                 else:
                     copies.append((v, into.id))
                 outputs.append(into.id)
                 continue
-            if source.group is not None and source not in taken and not (source in replaced):
+            if (source.group is not None or source.role == "empty") and source not in taken:
                 taken.add(source)
                 outputs.append(-1 - k)  # numbered below
             else:
                 fresh = graph.number()
                 self.buffers[fresh] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
-                if source in overwritten:  # what it shows is about to change: copy first
-                    self.steps.append(_copy(v, source.id, fresh))
-                else:
-                    copies.append((v, fresh))
+                (first if source in overwritten else copies).append((v, fresh))  # before its contents change
                 outputs.append(fresh)
         for k, o in enumerate(outputs):
             if o < 0:
@@ -115,7 +118,7 @@ class _Lowering:
                 if source.id < 0:
                     source.id = graph.number()
                 outputs[k] = source.id
-        return outputs, replaced, copies
+        return outputs, replaced, first, copies
 
     def _number(self, values: list[Value], replaced: dict[Value, Value]) -> None:
         for v in values:
@@ -138,9 +141,64 @@ class _Lowering:
             if loop.stores:
                 self._launch(self.backend.loop(loop))
             return
+        if g.kind == "contract":
+            self._contract(g)
+            return
         for v in g.roots:
-            self.steps.append(HostStep(_bound(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
-                                       v.id, v.name, [v.where] if v.where else []))
+            self._host(v)
+
+    def _contract(self, g: Group) -> None:
+        """Emit a contraction with its pointwise tail."""
+        v = g.roots[0]
+        builder = TailBuilder(v)
+        tail = builder.tail
+        for r in g.roots:
+            if r is not v:
+                builder.add(r)
+            if r.output or r.outside:
+                tail.stores.append((builder.place[r], r))
+        operands = [operand(i) for i in v.inputs]
+        try:
+            found = self.backend.contract(v, operands, tail)
+        except ValueError:  # a layout it does not take
+            for i, o in zip(v.inputs, operands):
+                if base(i) is not o.value:
+                    raise Unmappable(i) from None
+            if len(g.roots) > 1:
+                raise Unmappable(v) from None
+            self._host(v)
+            return
+        self._launch(found)
+
+    def _host(self, v: Value) -> None:
+        self.steps.append(HostStep(_bound(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
+                                   v.id, v.name, [v.where] if v.where else []))
+
+    def _copy_all(self, copies: list[tuple[Value, int]]) -> None:
+        """Copy values to other buffers. What a copy overwrites must not be read by a later one."""
+        targets = {dst for _, dst in copies}
+        if any(base(v).id in targets for v, _ in copies):  # inputs that trade places: by way of buffers
+            waiting = []
+            for v, dst in copies:
+                fresh = self.graph.number()
+                self.buffers[fresh] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
+                self._copy(v, base(v).id, fresh)
+                waiting.append((v, fresh, dst))
+        else:
+            waiting = [(v, base(v).id, dst) for v, dst in copies]
+        for v, source, dst in waiting:
+            self._copy(v, source, dst)
+
+    def _copy(self, v: Value, source: int, to: int) -> None:
+        where = [v.where] if v.where else []
+        if not self.backend.stores(v.dtype):
+            self.steps.append(HostStep(lambda x: x, (source,), (v.shape,), to, "copy", where))
+        elif v.size:
+            access = (v.dtype, 0, (1,))
+            loop = Loop("rows", [v.size], [], [], [Op("load", (), 0, v.dtype)], [Access(source, *access)],
+                        [(0, Access(to, *access))], "copy", where)
+            collapse(loop)
+            self._launch(self.backend.loop(loop))
 
     def _launch(self, found: list[Any]) -> None:
         """Append launches, giving their temporaries ids."""
@@ -169,56 +227,70 @@ def _bound(v: Value) -> Any:
     return (lambda *arrays: ref(*arrays, *params)) if params else ref
 
 
-def _copy(v: Value, source: int, to: int) -> HostStep:
-    return HostStep(lambda x: x, (source,), (v.shape,), to, "copy", [v.where] if v.where else [])
+class _Overwrites:
+    """Decides which outputs may be computed into the inputs they replace."""
 
+    def __init__(self, groups: list[Group]) -> None:
+        self.groups = groups
+        self.readers: dict[Value, list[Group]] = {}
+        for g in groups:
+            for v in g.reads:
+                if v.row is None:
+                    self.readers.setdefault(v, []).append(g)
 
-def _may_replace(v: Value, into: Value, groups: list[Group]) -> bool:
-    """Tell whether `v` may be computed into the buffer of input `into`: every other reader can run before."""
-    own = v.group
-    if own.kind not in ("loop", "row", "reduce"):
-        return False
-    for g in groups:
-        if into not in g.reads:
-            continue
-        if g is own:
-            if own.kind == "reduce" or (own.kind == "row" and any(r.role == "reduce" for r in own.roots)):
-                return False  # several passes: a later one might read what an earlier one has stored
-            for r in own.roots:
-                how = scan(r, r.inputs[0] if r.role == "reduce" else None).get(into)
-                if how is not None and how != SAME:
-                    return False
-        elif g.before >> own.number & 1:
+    def allow(self, v: Value, into: Value) -> bool:
+        """Tell whether every other reader of `into` can run before `v` is computed there, and make that an order."""
+        own = v.group
+        if own.kind not in ("loop", "row", "reduce"):
             return False
-    return into.size == v.size
+        bit = 1 << own.number
+        before = own.before
+        for g in self.readers.get(into, ()):
+            if g is own:
+                if own.kind == "reduce" or any(r.role == "reduce" for r in own.roots):
+                    return False  # several passes: a later one might read what an earlier one has stored
+                for r in own.roots:
+                    how = scan(r).get(into)
+                    if how is not None and how != SAME:
+                        return False
+            elif g.before & bit:
+                return False
+            else:
+                before |= g.before | 1 << g.number
+        if before != own.before:
+            own.before = before
+            for h in self.groups:
+                if h.before & bit:
+                    h.before |= before
+        return True
 
 
-def _order(groups: list[Group], replaced: dict[Value, Value]) -> list[Group]:
+def _order(groups: list[Group], replaced: dict[Value, Value], readers: dict[Value, list[Group]]) -> list[Group]:
     """Return groups so that needs come first, and readers of an input before what overwrites it."""
-    after: list[set[int]] = [set() for _ in groups]
-    waits = [0] * len(groups)
+    after: dict[int, set[int]] = {g.number: set() for g in groups}
+    waits = dict.fromkeys(after, 0)
+    number = {g.number: g for g in groups}
 
     def edge(a: Group, b: Group) -> None:
-        if b.number not in after[a.number]:
+        if a is not b and b.number not in after[a.number]:
             after[a.number].add(b.number)
             waits[b.number] += 1
     for g in groups:
         for v in g.reads:
-            if v.group is not None and v.group is not g:
+            if v.group is not None:
                 edge(v.group, g)
     for v, into in replaced.items():
-        for g in groups:
-            if into in g.reads and g is not v.group:
-                edge(g, v.group)
-    ready = [n for n, w in enumerate(waits) if not w]
+        for g in readers.get(into, ()):
+            edge(g, v.group)
+    ready = [(number[n].roots[0].position, n) for n, w in waits.items() if not w]
     heapq.heapify(ready)
     out: list[Group] = []
     while ready:
-        n = heapq.heappop(ready)
-        out.append(groups[n])
+        _, n = heapq.heappop(ready)
+        out.append(number[n])
         for k in after[n]:
             waits[k] -= 1
             if not waits[k]:
-                heapq.heappush(ready, k)
+                heapq.heappush(ready, (number[k].roots[0].position, k))
     assert len(out) == len(groups), "a cycle between kernels"
     return out

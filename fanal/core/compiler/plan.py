@@ -1,7 +1,7 @@
 """Memory planning: where every intermediate value of a plan lives inside one arena.
 
-Interval best-fit: steps are walked in order; a value takes the smallest free hole that holds it when it is first
-written, and gives it back after its last use. Same input, same plan.
+Interval best-fit: steps are walked in order; a value takes the smallest free hole that holds it when it is
+first written, and gives it back after its last use. Same input, same plan.
 """
 from __future__ import annotations
 

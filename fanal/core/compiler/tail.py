@@ -8,8 +8,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.build import WRITTEN, ZERO, Map, Split, Unmappable, through
-from fanal.core.compiler.fuse import VIEWS, base
-from fanal.core.compiler.graph import Value
+from fanal.core.compiler.graph import VIEWS, Value, base
 from fanal.core.compiler.loopir import Op
 from fanal.core.ir.row import ROWS
 

@@ -432,7 +432,8 @@ def learn(draft: Draft, mode: tuple) -> None:
         arrays = []
         for k in p.bound:  # the values as of the start of the segment: storages already stand at their new version
             kind, x = p.sources[k]
-            arrays.append(draft.starting[x].buffer if kind == "group" else p.scalars[x][1] if kind == "scalar" else x)
+            arrays.append(draft.starting[x].buffer if kind == "group" else p.scalars[x][1] if kind == "scalar" else
+                          draft.snapshot(x) if kind == "snapshot" else x)
         for g, a in zip(p.keep, p.exe.run(arrays)):
             storage = p.groups[g].weak()
             if storage is not None:
@@ -441,6 +442,21 @@ def learn(draft: Draft, mode: tuple) -> None:
     _expect_next(p)
 
 
+def _leave_here() -> None:
+    leave(session.path, position())
+
+
+def _forget_tensor(t: Any) -> None:
+    known = paths()
+    known.all = [p for p in known.all if not any(slot.tensor is t for slot in p.slots)]
+    for p in known.all:
+        if p.successor is not None and p.successor not in known.all:
+            p.successor = None
+    if known.last not in known.all:
+        known.last = None
+
+
+record.set_leaver(_leave_here, _forget_tensor)
 recorded.draft = Draft
 recorded.learn = learn
 __all__ = ["MANUAL", "dispatch", "learn", "stub"]

@@ -1,6 +1,7 @@
 """What the engine knows of a tensor: storages that hold values, and handles onto them."""
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,25 @@ def root_array(storage: Storage) -> np.ndarray:
     return buffer
 
 
+def shared_outside(s: Storage) -> bool:
+    """Tell whether somebody outside can see or change the bytes of a storage; note it when nobody can any more."""
+    if s.foreign is None:
+        return False
+    owner = s.foreign()
+    while owner is not None:
+        # One reference from what stands on the array (our buffer, or the view before it), one from here, one argument.
+        if sys.getrefcount(owner) > 3:
+            return True
+        owner = owner.base if isinstance(owner.base, np.ndarray) else None
+        if owner is None:
+            break
+    s.foreign = None
+    return False
+
+
 def signature(t: Handle) -> tuple:
     """Return what must be equal for another tensor from outside to take the place of `t`."""
     s = t._storage
-    return (type(t), t._shape, t._dtype, t._chain, t._strides, t._leaf, t._detached, t._inference, s.meta, s.node.shape,
+    return (type(t), t._shape, t._dtype, t._chain, t._strides, t._leaf, t._detached, t._inference, bool(t._hooks), s.meta,
+            s.node.shape,
             s.node.needs_grad, s.foreign is None)

@@ -11,7 +11,7 @@ from weakref import ref
 
 import numpy as np
 
-from fanal.core.engine.handle import Handle, Storage, signature
+from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.ir.prims import input_
@@ -51,13 +51,14 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("tensor", "signature", "group", "uses", "moves")
+    __slots__ = ("tensor", "signature", "group", "uses", "moves", "copy")
 
     def __init__(self, tensor: Handle, made: tuple, group: int) -> None:
         self.tensor: Any = tensor
         self.signature = made
         self.group = group
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place)
+        self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
         self.moves = False  # another object was seen here: do not keep it
 
 
@@ -89,6 +90,7 @@ class Draft:
     def __init__(self, s: Session) -> None:
         events, outs, slots, starts = s.events, s.outs, s.slots, s.starts
         index, slot_index = s.index, s.slot_index
+        self.snapshots = s.snapshots
         self.refused: str | None = None
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
@@ -116,6 +118,10 @@ class Draft:
         self._handles(outs)
         self.steps = [self._step(e, index, slot_index, outs) for e in events]
 
+    def snapshot(self, slot: int) -> np.ndarray:
+        """Return the copy that was read while recording."""
+        return next(n.buffer for k, n in self.snapshots.values() if k == slot)  # type: ignore[return-value]
+
     def covers(self, live: list[Storage]) -> bool:
         """Tell whether every storage that must be computed is one of the segment's results."""
         return all(id(st) in self.group_of and self.groups[self.group_of[id(st)]].weak() is st for st in live)
@@ -136,6 +142,8 @@ class Draft:
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
             known[id(node)] = ("group", self.group_of[sid])
+        for nid, (k, _) in self.snapshots.items():
+            known[nid] = ("snapshot", k)
         for e in events:
             self._runtime(e, known)
         copies = self.copies = {}
@@ -338,6 +346,8 @@ class Path:
 
     def bind(self, slot: Slot, t: Any) -> bool:
         """Let `t` take the place of a slot's tensor if it is of the same make."""
+        if t._storage.foreign is not None:
+            shared_outside(t._storage)
         if signature(t) != slot.signature:
             return False
         g = self.groups[slot.group]
@@ -356,6 +366,12 @@ class Path:
                 self.outs[k]._storage = s
         slot.moves = slot.tensor is not None or slot.moves
         slot.tensor = t
+        if s.foreign is not None:
+            a = s.node.buffer
+            for row, params in t._chain:
+                a = row.ref(a, *params)
+            slot.copy = np.array(a, order="C", copy=True)
+            return True  # looked at anew every time it comes
         for native, place in slot.uses:
             matcher.set_arg(native, place, t)
         return True
@@ -367,7 +383,9 @@ class Path:
             return a is self.outs[x]
         if kind == SLOT:
             slot = self.slots[x]
-            return a is slot.tensor or (isinstance(a, Handle) and self.bind(slot, a))
+            if a is slot.tensor and a._storage.foreign is None:
+                return True
+            return isinstance(a, Handle) and self.bind(slot, a)
         if kind == CONST:
             return a is x or (type(a) is type(x) and a == x)
         if kind == RUNTIME:
@@ -425,6 +443,8 @@ class Path:
             kind, x = self.sources[k]
             if kind == "group":
                 found.append(self.groups[x].storage.node.buffer)
+            elif kind == "snapshot":
+                found.append(self.slots[x].copy)
             elif kind == "scalar":
                 entry = self.scalars[x]
                 if entry[2] is not None:

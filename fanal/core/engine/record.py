@@ -13,7 +13,7 @@ from weakref import ref
 
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
-from fanal.core.engine.handle import Handle, Storage, signature
+from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.program import Node
 
@@ -75,6 +75,7 @@ class Session(threading.local):
         self.slots: list[Any] = []  # tensors from outside, in order of first use
         self.slot_index: dict[int, int] = {}
         self.starts: dict[int, tuple[Storage, Node, int]] = {}  # id of a storage from outside -> its value at first use
+        self.snapshots: dict[int, tuple[int, Node]] = {}  # id of a copy of shared memory -> its slot
         self.effects.clear()
 
 
@@ -95,11 +96,14 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
         if k is None:
             k = s.slot_index[id(x)] = len(s.slots)
             st = x._storage
+            shared_outside(st)
             s.slots.append((x, signature(x), st))
             if id(st) not in s.starts:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
                     s.unfollowable = "a tensor from outside is pending"
+        elif x._storage.foreign is not None:
+            s.unfollowable = "memory shared with NumPy is read by several events"
         return (SLOT, k)
     if isinstance(x, (tuple, list)):
         return (SEQUENCE, (type(x), [spec_of(i, s, event) for i in x]))
@@ -174,6 +178,15 @@ def runtime(node: Node, value: Any) -> Node:
     return node
 
 
+def note_snapshot(node: Node, t: Handle) -> None:
+    """Note that `node` is a copy of what `t`, whose memory is shared with NumPy, held at this event."""
+    k = session.slot_index.get(id(t))
+    if k is not None:
+        session.snapshots[id(node)] = (k, node)
+    else:
+        session.unfollowable = "memory shared with NumPy is read through another tensor"
+
+
 def unfollowable(reason: str) -> None:
     """Say that this segment does something that only Python can repeat, so it is recorded every time."""
     session.unfollowable = reason
@@ -193,6 +206,34 @@ def set_position(f: Callable[[], int]) -> None:
     """Install the function that tells how many events were followed."""
     global _position
     _position = f
+
+
+def written_ahead() -> bool:
+    """Tell whether followed events have written to tensors from outside, whose memory does not show it yet."""
+    path = session.path
+    return path is not None and bool(path.writes) and not session.flushing and _position() > 0
+
+
+_leaver: Callable[[], None]
+_forgetter: Callable[[Any], None]
+
+
+def set_leaver(leave: Callable[[], None], forget: Callable[[Any], None]) -> None:
+    """Install the functions that stop following, and that drop known segments."""
+    global _leaver, _forgetter
+    _leaver, _forgetter = leave, forget
+
+
+def leave_path() -> None:
+    """Stop following: what was followed is recorded after the fact. Call it before a change that is no event."""
+    if session.path is not None and not session.depth:
+        _leaver()
+
+
+def forget_tensor(t: Any) -> None:
+    """Drop the known segments of this thread that take `t` from outside: it no longer is what they were made for."""
+    if session.paths is not None:
+        _forgetter(t)
 
 
 def flush(reason: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.autograd.hooks import GradFn
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
@@ -141,36 +142,6 @@ def _set_grad(self: Any, grad: Any) -> None:
 
 
 Tensor.grad = property(lambda self: self._grad, _set_grad, lambda self: set_grad(self, None))  # type: ignore[attr-defined]
-
-
-class GradFn:
-    """The backward function of a tensor, for looking at."""
-
-    def __init__(self, node: Any) -> None:
-        from fanal.core.autograd.backward import grad_name
-        self._node = node
-        self._name = grad_name(node)
-
-    def name(self) -> str:
-        """Return the name PyTorch gives this function."""
-        return self._name
-
-    @property
-    def next_functions(self) -> tuple:
-        return tuple((GradFn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
-
-    @property
-    def variable(self) -> Any:
-        return self._node.leaf
-
-    def __repr__(self) -> str:
-        return f"<{self._name} object at {hex(id(self._node))}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, GradFn) and other._node is self._node
-
-    def __hash__(self) -> int:
-        return id(self._node)
 
 
 def _grad_fn(self: Any) -> GradFn | None:

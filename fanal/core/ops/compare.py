@@ -12,7 +12,7 @@ from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (Operand, floating, is_number, node_of, nodes_of, public, read, result, result_type, wrap)
-from fanal.core.tensor.tensor import compute
+from fanal.core.tensor.tensor import Tensor, compute
 
 
 def _ordered(d: dt.dtype, name: str) -> None:
@@ -215,20 +215,20 @@ def isclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, eq
     return result(close_node(read(input), read(other), rtol, atol, equal_nan), input, other)
 
 
-@public(read=True)
+@public(event=False)
 def allclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
     """Tell whether all elements are close."""
-    return bool(compute(isclose(input, other, rtol, atol, equal_nan)).all())
+    return bool(compute(Tensor.isclose(input, other, rtol, atol, equal_nan)).all())  # type: ignore[attr-defined]
 
 
-@public(read=True)
+@public(event=False)
 def equal(input: Any, other: Any) -> bool:
     """Tell whether two tensors have the same shape and elements."""
     if not isinstance(other, Handle):
         raise TypeError(f"equal(): argument 'other' (position 1) must be Tensor, not {type(other).__name__}")
     if input._shape != other._shape:
         return False
-    return bool(compute(eq(input, other)).all())
+    return bool(compute(Tensor.eq(input, other)).all())  # type: ignore[attr-defined]
 
 
 @public(method=False, out=True)
@@ -251,7 +251,7 @@ def isin(elements: Operand, test_elements: Operand, *, assume_unique: bool = Fal
     return wrap(P.given(np.ascontiguousarray(found), dt.bool_))
 
 
-@public("is_nonzero", read=True)
+@public("is_nonzero", event=False)
 def is_nonzero(input: Any) -> bool:
     """Tell whether the only element is not zero."""
     n = math.prod(input._shape)

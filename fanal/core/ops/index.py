@@ -400,28 +400,28 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
 
 def nonzero_array(input: Any) -> np.ndarray:
     """Return the positions of elements that are not zero, one row each."""
-    a = known(input)
+    a = compute(input)
     if not a.ndim:
         return np.zeros((int(bool(a)), 0), np.int64)
     return np.stack(np.nonzero(a), 1).astype(np.int64)
 
 
-@public(out=True)
+@public(out=True, event=False)
 def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     """Return the positions of elements that are not zero: rows of a matrix, or one vector per dimension."""
     if as_tuple:
-        a = np.atleast_1d(known(input))
+        a = np.atleast_1d(compute(input))
         return tuple(wrap(P.given(np.ascontiguousarray(c, np.int64), dt.int64)) for c in np.nonzero(a))
     return wrap(P.given(np.ascontiguousarray(nonzero_array(input)), dt.int64))
 
 
-@public()
+@public(event=False)
 def argwhere(input: Any) -> Any:
     """Return the positions of elements that are not zero, as rows."""
     return nonzero(input)
 
 
-@public(out=True)
+@public(out=True, event=False)
 def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
     """Return the first `size` positions of elements that are not zero, filled up with `fill_value`."""
     if size < 0:
@@ -441,13 +441,13 @@ def _triangle_indices(row: int, col: int, offset: int, lower: bool, d: Any) -> A
     return wrap(P.given(np.stack(a).astype(kind.np), kind))
 
 
-@public(method=False)
+@public(method=False, event=False)
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
     """Return the positions of the lower triangle of a matrix, one column each."""
     return _triangle_indices(row, col, offset, True, dtype)
 
 
-@public(method=False)
+@public(method=False, event=False)
 def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
     """Return the positions of the upper triangle of a matrix, one column each."""
     return _triangle_indices(row, col, offset, False, dtype)

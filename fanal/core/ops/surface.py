@@ -17,7 +17,7 @@ from fanal.core.tensor.alias import read
 from fanal.core.tensor.tensor import Tensor
 
 TOPICS = ("pointwise", "compare", "reduce", "create", "shape", "pieces", "rearrange", "join", "index", "grad_ops", "access", "random", "matmul",
-          "norm", "activation", "loss", "conv", "pool", "adaptive_pool", "pad", "vision", "resample", "attention", "embedding", "scan", "sort", "linalg", "show",
+          "norm", "activation", "loss", "margin", "ctc", "dropout", "einsum", "distance", "conv", "pool", "adaptive_pool", "pad", "vision", "resample", "attention", "embedding", "scan", "sort", "linalg", "show",
           "convert", "factory", "modes", "special", "numpy_share", "limits", "scatter", "order", "search", "type_tools", "storage_view")
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None,

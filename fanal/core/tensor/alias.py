@@ -10,8 +10,8 @@ from weakref import ref
 import numpy as np
 
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Storage
-from fanal.core.engine.record import flush, hold
+from fanal.core.engine.handle import Chain, Handle, Storage, shared_outside
+from fanal.core.engine.record import flush, hold, note_snapshot
 from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, recast, reshape, slice_, strided,
                                  tape, update_slice, window)
 from fanal.core.ir.program import Node
@@ -37,9 +37,7 @@ def value(t: Handle) -> Node:
 def _snapshot(t: Handle) -> Node:
     """Return a copy of bytes that somebody outside may change before this segment runs."""
     s = t._storage
-    shared = s.foreign()
-    if shared is None:
-        s.foreign = None
+    if not shared_outside(s):
         return value(t)
     if s.node.buffer is None:
         flush("shared memory")
@@ -47,6 +45,7 @@ def _snapshot(t: Handle) -> Node:
     for row, params in t._chain:
         a = row.ref(a, *params)
     n = given(np.array(a, order="C", copy=True), t._dtype)
+    note_snapshot(n, t)
     if s.node.needs_grad and not t._detached:  # keep the history, take the bytes
         n = tape((n, derive(s.node, t._chain)), _pass)
     return n

@@ -11,7 +11,7 @@ from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Storage
-from fanal.core.engine.record import flush, hold
+from fanal.core.engine.record import flush, hold, written_ahead
 from fanal.core.ir.prims import alias, given, permute
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
@@ -165,7 +165,7 @@ def compute(t: Handle) -> np.ndarray:
     s = t._storage
     if s.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-    if s.node.buffer is None:
+    if s.node.buffer is None or written_ahead():
         flush("read")
     a = s.node.buffer
     assert a is not None

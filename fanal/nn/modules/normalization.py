@@ -38,7 +38,11 @@ class LocalResponseNorm(Module):
 
 
 class CrossMapLRN2d(LocalResponseNorm):
-    """Normalise across neighbouring channels, as `LocalResponseNorm`, for (N, C, H, W)."""
+    """Normalise across neighbouring channels, as `LocalResponseNorm`, for (N, C, H, W).
+
+    As in torch, channel 0 never leaves the running sum: it also counts for channels out of its reach.
+    Differs from torch: backward is the gradient of this forward.
+    """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
         super().__init__(size, alpha, beta, k)
@@ -46,12 +50,13 @@ class CrossMapLRN2d(LocalResponseNorm):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4:
             raise ValueError(f"CrossMapLRN2d: Expected input to be 4D, got {input.dim()}D instead.")
-        # The window of `size` channels reaches (size - 1) // 2 to both sides.
-        side = (self.size - 1) // 2
-        square = F.pad(input.pow(2).unsqueeze(1), (0, 0, 0, 0, side, side))
-        mean = F.avg_pool3d(square, (2 * side + 1, 1, 1), stride=1).squeeze(1)
-        scale = mean * (self.alpha * (2 * side + 1) / self.size) + self.k
-        return input * scale.pow(-self.beta)
+        reach, square = (self.size - 1) // 2, input.pow(2)
+        width = 2 * reach + 1
+        padded = F.pad(square.unsqueeze(1), (0, 0, 0, 0, reach, reach))
+        total = F.avg_pool3d(padded, (width, 1, 1), stride=1).squeeze(1) * width
+        near = total[:, : reach + 1]
+        total = fanal.cat((near, total[:, reach + 1 :] + square[:, :1]), 1)
+        return input * (total * (self.alpha / self.size) + self.k).pow(-self.beta)
 
 
 class LayerNorm(Module):

@@ -6,13 +6,16 @@ from typing import Any
 
 from fanal.core.backends.contract import Launch, Temp
 from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.contraction import CONVOLUTIONS, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
+from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
 from fanal.core.compiler.loopir import Loop
+from fanal.core.compiler.tail import Tail
 
 
 class CpuBackend:
@@ -31,6 +34,18 @@ class CpuBackend:
         if row is None or row.code is None:
             return False
         return _emits(row.name, *(i.dtype for i in v.inputs), v.dtype)
+
+    def special(self, v: Value) -> bool:
+        """Tell whether there is a generator for a contraction or another kind of its own."""
+        if v.name == "dot":
+            return v.dtype.is_floating_point and all(i.size for i in v.inputs)
+        if v.name in CONVOLUTIONS:
+            return v.dtype in (dt.float32, dt.float64) and 3 <= len(v.shape) <= 5 and all(i.size for i in v.inputs)
+        return False
+
+    def contract(self, v: Value, operands: list[strided.Operand], tail: Tail) -> list[Temp | Launch]:
+        """Return the launches of a contraction and its tail. Raises ValueError for a layout it cannot read."""
+        return contract_launches(v, operands, tail, self.target)
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:
         """Return the launches of a loop."""

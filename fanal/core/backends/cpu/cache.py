@@ -1,8 +1,8 @@
 """Compiled objects on disk, so that a second process compiles nothing.
 
-A bundle is one file with the objects of the kernels that were compiled or found together, so a program seen before
-costs one open. Bundles never change: they are written beside and renamed, so any number of processes may write.
-Whatever is wrong with the directory or a file costs time, never a result.
+A bundle is one file with the objects of the kernels that were compiled or found together, so a program seen
+before costs one open. Bundles never change: they are written beside and renamed, so any number of processes
+may write. Whatever is wrong with the directory or a file costs time, never a result.
 
     <cache dir>/objects/<environment>/<kernels>.fko     environment, kernels: digests
     file: magic, 4-byte header length, JSON header {"environment", "kernels": {name: [offset, size]}},
@@ -92,7 +92,7 @@ class Store:
         self.index: dict[str, Path] | None = None  # kernel -> bundle, read on the first search
 
     def _prepare(self) -> bool:
-        """Make the directories. Refuse those that somebody else may write to: they would be code execution."""
+        """Make the directories. Refuse those others may write to: that would let them execute code here."""
         try:
             for folder in (self.top, self.folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +121,8 @@ class Store:
             if self.index is None:
                 self.index = self._scan()
             # Bundles of other programs: open each once.
-            for file in {self.index[name]: None for name in sorted(wanted - found.keys()) if name in self.index}:
+            missing = sorted(name for name in wanted - found.keys() if name in self.index)
+            for file in {self.index[name]: None for name in missing}:
                 found |= self._read(file, wanted - found.keys())
         return found
 
@@ -201,7 +202,14 @@ class Store:
 
     def _trim(self) -> None:
         """Drop the bundles longest unused, of every environment, when the size is over the limit."""
-        files = sorted(entry for folder in self.top.iterdir() if folder.is_dir() for entry in _files(folder))
+        files = []
+        for folder in self.top.iterdir():
+            if folder.is_dir():
+                found = _files(folder)
+                files += found
+                if not found:
+                    _remove_folder(folder)
+        files.sort()
         total = sum(size for _, size, _ in files)
         if total <= self.limit:
             return
@@ -253,6 +261,15 @@ def _write(file: Path, data: bytes) -> None:
 def _remove(file: Path) -> None:
     try:
         file.unlink()
+    except OSError:
+        pass
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the directory of an environment that is gone; one that is new may be waiting for its first file."""
+    try:
+        if time.time() - folder.stat().st_mtime > _ABANDONED:
+            folder.rmdir()
     except OSError:
         pass
 

@@ -19,7 +19,7 @@ from fanal.core.backends.cpu.matmul import TEMP_IDS, Operand, choose_tile, matmu
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
-_BAND = 512  # flat positions of a band of output rows: their accumulators stay in the first-level cache
+_BAND = 1024  # flat positions of a band of output rows: their accumulators stay in the first-level cache
 _WEIGHT_BYTES = 512 << 10  # weights a unit goes through: they stay in the second-level cache
 _PARTS = 16  # units a weight gradient is divided into when there are images enough
 _PART_BYTES = 64 << 20  # most memory spent on the parts
@@ -190,15 +190,19 @@ def _up(x: int, step: int) -> int:
 
 
 def _band(axes: list[_Axis], width: int, limit: int) -> int:
-    """Return the output rows of a band: at most `limit`, with the fewest panels in all, then the most rows."""
+    """Return the output rows of a band: at most `limit`, with the least work.
+
+    A band costs its panels and about one more for what is done once: copying rows the next band copies again,
+    reading the weights.
+    """
     _, y, x = axes
     pitch = x.out + x.span
 
-    def panels(rows: int) -> int:
+    def cost(rows: int) -> int:
         whole, rest = divmod(y.out, rows)
-        of = lambda r: -(-((r - 1) * pitch + x.out) // width)  # noqa: E731
+        of = lambda r: 1 + -(-((r - 1) * pitch + x.out) // width)  # noqa: E731
         return whole * of(rows) + (of(rest) if rest else 0)
-    return min(range(1, max(1, min(limit, y.out)) + 1), key=lambda rows: (panels(rows), -rows))
+    return min(range(1, max(1, min(limit, y.out)) + 1), key=lambda rows: (cost(rows), -rows))
 
 
 def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Operand, axes: list[_Axis], cg: int,
@@ -227,7 +231,8 @@ def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Op
 
     scatter = out_steps[2] != 1
     spec = ir.ConvSpec("forward", height, vectors, image.dtype.name, flat, x.stride == 1, scatter)
-    flat_at = _up(height * wide * size, 64)
+    pack_at = _up(height * wide * size, 64)
+    flat_at = _up(pack_at + cg * count * 8, 64)
     scratch = flat_at + (_up(line * (band + y.span) + (width + 2 * lanes) * size, 64) if flat else 0)
     d, h, row = _three(out.shape[2:], 1)
     words = _words(axes, image, n, groups, channels, m, extents, taps, phases, flat, band)
@@ -235,7 +240,7 @@ def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Op
     words |= {ir.W: weight, ir.Y: Buf(out.value_id, start * size), ir.Y_IMAGE: groups * m * d * h * row,
               ir.Y_CHANNEL: d * h * row, ir.Y_Z: out_steps[0] * h * row, ir.Y_ROW: out_steps[1] * row,
               ir.Y_COL: out_steps[2], ir.BLOCK: block, ir.W_ROW: cg * count, ir.WIDE: wide, ir.FLAT_AT: flat_at,
-              ir.PACK_AT: 0}
+              ir.PACK_AT: pack_at}
     if channels == 0:
         words[ir.W] = Buf(out.value_id)  # never read
     args = [words[i] for i in range(ir.BASE)]
@@ -292,12 +297,13 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
     extents, taps, phases = _geometry(axes, flat, band, item)
     temp = Temp(next(TEMP_IDS), parts * one * item)
     spec = ir.ConvSpec("weight", height, vectors, x.dtype.name, flat, xa.stride == 1)
-    flat_at = _up(band * xa.out * wide * item, 64)
+    table_at = _up(band * xa.out * wide * item, 64)
+    flat_at = _up(table_at + (block * taps_count + height) * 8, 64)
     scratch = flat_at + (_up(line * (band + y.span) + 4 * lanes * item, 64) if flat else 0)
     words = _words(axes, x, n, groups, cg, m, extents, taps, phases, flat, band)
     plane = prod(places)
     words |= {ir.W: g.buf, ir.Y: Buf(temp.id), ir.Y_IMAGE: groups * m * plane, ir.Y_CHANNEL: plane,
-              ir.Y_Z: places[1] * places[2], ir.Y_ROW: places[2], ir.Y_COL: 1, ir.BLOCK: block, ir.W_ROW: 0,
+              ir.Y_Z: places[1] * places[2], ir.Y_ROW: places[2], ir.Y_COL: 1, ir.BLOCK: block, ir.W_ROW: table_at,
               ir.WIDE: wide, ir.FLAT_AT: flat_at, ir.PACK_AT: 0, ir.PARTS: parts, ir.IMAGES: images}
     name = target.symbol(spec.key)
     flops = 2 * prod(g.shape) * total

@@ -42,7 +42,7 @@ class ConvSpec:
 
     @property
     def key(self) -> str:
-        return "conv1:" + ":".join(str(v) for v in vars(self).values())
+        return "conv3:" + ":".join(str(v) for v in vars(self).values())
 
 
 class _Conv:
@@ -132,6 +132,31 @@ class _Conv:
         self.flatten(x, channels, oz, oy, out)
         return out, w.mul(w.mul(p[PHASES], p[DQ]), w.mul(p[HQ], p[WQ]))
 
+    def offsets(self, plane: Value, channels: Value, place: Value) -> Value:
+        """Write the table of byte offsets of every (channel, tap) at `place` in scratch; the last is repeated."""
+        w, p = self.w, self.words
+        table, step = w.at("%scratch", place), w.mul(plane, str(self.size))
+
+        def channel(c: Value) -> list[Value]:
+            base, row = w.mul(c, step), w.at(table, w.mul(c, p[TAPS]), 8)
+
+            def tap(t: Value) -> list[Value]:
+                offset = w.let(f"load i64, ptr {w.at(self.taps, t, 8)}, align 8")
+                w.do(f"store i64 {w.add(base, offset)}, ptr {w.at(row, t, 8)}, align 8")
+                return []
+            w.loop("0", p[TAPS], "1", tap)
+            return []
+        w.loop("0", channels, "1", channel)
+        if self.spec.kind == "weight":
+            total = w.mul(channels, p[TAPS])
+            last = w.let(f"load i64, ptr {w.at(table, w.sub(total, '1'), 8)}, align 8")
+
+            def repeat(r: Value) -> list[Value]:
+                w.do(f"store i64 {last}, ptr {w.at(table, w.add(total, r), 8)}, align 8")
+                return []
+            w.loop("0", str(self.spec.height), "1", repeat, once=True)
+        return table
+
     def split(self, unit: Value, *extents: Value) -> list[Value]:
         """Return the digits of `unit`, the fastest first; the last one is what remains."""
         w, digits = self.w, []
@@ -163,6 +188,7 @@ class _Forward(_Conv):
         oy = w.mul(band, p[BAND])
         rows = w.min(p[BAND], w.sub(p[OH], oy))
         flat, plane = self.source(image, w.mul(group, p[CG]), p[CG], oz, oy)
+        table, depth = self.offsets(plane, p[CG], p[PACK_AT]), w.mul(p[CG], p[TAPS])
         positions = w.add(w.mul(w.sub(rows, "1"), p[WQ]), p[OW])
         weights = w.at(p[W], w.mul(w.mul(group, p[M]), p[W_ROW]), self.size)
         i0 = w.mul(block, p[BLOCK])
@@ -177,8 +203,7 @@ class _Forward(_Conv):
 
             def panel(q: Value) -> list[Value]:
                 w.do(f"call void @{self.name}_part(ptr {a}, i64 {w.mul(p[W_ROW], str(self.size))}, "
-                     f"ptr {w.at(flat, q, self.size)}, i64 {w.mul(plane, str(self.size))}, ptr {self.taps}, "
-                     f"i64 {p[TAPS]}, i64 {p[CG]}, ptr {w.at('%scratch', q, self.size)}, "
+                     f"ptr {w.at(flat, q, self.size)}, ptr {table}, i64 {depth}, ptr {w.at('%scratch', q, self.size)}, "
                      f"i64 {w.mul(p[WIDE], str(self.size))}, i64 {high}, i64 {w.sub(positions, q)})")
                 return []
             w.loop("0", positions, str(self.width), panel, once=True)
@@ -248,23 +273,19 @@ def _forward_part(target: Target, declared: set[str], spec: ConvSpec, name: str)
         first = [w.at("%a", w.mul("%a_step", str(r))) for r in bases]
         twice = w.mul("%a_step", "2") if h > 2 else "0"
 
-        def taps(_: Value, *outer: Value, h: int = h, bases: list[int] = bases, twice: Value = twice) -> list[Value]:
-            def tap(t: Value, *inner: Value) -> list[Value]:
-                pointers, acc = inner[:len(bases)], list(inner[len(bases):])
-                offset = w.let(f"load i64, ptr {w.at('%taps', t, 8)}, align 8")
-                b = w.at(outer[0], offset)
-                panel = [w.load(vector, w.at(b, str(j * lanes), size), masks[j] if masks else None, size)
-                         for j in range(v)]
-                for r in range(h):
-                    at = w.at(pointers[r // 3], ("0", "%a_step", twice)[r % 3])
-                    scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {at}, align {size}"))
-                    for j in range(v):
-                        acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
-                return [*(w.at(q, str(size)) for q in pointers), *acc]
-            carried = [("ptr", q) for q in outer[1:1 + len(bases)]] + [(vector, x) for x in outer[1 + len(bases):]]
-            return [w.at(outer[0], "%plane"), *w.loop("0", "%count", "1", tap, carried)]
-        carried = [("ptr", "%b"), *(("ptr", q) for q in first), *[(vector, "zeroinitializer")] * (h * v)]
-        done = w.loop("0", "%channels", "1", taps, carried)[1 + len(bases):]
+        def step(k: Value, *carried: Value, h: int = h, bases: list[int] = bases, twice: Value = twice) -> list[Value]:
+            pointers, acc = carried[:len(bases)], list(carried[len(bases):])
+            b = w.at("%b", w.let(f"load i64, ptr {w.at('%table', k, 8)}, align 8"))
+            panel = [w.load(vector, w.at(b, str(j * lanes), size), masks[j] if masks else None, size)
+                     for j in range(v)]
+            for r in range(h):
+                at = w.at(pointers[r // 3], ("0", "%a_step", twice)[r % 3])
+                scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {at}, align {size}"))
+                for j in range(v):
+                    acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
+            return [*(w.at(q, str(size)) for q in pointers), *acc]
+        carried = [*(("ptr", q) for q in first), *[(vector, "zeroinitializer")] * (h * v)]
+        done = w.loop("0", "%depth", "1", step, carried)[len(bases):]
         out = "%acc"
         for r in range(h):
             for j in range(v):
@@ -272,8 +293,8 @@ def _forward_part(target: Target, declared: set[str], spec: ConvSpec, name: str)
             out = w.at(out, "%acc_step")
         w.do("ret void")
     w.lines.pop()
-    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, i64 %plane, ptr %taps, i64 %count, "
-                      "i64 %channels, ptr %acc, i64 %acc_step, i64 %rows, i64 %cols) nounwind")
+    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, ptr %table, i64 %depth, ptr %acc, "
+                      "i64 %acc_step, i64 %rows, i64 %cols) nounwind")
 
 
 def forward_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue | None) -> str:
@@ -339,14 +360,15 @@ class _Weight(_Conv):
             return []
         w.loop("0", p[M], str(self.width), pack)
         total = w.mul(channels, p[TAPS])
+        table = self.offsets(plane, channels, p[W_ROW])
 
         def panel(j: Value) -> list[Value]:
             b = w.at(packed, w.mul(j, depth), self.size)
 
             def tile(r: Value) -> list[Value]:
                 out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
-                w.do(f"call void @{self.name}_part(ptr {flat}, i64 {w.mul(plane, str(self.size))}, ptr {self.taps}, "
-                     f"i64 {p[TAPS]}, i64 {r}, i64 {total}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
+                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
+                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
                      f"i64 {p[OW]}, i64 {p[WQ]}, i1 {resume})")
                 return []
             w.loop("0", total, str(self.spec.height), tile)
@@ -359,14 +381,8 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
     w = Writer(target, declared)
     tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
     h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
-    offsets, outs = [], []
-    for r in range(h):
-        row = w.min(w.add("%row", str(r)), w.sub("%total", "1"))  # rows too many repeat the last
-        channel = w.div(row, "%count")
-        tap = w.sub(row, w.mul(channel, "%count"))
-        offset = w.let(f"load i64, ptr {w.at('%taps', tap, 8)}, align 8")
-        offsets.append(w.add(w.mul(channel, "%plane"), offset))
-        outs.append(w.at("%acc", w.mul(w.sub(row, "%row"), "%acc_step")))
+    offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
+    outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)]  # rows too many repeat
     again, go = w.fresh("resume"), w.fresh("go")
     w.do(f"br i1 %resume, label %{again}, label %{go}")
     w.label(again)
@@ -392,8 +408,8 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
     for r in range(h):
         for j in range(v):
             w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
-    return w.function(f"internal void @{name}_part(ptr %x, i64 %plane, ptr %taps, i64 %count, i64 %row, i64 %total, "
-                      "ptr %b, ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
+    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
+                      " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
 
 
 def weight_source(target: Target, name: str, spec: ConvSpec) -> str:

@@ -1,8 +1,8 @@
 """A loader for the small x86-64 objects LLVM emits, so that a warm start need not load LLVM at all.
 
-The objects are relocatable ELF files of pure code and constants: no writable data, no thread-local storage, no
-constructors. Anything else raises Unsupported, and the caller loads the object through LLVM instead.
-Source: System V Application Binary Interface, AMD64 Architecture Processor Supplement, section 4.4 (relocations).
+The objects are relocatable ELF files of pure code and constants: no writable data, no thread-local storage,
+no constructors. Anything else raises Unsupported, and the caller loads the object through LLVM instead.
+Source: System V Application Binary Interface, AMD64 Architecture Processor Supplement, section 4.4.
 """
 from __future__ import annotations
 
@@ -131,9 +131,10 @@ class _Object:
             at = self.offsets[section] + offset
             if kind in (_R_PC32, _R_PLT32):
                 # Another library may be further than 2 GB away: go through a stub of our own.
-                target = base + self.stubs[symbol] if symbol in self.stubs else self.address(symbol, base, resolve)
-                if symbol in self.stubs and kind == _R_PC32:
+                stub = self.stubs.get(symbol)
+                if stub is not None and kind == _R_PC32:
                     raise Unsupported(f"data of another library: {self.symbols[symbol][0]!r}")
+                target = self.address(symbol, base, resolve) if stub is None else base + stub
                 struct.pack_into("<i", image, at, target + addend - (base + at))
             elif kind in (_R_GOTPCREL, _R_GOTPCRELX, _R_REX_GOTPCRELX):
                 struct.pack_into("<i", image, at, self.stubs[symbol] + len(_STUB) + addend - at)
@@ -158,8 +159,9 @@ def _libc() -> ctypes.CDLL:
 def _map(size: int) -> int:
     libc = _libc()
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = libc.mmap(None, size, protection, flags, -1, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         raise MemoryError(f"no memory for {size} bytes of code")
     return int(address)

@@ -12,7 +12,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @functools.lru_cache(maxsize=1)
 def cores() -> int:
-    """Return how many threads can run at full speed: physical cores in the affinity mask, within the quota."""
+    """Return how many threads run at full speed: physical cores in the affinity mask, within the quota."""
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
@@ -21,7 +21,7 @@ def cores() -> int:
 
 
 def _physical(allowed: set[int]) -> int:
-    """Return the number of distinct cores behind logical processors: two hyperthreads share one vector unit."""
+    """Return the number of cores behind logical processors: two hyperthreads share one vector unit."""
     siblings = set()
     for cpu in allowed:
         try:
@@ -47,7 +47,8 @@ def _quota() -> int:
                     break
                 limit = min(limit, _ratio(folder / "cpu.max"))
         elif "cpu" in controllers.split(","):
-            for folder in (_CGROUPS / controllers / path.lstrip("/"), _CGROUPS / controllers, _CGROUPS / "cpu"):
+            room = _CGROUPS / controllers
+            for folder in (room / path.lstrip("/"), room, _CGROUPS / "cpu"):
                 limit = min(limit, _ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
     return max(1, int(-(-limit // 1)))
 

@@ -1,6 +1,6 @@
 """From LLVM IR text to callable addresses: memory, then disk, then LLVM.
 
-Kernels keep nothing but their machine code: the IR, the context and the module die when the object is emitted.
+Kernels keep nothing but their machine code: IR, context and module die when the object is emitted.
 LLVM itself is loaded on the first kernel that is in neither cache.
 """
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _load(objects: dict[str, bytes], target: Target) -> dict[str, int]:
 
 
 def _resolve(name: str) -> int:
-    """Return the address of a C library function. LLVM calls few: memcpy, fmod, half-precision conversions."""
+    """Return the address of a C library function. LLVM calls few: memcpy, fmod, conversions of half types."""
     address = _symbols.get(name)
     if address is None:
         for library in (None, "libm.so.6", "libgcc_s.so.1"):
@@ -107,8 +107,8 @@ def _llvm() -> Any:
 
 def _machine(target: Target, opt: int) -> Any:
     """Return a code generator. Position-independent small code: an object is one mapping of its own."""
-    # LLVM contracts a multiplication and an addition only where the IR says so (llvm.fmuladd or the `contract`
-    # flag), which no emitter writes; so results do not depend on the level or on what was fused around them.
+    # LLVM contracts a multiplication and an addition only where the IR says so (llvm.fmuladd or the flag
+    # `contract`), which no emitter writes: no result depends on the level or on what was fused around it.
     llvm = _llvm()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=opt, reloc="pic", codemodel="small")
@@ -132,7 +132,7 @@ def _emit_all(kernels: Sequence[Kernel], target: Target) -> dict[str, bytes]:
                 if kernel.opt not in machines:
                     machines[kernel.opt] = _machine(target, kernel.opt)
                 done[kernel.name] = llvm.emit(kernel, machines[kernel.opt])
-        except Exception as error:  # noqa: BLE001 - re-raised by the caller's thread
+        except Exception as error:  # re-raised by the caller's thread
             errors.append(error)
 
     helpers = [threading.Thread(target=work, name=f"fanal-compile-{i}")

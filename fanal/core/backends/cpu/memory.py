@@ -1,7 +1,7 @@
 """Aligned arrays whose memory is recycled: a training loop in its steady state asks the system for nothing.
 
-Fresh pages cost more than the arithmetic on them (the kernel zeroes each on first touch), so blocks of arrays that
-died are kept by size and handed out again.
+Fresh pages cost more than the arithmetic on them (the kernel zeroes each on first touch), so blocks of
+arrays that died are kept by size and handed out again.
 """
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def release_kept() -> None:
         _Counts.kept -= size * len(blocks)
 
 
-# The address is the first field behind the object header, as the macro PyArray_DATA has compiled it into every
-# extension module; reading it there takes a quarter of the time of `array.ctypes.data`. The items of a list follow
-# the header of objects with a length in the same way. Both are checked here rather than believed.
+# The address is the first field behind the object header, as the macro PyArray_DATA has compiled it into
+# every extension module; reading it there takes a quarter of the time of `array.ctypes.data`. The items of a
+# list follow the header of objects with a length in the same way. Both are checked here rather than believed.
 DATA_OFFSET = object.__basicsize__
 LIST_ITEMS = tuple.__basicsize__
 
@@ -101,9 +101,10 @@ def _address_by_name(array: np.ndarray) -> int:
 def _layout_known() -> bool:
     array = np.empty(3)
     items = [array, array[1:]]
-    place = ctypes.c_ssize_t.from_address(id(items) + LIST_ITEMS).value
-    lists = place and [ctypes.c_ssize_t.from_address(place + 8 * i).value for i in range(2)] == [*map(id, items)]
-    return bool(lists) and all(_address_by_layout(item) == item.ctypes.data for item in items)
+    word = ctypes.c_ssize_t.from_address
+    place = word(id(items) + LIST_ITEMS).value
+    lists_known = place and [word(place).value, word(place + 8).value] == [*map(id, items)]
+    return bool(lists_known) and all(_address_by_layout(item) == item.ctypes.data for item in items)
 
 
 LAYOUT_KNOWN = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)() \

@@ -1,7 +1,7 @@
 """A lowered program made runnable: code, memory and threads assigned; each run costs one native call.
 
-All argument words of all launches are one array. Running with other arrays than last time rewrites the words that
-hold their addresses, natively, and nothing else.
+All argument words of all launches are one array. Running with other arrays than last time rewrites the words
+that hold their addresses, natively, and nothing else.
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from fanal.core.compiler.steps import Buffer, HostStep, Lowered
 from . import jit, memory, runner_ir, schedule, threads
 from .target import Target
 
+Arrays = list[np.ndarray]
 _WORD = 8
 
 
@@ -81,11 +82,13 @@ class _Segment:
 
 
 class Executable:
-    """A program ready to run. Safe to call from several Python threads, one run at a time."""
+    """A program ready to run. Python threads may share one: they take turns."""
 
     def __init__(self, lowered: Lowered, target: Target | None = None) -> None:
         self.lowered = lowered
-        self._lock = threading.Lock()
+        self.target = target
+        self._lock = threading.RLock()
+        self._owner = 0  # the Python thread that is running it
         self._known = {value: np.ascontiguousarray(array) for value, array in lowered.known.items()}
         self._checks = np.zeros(len(lowered.checks), np.int64)
         self._outside = {value: i for i, value in enumerate(lowered.inputs)}
@@ -95,9 +98,8 @@ class Executable:
         self._segments: list[_Segment | tuple[int, HostStep]] = []
         self._split()
         self._fill(target)
-        self._only = self._segments[0] if len(self._segments) == 1 and isinstance(self._segments[0], _Segment) \
-            else None
-        self._hosted = any(not isinstance(segment, _Segment) for segment in self._segments)
+        only = self._segments[0] if len(self._segments) == 1 else None
+        self._only = only if isinstance(only, _Segment) else None
         self._space = 0  # address of the workspace the words point into
         self._need = 0  # bytes of workspace
         self._threads = 0
@@ -208,26 +210,33 @@ class Executable:
         return [memory.empty_aligned(buffers[value].shape, buffers[value].dtype.np)
                 if self._results.get(value) == i else None for i, value in enumerate(self.lowered.outputs)]
 
-    def run(self, inputs: list[np.ndarray], outputs: list[np.ndarray | None] | None = None,
-            profile: list[Timing] | None = None) -> list[np.ndarray]:
+    def run(self, inputs: Arrays, outputs: Sequence[np.ndarray | None] | None = None,
+            profile: list[Timing] | None = None) -> Arrays:
         """Compute the outputs. Every array is C-contiguous with the shape and dtype of the program's value.
 
-        `outputs` are arrays to write into, as `allocate` gives them. No output may share memory with an input that it
-        does not replace. `profile` collects the time of every launch on every thread.
-        Raises IndexError for an index out of range, and whatever a host step raises; outputs are undefined then.
+        `outputs` are arrays to write into, as `allocate` gives them; None stands for one without memory of
+        its own. No output may share memory with an input that it does not replace. `profile` collects the
+        times of every launch, by part.
+        Raises IndexError for an index out of range, and what host steps raise; outputs are then undefined.
         """
         if len(inputs) != len(self.lowered.inputs):
             raise ValueError(f"the program has {len(self.lowered.inputs)} inputs, got {len(inputs)}")
-        results: list[np.ndarray] = []
+        results: Arrays = []
         for i, array in enumerate(self.allocate() if outputs is None else outputs):
             results.append(self._standing(i, inputs, results) if array is None else array)
         with self._lock:
-            self._inputs.bind(inputs)
-            self._outputs.bind(results)
-            self._launch(inputs, results, profile)
+            if self._owner:  # a host step or a signal handler runs the program it is part of
+                return Executable(self.lowered, self.target).run(inputs, results, profile)
+            self._owner = threading.get_ident()
+            try:
+                self._inputs.bind(inputs)
+                self._outputs.bind(results)
+                self._launch(inputs, results, profile)
+            finally:
+                self._owner = 0
         return results
 
-    def _standing(self, i: int, inputs: list[np.ndarray], results: list[np.ndarray]) -> np.ndarray:
+    def _standing(self, i: int, inputs: Arrays, results: Arrays) -> np.ndarray:
         """Return the array of output i, which has no memory of its own."""
         value = self.lowered.outputs[i]
         if value in self._outside:
@@ -238,7 +247,7 @@ class Executable:
             raise ValueError(f"output {i} needs an array")
         return results[self._results[value]]
 
-    def _launch(self, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: list[Timing] | None) -> None:
+    def _launch(self, inputs: Arrays, outputs: Arrays, profile: list[Timing] | None) -> None:
         if threads.pool.count != self._threads or not self._threads:
             self._place(threads.get_num_threads())
         try:
@@ -257,7 +266,8 @@ class Executable:
         if len(self._checks) and self._checks.any():
             self._complain()
 
-    def _walk(self, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: list[Timing] | None) -> None:
+    def _walk(self, space: _Workspace, inputs: Arrays, outputs: Arrays,
+              profile: list[Timing] | None) -> None:
         for segment in self._segments:
             if isinstance(segment, _Segment):
                 if profile is None:
@@ -280,9 +290,10 @@ class Executable:
         finally:
             segment.job[4] = 0
         for (index, launch), row in zip(segment.launches, times.reshape(count, -1, 2).tolist(), strict=True):
-            profile += [Timing(index, launch.label, part, begin, end) for part, (begin, end) in enumerate(row) if end]
+            profile += [Timing(index, launch.label, part, begin, end)
+                        for part, (begin, end) in enumerate(row) if end]
 
-    def _call(self, step: HostStep, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+    def _call(self, step: HostStep, space: _Workspace, inputs: Arrays, outputs: Arrays) -> None:
         """Run a host step on views of the buffers."""
         arrays = [self._view(value, space, inputs, outputs).reshape(shape)
                   for value, shape in zip(step.inputs, step.shapes, strict=True)]
@@ -292,7 +303,7 @@ class Executable:
             raise RuntimeError(f"{step.label} gave shape {list(result.shape)}, expected {list(target.shape)}")
         np.copyto(target, result, casting="unsafe")
 
-    def _view(self, value: int, space: _Workspace, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
+    def _view(self, value: int, space: _Workspace, inputs: Arrays, outputs: Arrays) -> np.ndarray:
         if value in self._outside:
             return inputs[self._outside[value]]
         if value in self._results:
@@ -319,11 +330,12 @@ class _Binding:
         self.known = np.zeros(self.count, np.int64)
         self.starts = np.cumsum([0, *map(len, uses)], dtype=np.int64)
         self.uses = np.array([pair for pairs in uses for pair in pairs], np.int64).reshape(-1, 2)
-        self.table = np.array([self.count, self.known.ctypes.data, self.starts.ctypes.data, self.uses.ctypes.data])
+        parts = (self.known, self.starts, self.uses)
+        self.table = np.array([self.count, *(part.ctypes.data for part in parts)], np.int64)
         self.address = self.table.ctypes.data
         self.native = threads.runner().bind if memory.LAYOUT_KNOWN else None
 
-    def bind(self, arrays: list[np.ndarray]) -> None:
+    def bind(self, arrays: Arrays) -> None:
         """Make the words point to these arrays."""
         if self.native is not None:
             self.native(id(arrays), self.address)
@@ -340,10 +352,11 @@ _alive: weakref.WeakSet[Executable] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # Another thread of the parent may have been in the middle of a run.
     _idle.clear()
     for executable in _alive:
-        executable._lock = threading.Lock()
+        if executable._owner != threading.get_ident():  # a thread that the child does not have
+            executable._lock = threading.RLock()
+            executable._owner = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,14 +1,14 @@
 """The native runner: LLVM IR that walks a plan on one thread or on all.
 
-A plan is cut into phases; every step of a phase is cut into parts, one per thread; part r of a phase is part r of
-each of its steps, in order. Each thread does the part that bears its number, then parts nobody has begun: a thread
-that wakes late, or that the system took the core from, finds its work done. When all parts of a phase are done the
-next one begins. Which thread does a part changes no result.
+A plan is cut into phases; every step of a phase is cut into parts, one per thread; part r of a phase is
+part r of each of its steps, in order. Each thread does the part that bears its number, then parts nobody
+has begun: a thread that wakes late, or that the system took the core from, finds its work done. When all
+parts of a phase are done the next one begins. Which thread does a part changes no result.
 
 Memory shared with Python, in 8-byte words:
 
-    job     0 steps  1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0  5 most parts of a step
-            6 phases  7 how many
+    job     0 steps  1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0
+            5 most parts of a step  6 phases  7 how many
     step    0 kernel  1 its argument words  2 units  3 first part  4 number of parts
     phase   0 first step  1 end  2 parts  3 which are begun, a bit each  4 how many are done
     times   per step and part: begin, end, in nanoseconds
@@ -17,8 +17,9 @@ Memory shared with Python, in 8-byte words:
     use     0 address of a word  1 offset: the word becomes the array's address plus offset
 
 Waiting spins for a bounded time, since the usual wait is shorter than a sleep, then sleeps, since an
-oversubscribed machine needs the core for somebody else. Who wakes sleepers looks for them only after publishing
-(both sequentially consistent), and the kernel compares the word again before it sleeps: no wake-up is lost.
+oversubscribed machine needs the core for somebody else. Who wakes sleepers looks for them only after
+publishing (both sequentially consistent), and the kernel compares the word again before it sleeps: no
+wake-up is lost.
 """
 from __future__ import annotations
 
@@ -48,8 +49,8 @@ def source(name: str, triple: str, list_items: int, array_data: int) -> str:
     `list_items` and `array_data` are offsets in a Python list and a NumPy array: to its items, to its memory.
     """
     x86 = triple.startswith(("x86_64", "i686"))
-    return "\n".join((_table(name), _run(x86), _worker(x86), _STOPPER, _STEPS, _PHASES, _wait(x86), _sleep(triple),
-                      _TIME, _bind(list_items, array_data)))
+    return "\n".join((_table(name), _run(x86), _worker(x86), _STOPPER, _STEPS, _PHASES, _wait(x86),
+                      _sleep(triple), _TIME, _bind(list_items, array_data)))
 
 
 ENTRIES = ("run", "worker", "stop", "bind")
@@ -424,14 +425,15 @@ def _sleep(triple: str) -> str:
     """sleep(word, seen) and wake(word): a futex on Linux; elsewhere short naps that end by themselves."""
     if "linux" in triple:
         number = 202 if triple.startswith("x86_64") else 98  # the generic table, as on AArch64
+        futex = f"i64 (i64, ...) @syscall(i64 {number}"  # 128: wait, 129: wake, within the process
         return f"""
 declare i64 @syscall(i64, ...)
 define internal void @sleep(ptr %word, i32 %seen) {{
-  %r = call i64 (i64, ...) @syscall(i64 {number}, ptr %word, i32 128, i32 %seen, ptr null, ptr null, i32 0)
+  %r = call {futex}, ptr %word, i32 128, i32 %seen, ptr null, ptr null, i32 0)
   ret void
 }}
 define internal void @wake(ptr %word) {{
-  %r = call i64 (i64, ...) @syscall(i64 {number}, ptr %word, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
+  %r = call {futex}, ptr %word, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
   ret void
 }}"""
     return """
@@ -461,7 +463,7 @@ define internal i64 @nanoseconds() {
 
 
 def _bind(list_items: int, array_data: int) -> str:
-    """bind(list, binding): write the addresses of arrays that moved since the last time where steps use them."""
+    """bind(list, binding): write the addresses of arrays that moved since last time where steps use them."""
     return f"""
 define internal void @bind(ptr %list, ptr %binding) {{
 entry:

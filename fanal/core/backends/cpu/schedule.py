@@ -1,7 +1,8 @@
 """Which threads run which launch, and where they must wait for each other.
 
-A launch worth several threads is divided over them; a small one runs on one thread, the one that made its inputs if
-possible. Launches that do not touch each other's memory share a phase; a barrier separates phases.
+A launch worth several threads is divided over them; a small one runs on one thread, the one that made its
+inputs if possible. Launches that do not touch each other's memory share a phase; a barrier separates
+phases.
 """
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def width(launch: Launch, threads: int) -> int:
     return max(1, min(threads, launch.units, cost(launch) // SHARE))
 
 
-def schedule(launches: Sequence[Launch], threads: int, overlaps: Callable[[int], Sequence[int]]) -> list[Slot]:
+def schedule(launches: Sequence[Launch], threads: int,
+             overlaps: Callable[[int], Sequence[int]]) -> list[Slot]:
     """Place launches, in order, on `threads` threads. `overlaps(id)` gives the ids whose memory `id` shares.
 
     Returns one Slot per launch. Slots of width 1 only mean that one thread should do it all.

@@ -1,7 +1,8 @@
 """The pool of native threads that runs plans.
 
-Threads start with the first plan that is worth them and then live between plans, spinning briefly and sleeping. The
-calling thread takes part. One plan at a time uses the pool; a plan that finds it taken runs on its caller alone.
+Threads start with the first plan that is worth them and then live between plans, spinning briefly and
+sleeping. The calling thread takes part. One plan at a time uses the pool; a plan that finds it taken runs
+on its caller alone.
 """
 from __future__ import annotations
 

@@ -1,0 +1,185 @@
+"""Hooks: Python that runs while gradients pass a tensor, a leaf or a backward function.
+
+A hook of a leaf hangs on the tensor, a hook of a computed tensor on the value it held when the hook was registered.
+Hooks are Python that must run in every step, so no segment in which they run is ever followed.
+"""
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from fanal.core.base.removable import RemovableHandle
+from fanal.core.engine.record import forget_tensor, leave_path, unfollowable
+from fanal.core.ir.prims import add, alias
+from fanal.core.ir.program import Node
+from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.tensor import Tensor, wrap
+
+REASON = "a hook runs Python during backward"
+
+
+class Hooks:
+    """The hooks of one leaf or one value, in the order in which they run."""
+
+    __slots__ = ("tensor", "keep", "pre", "post", "after")
+
+    def __init__(self) -> None:
+        self.tensor: OrderedDict[int, Callable] = OrderedDict()  # see, and may replace, the gradient
+        self.keep: list[Any] = []  # tensors that retain it
+        self.pre: OrderedDict[int, Callable] = OrderedDict()  # of the backward function, before it runs
+        self.post: OrderedDict[int, Callable] = OrderedDict()  # of the backward function, after it ran
+        self.after: OrderedDict[int, Callable] = OrderedDict()  # of a leaf, after .grad was updated
+
+    def __bool__(self) -> bool:
+        return bool(self.tensor or self.keep or self.pre or self.post or self.after)
+
+    def arriving(self, g: Node) -> Node:
+        """Run what runs when a gradient arrives; return the gradient that goes on."""
+        unfollowable(REASON)
+        for hook in list(self.tensor.values()):
+            g = _checked(hook(wrap(g)), g)
+        for t in self.keep:
+            t._grad = wrap(alias(g)) if t._grad is None else wrap(add(read(t._grad), g))
+        for hook in list(self.pre.values()):
+            out = hook((wrap(alias(g)),))
+            if out is not None:
+                g = _checked(out[0] if isinstance(out, tuple) else out, g)
+        return g
+
+    def leaving(self, g: Node, outs: list[Node | None]) -> list[Node | None]:
+        """Run what runs after the backward function; return the gradients of its inputs."""
+        unfollowable(REASON)
+        for hook in list(self.post.values()):
+            given = tuple(None if o is None else wrap(alias(o)) for o in outs)
+            out = hook(given, (wrap(alias(g)),))
+            if out is not None:
+                new = out if isinstance(out, tuple) else (out,)
+                outs = [None if n is None else read(n) for n in new]
+        return outs
+
+
+def _checked(out: Any, g: Node) -> Node:
+    if out is None:
+        return g
+    if not isinstance(out, Tensor):
+        raise TypeError(f"expected Variable, but hook returned '{type(out).__name__}'")
+    n = read(out)
+    if n.shape != g.shape:
+        raise RuntimeError("hook has changed the size of value")
+    if n.dtype is not g.dtype:
+        raise RuntimeError(f"hook has changed the type of value (was torch.{g.dtype.name} got torch.{n.dtype.name})")
+    return n
+
+
+def of_leaf(t: Any) -> Hooks:
+    """Return the hooks of a leaf, made at first use."""
+    if t._hooks is None:
+        t._hooks = Hooks()
+    return t._hooks
+
+
+def of_value(n: Node) -> Hooks:
+    """Return the hooks of a value, made at first use."""
+    if n.hooks is None:
+        n.hooks = Hooks()
+    return n.hooks
+
+
+def _table(t: Any, name: str) -> OrderedDict:
+    leave_path()
+    forget_tensor(t)
+    return getattr(of_leaf(t) if t._leaf else of_value(value(t)), name)
+
+
+def _put(table: OrderedDict, hook: Callable) -> RemovableHandle:
+    handle = RemovableHandle(table)
+    table[handle.id] = hook
+    return handle
+
+
+def register_hook(self: Any, hook: Callable) -> RemovableHandle:
+    """Run `hook(grad)` whenever the gradient of this tensor is computed; a result replaces the gradient.
+
+    Raises RuntimeError for a tensor that does not require gradients.
+    """
+    if not self.requires_grad:
+        raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+    return _put(_table(self, "tensor"), hook)
+
+
+def register_post_accumulate_grad_hook(self: Any, hook: Callable) -> RemovableHandle:
+    """Run `hook(tensor)` after .grad of this leaf was updated."""
+    if not self.requires_grad:
+        raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+    if not self._leaf:
+        raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+    return _put(_table(self, "after"), hook)
+
+
+def retain_grad(self: Any) -> None:
+    """Make .grad available after backward though this tensor is no leaf."""
+    if not self.requires_grad:
+        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+    if self._leaf or self._retain:
+        return
+    leave_path()
+    unfollowable(REASON)
+    self._retain = True
+    of_value(value(self)).keep.append(self)
+
+
+class GradFn:
+    """The backward function of a value: its name, its place in the graph, its hooks."""
+
+    __slots__ = ("_node", "__weakref__")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        rule = self._node.params[-1] if self._node.row.name == "tape" and self._node.params else None
+        ctx = getattr(rule, "ctx", None)
+        if ctx is None or name.startswith("__"):
+            raise AttributeError(f"'{self.name()}' has no attribute '{name}'")
+        return getattr(ctx, name)
+
+    def name(self) -> str:
+        """Return the name PyTorch gives this function."""
+        from fanal.core.autograd.backward import grad_name
+        return grad_name(self._node)
+
+    @property
+    def next_functions(self) -> tuple:
+        """The functions to which this one passes gradients, each with an output number."""
+        return tuple((GradFn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
+
+    @property
+    def variable(self) -> Any:
+        """The leaf at which gradients are collected."""
+        return self._node.leaf
+
+    @property
+    def metadata(self) -> dict:
+        """Where the value was made: {"where": (file, line)}."""
+        from fanal.core.base.where import line
+        return {"where": line(self._node.where)}
+
+    def register_hook(self, hook: Callable) -> RemovableHandle:
+        """Run `hook(grad_inputs, grad_outputs)` after this function; a result replaces grad_inputs."""
+        leave_path()
+        return _put(of_value(self._node).post, hook)
+
+    def register_prehook(self, hook: Callable) -> RemovableHandle:
+        """Run `hook(grad_outputs)` before this function; a result replaces grad_outputs."""
+        leave_path()
+        return _put(of_value(self._node).pre, hook)
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} object at {hex(id(self._node))}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GradFn) and other._node is self._node
+
+    def __hash__(self) -> int:
+        return id(self._node)

@@ -1,0 +1,461 @@
+"""Losses: regression, probabilities and classes."""
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.activation import log_softmax_node, smooth, wide
+from fanal.core.ops.build import node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.pointwise import pow_node, with_gradient
+
+
+def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -> str:
+    """Return the reduction, from its name or from the two old flags. Raises ValueError for other names."""
+    if size_average is not None or reduce is not None:
+        average, all_ = (True if v is None else v for v in (size_average, reduce))
+        reduction = "none" if not all_ else "mean" if average else "sum"
+        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
+                      stacklevel=4)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    return reduction
+
+
+def mean_all(x: Node) -> Node:
+    """Mean of all elements."""
+    return P.div(sum_all(x), number(x.size, x.dtype))
+
+
+def sum_all(x: Node) -> Node:
+    """Sum of all elements."""
+    return P.sum_(x, tuple(range(len(x.shape))))
+
+
+def reduced(x: Node, reduction: str) -> Node:
+    """Reduce a loss per element."""
+    return x if reduction == "none" else mean_all(x) if reduction == "mean" else sum_all(x)
+
+
+def _lost(x: Node, reduction: str, d: dt.dtype | None = None) -> Any:
+    y = reduced(x, reduction)
+    return wrap(P.convert(y, d) if d else y)
+
+
+def _pair(input: Any, target: Any) -> tuple[Node, Node]:
+    """Two operands of one dtype, after PyTorch's warning if they would broadcast."""
+    if input._shape != target._shape:
+        warnings.warn(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). This will "
+                      "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
+                      stacklevel=4)
+    a, b = nodes_of(input, target)
+    return a, b
+
+
+def _weighted(x: Node, weight: Any, reduction: str) -> Node:
+    """Reduce with a weight per element; the mean divides by the sum of weights."""
+    if weight is None:
+        return reduced(x, reduction)
+    w = P.broadcast(node_of(weight, x.dtype), x.shape)
+    x = P.mul(x, w)
+    return P.div(sum_all(x), sum_all(w)) if reduction == "mean" else reduced(x, reduction)
+
+
+@public(module="nn.functional", method=False)
+def mse_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+             weight: Any = None) -> Any:
+    """Return the mean of (input - target)**2."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    a, b = _pair(input, target)
+    if a.dtype.category < 2:
+        raise RuntimeError(f"\"mse_cpu\" not implemented for '{dt.scalar_name(a.dtype)}'")
+    w = wide(P.sub(a, b))
+    return wrap(P.convert(_weighted(pow_node(w, 2), weight, reduction), a.dtype))
+
+
+@public(module="nn.functional", method=False)
+def l1_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+            weight: Any = None) -> Any:
+    """Return the mean of |input - target|."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    a, b = _pair(input, target)
+    return wrap(_weighted(P.abs_(P.sub(a, b)), weight, reduction))
+
+
+@public(module="nn.functional", method=False)
+def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+                   beta: float = 1.0) -> Any:
+    """Return the mean of d**2 / (2 beta) where d = |input - target| < beta, d - beta / 2 elsewhere."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    a, b = _pair(input, target)
+    if beta < 0:
+        raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
+    d = P.abs_(P.sub(a, b))
+    if beta == 0:
+        return _lost(d, reduction)
+    k = number(float(beta), d.dtype)
+    half = P.num(d, 0.5)
+    y = P.where(P.lt(d, k), P.div(P.mul(P.mul(half, d), d), k), P.sub(d, P.mul(half, k)))
+    return _lost(y, reduction)
+
+
+@public(module="nn.functional", method=False)
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
+    """Return the mean of d**2 / 2 where d = |input - target| <= delta, delta * (d - delta / 2) elsewhere."""
+    reduction = reduction_of(reduction)
+    a, b = _pair(input, target)
+    if delta <= 0:
+        raise RuntimeError("huber_loss does not support non-positive values for delta.")
+    d = P.abs_(P.sub(a, b))
+    k, half = number(float(delta), d.dtype), P.num(d, 0.5)
+    y = P.where(P.le(d, k), P.mul(P.mul(half, d), d), P.mul(k, P.sub(d, P.mul(half, k))))
+    return wrap(_weighted(y, weight, reduction))
+
+
+@public(module="nn.functional", method=False)
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any = None, reduce: Any = None,
+                         reduction: str = "mean") -> Any:
+    """Return the mean of -(target * log(input) + (1 - target) * log(1 - input)), the logarithms at least -100."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    if target._shape != input._shape:
+        raise ValueError(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is "
+                         "deprecated. Please ensure they have the same size.")
+    if input._dtype is not target._dtype:
+        raise RuntimeError(f"Found dtype {dt.scalar_name(target._dtype)} but expected {dt.scalar_name(input._dtype)}")
+    x, t = read(input), read(target)
+    dx, s = wide(P.detach(x)), wide(P.detach(t))
+    floor, one = P.num(dx, -100), P.num(dx, 1)
+    y = P.sub(P.mul(P.sub(s, one), P.max_(P.log1p(P.neg(dx)), floor)), P.mul(s, P.max_(P.log(dx), floor)))
+
+    def rule(g: Node, y: Node, x: Node, t: Node) -> list[Node | None]:
+        g, x, t = wide(g), wide(x), wide(t)
+        one = P.num(x, 1)
+        spread = P.mul(P.sub(one, x), x)
+        spread = P.where(P.lt(spread, P.num(x, 1e-12)), P.num(x, 1e-12), spread)
+        return [P.div(P.mul(g, P.sub(x, t)), spread),
+                P.mul(g, P.sub(P.log1p(P.neg(x)), P.log(x))) if target.requires_grad else None]
+    y = with_gradient(P.convert(y, x.dtype), rule, x, t)
+    if weight is not None:
+        y = P.mul(y, node_of(weight, y.dtype))
+    return _lost(y, reduction)
+
+
+def _log_sigmoid(x: Node) -> Node:
+    def f(x: Node) -> Node:
+        return P.sub(P.min_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
+
+    def slope(g: Node, x: Node) -> Node:
+        return P.div(g, P.add(P.num(x, 1), P.exp(x)))
+    return smooth(x, f, slope)
+
+
+@public(module="nn.functional", method=False)
+def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None, size_average: Any = None,
+                                     reduce: Any = None, reduction: str = "mean", pos_weight: Any = None) -> Any:
+    """Return the mean binary cross-entropy of sigmoid(input), computed without overflow."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    if target._shape != input._shape:
+        raise ValueError(f"Target size ({target.shape}) must be the same as input size ({input.shape})")
+    d = result_type(input, target)
+    x, t = node_of(input, d), node_of(target, d)
+    log = _log_sigmoid(x)
+    if pos_weight is not None:
+        p = node_of(pos_weight, d)
+        log = P.mul(log, P.add(P.num(x, 1), P.mul(P.sub(p, P.num(x, 1)), t)))
+    y = P.sub(P.mul(P.sub(P.num(x, 1), t), x), log)
+    if weight is not None:
+        y = P.mul(y, node_of(weight, d))
+    return _lost(y, reduction)
+
+
+@public(module="nn.functional", method=False)
+def soft_margin_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None,
+                     reduction: str = "mean") -> Any:
+    """Return the mean of log(1 + exp(-target * input))."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    x, t = nodes_of(input, target)
+    return _lost(P.neg(_log_sigmoid(P.mul(x, t))), reduction)
+
+
+@public(module="nn.functional", method=False)
+def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, size_average: Any = None,
+                                reduce: Any = None, reduction: str = "mean") -> Any:
+    """Return the mean over classes of the binary cross-entropy of sigmoid(input)."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    x, t = nodes_of(input, target)
+    one = P.num(x, 1)
+    y = P.neg(P.add(P.mul(t, _log_sigmoid(x)), P.mul(P.sub(one, t), _log_sigmoid(P.neg(x)))))
+    if weight is not None:
+        y = P.mul(y, node_of(weight, y.dtype))
+    last = len(y.shape) - 1
+    return _lost(P.div(P.sum_(y, (last,)), number(y.shape[last], y.dtype)), reduction)
+
+
+def xlogx(t: Node) -> Node:
+    """t * log(t), and 0 at 0."""
+    return P.mul(t, P.log(P.where(P.eq(t, P.num(t, 0)), P.num(t, 1), t)))
+
+
+@public(module="nn.functional", method=False)
+def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+           log_target: bool = False) -> Any:
+    """Return the mean of target * (log(target) - input); "batchmean" divides the sum by the batch size."""
+    batch = reduction == "batchmean"
+    if reduction == "mean":
+        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support size.'batchmean' "
+                      "divides only by the batch size, and aligns with the KL div math definition.'mean' will be changed "
+                      "to behave the same as 'batchmean' in the next major release.", stacklevel=3)
+    reduction = "sum" if batch else reduction_of(reduction, size_average, reduce)
+    x, t = nodes_of(input, target)
+    y = P.mul(P.exp(t), P.sub(t, x)) if log_target else P.sub(xlogx(t), P.mul(t, x))
+    total = reduced(y, reduction)
+    if batch and x.shape:
+        total = P.div(total, number(x.shape[0], x.dtype))
+    return wrap(total)
+
+
+@public("poisson_nll_loss", method=False)
+def torch_poisson_nll_loss(input: Any, target: Any, log_input: bool, full: bool, eps: float, reduction: int) -> Any:
+    """Return the negative log-likelihood of counts under Poisson rates; reduction: 0 none, 1 mean, 2 sum."""
+    return poisson_nll_loss(input, target, log_input, full, eps=eps, reduction=("none", "mean", "sum")[reduction])
+
+
+@public(module="nn.functional", method=False)
+def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool = False, size_average: Any = None,
+                     eps: float = 1e-8, reduce: Any = None, reduction: str = "mean") -> Any:
+    """Return the mean of exp(input) - target * input; full adds Stirling's term for log(target!)."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    x, t = nodes_of(input, target)
+    if log_input:
+        y = P.sub(P.exp(x), P.mul(t, x))
+    else:
+        y = P.sub(x, P.mul(t, P.log(P.add(x, number(float(eps), x.dtype)))))
+    if full:
+        one = P.num(t, 1)
+        big = P.where(P.le(t, one), one, t)
+        stirling = P.add(P.sub(P.mul(big, P.log(big)), big), P.mul(P.num(t, 0.5), P.log(P.mul(P.num(t, 2 * math.pi), big))))
+        y = P.add(y, P.where(P.le(t, one), P.num(t, 0), stirling))
+    return _lost(y, reduction)
+
+
+@public(module="nn.functional", method=False)
+def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
+                      reduction: str = "mean") -> Any:
+    """Return the mean of (log(var) + (input - target)**2 / var) / 2, with var at least eps."""
+    if isinstance(var, float):
+        if var < 0:
+            raise ValueError("var has negative entry/entries")
+        v = P.broadcast(number(var, input._dtype), input._shape)
+    else:
+        shape = input._shape
+        if var._shape == shape:
+            v = read(var)
+        elif var._shape == shape[:-1]:
+            v = P.reshape(read(var), (*shape[:-1], 1))
+        elif len(var._shape) == len(shape) and sum(a != b for a, b in zip(shape, var._shape)) == 1 and any(
+                b == 1 and a != b for a, b in zip(shape, var._shape)):
+            v = read(var)
+        else:
+            raise ValueError("var is of incorrect size")
+        from fanal.core.tensor.tensor import compute
+        if (compute(var) < 0).any():
+            raise ValueError("var has negative entry/entries")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction + " is not valid")
+    x, t = nodes_of(input, target)
+    v = P.convert(v, x.dtype)
+    v = with_gradient(P.max_(P.detach(v), number(float(eps), v.dtype)), lambda g, y, v: [g], v)
+    y = P.mul(P.num(x, 0.5), P.add(P.log(v), P.div(pow_node(P.sub(x, t), 2), v)))
+    if full:
+        y = P.add(y, P.num(x, 0.5 * math.log(2 * math.pi)))
+    return _lost(y, reduction)
+
+
+def _class_row(c: int, at: int, ndim: int) -> Shape:
+    return tuple(c if d == at else 1 for d in range(ndim))
+
+
+def _is_class(t: Node, c: int, at: int) -> Node:
+    """Compare classes with 0, 1, ..., c - 1 along a new dimension `at`."""
+    shape = (*t.shape[:at], 1, *t.shape[at:])
+    return P.eq(P.reshape(P.iota((c,), 0, t.dtype), _class_row(c, at, len(shape))), P.reshape(t, shape))
+
+
+def picked(x: Node, t: Node, at: int) -> Node:
+    """x at the class of each place; a class outside [0, C) raises IndexError when the value is computed."""
+    d = P.detach(x)
+    n = number(x.shape[at], t.dtype)
+    safe = P.where(P.lt(t, P.num(t, 0)), P.sub(t, n), t)  # a negative class must not count from the end
+    i = P.reshape(safe, (*t.shape[:at], 1, *t.shape[at:]))
+    y = P.reshape(P.gather(d, i, at), t.shape)
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
+        g = P.reshape(g, (*t.shape[:at], 1, *t.shape[at:]))
+        return [P.where(_is_class(t, x.shape[at], at), g, P.num(g, 0))]
+    return with_gradient(y, rule, x)
+
+
+class _Classes:
+    """Targets as the losses need them: which count, their safe indices and their weights."""
+
+    __slots__ = ("t", "valid", "weight", "at")
+
+    def __init__(self, target: Any, weight: Any, ignore_index: int, d: dt.dtype, at: int) -> None:
+        t = read(target)
+        t = P.convert(t, dt.int64)
+        self.at = at
+        skip = P.full((), ignore_index, dt.int64)
+        self.valid = P.ne(t, skip)
+        self.t = P.where(self.valid, t, P.num(t, 0))
+        self.weight: Node | None = None
+        if weight is not None:
+            n = number(weight._shape[0], dt.int64)
+            i = P.where(P.lt(self.t, P.num(t, 0)), P.sub(self.t, n), self.t)
+            w = P.take(P.detach(P.convert(read(weight), d)), i, 0)
+            self.weight = P.where(self.valid, w, P.num(w, 0))
+
+    def total(self, d: dt.dtype) -> Node:
+        """Sum of the weights of the targets that count (their number, without weights)."""
+        if self.weight is not None:
+            return sum_all(self.weight)
+        return P.convert(sum_all(P.convert(self.valid, dt.int64)), d)
+
+    def finish(self, y: Node, reduction: str) -> Node:
+        """Reduce a loss per place, weighted already."""
+        return P.div(sum_all(y), self.total(y.dtype)) if reduction == "mean" else reduced(y, reduction)
+
+    def keep(self, y: Node) -> Node:
+        """y times the weight, 0 where ignored."""
+        if self.weight is not None:
+            y = P.mul(y, self.weight)
+        return P.where(self.valid, y, P.num(y, 0))
+
+
+def _check_classes(input: Any, target: Any, weight: Any) -> int:
+    """Check shapes and dtypes as PyTorch does; return the dimension of the classes."""
+    x, t = input._shape, target._shape
+    if target._dtype not in (dt.int64, dt.uint8):
+        raise RuntimeError(f"expected scalar type Long but found {dt.scalar_name(target._dtype)}")
+    at = 1 if len(x) > 1 else 0
+    if weight is not None and weight._shape != (x[at],):
+        raise RuntimeError("weight tensor should be defined either for all "
+                           f"{x[at]} classes or no classes but got weight tensor of shape: {list(weight._shape)}")
+    if len(x) == 1:
+        if t:
+            raise RuntimeError(f"size mismatch (got input: {list(x)}, target: {list(t)})" if t != (1,) else
+                               "0D or 1D target tensor expected, multi-target not supported")
+    elif len(x) == 2:
+        if len(t) > 1:
+            raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
+        if t != x[:1]:
+            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({t[0] if t else 1}).")
+    else:
+        want = (x[0], *x[2:])
+        if t[:1] != x[:1]:
+            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({t[0] if t else 1}).")
+        if t != want:
+            raise RuntimeError(f"Expected target size {list(want)}, got {list(t)}")
+    return at
+
+
+@public(module="nn.functional", method=False)
+def nll_loss(input: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
+             reduce: Any = None, reduction: str = "mean") -> Any:
+    """Return the mean of -input[target] over the targets that are not ignored.
+
+    Shapes: log-probabilities (C), (N, C) or (N, C, *), classes (), (N) or (N, *); weight (C).
+    Raises IndexError, when the loss is computed, for a class outside [0, C).
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    if not input._shape:
+        raise ValueError("Expected 1 or more dimensions (got 0)")
+    at = _check_classes(input, target, weight)
+    x = read(input)
+    c = _Classes(target, weight, ignore_index, x.dtype, at)
+    y = c.keep(P.neg(picked(x, c.t, at)))
+    return wrap(c.finish(y, reduction))
+
+
+public("nll_loss2d", module="nn.functional", method=False)(nll_loss)
+public("nll_loss_nd", module="nn.functional", method=False)(nll_loss)
+
+
+def class_loss(x: Node, c: _Classes) -> Node:
+    """-log softmax(x)[class] at each place; the gradient softmax - onehot comes out of one pass over the row."""
+    at = c.at
+    keep = tuple(1 if d == at else n for d, n in enumerate(x.shape))
+    w = wide(x)
+    d = P.detach(w)
+    m = P.reshape(P.max_of(d, (at,)), keep)
+    s = P.reshape(P.sum_(P.exp(P.sub(d, m)), (at,)), keep)
+
+    def s_rule(g: Node, y: Node, w: Node) -> list[Node | None]:
+        return [P.mul(g, P.exp(P.sub(P.sub(w, m), y)))]
+    total = with_gradient(P.log(s), s_rule, w)
+    y = P.sub(P.reshape(P.detach(total), c.t.shape), P.sub(picked(d, c.t, at), P.reshape(m, c.t.shape)))
+
+    def rule(g: Node, y: Node, w: Node, total: Node) -> list[Node | None]:
+        p = P.exp(P.sub(P.sub(w, m), total))
+        hit = _is_class(c.t, w.shape[at], at)
+        return [P.mul(P.sub(p, P.where(hit, P.num(p, 1), P.num(p, 0))), P.reshape(g, keep)), None]
+    return with_gradient(y, rule, w, total)
+
+
+@public(module="nn.functional", method=False)
+def cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
+                  reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0) -> Any:
+    """Return the mean of -log softmax(input)[target].
+
+    Shapes: logits (C), (N, C) or (N, C, *); classes (), (N) or (N, *), or probabilities of the logits' shape.
+    Raises IndexError, when the loss is computed, for a class outside [0, C).
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
+    shape = input._shape
+    if target._shape == shape and target._dtype.category >= 2:
+        return _probability_loss(input, target, weight, reduction, label_smoothing)
+    if not shape:
+        raise RuntimeError("Expected 1 or more dimensions (got 0)")
+    at = _check_classes(input, target, weight)
+    x = read(input)
+    if x.dtype.category < 2:
+        raise RuntimeError(f"\"log_softmax_lastdim_kernel_impl\" not implemented for '{dt.scalar_name(x.dtype)}'")
+    if not shape[at]:
+        raise RuntimeError("cross_entropy expects at least one class")
+    d = wide(x).dtype
+    c = _Classes(target, weight, ignore_index, d, at)
+    loss = c.finish(c.keep(class_loss(x, c)), reduction)
+    if label_smoothing:
+        e = number(float(label_smoothing), d)
+        share = number(label_smoothing / shape[at], d)
+        terms = P.neg(log_softmax_node(wide(x), at))
+        if weight is not None:
+            terms = P.mul(terms, P.reshape(node_of(weight, d), _class_row(shape[at], at, len(shape))))
+        each = P.sum_(terms, (at,))
+        even = c.finish(P.where(c.valid, each, P.num(each, 0)), reduction)
+        loss = P.add(P.mul(loss, P.sub(P.num(loss, 1), e)), P.mul(even, share))
+    return wrap(P.convert(loss, x.dtype))
+
+
+def _probability_loss(input: Any, target: Any, weight: Any, reduction: str, smoothing: float) -> Any:
+    x, t = nodes_of(input, target)
+    at = 1 if len(x.shape) > 1 else 0
+    n = x.shape[at]
+    y, t = log_softmax_node(wide(x), at), wide(t)
+    if smoothing:
+        t = P.add(P.mul(t, number(1 - smoothing, t.dtype)), number(smoothing / n, t.dtype))
+    terms = P.neg(P.mul(y, t))
+    if weight is not None:
+        terms = P.mul(terms, P.reshape(node_of(weight, terms.dtype), _class_row(n, at, len(x.shape))))
+    if reduction == "none":
+        loss = P.sum_(terms, (at,))
+    else:
+        loss = sum_all(terms)
+        if reduction == "mean":
+            loss = P.div(loss, number(x.size // n if n else 0, loss.dtype))
+    return wrap(P.convert(loss, x.dtype))
