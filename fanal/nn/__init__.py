@@ -9,7 +9,7 @@ from fanal.nn import modules as modules
 
 _PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
 _SUBMODULES = ("functional", "init", "parallel", "parameter", "utils")
-__all__ = [*modules.__all__, *_PARAMETERS, *_SUBMODULES]
+__all__ = list(modules.__all__) + list(_PARAMETERS) + list(_SUBMODULES)
 
 
 def __getattr__(name: str) -> Any:

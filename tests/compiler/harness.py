@@ -133,7 +133,7 @@ def check(inputs, outputs, rtol=2e-5, atol=1e-5, writes=None, exact=False, kerne
         if exact or w.dtype.kind in "biu":
             np.testing.assert_array_equal(g, w)
         else:
-            wide = np.float64
+            wide = np.complex128 if w.dtype.kind == "c" else np.float64
             np.testing.assert_allclose(g.astype(wide), w.astype(wide), rtol, atol)
     labels = [s.label for s in lowered.steps]
     launches = [s for s in lowered.steps if isinstance(s, Launch)]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base.removable import RemovableHandle
-from fanal.core.engine.record import forget_tensor, leave_path, unfollowable
+from fanal.core.engine.record import changed, leave_path, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value
@@ -88,7 +88,7 @@ def of_value(n: Node) -> Hooks:
 
 def _table(t: Any, name: str) -> OrderedDict:
     leave_path()
-    forget_tensor(t)
+    changed()
     return getattr(of_leaf(t) if t._leaf else of_value(value(t)), name)
 
 

@@ -52,7 +52,9 @@ def _role(v: Value, backend: Any) -> str:
         return "reduce"
     if name in JOINS:
         return "join"
-    return v.row.kind if backend.special(v) else "host"
+    if not backend.special(v):
+        return "host"
+    return "contract" if v.row.kind == "contract" else "special"
 
 
 def _behind_views(v: Value) -> Value:
@@ -82,8 +84,11 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
             v.root = True
         if id(v) in forced:
             v.root = v.forced = True
-        if role in ("host", "index"):
+        if role == "host":
             for i in v.inputs:
+                _make_root(i)
+        elif role == "special":
+            for i in v.inputs[1:] or v.inputs:  # scatters start from a copy of the first
                 _make_root(i)
         elif role == "contract":
             for i in v.inputs:

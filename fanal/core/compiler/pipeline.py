@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.base.dtype import int64, uint8
 from fanal.core.compiler.build import Builder, Unmappable
 from fanal.core.compiler.fuse import SAME, Group, fuse, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
+from fanal.core.compiler.pieces import IndexCheck, pieces
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
@@ -50,6 +52,8 @@ class _Lowering:
         graph = self.graph
         inputs = self._number_inputs()
         for v in graph.outputs:
+            while v.name == "reshape":
+                v = v.inputs[0]
             v.output = v.row is not None
         groups = fuse(graph, self.backend, self.forced)
         outputs, replaced, first, copies = self._outputs(inputs, groups)
@@ -85,8 +89,8 @@ class _Lowering:
         outputs: list[int] = []
         taken: set[Value] = set()
         replaced: dict[Value, Value] = {}
-        first: list[tuple[Value, int]] = []
-        copies: list[tuple[Value, int]] = []
+        first: list[tuple[Value, int, int]] = []
+        copies: list[tuple[Value, int, int]] = []
         overwrites = self.overwrites = _Overwrites(groups)
         overwritten = {graph.given[j] for j in graph.writes.values()}
         for k, v in enumerate(graph.outputs):
@@ -100,17 +104,20 @@ class _Lowering:
                         and source.size == into.size and overwrites.allow(source, into):
                     replaced[source] = into
                     taken.add(source)
+                elif source in overwritten:  # inputs that trade places: by way of a buffer
+                    fresh = self._buffer(v)
+                    first.append((v, source.id, fresh))
+                    copies.append((v, fresh, into.id))
                 else:
-                    copies.append((v, into.id))
+                    copies.append((v, -1, into.id))
                 outputs.append(into.id)
                 continue
             if (source.group is not None or source.role == "empty") and source not in taken:
                 taken.add(source)
                 outputs.append(-1 - k)  # numbered below
             else:
-                fresh = graph.number()
-                self.buffers[fresh] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
-                (first if source in overwritten else copies).append((v, fresh))  # before its contents change
+                fresh = self._buffer(v)
+                (first if source in overwritten else copies).append((v, -1, fresh))  # before its contents change
                 outputs.append(fresh)
         for k, o in enumerate(outputs):
             if o < 0:
@@ -136,16 +143,47 @@ class _Lowering:
 
     def _emit(self, g: Group) -> None:
         if g.kind in ("loop", "row", "reduce"):
-            builder = Builder(g)
-            loop = builder.loop()
-            if loop.stores:
-                self._launch(self.backend.loop(loop))
+            self._build(Builder(g))
+            return
+        if g.kind in ("join", "special"):
+            for v in g.roots:
+                self._pieces(v)
             return
         if g.kind == "contract":
             self._contract(g)
             return
         for v in g.roots:
             self._host(v)
+
+    def _build(self, builder: Builder) -> None:
+        """Emit one loop and the checks of the indices it reads by."""
+        loop = builder.loop()
+        if loop.stores:
+            self._launch(self.backend.loop(loop))
+        for index, n in builder.checks:
+            self._check(index, n)
+
+    def _check(self, index: Value, n: int) -> None:
+        if (id(index), n) in self.checked or not index.size or index.name == "iota":
+            return
+        self.checked.add((id(index), n))
+        code = self.graph.number()
+        self.buffers[code] = Buffer(8, (1,), int64)
+        self.checks.append((code, f"index {{index}} is out of bounds for dimension with size {n}"))
+        self._build(IndexCheck(index, n, code))
+
+    def _pieces(self, v: Value) -> None:
+        """Emit a value that is written region by region."""
+        for piece in pieces(v):
+            if isinstance(piece, Builder):
+                self._build(piece)
+            else:
+                self._launch(self.backend.loop(piece))
+        if v.name in ("put", "scatter"):
+            _, index, new = v.inputs
+            if new.size:
+                self._check(index, v.shape[v.params[0]])
+                self._launch(self.backend.scatter(v))
 
     def _contract(self, g: Group) -> None:
         """Emit a contraction with its pointwise tail."""
@@ -174,20 +212,16 @@ class _Lowering:
         self.steps.append(HostStep(_bound(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
                                    v.id, v.name, [v.where] if v.where else []))
 
-    def _copy_all(self, copies: list[tuple[Value, int]]) -> None:
-        """Copy values to other buffers. What a copy overwrites must not be read by a later one."""
-        targets = {dst for _, dst in copies}
-        if any(base(v).id in targets for v, _ in copies):  # inputs that trade places: by way of buffers
-            waiting = []
-            for v, dst in copies:
-                fresh = self.graph.number()
-                self.buffers[fresh] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
-                self._copy(v, base(v).id, fresh)
-                waiting.append((v, fresh, dst))
-        else:
-            waiting = [(v, base(v).id, dst) for v, dst in copies]
-        for v, source, dst in waiting:
-            self._copy(v, source, dst)
+    def _buffer(self, v: Value) -> int:
+        """Return the id of a new buffer for `v`."""
+        fresh = self.graph.number()
+        self.buffers[fresh] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
+        return fresh
+
+    def _copy_all(self, copies: list[tuple[Value, int, int]]) -> None:
+        """Copy values, each from where it is, or from another id, to an id."""
+        for v, source, to in copies:
+            self._copy(v, source if source >= 0 else base(v).id, to)
 
     def _copy(self, v: Value, source: int, to: int) -> None:
         where = [v.where] if v.where else []
@@ -214,12 +248,7 @@ class _Lowering:
                     self.steps.append(item)
             else:
                 ids[item.id] = fresh = self.graph.number()
-                self.buffers[fresh] = Buffer(item.nbytes, (item.nbytes,), _byte())
-
-
-def _byte() -> Any:
-    from fanal.core.base.dtype import uint8
-    return uint8
+                self.buffers[fresh] = Buffer(item.nbytes, (item.nbytes,), uint8)
 
 
 def _bound(v: Value) -> Any:

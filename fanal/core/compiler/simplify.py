@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
+from fanal.core.base.dtype import int64
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import Graph, Value
 from fanal.core.ir.program import Node, Program
@@ -79,6 +81,20 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
     return None
 
 
+def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value:
+    """Write argmax or argmin as the least index that holds the extreme value or NaN."""
+    dim = n.params[0]
+    at = n.where
+    best = make("max_of" if name == "argmax" else "min_of", (x,), ((dim,),), at)
+    kept = tuple(1 if d == dim else k for d, k in enumerate(x.shape))
+    hit = make("eq", (x, make("reshape", (best,), (kept,), at)), (), at)
+    if x.dtype.is_floating_point:
+        hit = make("or", (hit, make("ne", (x, x), (), at)), (), at)
+    index = make("iota", (), (x.shape, dim, int64), at)
+    none = make("full", (), ((), x.shape[dim], int64), at)
+    return make("min_of", (make("where", (hit, index, none), (), at),), ((dim,),), at)
+
+
 def simplify(program: Program) -> Graph:
     """Return the graph of a program: no tape, no views of constants, no chains of views, nothing twice, nothing dead."""
     place: dict[int, Value] = {}
@@ -97,6 +113,13 @@ def simplify(program: Program) -> Graph:
         order.append(v)
         return v
 
+    def make(name: str, inputs: tuple[Value, ...], params: tuple, where: object) -> Value:
+        row = ROWS[name]
+        v = Value(row, inputs, params, row.shape(inputs, params), row.dtype(inputs, params), where)
+        v.id = -2
+        order.append(v)
+        return v
+
     for n in program.nodes:
         if id(n) in place:
             continue
@@ -107,6 +130,9 @@ def simplify(program: Program) -> Graph:
         row = n.row
         if row.kind == "tape":
             place[id(n)] = inputs[0]
+            continue
+        if row.name in ("argmax", "argmin") and inputs[0].size and not inputs[0].dtype.is_complex:
+            place[id(n)] = _first_extreme(make, row.name, inputs[0], n)
             continue
         v = _rewrite(row.name, inputs, n)
         if v is not None and v.id == -2:  # an existing value

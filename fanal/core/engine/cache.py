@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fanal.core.base import knobs
+from fanal.core.backends.cpu.memory import empty_aligned
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
@@ -25,8 +26,11 @@ _seen: dict[int, None] = {}
 class Runnable(Protocol):
     """A program ready to run."""
 
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs for these inputs."""
+    def new(self, i: int) -> np.ndarray | None:
+        """Return memory for output i; None where it has none of its own."""
+
+    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
+        """Return the outputs for these inputs, written into `outputs` where given."""
 
 
 class Interpreted:
@@ -35,7 +39,11 @@ class Interpreted:
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    def new(self, i: int) -> np.ndarray | None:
+        """Return None: the interpreter makes its own results."""
+        return None
+
+    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
         """Return the outputs; those that replace an input are written into its memory."""
         results = interpret(self.program, inputs)
         for i, j in self.program.writes.items():
@@ -53,20 +61,26 @@ class Compiled:
         from fanal.core.compiler.pipeline import lower
         begin = time.perf_counter()
         self.exe = Executable(lower(program))
+        self.makes = [None if a is None else (a.shape, a.dtype) for a in self.exe.allocate()]
         ledger.compile_seconds += time.perf_counter() - begin
         self.runs = 0
         self.profiles: list[list[Any]] = []
         ledger.executables.append(self)
 
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    def new(self, i: int) -> np.ndarray | None:
+        """Return memory for output i; None where it has none of its own."""
+        make = self.makes[i]
+        return None if make is None else empty_aligned(*make)
+
+    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
         """Return the outputs; those that replace an input are that input's array."""
         self.runs += 1
         if ledger.profiling and self.runs in (2, 4, 8, 16, 32):
             timings: list[Any] = []
-            results = self.exe.run(inputs, None, timings)
+            results = self.exe.run(inputs, outputs, timings)
             self.profiles.append(timings)
             return results
-        return self.exe.run(inputs)
+        return self.exe.run(inputs, outputs)
 
 
 def structure(program: Program) -> Any:

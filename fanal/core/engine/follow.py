@@ -5,13 +5,17 @@ then is recorded after the fact, onto the very tensors that were handed out, and
 """
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Any
+from weakref import ref
 
 from fanal.core.base import knobs
 from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
 from fanal.core.engine.cache import executable
+from fanal.core.engine.handle import Storage
+from fanal.core.engine.handle import signature
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Draft, Path, copy_handle, graft, stub
@@ -85,10 +89,20 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
     return record.run_event(op, args, kwargs, record.caller(2))
 
 
+def _current(p: Path) -> bool:
+    """Tell whether the tensors from outside are still what the path was made for."""
+    if p.epoch != session.epoch:
+        if any(slot.tensor is not None and signature(slot.tensor) != slot.signature for slot in p.slots):
+            return False
+        p.epoch = session.epoch
+    return True
+
+
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
     mode = _mode()
     for p in reversed(paths().all):
-        if p is not but and p.steps[0].op is op and p.mode == mode and p.same_call(p.steps[0], op, args, kwargs):
+        if p is not but and p.steps[0].op is op and p.mode == mode and _current(p) and \
+                p.same_call(p.steps[0], op, args, kwargs):
             session.path = p
             return (_take(p, 0, op),)
     return None
@@ -99,6 +113,9 @@ def _take(path: Path, k: int, op: Op) -> Any:
     step = path.steps[k]
     matcher.set_cursor(step.native.next)
     if step.grads:
+        taken = path.taken(step)
+        if taken:
+            renew(path, taken)
         path.effects(step)
     out = step.native.out
     if op.flush:
@@ -111,7 +128,7 @@ def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | Non
     for p in reversed(paths().all):
         if p is path or p.mode != path.mode or len(p.steps) <= k or p.steps[k].op is not op or len(p.outs) == 0:
             continue
-        if not _same_prefix(path, p, k):
+        if not _current(p) or not _same_prefix(path, p, k):
             continue
         if _adopt(path, p, k) and p.same_call(p.steps[k], op, args, kwargs):
             session.path = p
@@ -306,34 +323,38 @@ def _graft_one(o: Any, n: Any, s: Any) -> Any:
 
 
 def renew(path: Path, which: list[int]) -> None:
-    """Replace tensors that somebody else now holds by fresh ones."""
-    groups = {path.out_groups[i] for i in which}
-    held = set(which)
-    for g in groups:
+    """Replace tensors that somebody else now holds by fresh ones, on fresh storages."""
+    done: set[int] = set()
+    for i in which:
+        g = path.out_groups[i]
         group = path.groups[g]
-        if not group.external:
+        if g not in done and not group.external:
+            done.add(g)
             old = group.storage
-            new = type(old)(_stub_of(path, g, old), old.meta)
-            group.storage = new
-        for i in group.outs:
-            o = path.outs[i]
-            if i in held:
-                node = Node(o._node.row, (), (), o._shape, o._dtype)
-                node.needs_grad, node.freed = o._node.needs_grad, True
-                _install(path, i, copy_handle(o, group.storage, node))
-            else:
-                o._storage = group.storage
-                o._seen = group.storage.version
-    for i in held:
+            group.storage = new = Storage(_stub_of(old.node), old.meta)
+            if group.value is not None:
+                group.stub = group.value = None
+                i_own = next(j for j, k in path.own if k == g)
+                path.results[i_own] = None
+                path.unmade.append(i_own)
+            for k in group.outs:
+                path.outs[k]._storage = new
+                path.outs[k]._seen = 0
+        o = path.outs[i]
+        if not group.external:
+            o._storage = old  # it stays with whoever holds it
+            o._seen = -1
+        node = Node(o._node.row, (), (), o._shape, o._dtype)
+        node.needs_grad, node.freed = o._node.needs_grad, True
+        _install(path, i, copy_handle(o, group.storage, node))
+    for i in which:
         for s in path.holders.get(i, ()):
             matcher.set_out(s.native, path.value(s.out))
-    if which:
-        path.counts = path.count()
 
 
-def _stub_of(path: Path, g: int, old: Any) -> Node:
-    n = Node(input_, (), (old.node.shape, old.node.dtype), old.node.shape, old.node.dtype)
-    n.needs_grad, n.freed = old.node.needs_grad, True
+def _stub_of(node: Node) -> Node:
+    n = Node(input_, (), (node.shape, node.dtype), node.shape, node.dtype)
+    n.needs_grad, n.freed = node.needs_grad, True
     return n
 
 
@@ -359,52 +380,73 @@ record.set_flusher(_flush)
 def commit(path: Path) -> None:
     """Run the program of a path that was followed to its end, and give every tensor its value."""
     now = path.count()
-    held: list[int] = []
-    if now != path.counts:
-        held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b]
-        fresh = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
-        if fresh:
-            path.live |= fresh
-            path.exe = None
+    if now != path.usual:
+        _look_who_holds(path, now)
     if path.exe is None:
         path.exe = executable(path.program())
-    results = path.exe.run(path.arrays())
-    for g, a in zip(path.keep, results):
-        group = path.groups[g]
+    given_arrays, groups = path.arrays(), path.groups
+    fresh = path.results.copy()
+    for i in path.unmade:
+        fresh[i] = path.exe.new(i)
+    results = path.exe.run(given_arrays, fresh)
+    _settle_written(path)
+    for i, g in path.own:
+        group = groups[g]
         st = group.storage
-        node = given(a, st.node.dtype)
+        if group.value is None or group.value.buffer is not results[i]:
+            group.stub, group.value = st.node, given(results[i], st.node.dtype)
+            path.results[i] = results[i]
+            path.unmade = [k for k in path.unmade if k != i]
+        st.node = group.value
+        st.version += 1
+    for i, g in path.made:
+        st = groups[g].storage
+        node = given(results[i], st.node.dtype)
         node.needs_grad, node.freed = st.node.needs_grad, True
-        if group.external:
-            st.version += group.writes
         st.node = node
-        node.home = (group.weak, st.version)
-        for i in group.outs:
-            o = path.outs[i]
-            if not o._chain:
-                o._node = node
-                o._seen = st.version
-            else:
-                o._seen = -1
+        st.version += 1
+        node.home = (ref(st), st.version)
     path.undo.clear()
     session.effects.clear()
     ledger.followed += len(path.steps)
     ledger.flushes += 1
-    lost = [i for i in held if not _own_grad(path, i, now[i])]
-    if lost:
-        renew(path, lost)
+    if path.held:
+        renew(path, path.held)
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
     _expect_next(path)
 
 
-def _own_grad(path: Path, i: int, count: int) -> bool:
-    """Tell whether out i is held by nobody but the leaf whose .grad it is: then it serves again next time."""
-    leaf = path.grads.get(i)
-    if leaf is None or count != path.counts[i] + 1:
-        return False
-    t = path.value(leaf)
-    return t is not None and t._grad is path.outs[i]
+def _look_who_holds(path: Path, now: list[int]) -> None:
+    """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
+    # Whether a .grad may serve again is asked when the next backward comes: until then its parameter holds it.
+    held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
+    more = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
+    if more:
+        path.live |= more
+        path.exe = None
+    path.held = held
+    path.usual = now
+
+
+def _settle_written(path: Path) -> None:
+    """Note the new versions of storages from outside, whose memory the run has changed."""
+    nodes = [g.storage.node for g in path.written]
+    alone = list(map(getrefcount, nodes))
+    if alone != path.alone:  # a node that somebody else refers to keeps standing for the old value
+        for k, g in enumerate(path.written):
+            if not path.alone or alone[k] != path.alone[k]:
+                st = g.storage
+                old = st.node
+                st.node = given(old.buffer, old.dtype)
+                st.node.needs_grad, st.node.freed = old.needs_grad, True
+        nodes = [g.storage.node for g in path.written]
+        path.alone = list(map(getrefcount, nodes))
+    for g in path.written:
+        st = g.storage
+        st.version += g.writes
+        st.node.home = (ref(st), st.version)
 
 
 def _expect_next(ended: Path | None) -> None:
@@ -415,7 +457,7 @@ def _expect_next(ended: Path | None) -> None:
         known.last.successor = ended
     known.last = ended
     nxt = ended.successor if ended is not None else None
-    if nxt is not None and nxt.mode == _mode() and nxt.steps:
+    if nxt is not None and nxt.mode == _mode() and nxt.steps and _current(nxt):
         s.path = nxt
         matcher.set_cursor(nxt.steps[0].native)
     else:
@@ -446,17 +488,7 @@ def _leave_here() -> None:
     leave(session.path, position())
 
 
-def _forget_tensor(t: Any) -> None:
-    known = paths()
-    known.all = [p for p in known.all if not any(slot.tensor is t for slot in p.slots)]
-    for p in known.all:
-        if p.successor is not None and p.successor not in known.all:
-            p.successor = None
-    if known.last not in known.all:
-        known.last = None
-
-
-record.set_leaver(_leave_here, _forget_tensor)
+record.set_leaver(_leave_here)
 recorded.draft = Draft
 recorded.learn = learn
 __all__ = ["MANUAL", "dispatch", "learn", "stub"]

@@ -5,7 +5,8 @@ that come from outside (slots). It owns copies of every tensor the segment retur
 """
 from __future__ import annotations
 
-import sys
+from operator import is_
+from sys import getrefcount
 from typing import Any
 from weakref import ref
 
@@ -65,7 +66,7 @@ class Slot:
 class Group:
     """A storage of the segment: one that came from outside, or one that it made."""
 
-    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak")
+    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value")
 
     def __init__(self, external: bool, storage: Storage) -> None:
         self.external = external
@@ -76,6 +77,8 @@ class Group:
         self.grad = False  # holds a .grad that stays with its parameter
         self.storage: Any = storage if external else None
         self.weak = ref(storage)
+        self.stub: Any = None  # of a .grad that serves again: its value before it is computed, and after
+        self.value: Any = None
 
 
 class Step:
@@ -92,6 +95,7 @@ class Draft:
         index, slot_index = s.index, s.slot_index
         self.snapshots = s.snapshots
         self.refused: str | None = None
+        self.epoch = s.began
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
         self.slots = [Slot(t, made, self._group(st, True)) for t, made, st in slots]
@@ -270,6 +274,7 @@ class Path:
         self.outs, self.out_groups = draft.outs, draft.out_groups
         self.steps = draft.steps
         self.mode = mode
+        self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[Any, Any]] = []
         self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}  # groups whose value must be in memory afterwards: the union over all runs
         self.exe: Any = None
@@ -281,6 +286,10 @@ class Path:
         self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
         self._forge()
         self.counts = self.count()
+        self.alone_grads = {new: getrefcount(self.outs[new]) for new in self.grads}
+        self.usual: list[int] = []  # the counts of the last run: equal ones mean that the same tensors are held
+        self.held: list[int] = []
+        self.alone: list[int] = []  # reference counts of the nodes of written storages after a run
 
     def _forge(self) -> None:
         """Make the matcher's steps."""
@@ -300,8 +309,10 @@ class Path:
             if before is not None:
                 matcher.link(before.native, s.native)
             before = s
+        self.foreign = False  # some slot shares memory with NumPy
         for slot in self.slots:
             if slot.signature[-1] is False:
+                self.foreign = True
                 self.release(slot)
 
     def _note_holder(self, spec: tuple, s: Step) -> None:
@@ -398,7 +409,14 @@ class Path:
             return True
         if kind == SEQUENCE:
             made, specs = x
-            return type(a) is made and len(a) == len(specs) and all(map(self.matches, specs, a))
+            if type(a) is not made or len(a) != len(specs):
+                return False
+            if specs and specs[0][0] in (OUT, SLOT):
+                outs, slots = self.outs, self.slots
+                expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY for k, i in specs]
+                if all(map(is_, a, expected)) and not self.foreign:
+                    return True
+            return all(map(self.matches, specs, a))
         return x() is a
 
     def same_call(self, s: Step, op: Any, args: tuple, kwargs: dict) -> bool:
@@ -418,45 +436,62 @@ class Path:
                     return False
         return True
 
+    def taken(self, s: Step) -> list[int]:
+        """Return the .grad tensors of last time that somebody kept: they cannot serve again."""
+        outs, alone = self.outs, self.alone_grads
+        undone = {id(old) for _, old in self.undo}
+        return [new for _, _, new in s.grads
+                if new is not None and getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)]
+
     def effects(self, s: Step) -> None:
         """Repeat what a followed backward does that Python can see: .grad."""
         for leaf, _, new in s.grads:
             if new is not None:
                 t, g = self.value(leaf), self.outs[new]
-                st = g._storage
-                if st.node.buffer is not None:
-                    st.node = self._fresh_stub(new)
-                    st.version += 1
+                group = self.groups[self.out_groups[new]]
+                if group.stub is not None:  # it held the last step's gradient until here
+                    group.storage.node = group.stub
+                    group.storage.version += 1
                 self.undo.append((t, t._grad))
                 t._grad = g
 
-    def _fresh_stub(self, k: int) -> Node:
-        o = self.outs[k]
-        n = Node(input_, (), (o._shape, o._dtype), self.groups[self.out_groups[k]].storage.node.shape, o._dtype)
-        n.freed = True
-        return n
-
     def arrays(self) -> list[np.ndarray]:
         """Return the values of the program's inputs now."""
-        found = []
-        for k in self.bound:
+        found = self.given
+        groups = self.groups
+        for j, k in self.from_groups:
+            found[j] = groups[k].storage.node.buffer
+        for j, k in self.from_copies:
+            found[j] = self.slots[k].copy
+        for entry in self.markers:
+            entry[1][()] = entry[2].now()
+        return found
+
+    def _prepare(self) -> None:
+        """Lay out what a run is given and where its results go, once per program."""
+        self.given: list[Any] = []
+        self.from_groups: list[tuple[int, int]] = []
+        self.from_copies: list[tuple[int, int]] = []
+        for j, k in enumerate(self.bound):
             kind, x = self.sources[k]
             if kind == "group":
-                found.append(self.groups[x].storage.node.buffer)
+                self.from_groups.append((j, x))
             elif kind == "snapshot":
-                found.append(self.slots[x].copy)
-            elif kind == "scalar":
-                entry = self.scalars[x]
-                if entry[2] is not None:
-                    entry[1][()] = entry[2].now()
-                found.append(entry[1])
-            else:
-                found.append(x)
-        return found
+                self.from_copies.append((j, x))
+            self.given.append(self.scalars[x][1] if kind == "scalar" else x if kind == "constant" else None)
+        self.markers = [e for e in self.scalars if e[2] is not None]
+        self.written = [self.groups[g] for g in self.keep if self.groups[g].external]
+        self.own = [(i, g) for i, g in enumerate(self.keep) if self.groups[g].grad and not self.groups[g].external]
+        self.made = [(i, g) for i, g in enumerate(self.keep)
+                     if not self.groups[g].external and not self.groups[g].grad]
+        self.results: list[Any] = [None] * len(self.keep)
+        self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
+        for i, g in self.own:
+            self.groups[g].stub = self.groups[g].value = None
 
     def count(self) -> list[int]:
         """Return the reference counts of the tensors handed out, the same way every time."""
-        return list(map(sys.getrefcount, self.outs))
+        return list(map(getrefcount, self.outs))
 
     def program(self) -> Program:
         """Return the program for the present set of live groups; `keep` are the groups of its outputs."""
@@ -469,4 +504,5 @@ class Path:
         inputs = [self.inputs[k] for k in self.bound]
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
+        self._prepare()
         return Program(inputs, nodes, outputs, writes)

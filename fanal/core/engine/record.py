@@ -58,6 +58,7 @@ class Session(threading.local):
 
     def __init__(self) -> None:
         self.depth = 0
+        self.segment = 0  # counts segments, so that an event notices a flush inside it
         self.event: Event | None = None
         self.touched: dict[int, ref[Storage]] = {}  # storages with pending values, by id
         self.unfollowable: str | None = None
@@ -65,10 +66,12 @@ class Session(threading.local):
         self.path: Any = None  # the known segment being followed
         self.paths: Any = None  # every known segment of this thread
         self.effects: list[tuple[int, Callable[[], None]]] = []  # what Python did between followed events
+        self.epoch = 0  # counts changes to tensors that are no events: hooks, requires_grad
         self.begin()
 
     def begin(self) -> None:
         """Forget the recorded segment."""
+        self.segment += 1
         self.events: list[Event] = []
         self.outs: list[Any] = []  # every tensor the segment returned, once
         self.index: dict[int, int] = {}  # id -> place in outs
@@ -77,6 +80,7 @@ class Session(threading.local):
         self.starts: dict[int, tuple[Storage, Node, int]] = {}  # id of a storage from outside -> its value at first use
         self.snapshots: dict[int, tuple[int, Node]] = {}  # id of a copy of shared memory -> its slot
         self.effects.clear()
+        self.began = self.epoch
 
 
 session = Session()
@@ -136,13 +140,13 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     event.positional = len(args)
     s.depth = 1
     s.event = event
-    events = s.events
+    segment = s.segment
     try:
         out = op.fn(*args, **kwargs)
     finally:
         s.depth = 0
         s.event = None
-    if s.events is not events:
+    if s.segment != segment:
         s.unfollowable = f"'{op.name}' needed a value before it could go on"
     ledger.recorded += 1
     event.out = out
@@ -215,13 +219,12 @@ def written_ahead() -> bool:
 
 
 _leaver: Callable[[], None]
-_forgetter: Callable[[Any], None]
 
 
-def set_leaver(leave: Callable[[], None], forget: Callable[[Any], None]) -> None:
-    """Install the functions that stop following, and that drop known segments."""
-    global _leaver, _forgetter
-    _leaver, _forgetter = leave, forget
+def set_leaver(leave: Callable[[], None]) -> None:
+    """Install the function that stops following."""
+    global _leaver
+    _leaver = leave
 
 
 def leave_path() -> None:
@@ -230,10 +233,11 @@ def leave_path() -> None:
         _leaver()
 
 
-def forget_tensor(t: Any) -> None:
-    """Drop the known segments of this thread that take `t` from outside: it no longer is what they were made for."""
-    if session.paths is not None:
-        _forgetter(t)
+def changed() -> None:
+    """Note that some tensor is no longer what known segments were made for: they are checked before they are followed."""
+    session.epoch += 1
+    if session.path is not None and not session.depth and _position() == 0:
+        _leaver()
 
 
 def flush(reason: str) -> None:
@@ -259,5 +263,7 @@ def set_grad(t: Any, new: Any) -> None:
     old = t._grad
     if old is not new:
         t._grad = new
-        s.path.undo.append((t, old))
-        s.effects.append((_position(), lambda: setattr(t, "_grad", new)))
+        k = _position()
+        if k:  # before the first event there is nothing to go back to
+            s.path.undo.append((t, old))
+            s.effects.append((k, lambda: setattr(t, "_grad", new)))

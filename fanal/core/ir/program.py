@@ -41,7 +41,7 @@ class Node:
         self.where = state.where
         self.home: tuple[Any, int] | None = None  # (weak reference to a storage, version)
         self.leaf: Any = None  # the tensor whose .grad collects what arrives here
-        self.hooks: list | None = None
+        self.hooks: Any = None  # autograd.hooks.Hooks
         self.freed = False
 
     @property

@@ -22,9 +22,9 @@ def wide(x: Node) -> Node:
 
 
 def need_float(t: Any, name: str) -> Node:
-    """Return the value of `t`. Raises RuntimeError if it is not floating point."""
+    """Return the value of `t`. Raises NotImplementedError if it is not floating point."""
     if t._dtype.category < 2:
-        raise RuntimeError(f"\"{name}\" not implemented for '{dt.scalar_name(t._dtype)}'")
+        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(t._dtype)}'")
     return read(t)
 
 
@@ -278,9 +278,10 @@ def hardshrink(input: Any, lambd: float = 0.5) -> Any:
 @public(module="nn.functional", method=False)
 def softshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input moved towards 0 by lambd."""
+    x = need_float(input, "softshrink_check")
     if not lambd >= 0:
-        raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {float(lambd):g}.")
-    x = need_float(input, "softshrink_cpu")
+        raise RuntimeError("lambda must be in range [0, 3.40282e+38] for input dtype "
+                           f"{dt.scalar_name(x.dtype)}, but found {float(lambd):g}")
     d = P.detach(x)
     k = number(float(lambd), x.dtype)
     y = P.where(P.lt(k, d), P.sub(d, k), P.where(P.lt(d, P.neg(k)), P.add(d, k), P.mul(d, P.num(d, 0))))
@@ -363,7 +364,7 @@ def prelu(input: Any, weight: Any) -> Any:
 def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
           generator: Any = None) -> Any:
     """Return input where positive, a * input elsewhere; a is drawn from [lower, upper), or their mean in evaluation."""
-    x = need_float(input, "rrelu")
+    x = need_float(input, "rrelu_with_noise_out_cpu" if training else "leaky_relu_cpu")
     if lower > upper:
         raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, got lower={lower}, upper={upper}")
     if not training:
@@ -430,10 +431,13 @@ def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, f
         warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
                       "argument.", stacklevel=4)
         dim = _implicit_dim(len(input._shape))
-    if dtype is None and input._dtype.category < 2:
-        raise RuntimeError(f"\"{name}_lastdim_kernel_impl\" not implemented for '{dt.scalar_name(input._dtype)}'")
     x = node_of(input, dtype or input._dtype)
-    return result(form(x, _softmax_axis(x, dim)), input)
+    d = _softmax_axis(x, dim)
+    if x.dtype.category < 2:
+        kernel = f"{name}_lastdim_kernel_impl" if d == len(x.shape) - 1 else \
+            "softmax_kernel_impl" if name == "softmax" else f"{name}_kernel_impl"
+        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+    return result(form(x, d), input)
 
 
 @public("softmax", module="nn.functional", method=False)
@@ -467,7 +471,7 @@ def log_softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
 def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None) -> Any:
     """Return softmax(-input) along `dim`."""
     from fanal.core.ops.pointwise import neg
-    return _softmaxes(neg(input), dim, dtype, "softmin", softmax_node)
+    return _softmaxes(neg(input), dim, dtype, "softmax", softmax_node)
 
 
 @public(module="nn.functional", method=False)

@@ -86,14 +86,14 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
                            f"{_cpp(q)} key.dtype: {_cpp(k)} and value.dtype: {_cpp(v)} instead.")
     for x in (q, k, v):
         if len(x.shape) < 2:
-            raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got query.dim(): "
-                               f"{len(q.shape)}, key.dim(): {len(k.shape)} and value.dim(): {len(v.shape)} instead.")
+            raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got query.dim: "
+                               f"{len(q.shape)} key.dim: {len(k.shape)} and value.dim: {len(v.shape)} instead.")
     mask = None
     if attn_mask is not None:
         mask = read(attn_mask)
         if is_causal:
             raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
-        if mask.dtype is not dt.bool_ and mask.dtype is not q.dtype and mask.dtype is not dt.float32:
+        if mask.dtype is not dt.bool_ and mask.dtype is not q.dtype:
             raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but got "
                                f"attn_mask.dtype: {_cpp(mask)} and  query.dtype: {_cpp(q)} instead.")
         if mask.dtype is not dt.bool_:
@@ -102,6 +102,11 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
         if len(q.shape) < 3 or q.shape[-3] % k.shape[-3] or q.shape[-3] % v.shape[-3]:
             raise RuntimeError("Number of heads in key and value must divide the number of heads in query ")
         k, v = _repeat_heads(k, q.shape[-3]), _repeat_heads(v, q.shape[-3])
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({q.shape[-2]}x{q.shape[-1]} and "
+                           f"{k.shape[-1]}x{k.shape[-2]})" if q.shape[-1] != k.shape[-1] else
+                           f"mat1 and mat2 shapes cannot be multiplied ({q.shape[-2]}x{k.shape[-2]} and "
+                           f"{v.shape[-2]}x{v.shape[-1]})")
     batch = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (_lift(x, batch) for x in (q, k, v))
     out, _ = attention_nodes(q, k, v, mask, dropout_p, is_causal, scale)

@@ -19,7 +19,7 @@ from fanal.core.engine.record import runtime
 from fanal.core.ir.prims import convert, full, given
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
-from fanal.core.tensor.tensor import Tensor, wrap
+from fanal.core.tensor.tensor import Forbidden, Tensor, wrap
 
 Number = bool | int | float | complex
 Operand = Any  # a Tensor or a Python number
@@ -162,14 +162,17 @@ def _meta(t: Any, like: Sequence[Operand]) -> Any:
     return t
 
 
-def check_inplace(t: Handle) -> None:
-    """Raise PyTorch's error if `t` must not be written."""
+def check_inplace(t: Handle, new: Node | None = None) -> None:
+    """Raise PyTorch's error if `t` must not be written (with the value `new`)."""
     if state.grad:
         if t._leaf:
             raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
         base = t._base_ref
-        if base is not None and base._leaf:
-            raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+        if base is not None:
+            if base._leaf:
+                raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+            if type(base) is Forbidden and (value(t).needs_grad or (new is not None and new.needs_grad)):
+                raise RuntimeError(base.text)
     if t._inference and not state.inference:
         raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "
                            "to get a normal tensor before doing inplace update.See "
@@ -190,7 +193,7 @@ def can_cast(source: dt.dtype, to: dt.dtype) -> bool:
 
 def assign(t: Any, n: Node, name: str = "") -> Any:
     """Write a value into a tensor, in place, with PyTorch's checks; return the tensor."""
-    check_inplace(t)
+    check_inplace(t, n)
     if n.shape != t._shape:
         from fanal.core.base.shape import broadcast_shapes
         if broadcast_shapes(n.shape, t._shape) != t._shape:

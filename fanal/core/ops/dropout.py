@@ -42,6 +42,9 @@ def dropped(x: Node, p: float, shape: Shape) -> Node:
 def _drop(input: Any, p: float, training: bool, inplace: bool, shape: Shape) -> Any:
     if p == 0 or not training or not math.prod(input._shape):
         return input
+    if input._dtype.category < 2:
+        raise RuntimeError("result type Float can't be cast to the desired output type "
+                           f"{dt.scalar_name(input._dtype)}")
     y = dropped(read(input), p, shape)
     return assign(input, y) if inplace else result(y, input)
 
@@ -49,6 +52,8 @@ def _drop(input: Any, p: float, training: bool, inplace: bool, shape: Shape) -> 
 @public("dropout", method=False, inplace=True)
 def torch_dropout(input: Any, p: float, train: bool) -> Any:
     """Return input with elements set to 0 with probability p, and the others divided by 1 - p."""
+    if not 0 <= p <= 1:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p:g}")
     return dropout(input, p, train)
 
 

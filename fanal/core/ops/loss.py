@@ -26,6 +26,11 @@ def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -
     return reduction
 
 
+def _need_float(x: Node, kernel: str) -> None:
+    if x.dtype.category < 2:
+        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+
+
 def mean_all(x: Node) -> Node:
     """Mean of all elements."""
     return P.div(sum_all(x), number(x.size, x.dtype))
@@ -71,8 +76,7 @@ def mse_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = No
     """Return the mean of (input - target)**2."""
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
-    if a.dtype.category < 2:
-        raise RuntimeError(f"\"mse_cpu\" not implemented for '{dt.scalar_name(a.dtype)}'")
+    _need_float(a, "mse_cpu")
     w = wide(P.sub(a, b))
     return wrap(P.convert(_weighted(pow_node(w, 2), weight, reduction), a.dtype))
 
@@ -83,6 +87,9 @@ def l1_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = Non
     """Return the mean of |input - target|."""
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
+    if reduction == "mean" and a.dtype.category < 2:
+        raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a floating point or complex "
+                           f"dtype. Got: {dt.scalar_name(a.dtype)}")
     return wrap(_weighted(P.abs_(P.sub(a, b)), weight, reduction))
 
 
@@ -92,6 +99,7 @@ def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: An
     """Return the mean of d**2 / (2 beta) where d = |input - target| < beta, d - beta / 2 elsewhere."""
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
+    _need_float(a, "smooth_l1_cpu")
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
     d = P.abs_(P.sub(a, b))
@@ -108,6 +116,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     """Return the mean of d**2 / 2 where d = |input - target| <= delta, delta * (d - delta / 2) elsewhere."""
     reduction = reduction_of(reduction)
     a, b = _pair(input, target)
+    _need_float(a, "huber_cpu")
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     d = P.abs_(P.sub(a, b))
@@ -127,6 +136,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     if input._dtype is not target._dtype:
         raise RuntimeError(f"Found dtype {dt.scalar_name(target._dtype)} but expected {dt.scalar_name(input._dtype)}")
     x, t = read(input), read(target)
+    _need_float(x, "binary_cross_entropy")
     dx, s = wide(P.detach(x)), wide(P.detach(t))
     floor, one = P.num(dx, -100), P.num(dx, 1)
     y = P.sub(P.mul(P.sub(s, one), P.max_(P.log1p(P.neg(dx)), floor)), P.mul(s, P.max_(P.log(dx), floor)))
@@ -162,6 +172,7 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         raise ValueError(f"Target size ({target.shape}) must be the same as input size ({input.shape})")
     d = result_type(input, target)
     x, t = node_of(input, d), node_of(target, d)
+    _need_float(x, "log_sigmoid_cpu")
     log = _log_sigmoid(x)
     if pos_weight is not None:
         p = node_of(pos_weight, d)
@@ -211,6 +222,8 @@ def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None
                       "to behave the same as 'batchmean' in the next major release.", stacklevel=3)
     reduction = "sum" if batch else reduction_of(reduction, size_average, reduce)
     x, t = nodes_of(input, target)
+    if x.dtype.category < 2:
+        raise RuntimeError("kl_div: Integral inputs not supported.")
     y = P.mul(P.exp(t), P.sub(t, x)) if log_target else P.sub(xlogx(t), P.mul(t, x))
     total = reduced(y, reduction)
     if batch and x.shape:
@@ -305,8 +318,9 @@ class _Classes:
     __slots__ = ("t", "valid", "weight", "at")
 
     def __init__(self, target: Any, weight: Any, ignore_index: int, d: dt.dtype, at: int) -> None:
-        t = read(target)
-        t = P.convert(t, dt.int64)
+        t = P.convert(read(target), dt.int64)
+        if at == 0:
+            t = P.reshape(t, ())
         self.at = at
         skip = P.full((), ignore_index, dt.int64)
         self.valid = P.ne(t, skip)
@@ -339,15 +353,15 @@ def _check_classes(input: Any, target: Any, weight: Any) -> int:
     """Check shapes and dtypes as PyTorch does; return the dimension of the classes."""
     x, t = input._shape, target._shape
     if target._dtype not in (dt.int64, dt.uint8):
-        raise RuntimeError(f"expected scalar type Long but found {dt.scalar_name(target._dtype)}")
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {dt.scalar_name(target._dtype)}")
     at = 1 if len(x) > 1 else 0
     if weight is not None and weight._shape != (x[at],):
         raise RuntimeError("weight tensor should be defined either for all "
                            f"{x[at]} classes or no classes but got weight tensor of shape: {list(weight._shape)}")
     if len(x) == 1:
-        if t:
-            raise RuntimeError(f"size mismatch (got input: {list(x)}, target: {list(t)})" if t != (1,) else
-                               "0D or 1D target tensor expected, multi-target not supported")
+        if t not in ((), (1,)):
+            raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {t[0]}" if len(t) == 1 else
+                             "0D or 1D target tensor expected, multi-target not supported")
     elif len(x) == 2:
         if len(t) > 1:
             raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
@@ -357,6 +371,8 @@ def _check_classes(input: Any, target: Any, weight: Any) -> int:
         want = (x[0], *x[2:])
         if t[:1] != x[:1]:
             raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({t[0] if t else 1}).")
+        if t != want and len(x) == 4:
+            raise RuntimeError(f"size mismatch (got input: {list(x)} , target: {list(t)}")
         if t != want:
             raise RuntimeError(f"Expected target size {list(want)}, got {list(t)}")
     return at
@@ -420,11 +436,11 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any
     if target._shape == shape and target._dtype.category >= 2:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
     if not shape:
-        raise RuntimeError("Expected 1 or more dimensions (got 0)")
+        raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got 1)")
     at = _check_classes(input, target, weight)
     x = read(input)
     if x.dtype.category < 2:
-        raise RuntimeError(f"\"log_softmax_lastdim_kernel_impl\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise NotImplementedError(f"\"log_softmax_lastdim_kernel_impl\" not implemented for '{dt.scalar_name(x.dtype)}'")
     if not shape[at]:
         raise RuntimeError("cross_entropy expects at least one class")
     d = wide(x).dtype

@@ -17,7 +17,7 @@ def _same_dtype(a: Any, b: Any, text: str) -> None:
         raise RuntimeError(text.format(a=dt.scalar_name(a._dtype), b=dt.scalar_name(b._dtype)))
 
 
-_CPP = {"Float": "float", "Double": "double", "Half": "c10::Half", "BFloat16": "c10::BFloat16", "Long": "int64_t",
+_CPP = {"Float": "float", "Double": "double", "Half": "c10::Half", "BFloat16": "c10::BFloat16", "Long": "long int",
         "Int": "int", "Short": "short", "Char": "signed char", "Byte": "unsigned char", "Bool": "bool",
         "ComplexFloat": "c10::complex<float>", "ComplexDouble": "c10::complex<double>"}
 
@@ -70,7 +70,9 @@ def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
     if a._shape[1] != v._shape[0]:
         raise RuntimeError(f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
                            f"({v._shape[0]})")
-    _same_dtype(a, v, "expected scalar type {a} but found {b}")
+    if a._dtype is not v._dtype:
+        d, e = dt.scalar_name(a._dtype), dt.scalar_name(v._dtype)
+        raise RuntimeError(f"addmv input tensors must have the same dtype, but got {e}, {d}, and {e}")
 
 
 @public(out=True)
@@ -187,13 +189,22 @@ def _scaled(x: Node, by: Any, name: str) -> Node:
     return P.mul(x, number(by, x.dtype))
 
 
+def _expands(shape: Shape, to: Shape) -> None:
+    """Raise PyTorch's error if a value of `shape` cannot be expanded to `to`."""
+    if len(shape) > len(to):
+        raise RuntimeError(f"The number of sizes provided ({len(to)}) must be greater or equal to the number of dimensions in "
+                           f"the tensor ({len(shape)})")
+    lead = len(to) - len(shape)
+    for i in reversed(range(len(shape))):
+        if shape[i] not in (1, to[lead + i]):
+            raise RuntimeError(f"The expanded size of the tensor ({to[lead + i]}) must match the existing size ({shape[i]}) at "
+                               f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor sizes: {list(shape)}")
+
+
 def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
     """beta * c + alpha * product; a zero beta hides NaN in c."""
     product = _scaled(product, alpha, "alpha")
-    if broadcast_shapes(c._shape, product.shape) != product.shape:
-        raise RuntimeError(f"The expanded size of the tensor ({product.shape[-1]}) must match the existing size "
-                           f"({c._shape[-1]}) at non-singleton dimension {len(product.shape) - 1}.  Target sizes: "
-                           f"{list(product.shape)}.  Tensor sizes: {list(c._shape)}")
+    _expands(c._shape, product.shape)
     if beta == 0:
         return product
     if c._dtype is not product.dtype:
@@ -245,9 +256,7 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> 
         p = P.and_(a, b) if alpha else P.full((a.size, b.size), False, dt.bool_)
         return wrap(P.or_(c, p) if beta else p)
     p = _scaled(P.mul(a, b), alpha, "alpha")
-    if broadcast_shapes(c.shape, p.shape) != p.shape:
-        raise RuntimeError(f"The expanded size of the tensor ({p.shape[-1]}) must match the existing size ({c.shape[-1]}) at "
-                           f"non-singleton dimension 1.  Target sizes: {list(p.shape)}.  Tensor sizes: {list(c.shape)}")
+    _expands(c.shape, p.shape)
     return wrap(p if beta == 0 else P.add(_scaled(c, beta, "beta"), p))
 
 
@@ -403,18 +412,15 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
         raise RuntimeError(f"both arguments to linear need to be at least 1D, but they are 0D and {len(w)}D")
     rows = math.prod(a[:-1])
     if a[-1] != w[1]:
-        if len(a) == 1 and bias is None:
-            raise RuntimeError(f"size mismatch, got input ({w[0]}), mat ({w[0]}x{w[1]}), vec ({a[0]})")
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({rows}x{a[-1]} and {w[1]}x{w[0]})")
+    if bias is None:
+        _check_mm(input, weight, ((rows, a[-1]), (w[1], w[0])))
+    else:
+        _same_dtype(bias, weight, "self and mat2 must have the same dtype, but got {a} and {b}")
     _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {a} and {b}")
     y = P.dot(P.reshape(read(input), (rows, a[-1])), P.permute(read(weight), (1, 0)))
     if bias is not None:
-        if bias._dtype is not weight._dtype:
-            raise RuntimeError(f"self and mat2 must have the same dtype, but got {dt.scalar_name(bias._dtype)} and "
-                               f"{dt.scalar_name(weight._dtype)}")
-        if broadcast_shapes(bias._shape, (rows, w[0])) != (rows, w[0]):
-            raise RuntimeError(f"The expanded size of the tensor ({w[0]}) must match the existing size ({bias._shape[-1]}) at "
-                               f"non-singleton dimension 1.  Target sizes: [{rows}, {w[0]}].  Tensor sizes: {list(bias._shape)}")
+        _expands(bias._shape, (rows, w[0]))
         y = P.add(y, read(bias))
     return wrap(P.reshape(y, (*a[:-1], w[0])))
 

@@ -74,6 +74,21 @@ def _affine(t: Any, d: dt.dtype, shape: Shape) -> Node | None:
     return None if t is None else P.reshape(P.convert(read(t), d), shape)
 
 
+def _need_float(x: Node, kernel: str) -> None:
+    if x.dtype.category < 2:
+        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+
+
+def _one_dtype(x: Node, *parameters: Any) -> None:
+    """Parameters share the dtype of the input, or are float32 beside a 16-bit input, or in its dtype."""
+    for t in parameters:
+        if t is not None and t._dtype is not x.dtype:
+            if x.dtype not in (dt.bfloat16, dt.float16):
+                raise RuntimeError("mixed dtype (CPU): expect parameter to have scalar type of Float")
+            if t._dtype is not dt.float32:
+                raise RuntimeError("mixed dtype (CPU): all inputs must share same datatype.")
+
+
 def _match(t: Any, name: str, n: int) -> None:
     if t is not None and math.prod(t._shape) != n:
         raise RuntimeError(f"{name} should contain {n} elements not {math.prod(t._shape)}")
@@ -102,9 +117,14 @@ def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_v
     x0 = read(input)
     if len(x0.shape) < 2:
         raise RuntimeError("batch_norm(): input must have at least 2 dimensions")
+    _need_float(x0, "batch_norm")
     channels = x0.shape[1]
     for t, name in ((running_mean, "running_mean"), (running_var, "running_var"), (weight, "weight"), (bias, "bias")):
         _match(t, name, channels)
+    if x0.dtype not in (dt.bfloat16, dt.float16):
+        for t in (weight, bias, running_mean, running_var):
+            if t is not None and t._dtype is not x0.dtype:
+                raise RuntimeError("mixed dtype (CPU): all inputs must share same datatype.")
     x = wide(x0)
     dims = tuple(d for d in range(len(x.shape)) if d != 1)
     row = _kept(x, dims)
@@ -117,7 +137,7 @@ def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_v
         _running(running_mean, running_var, m, v, x.size // channels, momentum)
     else:
         if running_mean is None or running_var is None:
-            raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+            raise RuntimeError(f"{'running_mean' if running_mean is None else 'running_var'} must be defined in evaluation mode")
         m, v = (P.reshape(P.convert(read(t), x.dtype), row) for t in (running_mean, running_var))
         scale = reciprocal_deviation(v, eps)
         y = P.mul(P.sub(x, m), scale if w is None else P.mul(scale, w))
@@ -170,7 +190,7 @@ def _check_normalized(input: Any, shape: Shape, weight: Any, bias: Any, name: st
                                f"{list(t._shape)} and normalized_shape = {list(shape)}")
     if len(input._shape) < len(shape) or input._shape[len(input._shape) - len(shape):] != shape:
         raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
-                           f"[{', '.join(['*', *map(str, shape)])}], but got input of size{list(input._shape)}")
+                           f"[{'*, ' if name == 'layer_norm' else '*'}{', '.join(map(str, shape))}], but got input of size{list(input._shape)}")
 
 
 def _shape_tuple(s: Any) -> Shape:
@@ -184,6 +204,8 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     shape = _shape_tuple(normalized_shape)
     _check_normalized(input, shape, weight, bias, "layer_norm")
     x = read(input)
+    _need_float(x, "LayerNormKernelImpl")
+    _one_dtype(x, weight, bias)
     if not x.size:
         return result(P.alias(x), input)
     return result(layer_norm_node(x, weight, bias, len(shape), eps), input)
@@ -203,6 +225,7 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
     shape = _shape_tuple(normalized_shape)
     _check_normalized(input, shape, weight, None, "rms_norm")
     x0 = read(input)
+    _need_float(x0, "rms_norm")
     if not x0.size:
         return result(P.alias(x0), input)
     if eps is None:
@@ -230,6 +253,7 @@ def torch_group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any 
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {len(x0.shape)}")
     if num_groups <= 0:
         raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
+    _need_float(x0, "GroupNormKernelImpl")
     n, c = x0.shape[:2]
     if c % num_groups:
         raise RuntimeError("Expected number of channels in input to be divisible by num_groups, but got input of shape "

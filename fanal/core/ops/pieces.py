@@ -4,11 +4,12 @@ from __future__ import annotations
 from typing import Any
 
 from fanal.core.base.shape import wrap_dim
+from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import public
 from fanal.core.ops.shape import view_of
-from fanal.core.tensor.tensor import strides_of
+from fanal.core.tensor.tensor import Forbidden, strides_of
 
 
 def sliced(t: Any, dim: int, start: int, stop: int, step: int = 1) -> Any:
@@ -143,7 +144,18 @@ def unbind(input: Any, dim: int = 0) -> tuple:
     if not input._shape:
         raise IndexError("Dimension specified as 0 but tensor has no dimensions")
     d = wrap_dim(dim, len(input._shape))
-    return tuple(dropped(input, d, i) for i in range(input._shape[d]))
+    return _many(tuple(dropped(input, d, i) for i in range(input._shape[d])), "UnbindBackward0")
+
+
+def _many(views: tuple, name: str) -> tuple:
+    """Forbid writing through one of several views that one call made, while gradients are recorded; as PyTorch."""
+    if state.grad:
+        for k, v in enumerate(views):
+            v._base_ref = Forbidden(f"Output {k} of {name} is a view and is being modified inplace. This view is the output "
+                                    "of a function that returns multiple views. Such functions do not allow the output "
+                                    "views to be modified inplace. You should replace the inplace operation by an "
+                                    "out-of-place one.")
+    return views
 
 
 @public(method=False)
@@ -172,7 +184,7 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
         if n:
             raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
         return (sliced(tensor, d, 0, 0),)
-    return tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k))
+    return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "SplitBackward0")
 
 
 @public(aliases=("unsafe_split_with_sizes",))

@@ -82,6 +82,8 @@ def write(t: Handle, new: Node) -> None:
             root = tape((root, old), _pass)
             root.needs_grad = True
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
+    if t._retain:
+        _move_retained(t, new)
     s.write(root)
     root.home = (ref(s), s.version)
     hold(s)
@@ -92,6 +94,16 @@ def write(t: Handle, new: Node) -> None:
         root.buffer = memory
     if not t._chain and not t._detached:
         t._node, t._seen = root, s.version
+
+
+def _move_retained(t: Handle, new: Node) -> None:
+    """A tensor that retains its gradient retains that of its newest value."""
+    hooks = t._node.hooks
+    if hooks is not None and not t._chain and new.needs_grad:
+        hooks.keep = [k for k in hooks.keep if k is not t]
+        if new.hooks is None:
+            new.hooks = type(hooks)()
+        new.hooks.keep.append(t)
 
 
 def _pass(g: Node, y: Node, old: Node) -> list[Node]:

@@ -82,6 +82,22 @@ def install_constructor(f: Any) -> None:
 _new = object.__new__
 
 
+class Forbidden:
+    """What stands in a view's `_base_ref` when the view must not be written while gradients are recorded."""
+
+    __slots__ = ("text",)
+    _leaf = False
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+NO_GRAD_VIEW = ("A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
+                "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
+                "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
+                "outside (if you want the inplace to be tracked).")
+
+
 def blank(cls: type, storage: Storage, chain: Chain, shape: Shape, d: dt.dtype, node: Node, strides: Shape | None,
           offset: int) -> Any:
     """Return a handle with every slot set."""
@@ -126,15 +142,22 @@ def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset:
 def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
     """Return a view of `t` made by a chain of view primitives; its strides and offset are the caller's reckoning."""
     from fanal.core.tensor.alias import read
-    node = derive(read(t), chain)
+    base = read(t)
+    node = derive(base, chain)
+    if node is base and node.needs_grad:
+        node = alias(node)  # a view has a gradient and hooks of its own, even one that changes nothing
     v = blank(Tensor, t._storage, t._chain + chain, node.shape, node.dtype, node, strides,
               t._offset if offset is None else offset)
     if not state.grad:
         v._detached = t._detached or t._leaf or value(t).needs_grad
+        if v._detached and not t._detached:
+            v._base_ref = Forbidden(NO_GRAD_VIEW)
     else:
         v._detached = t._detached
         if t._leaf and node.needs_grad:
             v._base_ref = t  # the history of a leaf's view begins at the leaf
+        elif type(t._base_ref) is Forbidden or (t._base_ref is not None and t._base_ref._leaf):
+            v._base_ref = t._base_ref
     if node.home is None:
         node.home = (ref(t._storage), t._storage.version)
     v._inference = t._inference

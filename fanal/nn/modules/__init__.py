@@ -69,7 +69,7 @@ _HOMES = {
     "upsampling": ("Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = [*_HOME_OF]
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _SUBMODULES = ("parametrizations", "parametrize", "prune", "rnn", "stateless")
-__all__ = [*_HOME_OF, *_SUBMODULES]
+__all__ = list(_HOME_OF) + list(_SUBMODULES)
 
 
 def __getattr__(name: str) -> Any:

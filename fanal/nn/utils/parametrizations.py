@@ -1,4 +1,4 @@
-"""Ready-made parametrizations: weight norm, spectral norm, orthogonal."""
+"""Ready-made parametrizations: weight norm and spectral norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fanal.nn import functional as F
 from fanal.nn.modules.module import Module
 from fanal.nn.utils import parametrize
 
-__all__ = ["orthogonal", "spectral_norm", "weight_norm"]
+__all__ = ["spectral_norm", "weight_norm"]
 
 
 def norm_except_dim(weight: Tensor, dim: int | None) -> Tensor:
@@ -48,9 +48,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int = 0) -> Module:
 
 
 class _SpectralNorm(Module):
-    def __init__(
-        self, weight: Tensor, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12
-    ) -> None:
+    def __init__(self, weight: Tensor, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12) -> None:
         super().__init__()
         if dim >= weight.dim() or dim < -weight.dim():
             raise IndexError(
@@ -59,8 +57,7 @@ class _SpectralNorm(Module):
             )
         if n_power_iterations <= 0:
             raise ValueError(
-                "Expected n_power_iterations to be positive, but got "
-                f"n_power_iterations={n_power_iterations}"
+                f"Expected n_power_iterations to be positive, but got n_power_iterations={n_power_iterations}"
             )
         self.dim = dim if dim >= 0 else dim + weight.dim()
         self.eps = eps
@@ -114,74 +111,3 @@ def spectral_norm(
     with fanal.no_grad():
         parametrization = _SpectralNorm(weight.detach(), n_power_iterations, dim, eps)
     return parametrize.register_parametrization(module, name, parametrization)
-
-
-class _Orthogonal(Module):
-    """Map any matrix to one with orthonormal columns (or rows, if there are fewer rows)."""
-
-    base: Tensor | None
-
-    def __init__(self, weight: Tensor, orthogonal_map: str, *, use_trivialization: bool = True) -> None:
-        super().__init__()
-        if weight.is_complex():
-            raise ValueError("orthogonal parametrizations of complex tensors are not supported")
-        self.shape = weight.shape
-        self.orthogonal_map = orthogonal_map
-        self.register_buffer("base", _orthonormal(weight) if use_trivialization else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.size(-2), x.size(-1)
-        wide = rows < columns
-        x = x.mT if wide else x
-        tall, narrow = max(rows, columns), min(rows, columns)
-        if self.orthogonal_map == "householder":
-            q = fanal.linalg.householder_product(x.tril(-1), _taus(x))
-        else:
-            a = x.tril()
-            if tall != narrow:
-                a = fanal.cat((a, a.new_zeros(*a.shape[:-2], tall, tall - narrow)), dim=-1)
-            a = a - a.mT
-            if self.orthogonal_map == "matrix_exp":
-                q = fanal.linalg.matrix_exp(a)
-            else:  # the Cayley map (I + A/2)^-1 (I - A/2) of the transpose
-                one = fanal.eye(tall, dtype=a.dtype, device=a.device)
-                q = fanal.linalg.solve(one + a * -0.5, one + a * 0.5)
-            q = q[..., :narrow]
-        if self.base is not None:
-            q = self.base @ q if self.base.size(-1) == q.size(-2) else q
-        return q.mT if wide else q
-
-    def right_inverse(self, q: Tensor) -> Tensor:
-        if q.shape != self.shape:
-            raise ValueError(f"Expected a matrix or batch of matrices of shape {self.shape}. Got {q.shape}.")
-        if self.base is None:
-            raise NotImplementedError(
-                "It is not possible to assign to the matrix exponential or the Cayley parametrizations when "
-                "use_trivialization=False."
-            )
-        # The base takes the value; the map of zero is the identity. The diagonal is -1 as PyTorch keeps it.
-        wide = q.size(-2) < q.size(-1)
-        self.base = _completed(q.mT if wide else q)
-        zero = fanal.zeros_like(q.mT if wide else q)
-        return zero.mT if wide else zero
-
-
-def _taus(x: Tensor) -> Tensor:
-    """Return 2 / |v|² of the reflectors below the diagonal of x, whose first element is 1."""
-    below = x.tril(-1)
-    return 2.0 / (1.0 + (below * below).sum(dim=-2))
-
-
-def _orthonormal(weight: Tensor) -> Tensor:
-    tall = weight.mT if weight.size(-2) < weight.size(-1) else weight
-    return _completed(fanal.linalg.qr(tall)[0])
-
-
-def _completed(q: Tensor) -> Tensor:
-    """Return a square orthogonal matrix that begins with the columns of q."""
-    rows, columns = q.size(-2), q.size(-1)
-    if rows == columns:
-        return q.clone()
-    full, r = fanal.linalg.qr(q, mode="complete")
-    signs = fanal.diagonal(r, dim1=-2, dim2=-1).sign()
-    return fanal.cat((full[..., :columns] * signs.unsqueeze(-2), full[..., columns:]), dim=-1)

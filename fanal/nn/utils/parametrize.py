@@ -266,7 +266,8 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
         tensor = entries.original
     else:
         raise ValueError(
-            "Cannot leave unparametrized (`leave_parametrized=False`) a tensor that is parametrized in terms of "
+            "Cannot leave unparametrized (`leave_parametrized=False`) a tensor that is parametrized "
+            "in terms of "
             "a sequence of tensors."
         )
     delattr(type(module), tensor_name)

@@ -165,8 +165,8 @@ def pack_padded_sequence(
 
 
 def _longest_first(sizes: list[int], device: Any) -> tuple[Tensor, list[int]]:
-    ordered, order = fanal.sort(fanal.tensor(sizes, dtype=fanal.int64), descending=True)
-    return order.to(device), ordered.tolist()
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    return fanal.tensor(order, dtype=fanal.int64, device=device), [sizes[i] for i in order]
 
 
 def pad_packed_sequence(

@@ -9,6 +9,7 @@ from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import CONVOLUTIONS, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.launch import loop_launches
+from fanal.core.backends.cpu.scatter import scatter_launches
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
@@ -41,7 +42,15 @@ class CpuBackend:
             return v.dtype.is_floating_point and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
             return v.dtype in (dt.float32, dt.float64) and 3 <= len(v.shape) <= 5 and all(i.size for i in v.inputs)
+        if v.name == "fold":
+            return v.dtype not in dt.ACCUMULATE
+        if v.name in ("put", "scatter"):
+            return v.params[1] == "set" or v.dtype not in dt.ACCUMULATE
         return False
+
+    def scatter(self, v: Value) -> list[Temp | Launch]:
+        """Return the launches that write `put` or `scatter` over a copy of its first operand."""
+        return scatter_launches(v, self.target)
 
     def contract(self, v: Value, operands: list[strided.Operand], tail: Tail) -> list[Temp | Launch]:
         """Return the launches of a contraction and its tail. Raises ValueError for a layout it cannot read."""

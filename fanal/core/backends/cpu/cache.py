@@ -266,7 +266,7 @@ def _remove(file: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove the directory of an environment that is gone; one that is new may be waiting for its first file."""
+    """Remove the directory of an environment that is gone; a new one may be waiting for a file."""
     try:
         if time.time() - folder.stat().st_mtime > _ABANDONED:
             folder.rmdir()

@@ -13,6 +13,7 @@ from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import conv_ir as ir
+from fanal.core.backends.cpu import conv_weight_ir as weight_ir
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
 from fanal.core.backends.cpu.matmul import TEMP_IDS, Operand, choose_tile, matmul_launches
@@ -22,6 +23,7 @@ from fanal.core.base import dtype as dt
 _BAND = 1024  # flat positions of a band of output rows: their accumulators stay in the first-level cache
 _WEIGHT_BYTES = 512 << 10  # weights a unit goes through: they stay in the second-level cache
 _PARTS = 16  # units a weight gradient is divided into when there are images enough
+_FEW_CHANNELS = 4  # output channels to a group below which lanes are better filled with pixels
 _PART_BYTES = 64 << 20  # most memory spent on the parts
 _GRADIENT_BYTES = 128 << 10  # packed output gradient of a band
 
@@ -148,7 +150,7 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
     return result
 
 
-def _in_place(axes: list[_Axis], target: Target) -> bool:
+def _in_place(axes: list[_Axis]) -> bool:
     return all(a.inside for a in axes)
 
 
@@ -212,7 +214,7 @@ def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Op
     n, size = image.shape[0], image.dtype.itemsize
     lanes = target.lanes(size)
     z, y, x = axes
-    flat = not (_in_place(axes, target) and target.masks)
+    flat = not (_in_place(axes) and target.masks)
     pitch = x.out + x.span if flat else x.size
     height, vectors = choose_tile(m, min(_BAND, (y.out - 1) * pitch + x.out), lanes, target.registers)
     width = lanes * vectors
@@ -273,31 +275,32 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
     lanes = target.lanes(item)
     cg, m, taps_count = out.shape[1], out.shape[0] // groups, prod(kernel)
     total = cg * taps_count
-    flat = not _in_place(axes, target)
-    most = 10 if target.registers == 32 else 5
+    dot = m <= _FEW_CHANNELS
+    flat = not _in_place(axes)
+    most = (10 if target.registers == 32 else 5) if not dot else (16 if target.registers == 32 else 9)
     height = min(range(max(1, min(most - 2, total)), min(most, total) + 1), key=lambda h: (-(-total // h) * h, -h))
-    vectors = 1 if m <= lanes else 2
-    width = lanes * vectors
-    wide = _up(m, width)
+    vectors = 1 if dot or m <= lanes else 2
+    wide = m * lanes if dot else _up(m, lanes * vectors)  # elements kept for an input channel and tap
     z, y, xa = axes
 
     # Blocks of input channels whose sums stay in cache, parts of the images to have enough units.
-    block = max(1, min(cg, _WEIGHT_BYTES // 2 // (taps_count * wide * item)))
+    block = cg if dot else max(1, min(cg, _WEIGHT_BYTES // 2 // (taps_count * wide * item)))
     blocks = -(-cg // block)
     one = groups * total * wide
     parts = max(1, min(n, -(-_PARTS // (groups * blocks)), _PART_BYTES // (one * item)))
     images = -(-n // parts)
     parts = -(-n // images)
     line = block * len(z.phases) * len(y.phases) * len(xa.phases) * (1 + z.span) * (xa.out + xa.span) * item
-    limit = _GRADIENT_BYTES // (xa.out * wide * item)
+    packed = 0 if dot else xa.out * wide * item
+    limit = _GRADIENT_BYTES // packed if packed else y.out
     if flat:
         limit = min(limit, target.l2 // 4 // line - y.span)
     band = max(1, min(limit, y.out))
     band = -(-y.out // -(-y.out // band))
     extents, taps, phases = _geometry(axes, flat, band, item)
     temp = Temp(next(TEMP_IDS), parts * one * item)
-    spec = ir.ConvSpec("weight", height, vectors, x.dtype.name, flat, xa.stride == 1)
-    table_at = _up(band * xa.out * wide * item, 64)
+    spec = ir.ConvSpec("dot" if dot else "weight", height, vectors, x.dtype.name, flat, xa.stride == 1)
+    table_at = _up(band * packed, 64)
     flat_at = _up(table_at + (block * taps_count + height) * 8, 64)
     scratch = flat_at + (_up(line * (band + y.span) + 4 * lanes * item, 64) if flat else 0)
     words = _words(axes, x, n, groups, cg, m, extents, taps, phases, flat, band)
@@ -306,13 +309,18 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
               ir.Y_Z: places[1] * places[2], ir.Y_ROW: places[2], ir.Y_COL: 1, ir.BLOCK: block, ir.W_ROW: table_at,
               ir.WIDE: wide, ir.FLAT_AT: flat_at, ir.PACK_AT: 0, ir.PARTS: parts, ir.IMAGES: images}
     name = target.symbol(spec.key)
-    flops = 2 * prod(g.shape) * total
+    write = weight_ir.dot_source if dot else weight_ir.weight_source
     label = f"conv_dw {'x'.join(map(str, g.shape))} * {'x'.join(map(str, x.shape))} {x.dtype.name}"
-    sums = Launch(Kernel(name, functools.partial(ir.weight_source, target, name, spec)),
-                  [*(words[i] for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch, flops,
-                  (prod(g.shape) + prod(x.shape) + parts * one) * item, (g.value_id, x.value_id), (temp.id,), label)
-    name = target.symbol(f"sumparts1:{x.dtype.name}")
-    add = Launch(Kernel(name, functools.partial(ir.sum_parts_source, target, name, x.dtype.name)),
-                 [Buf(temp.id), out.buf, parts, one, cg, taps_count, m, wide], groups * cg, 64, parts * one,
-                 parts * one * item + prod(out.shape) * item, (temp.id,), (out.value_id,), f"{label}: add up parts")
+    sums = Launch(Kernel(name, functools.partial(write, target, name, spec)),
+                  [*(words[i] for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch,
+                  2 * prod(g.shape) * total, (prod(g.shape) + prod(x.shape) + parts * one) * item,
+                  (g.value_id, x.value_id), (temp.id,), label)
+    which = "sumlanes" if dot else "sumparts"
+    name = target.symbol(f"{which}1:{x.dtype.name}")
+    write_sum = weight_ir.sum_lanes_source if dot else weight_ir.sum_parts_source
+    rest = [] if dot else [cg, taps_count, m, wide]
+    add = Launch(Kernel(name, functools.partial(write_sum, target, name, x.dtype.name)),
+                 [Buf(temp.id), out.buf, parts, one, *rest], prod(out.shape) if dot else groups * cg, 64,
+                 parts * one, (parts * one + prod(out.shape)) * item, (temp.id,), (out.value_id,),
+                 f"{label}: add up parts")
     return [temp, sums, add]

@@ -6,16 +6,15 @@ output row of a few positions too many is computed and those are dropped on the 
 neither padding nor stride the image is read in place.
 
 Forward, and the input gradient, which is the same with the taps mirrored: sums run over input channels, then taps,
-in order. Weight gradient: over the pixels of a fixed part of the images in order; parts are added up in order.
+in order.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.matmul_ir import Tile, heights, pack_panel
+from fanal.core.backends.cpu.matmul_ir import Tile, heights
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
@@ -32,7 +31,7 @@ from fanal.core.base import dtype as dt
 class ConvSpec:
     """Structure of one convolution kernel."""
 
-    kind: str  # "forward" or "weight"
+    kind: str  # "forward", "weight" or "dot"
     height: int
     vectors: int
     dtype: str
@@ -45,7 +44,7 @@ class ConvSpec:
         return "conv3:" + ":".join(str(v) for v in vars(self).values())
 
 
-class _Conv:
+class Convolution:
     """What both kinds of kernel share: argument words and the flat copy of the image."""
 
     def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, extra: int) -> None:
@@ -147,7 +146,7 @@ class _Conv:
             w.loop("0", p[TAPS], "1", tap)
             return []
         w.loop("0", channels, "1", channel)
-        if self.spec.kind == "weight":
+        if self.spec.kind != "forward":
             total = w.mul(channels, p[TAPS])
             last = w.let(f"load i64, ptr {w.at(table, w.sub(total, '1'), 8)}, align 8")
 
@@ -170,7 +169,7 @@ class _Conv:
         return self.w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
 
 
-class _Forward(_Conv):
+class _Forward(Convolution):
     """Units are bands of output rows x planes x images x groups x blocks of output channels, in that nesting."""
 
     def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None):
@@ -302,172 +301,6 @@ def forward_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue
     declared: set[str] = set()
     main = _Forward(target, declared, spec, name, epilogue).write()
     return module([main, _forward_part(target, declared, spec, name)], declared)
-
-
-class _Weight(_Conv):
-    """Units are blocks of input channels x groups x parts of the images.
-
-    Rows of a product are (input channel, tap), columns output channels, k the pixels. Sums are kept in the part's
-    slice of the partial sums, laid out (part, group, channel, tap, output channel).
-    """
-
-    def write(self) -> str:
-        self.load_words()
-        self.w.loop("%lo", "%hi", "1", self.unit)
-        return self.function()
-
-    def unit(self, u: Value) -> list[Value]:
-        w, p = self.w, self.words
-        blocks = w.div(w.add(p[CG], w.sub(p[BLOCK], "1")), p[BLOCK])
-        block, group, part = self.split(u, blocks, p[GROUPS])
-        c0 = w.mul(block, p[BLOCK])
-        channels = w.min(p[BLOCK], w.sub(p[CG], c0))
-        row_bytes = w.mul(p[WIDE], str(self.size))
-        place = w.add(w.mul(w.add(w.mul(part, p[GROUPS]), group), p[CG]), c0)
-        acc = w.at(p[Y], w.mul(w.mul(place, p[TAPS]), row_bytes))
-        first = w.mul(part, p[IMAGES])
-        last = w.min(w.add(first, p[IMAGES]), p[N])
-
-        def image(n: Value) -> list[Value]:
-            def plane(oz: Value) -> list[Value]:
-                def band(oy: Value) -> list[Value]:
-                    same = [w.let(f"icmp eq i64 {a}, {b}") for a, b in ((n, first), (oz, "0"), (oy, "0"))]
-                    fresh = w.let(f"and i1 {w.let(f'and i1 {same[0]}, {same[1]}')}, {same[2]}")
-                    self.band(n, group, c0, channels, oz, oy, acc, row_bytes, w.let(f"xor i1 {fresh}, true"))
-                    return []
-                w.loop("0", p[OH], p[BAND], band)
-                return []
-            w.loop("0", p[OD], "1", plane)
-            return []
-        w.loop(first, last, "1", image)
-        return []
-
-    def band(self, n: Value, group: Value, c0: Value, channels: Value, oz: Value, oy: Value, acc: Value,
-             row_bytes: Value, resume: Value) -> None:
-        w, p = self.w, self.words
-        rows = w.min(p[BAND], w.sub(p[OH], oy))
-        flat, plane = self.source(n, w.add(w.mul(group, p[CG]), c0), channels, oz, oy)
-        depth = w.mul(rows, p[OW])
-        packed = w.at("%scratch", p[PACK_AT])
-        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
-        at = w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW])))
-        gradient = w.at(p[W], at, self.size)
-
-        def pack(j: Value) -> list[Value]:
-            pack_panel(w, "k", self.kind, self.kind, self.spec.vectors,
-                       w.at(gradient, w.mul(j, p[Y_CHANNEL]), self.size), "1", p[Y_CHANNEL],
-                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[M], j), str(self.width)))
-            return []
-        w.loop("0", p[M], str(self.width), pack)
-        total = w.mul(channels, p[TAPS])
-        table = self.offsets(plane, channels, p[W_ROW])
-
-        def panel(j: Value) -> list[Value]:
-            b = w.at(packed, w.mul(j, depth), self.size)
-
-            def tile(r: Value) -> list[Value]:
-                out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
-                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
-                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
-                     f"i64 {p[OW]}, i64 {p[WQ]}, i1 {resume})")
-                return []
-            w.loop("0", total, str(self.spec.height), tile)
-            return []
-        w.loop("0", p[M], str(self.width), panel)
-
-
-def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
-    """Return the function adding the pixels of a band to a tile of (channel, tap) x output channels."""
-    w = Writer(target, declared)
-    tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
-    h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
-    offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
-    outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)]  # rows too many repeat
-    again, go = w.fresh("resume"), w.fresh("go")
-    w.do(f"br i1 %resume, label %{again}, label %{go}")
-    w.label(again)
-    kept = [w.load(vector, w.at(outs[r], str(j * lanes), size), None, size)
-            for r in range(h) for j in range(v)]
-    w.do(f"br label %{go}")
-    w.label(go)
-    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
-
-    def line(_: Value, *outer: Value) -> list[Value]:
-        def pixel(x: Value, *inner: Value) -> list[Value]:
-            b, acc = inner[0], list(inner[1:])
-            at = w.at(outer[0], x, size)
-            panel = [w.load(vector, w.at(b, str(j * lanes), size), None, size) for j in range(v)]
-            for r in range(h):
-                scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {w.at(at, offsets[r])}, align {size}"))
-                for j in range(v):
-                    acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
-            return [w.at(b, str(lanes * v), size), *acc]
-        done = w.loop("0", "%cols", "1", pixel, [("ptr", outer[1]), *((vector, x) for x in outer[2:])], once=True)
-        return [w.at(outer[0], "%pitch", size), *done]
-    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True)
-    for r in range(h):
-        for j in range(v):
-            w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
-    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
-                      " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
-
-
-def weight_source(target: Target, name: str, spec: ConvSpec) -> str:
-    """Return the module of a weight-gradient kernel, which leaves sums per part."""
-    declared: set[str] = set()
-    main = _Weight(target, declared, spec, name, 0).write()
-    return module([main, _weight_part(target, declared, spec, name)], declared)
-
-
-def _store_lanes(w: Writer, kind: str, size: int, lane_buffer: Value, count: Value, out: Value, step: Value) -> None:
-    """Store the first `count` elements of a buffer `step` elements apart."""
-    def one(i: Value) -> list[Value]:
-        value = w.let(f"load {kind}, ptr {w.at(lane_buffer, i, size)}")
-        w.do(f"store {kind} {value}, ptr {w.at(out, w.mul(i, step), size)}")
-        return []
-    w.loop("0", count, "1", one)
-
-
-def sum_parts_source(target: Target, name: str, dtype: str) -> str:
-    """Return the kernel that adds up the parts of a weight gradient in order. Units are group x input channel.
-
-    Words: partial sums, output, parts, elements of a part, CG, TAPS, M, row length of the partial sums.
-    """
-    declared: set[str] = set()
-    w = Writer(target, declared)
-    kind = SCALAR[dtype]
-    size = bits(kind) // 8
-    lanes = target.lanes(size)
-    vector = f"<{lanes} x {kind}>"
-    partial, out = w.word("%args", 0, True), w.word("%args", 1, True)
-    parts, stride, cg, taps, m, wide = (w.word("%args", i) for i in range(2, 8))
-
-    def unit(u: Value) -> list[Value]:
-        group = w.div(u, cg)
-        channel = w.sub(u, w.mul(group, cg))
-
-        def tap(t: Value) -> list[Value]:
-            at = w.at(partial, w.mul(w.add(w.mul(u, taps), t), wide), size)
-
-            def columns(j: Value) -> list[Value]:
-                here = w.at(at, j, size)
-
-                def part(q: Value, acc: Value) -> list[Value]:
-                    more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
-                    return [w.let(f"fadd {vector} {acc}, {more}")]
-                total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
-                w.store(vector, total, "%scratch", None, size)
-                row = w.add(w.mul(group, m), j)
-                place = w.add(w.mul(w.add(w.mul(row, cg), channel), taps), t)
-                _store_lanes(w, kind, size, "%scratch", w.min(w.sub(m, j), str(lanes)), w.at(out, place, size),
-                             w.mul(cg, taps))
-                return []
-            w.loop("0", m, str(lanes), columns)
-            return []
-        w.loop("0", taps, "1", tap)
-        return []
-    w.loop("%lo", "%hi", "1", unit)
-    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
 
 
 def mirror_source(target: Target, name: str, dtype: str) -> str:

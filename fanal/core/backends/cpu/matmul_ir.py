@@ -42,7 +42,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul4:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul5:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int) -> list[int]:
@@ -97,8 +97,11 @@ class Tile:
         return w.loop("0", depth, "1", body, carried)[len(bases) + 1:]
 
 
-def _partial(target: Target, declared: set[str], spec: Spec, name: str) -> str:
-    """Return the function that computes a tile of any height into memory, going on from it if `resume`."""
+def partial_tile(target: Target, declared: set[str], spec: Spec, name: str) -> str:
+    """Return the function that computes a tile of any height into memory, going on from it if `resume`.
+
+    Steps are in bytes; `acc_step` leads from a row of the tile to the next. `cols` counts for masked tiles only.
+    """
     w = Writer(target, declared)
     tile = Tile(w, spec)
     v, lanes = spec.vectors, tile.lanes
@@ -111,13 +114,16 @@ def _partial(target: Target, declared: set[str], spec: Spec, name: str) -> str:
          + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
     for h in choices:
         w.label(labels[h])
-        at = [w.at("%acc", str(i * lanes), tile.size) for i in range(h * v)]
+        at, row = [], "%acc"
+        for _ in range(h):
+            at += [w.at(row, str(j * lanes), tile.size) for j in range(v)]
+            row = w.at(row, "%acc_step")
         start = ["zeroinitializer"] * (h * v)
         if spec.blocked:
             before, again, go = w.block, w.fresh("resume"), w.fresh("go")
             w.do(f"br i1 %resume, label %{again}, label %{go}")
             w.label(again)
-            kept = [w.load(tile.vector, p, None, 64 if lanes * tile.size == 64 else tile.size) for p in at]
+            kept = [w.load(tile.vector, p, None, tile.size) for p in at]
             w.do(f"br label %{go}")
             w.label(go)
             start = [w.let(f"phi {tile.vector} [ zeroinitializer, %{before} ], [ {x}, %{again} ]") for x in kept]
@@ -126,8 +132,8 @@ def _partial(target: Target, declared: set[str], spec: Spec, name: str) -> str:
             w.store(tile.vector, x, p, None, tile.size)
         w.do("ret void")
     w.lines.pop()  # `function` writes the last return
-    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, i64 %b_step, i64 %depth, ptr %acc, "
-                      "i1 %resume, i64 %rows, i64 %cols) nounwind")
+    return w.function(f"internal void @{name}(ptr %a, i64 %a_step, ptr %b, i64 %b_step, i64 %depth, ptr %acc, "
+                      "i64 %acc_step, i1 %resume, i64 %rows, i64 %cols) nounwind")
 
 
 def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,
@@ -302,7 +308,7 @@ def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | N
     """Return the module of one product kernel."""
     declared: set[str] = set()
     main = _Product(target, declared, spec, name, epilogue).write()
-    return module([main, _partial(target, declared, spec, name)], declared)
+    return module([main, partial_tile(target, declared, spec, name + "_part")], declared)
 
 
 class _Product:
@@ -437,7 +443,7 @@ class _Product:
                         place = w.add(w.mul(across, tiles_high), w.div(w.sub(i, i0), str(spec.height)))
                         acc = w.at("%scratch", w.mul(place, str(self.tile_bytes)))
                     w.do(f"call void @{self.name}_part(ptr {a_at(start)}, i64 {a_step}, ptr {b_now}, i64 {b_step}, "
-                         f"i64 {depth}, ptr {acc}, i1 {resume}, i64 {high}, i64 {cols})")
+                         f"i64 {depth}, ptr {acc}, i64 {self.width * size}, i1 {resume}, i64 {high}, i64 {cols})")
                     if spec.blocked:
                         w.when(last, lambda: self.finish(acc, i, j, skip, rest, cols, shift))
                     else:

@@ -236,6 +236,9 @@ _through_double("log2", _log2)
 
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 
+_TANH_OVER = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3)
+_TANH_UNDER = (1, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
+
 
 def _copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
     return e.intrinsic("copysign", y, x)
@@ -246,16 +249,14 @@ def _tanh(e: Emitter, x: Scalar) -> Scalar:
     of = x.dtype
     a = e.intrinsic("fabs", x)
     one, two = e.const(1, of), e.const(2, of)
+    z = e.op("fmul", x, x)
     if of is dt.float32:
-        z = e.op("fmul", x, x)
-        near = e.fma(e.op("fmul", _horner(e, z, _TANH), z), x, x)
-        far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", _exp(e, e.op("fadd", a, a)), one)))
-        return e.where(e.fcmp("olt", a, e.const(0.625, of)), near, _copy_sign(e, far, x))
-    small = e.fcmp("olt", a, one)
-    t = _expm1(e, e.op("fmul", a, e.where(small, e.const(-2, of), two)))
-    near = e.op("fdiv", e.neg(t), e.op("fadd", t, two))
-    far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", t, two)))
-    return _copy_sign(e, e.where(small, near, far), x)
+        curve = _horner(e, z, _TANH)
+    else:
+        curve = e.op("fdiv", _horner(e, z, _TANH_OVER), _horner(e, z, _TANH_UNDER))
+    near = e.fma(e.op("fmul", curve, z), x, x)
+    far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", _exp(e, e.op("fadd", a, a)), one)))
+    return _copy_sign(e, e.where(e.fcmp("olt", a, e.const(0.625, of)), near, far), x)
 
 
 # Circular.
@@ -282,7 +283,9 @@ def _circular(name: str, quarter: int) -> None:
         # Two-term arithmetic for what follows: `r` high and `low` its tail.
         p = e.op("fmul", n, second)
         high = e.op("fadd", r, p)
-        low = e.op("fadd", e.op("fsub", p, e.op("fsub", high, r)), e.op("fmul", n, third))
+        moved = e.op("fsub", high, r)
+        low = e.op("fadd", e.op("fsub", r, e.op("fsub", high, moved)), e.op("fsub", p, moved))
+        low = e.op("fadd", low, e.op("fmul", n, third))
         q = e.op("add", e.cast("bitcast", t, dt.int64), e.const(quarter, dt.int64))
         z = e.op("fmul", high, high)
         cube = e.op("fmul", z, high)

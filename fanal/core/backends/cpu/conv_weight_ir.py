@@ -1,0 +1,315 @@
+"""LLVM IR of the gradient of a convolution by its weight.
+
+Sums run over the pixels of a fixed part of the images in order, and the parts are added up in order; how many parts
+there are depends on the shapes alone.
+"""
+from __future__ import annotations
+
+from fanal.core.backends.cpu.conv_ir import (BAND, BLOCK, CG, FLAT_AT, GROUPS, IMAGES, M, N, OD, OH, OW, PACK_AT,
+                                             TAPS, W, W_ROW, WIDE, WQ, Y, Y_CHANNEL, Y_IMAGE, Y_Z, ConvSpec,
+                                             Convolution)
+from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
+from fanal.core.backends.cpu.matmul_ir import Tile, pack_panel
+from fanal.core.backends.cpu.target import Target
+
+
+class _Weight(Convolution):
+    """Units are blocks of input channels x groups x parts of the images.
+
+    Rows of a product are (input channel, tap), columns output channels, k the pixels. Sums are kept in the part's
+    slice of the partial sums, laid out (part, group, channel, tap, output channel).
+    """
+
+    def write(self) -> str:
+        self.load_words()
+        self.w.loop("%lo", "%hi", "1", self.unit)
+        return self.function()
+
+    def unit(self, u: Value) -> list[Value]:
+        w, p = self.w, self.words
+        blocks = w.div(w.add(p[CG], w.sub(p[BLOCK], "1")), p[BLOCK])
+        block, group, part = self.split(u, blocks, p[GROUPS])
+        c0 = w.mul(block, p[BLOCK])
+        channels = w.min(p[BLOCK], w.sub(p[CG], c0))
+        row_bytes = w.mul(p[WIDE], str(self.size))
+        place = w.add(w.mul(w.add(w.mul(part, p[GROUPS]), group), p[CG]), c0)
+        acc = w.at(p[Y], w.mul(w.mul(place, p[TAPS]), row_bytes))
+        first = w.mul(part, p[IMAGES])
+        last = w.min(w.add(first, p[IMAGES]), p[N])
+
+        def image(n: Value) -> list[Value]:
+            def plane(oz: Value) -> list[Value]:
+                def band(oy: Value) -> list[Value]:
+                    same = [w.let(f"icmp eq i64 {a}, {b}") for a, b in ((n, first), (oz, "0"), (oy, "0"))]
+                    fresh = w.let(f"and i1 {w.let(f'and i1 {same[0]}, {same[1]}')}, {same[2]}")
+                    self.band(n, group, c0, channels, oz, oy, acc, row_bytes, w.let(f"xor i1 {fresh}, true"))
+                    return []
+                w.loop("0", p[OH], p[BAND], band)
+                return []
+            w.loop("0", p[OD], "1", plane)
+            return []
+        w.loop(first, last, "1", image)
+        return []
+
+    def band(self, n: Value, group: Value, c0: Value, channels: Value, oz: Value, oy: Value, acc: Value,
+             row_bytes: Value, resume: Value) -> None:
+        w, p = self.w, self.words
+        rows = w.min(p[BAND], w.sub(p[OH], oy))
+        flat, plane = self.source(n, w.add(w.mul(group, p[CG]), c0), channels, oz, oy)
+        depth = w.mul(rows, p[OW])
+        packed = w.at("%scratch", p[PACK_AT])
+        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
+        at = w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW])))
+        gradient = w.at(p[W], at, self.size)
+
+        def pack(j: Value) -> list[Value]:
+            pack_panel(w, "k", self.kind, self.kind, self.spec.vectors,
+                       w.at(gradient, w.mul(j, p[Y_CHANNEL]), self.size), "1", p[Y_CHANNEL],
+                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[M], j), str(self.width)))
+            return []
+        w.loop("0", p[M], str(self.width), pack)
+        total = w.mul(channels, p[TAPS])
+        table = self.offsets(plane, channels, p[W_ROW])
+
+        def panel(j: Value) -> list[Value]:
+            b = w.at(packed, w.mul(j, depth), self.size)
+
+            def tile(r: Value) -> list[Value]:
+                out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
+                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
+                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
+                     f"i64 {p[OW]}, i64 {p[WQ]}, i1 {resume})")
+                return []
+            w.loop("0", total, str(self.spec.height), tile)
+            return []
+        w.loop("0", p[M], str(self.width), panel)
+
+
+def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
+    """Return the function adding the pixels of a band to a tile of (channel, tap) x output channels."""
+    w = Writer(target, declared)
+    tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
+    h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
+    offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
+    outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)]  # rows too many repeat
+    again, go = w.fresh("resume"), w.fresh("go")
+    w.do(f"br i1 %resume, label %{again}, label %{go}")
+    w.label(again)
+    kept = [w.load(vector, w.at(outs[r], str(j * lanes), size), None, size)
+            for r in range(h) for j in range(v)]
+    w.do(f"br label %{go}")
+    w.label(go)
+    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
+
+    def line(_: Value, *outer: Value) -> list[Value]:
+        def pixel(x: Value, *inner: Value) -> list[Value]:
+            b, acc = inner[0], list(inner[1:])
+            at = w.at(outer[0], x, size)
+            panel = [w.load(vector, w.at(b, str(j * lanes), size), None, size) for j in range(v)]
+            for r in range(h):
+                scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {w.at(at, offsets[r])}, align {size}"))
+                for j in range(v):
+                    acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
+            return [w.at(b, str(lanes * v), size), *acc]
+        done = w.loop("0", "%cols", "1", pixel, [("ptr", outer[1]), *((vector, x) for x in outer[2:])], once=True)
+        return [w.at(outer[0], "%pitch", size), *done]
+    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True)
+    for r in range(h):
+        for j in range(v):
+            w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
+    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
+                      " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
+
+
+def weight_source(target: Target, name: str, spec: ConvSpec) -> str:
+    """Return the module of a weight-gradient kernel, which leaves sums per part."""
+    declared: set[str] = set()
+    main = _Weight(target, declared, spec, name, 0).write()
+    return module([main, _weight_part(target, declared, spec, name)], declared)
+
+
+def _store_lanes(w: Writer, kind: str, size: int, lane_buffer: Value, count: Value, out: Value, step: Value) -> None:
+    """Store the first `count` elements of a buffer `step` elements apart."""
+    def one(i: Value) -> list[Value]:
+        value = w.let(f"load {kind}, ptr {w.at(lane_buffer, i, size)}")
+        w.do(f"store {kind} {value}, ptr {w.at(out, w.mul(i, step), size)}")
+        return []
+    w.loop("0", count, "1", one)
+
+
+def sum_parts_source(target: Target, name: str, dtype: str) -> str:
+    """Return the kernel that adds up the parts of a weight gradient in order. Units are group x input channel.
+
+    Words: partial sums, output, parts, elements of a part, CG, TAPS, M, row length of the partial sums.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    kind = SCALAR[dtype]
+    size = bits(kind) // 8
+    lanes = target.lanes(size)
+    vector = f"<{lanes} x {kind}>"
+    partial, out = w.word("%args", 0, True), w.word("%args", 1, True)
+    parts, stride, cg, taps, m, wide = (w.word("%args", i) for i in range(2, 8))
+
+    def unit(u: Value) -> list[Value]:
+        group = w.div(u, cg)
+        channel = w.sub(u, w.mul(group, cg))
+
+        def tap(t: Value) -> list[Value]:
+            at = w.at(partial, w.mul(w.add(w.mul(u, taps), t), wide), size)
+
+            def columns(j: Value) -> list[Value]:
+                here = w.at(at, j, size)
+
+                def part(q: Value, acc: Value) -> list[Value]:
+                    more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
+                    return [w.let(f"fadd {vector} {acc}, {more}")]
+                total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
+                w.store(vector, total, "%scratch", None, size)
+                row = w.add(w.mul(group, m), j)
+                place = w.add(w.mul(w.add(w.mul(row, cg), channel), taps), t)
+                _store_lanes(w, kind, size, "%scratch", w.min(w.sub(m, j), str(lanes)), w.at(out, place, size),
+                             w.mul(cg, taps))
+                return []
+            w.loop("0", m, str(lanes), columns)
+            return []
+        w.loop("0", taps, "1", tap)
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
+
+
+class _Dot(Convolution):
+    """For few output channels to a group: lanes are pixels of a row, and are added up at the end.
+
+    Units are groups x parts of the images. Sums are laid out (part, group, output channel, channel, tap, lane).
+    """
+
+    def write(self) -> str:
+        self.load_words()
+        self.w.loop("%lo", "%hi", "1", self.unit)
+        return self.function()
+
+    def unit(self, u: Value) -> list[Value]:
+        w, p = self.w, self.words
+        group, part = self.split(u, p[GROUPS])
+        one = w.mul(w.mul(p[M], p[CG]), w.mul(p[TAPS], str(self.lanes)))
+        acc = w.at(p[Y], w.mul(u, one), self.size)
+        first = w.mul(part, p[IMAGES])
+        last = w.min(w.add(first, p[IMAGES]), p[N])
+
+        def image(n: Value) -> list[Value]:
+            def plane(oz: Value) -> list[Value]:
+                def band(oy: Value) -> list[Value]:
+                    same = [w.let(f"icmp ne i64 {a}, {b}") for a, b in ((n, first), (oz, "0"), (oy, "0"))]
+                    resume = w.let(f"or i1 {w.let(f'or i1 {same[0]}, {same[1]}')}, {same[2]}")
+                    self.band(n, group, oz, oy, acc, resume)
+                    return []
+                w.loop("0", p[OH], p[BAND], band)
+                return []
+            w.loop("0", p[OD], "1", plane)
+            return []
+        w.loop(first, last, "1", image)
+        return []
+
+    def band(self, n: Value, group: Value, oz: Value, oy: Value, acc: Value, resume: Value) -> None:
+        w, p = self.w, self.words
+        rows = w.min(p[BAND], w.sub(p[OH], oy))
+        flat, plane = self.source(n, w.mul(group, p[CG]), p[CG], oz, oy)
+        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
+        gradient = w.at(p[W], w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW]))), self.size)
+        total = w.mul(p[CG], p[TAPS])
+        table = self.offsets(plane, p[CG], p[W_ROW])
+
+        def channel(m: Value) -> list[Value]:
+            g = w.at(gradient, w.mul(m, p[Y_CHANNEL]), self.size)
+
+            def taps(r: Value) -> list[Value]:
+                out = w.at(acc, w.mul(w.add(w.mul(m, total), r), str(self.lanes)), self.size)
+                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
+                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {g}, ptr {out}, i64 {rows}, i64 {p[OW]}, "
+                     f"i64 {p[WQ]}, i1 {resume})")
+                return []
+            w.loop("0", total, str(self.spec.height), taps)
+            return []
+        w.loop("0", p[M], "1", channel)
+
+
+def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
+    """Return the function adding a band of one output channel to the sums of `height` (channel, tap) pairs."""
+    w = Writer(target, declared)
+    tile = Tile(w, TileSpec(spec.height, 1, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
+    h, lanes, size, vector = spec.height, tile.lanes, tile.size, tile.vector
+    offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
+    outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), str(lanes)), size) for r in range(h)]
+    again, go = w.fresh("resume"), w.fresh("go")
+    tail = w.let(f"and i64 %cols, {-lanes}")
+    rest = w.sub("%cols", tail)
+    mask = w.lane_mask(lanes, rest)
+    w.do(f"br i1 %resume, label %{again}, label %{go}")
+    w.label(again)
+    kept = [w.load(vector, p, None, size) for p in outs]
+    w.do(f"br label %{go}")
+    w.label(go)
+    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
+
+    def line(_: Value, *outer: Value) -> list[Value]:
+        def step(x: Value, acc: list[Value], mask: Value | None) -> list[Value]:
+            g = w.load(vector, w.at(outer[1], x, size), mask, size)
+            at = w.at(outer[0], x, size)
+            return [w.fma(vector, g, w.load(vector, w.at(at, o), mask, size), a)
+                    for o, a in zip(offsets, acc, strict=True)]
+        acc = w.loop("0", tail, str(lanes), lambda x, *a: step(x, list(a), None), [(vector, a) for a in outer[2:]])
+        # Lanes beyond the row are zero in both factors.
+        before, then, after = w.block, w.fresh("tail"), w.fresh("after")
+        w.do(f"br i1 {w.less('0', rest)}, label %{then}, label %{after}")
+        w.label(then)
+        more = step(tail, acc, mask)
+        end = w.block
+        w.do(f"br label %{after}")
+        w.label(after)
+        acc = [w.let(f"phi {vector} [ {a}, %{before} ], [ {b}, %{end} ]") for a, b in zip(acc, more, strict=True)]
+        return [w.at(outer[0], "%pitch", size), w.at(outer[1], "%cols", size), *acc]
+    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%g"), *((vector, x) for x in start)], once=True)
+    for p, x in zip(outs, done[2:], strict=True):
+        w.store(vector, x, p, None, size)
+    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %g, ptr %acc, i64 %rows, "
+                      "i64 %cols, i64 %pitch, i1 %resume) nounwind")
+
+
+def dot_source(target: Target, name: str, spec: ConvSpec) -> str:
+    """Return the module of a weight-gradient kernel for few output channels to a group."""
+    declared: set[str] = set()
+    main = _Dot(target, declared, spec, name, 0).write()
+    return module([main, _dot_part(target, declared, spec, name)], declared)
+
+
+def sum_lanes_source(target: Target, name: str, dtype: str) -> str:
+    """Return the kernel that adds up parts, then lanes, in order. Units are elements of the weight.
+
+    Words: partial sums, output, parts, elements of a part.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    kind = SCALAR[dtype]
+    size = bits(kind) // 8
+    lanes = target.lanes(size)
+    vector = f"<{lanes} x {kind}>"
+    partial, out = w.word("%args", 0, True), w.word("%args", 1, True)
+    parts, stride = w.word("%args", 2), w.word("%args", 3)
+
+    def unit(u: Value) -> list[Value]:
+        here = w.at(partial, w.mul(u, str(lanes)), size)
+
+        def part(q: Value, acc: Value) -> list[Value]:
+            more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
+            return [w.let(f"fadd {vector} {acc}, {more}")]
+        total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
+        value = w.let(f"extractelement {vector} {total}, i64 0")
+        for i in range(1, lanes):
+            value = w.let(f"fadd {kind} {value}, {w.let(f'extractelement {vector} {total}, i64 {i}')}")
+        w.do(f"store {kind} {value}, ptr {w.at(out, u, size)}")
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

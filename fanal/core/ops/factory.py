@@ -1,0 +1,355 @@
+"""Making tensors: filled, counted, spaced, like another one, complex from parts."""
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import device as devices
+from fanal.core.base import dtype as dt
+from fanal.core.base import layout as layouts
+from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
+from fanal.core.engine.handle import Handle
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, wrap
+from fanal.core.ops.create import filled, shape_of, tensor
+from fanal.core.ops.shape import as_strided, ints
+from fanal.core.tensor.tensor import compute, wrap_array
+
+Dtype = dt.dtype | None
+
+
+def placed(t: Any, device: Any, requires_grad: bool = False) -> Any:
+    """Put a new tensor where `device` says, and let it collect gradients."""
+    t._storage.meta = devices.resolve(device) is devices.META
+    if requires_grad:
+        if t._dtype.category < 2:
+            raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
+        t._leaf = True
+    return t
+
+
+def scalar_of(x: Any) -> Any:
+    """Return a number given as a Python number or a tensor with one element."""
+    return compute(x).reshape(()).item() if isinstance(x, Handle) else x
+
+
+@public(method=False, out=True)
+def empty(*size: Any, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+          pin_memory: bool = False, memory_format: Any = None) -> Any:
+    """Return a tensor whose contents do not matter (zeros, so that runs repeat)."""
+    shape = shape_of(size)
+    st = layouts.format_strides(shape, memory_format) if memory_format is not None else None
+    return placed(wrap(P.full(shape, 0, dtype or dt.get_default()), st), device, requires_grad)
+
+
+@public(method=False, out=True)
+def full(size: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
+         layout: Any = None, pin_memory: bool = False, names: Any = None) -> Any:
+    """Return a tensor filled with one number, whose kind decides the dtype."""
+    d = dtype or (fill_value._dtype if isinstance(fill_value, Handle) else dt.of_scalar(fill_value))
+    return filled(shape_of((size,)), scalar_of(fill_value), d, device, requires_grad)
+
+
+def _like(input: Any, value: Any, dtype: Dtype, device: Any, requires_grad: bool, memory_format: Any) -> Any:
+    if memory_format in (None, layouts.preserve_format):
+        st = kept_strides(input._shape, input)
+    else:
+        st = layouts.format_strides(input._shape, memory_format)
+    t = wrap(P.full(input._shape, value, dtype or input._dtype), st)
+    return placed(t, input.device if device is None else device, requires_grad)
+
+
+@public(method=False)
+def zeros_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+               memory_format: Any = None, pin_memory: bool = False) -> Any:
+    """Return zeros in the shape of input."""
+    return _like(input, 0, dtype, device, requires_grad, memory_format)
+
+
+@public(method=False)
+def ones_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+              memory_format: Any = None, pin_memory: bool = False) -> Any:
+    """Return ones in the shape of input."""
+    return _like(input, 1, dtype, device, requires_grad, memory_format)
+
+
+@public(method=False)
+def empty_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+               memory_format: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor in the shape of input whose contents do not matter."""
+    return _like(input, 0, dtype, device, requires_grad, memory_format)
+
+
+@public(method=False)
+def full_like(input: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
+              layout: Any = None, memory_format: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor in the shape of input filled with one number."""
+    return _like(input, scalar_of(fill_value), dtype, device, requires_grad, memory_format)
+
+
+def _new(name: str, value: int) -> None:
+    def fn(self: Any, *size: Any, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+           pin_memory: bool = False) -> Any:
+        return filled(shape_of(size), value, dtype or self._dtype, self.device if device is None else device, requires_grad)
+    fn.__name__, fn.__doc__ = name, f"Return a tensor like {name[4:]}, in the dtype and on the device of this one."
+    public(name, function=False)(fn)
+
+
+for _name, _value in {"new_zeros": 0, "new_ones": 1, "new_empty": 0}.items():
+    _new(_name, _value)
+
+
+@public(function=False)
+def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
+             layout: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor filled with one number, in the dtype and on the device of this one."""
+    return filled(shape_of((size,)), scalar_of(fill_value), dtype or self._dtype, self.device if device is None else device,
+                  requires_grad)
+
+
+@public(function=False, event=False)
+def new_tensor(self: Any, data: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
+               layout: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor with a copy of data, in the dtype and on the device of this one."""
+    d = dtype or (data._dtype if isinstance(data, Handle) else self._dtype)
+    return tensor(data, dtype=d, device=self.device if device is None else device, requires_grad=requires_grad)
+
+
+@public("new", function=False, event=False)
+def new_legacy(self: Any, *args: Any, device: Any = None) -> Any:
+    """Return a tensor of sizes, or with data, in the dtype of this one."""
+    if len(args) == 1 and isinstance(args[0], (list, tuple, np.ndarray)) and not isinstance(args[0], Size):
+        return tensor(args[0], dtype=self._dtype)
+    return filled(shape_of(args) if args else (0,), 0, self._dtype)
+
+
+def _strided(shape: Shape, st: Shape, d: dt.dtype, device: Any, requires_grad: bool) -> Any:
+    if len(shape) != len(st):
+        raise RuntimeError(f"dimensionality of sizes ({len(shape)}) must match dimensionality of strides ({len(st)})")
+    order = sorted(range(len(shape)), key=lambda i: (-st[i], i))
+    if is_contiguous([shape[i] for i in order], [st[i] for i in order]):
+        return placed(wrap(P.full(shape, 0, d), st), device, requires_grad)
+    n = 1 + sum((k - 1) * s for k, s in zip(shape, st)) if math.prod(shape) else 0
+    return placed(as_strided(wrap(P.full((n,), 0, d)), shape, st), device, requires_grad)
+
+
+@public(method=False)
+def empty_strided(size: Any, stride: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
+                  layout: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor of the given sizes and strides whose contents do not matter."""
+    return _strided(ints((size,)), ints((stride,)), dtype or dt.get_default(), device, requires_grad)
+
+
+@public(function=False)
+def new_empty_strided(self: Any, size: Any, stride: Any, dtype: Dtype = None, device: Any = None,
+                      requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Any:
+    """Return a tensor of the given sizes and strides, in the dtype of this one."""
+    return _strided(ints((size,)), ints((stride,)), dtype or self._dtype, device, requires_grad)
+
+
+@public(method=False)
+def empty_permuted(size: Any, physical_layout: Any, *, dtype: Dtype = None, device: Any = None,
+                   requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Any:
+    """Return a dense tensor whose dimensions lie in memory in the given order."""
+    shape, order = ints((size,)), tuple(physical_layout)
+    dense = contiguous_strides([shape[d] for d in order])
+    st = [0] * len(shape)
+    for d, s in zip(order, dense):
+        st[d] = s
+    return _strided(shape, tuple(st), dtype or dt.get_default(), device, requires_grad)
+
+
+def _numbers(*xs: Any) -> dt.dtype:
+    return dt.int64 if all(isinstance(x, (int, np.integer)) for x in xs) else dt.get_default()
+
+
+@public(method=False, out=True)
+def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
+           requires_grad: bool = False, pin_memory: bool = False) -> Any:
+    """Return start, start + step, ... below end."""
+    start, end, step = scalar_of(start), scalar_of(end), scalar_of(step)
+    if end is None:
+        start, end = 0, start
+    d = dtype or _numbers(start, end, step)
+    if d is dt.bool_ or d.is_complex:
+        raise NotImplementedError(f'"arange_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+    if d.category == 1:
+        start, end, step = (int(v) if float(v).is_integer() or not d.is_floating_point else v for v in (start, end, step))
+    for v in (start, end):
+        if not math.isfinite(v):
+            raise RuntimeError(f"unsupported range: {start:g} -> {end:g}")
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if (end - start) * step < 0:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    n = -((start - end) // step) if whole else math.ceil((end - start) / step)
+    kind = dt.int64 if whole else dt.float64
+    i = P.iota((max(n, 0),), 0, kind)
+    y = P.add(P.mul(i, P.num(i, step)), P.num(i, start))
+    return placed(wrap(P.convert(y, d)), device, requires_grad)
+
+
+@public("range", method=False, out=True)
+def range_(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
+           requires_grad: bool = False) -> Any:
+    """Return start, start + step, ... up to and including end."""
+    if end is None:
+        start, end = 0, start
+    d = dtype or dt.get_default()
+    n = math.floor((end - start) / step) + 1
+    i = P.iota((n,), 0, dt.float64)
+    return placed(wrap(P.convert(P.add(P.mul(i, P.num(i, step)), P.num(i, start)), d)), device, requires_grad)
+
+
+def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
+    """Count from both ends towards the middle, in the arithmetic of the dtype."""
+    if steps is None or operator.index(steps) < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    if steps == 0:
+        return np.zeros(0, d.np)
+    if steps == 1:
+        return np.array([start]).astype(d.np)
+    if d.category == 1:
+        kind: Any = np.float32
+        a, b = np.float32(int(start)), np.float32(int(end))
+    else:
+        acc = dt.ACCUMULATE.get(d, d)
+        kind = acc.np.type
+        a, b = kind(start), kind(end)
+    step = kind((b - a) / kind(steps - 1))
+    i = np.arange(steps)
+    low, high = a + step * i.astype(kind), b - step * (steps - 1 - i).astype(kind)
+    return np.where(i < steps // 2, low, high).astype(d.np)
+
+
+@public(method=False, out=True, event=False)
+def linspace(start: Any, end: Any, steps: int, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
+             requires_grad: bool = False, pin_memory: bool = False) -> Any:
+    """Return `steps` numbers evenly spaced from start to end."""
+    start, end = _point(start, "start"), _point(end, "end")
+    default = dt.get_default().to_complex() if isinstance(start, complex) or isinstance(end, complex) else dt.get_default()
+    d = dtype or default
+    return placed(wrap_array(_spaced(start, end, steps, d), d), device, requires_grad)
+
+
+def _point(x: Any, name: str) -> Any:
+    if isinstance(x, Handle) and x._shape:
+        raise RuntimeError(f"linspace only supports 0-dimensional start and end tensors, but got {name} with "
+                           f"{len(x._shape)} dimension(s).")
+    return scalar_of(x)
+
+
+@public(method=False, out=True, event=False)
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Dtype = None, device: Any = None,
+             layout: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Any:
+    """Return base to the power of `steps` numbers evenly spaced from start to end."""
+    start, end = _point(start, "start"), _point(end, "end")
+    d = dtype or (dt.get_default().to_complex() if isinstance(start, complex) or isinstance(end, complex)
+                  else dt.get_default())
+    if d.category == 1:  # the exponents are not rounded
+        exponents = np.linspace(start, end, steps) if steps else np.zeros(0)
+        values = np.power(float(base), exponents)
+    else:
+        wide = dt.complex128 if d.is_complex else dt.float64
+        with np.errstate(all="ignore"):
+            values = np.power(np.asarray(base, wide.np), _spaced(start, end, steps, wide))
+    return placed(wrap_array(values.astype(d.np), d), device, requires_grad)
+
+
+@public(method=False, out=True)
+def eye(n: int, m: int | None = None, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
+        requires_grad: bool = False, pin_memory: bool = False) -> Any:
+    """Return a matrix with ones on the diagonal."""
+    cols = n if m is None else m
+    for name, k in (("n", n), ("m", cols)):
+        if k < 0:
+            raise RuntimeError(f"{name} must be greater or equal to 0, got {k}")
+    shape = (n, cols)
+    same = P.eq(P.iota(shape, 0, dt.int64), P.iota(shape, 1, dt.int64))
+    return placed(wrap(P.convert(same, dtype or dt.get_default())), device, requires_grad)
+
+
+def _pair(a: Node, b: Node) -> Node:
+    """Join real parts and imaginary parts."""
+    one = (*a.shape, 1)
+    return P.reshape(P.recast(P.concat((P.reshape(a, one), P.reshape(b, one)), len(a.shape)), a.dtype.to_complex()), a.shape)
+
+
+def complex_node(a: Node, b: Node) -> Node:
+    """Return a + bi, broadcast."""
+    from fanal.core.base.shape import broadcast_shapes
+    shape = broadcast_shapes(a.shape, b.shape)
+    return _pair(P.broadcast(a, shape), P.broadcast(b, shape))
+
+
+@public("complex", method=False, out=True)
+def complex_of(real: Any, imag: Any) -> Any:
+    """Return complex numbers from real and imaginary parts."""
+    for x in (real, imag):
+        if x._dtype not in (dt.float16, dt.float32, dt.float64):
+            raise RuntimeError("Expected both inputs to be Half, Float or Double tensors but got "
+                               f"{dt.scalar_name(real._dtype)} and {dt.scalar_name(imag._dtype)}")
+    if real._dtype is not imag._dtype:
+        raise RuntimeError(f"Expected object of scalar type {dt.scalar_name(real._dtype)} but got scalar type "
+                           f"{dt.scalar_name(imag._dtype)} for second argument")
+    if real._dtype is dt.float16:
+        raise RuntimeError("complex() of float16 needs complex32, which Fanal does not have; convert to float32 first")
+    return result(complex_node(read(real), read(imag)), real, imag)
+
+
+@public(method=False, out=True)
+def polar(abs: Any, angle: Any) -> Any:
+    """Return complex numbers from absolute values and angles."""
+    for x in (abs, angle):
+        if x._dtype not in (dt.float32, dt.float64):
+            raise RuntimeError("Expected both inputs to be Half, Float or Double tensors but got "
+                               f"{dt.scalar_name(abs._dtype)} and {dt.scalar_name(angle._dtype)}")
+    if abs._dtype is not angle._dtype:
+        raise RuntimeError(f"Expected object of scalar type {dt.scalar_name(abs._dtype)} but got scalar type "
+                           f"{dt.scalar_name(angle._dtype)} for second argument")
+    r, a = read(abs), read(angle)
+    return result(complex_node(P.mul(r, P.cos(a)), P.mul(r, P.sin(a))), abs, angle)
+
+
+@public(method=False, event=False)
+def scalar_tensor(s: Any, *, dtype: Dtype = None, device: Any = None, layout: Any = None, requires_grad: bool = False,
+                  pin_memory: bool = False) -> Any:
+    """Return a 0-d tensor in the default dtype."""
+    d = dtype or (dt.get_default().to_complex() if isinstance(s, complex) else dt.get_default())
+    return tensor(s, dtype=d, device=device, requires_grad=requires_grad)
+
+
+
+
+def _window(name: str, rule: Any) -> None:
+    def fn(window_length: int, periodic: bool = True, *args: Any, dtype: Dtype = None, device: Any = None, layout: Any = None,
+           requires_grad: bool = False, pin_memory: bool = False, **options: Any) -> Any:
+        d = dtype or dt.get_default()
+        if not d.is_floating_point:
+            raise RuntimeError(f"{name} expects floating point dtypes, got: {dt.scalar_name(d)}")
+        if window_length < 0:
+            raise RuntimeError(f"{name} requires non-negative window_length, got window_length={window_length}")
+        n = window_length + 1 if periodic and window_length > 1 else window_length
+        values = np.ones(window_length) if window_length <= 1 else rule(n, *args, **options)[:window_length]
+        return placed(wrap_array(np.ascontiguousarray(values.astype(d.np)), d), device, requires_grad)
+    fn.__name__ = name
+    fn.__doc__ = f"Return the {name.replace('_', ' ')}; periodic for use in a spectrum, else symmetric."
+    public(name, method=False, event=False)(fn)
+
+
+def _cosine(n: int, *a: float) -> np.ndarray:
+    t = 2 * np.pi * np.arange(n) / (n - 1)
+    return np.asarray(sum((-1) ** k * c * np.cos(k * t) for k, c in enumerate(a)))
+
+
+_window("hann_window", lambda n: _cosine(n, 0.5, 0.5))
+_window("hamming_window", lambda n, alpha=0.54, beta=0.46: _cosine(n, alpha, beta))
+_window("blackman_window", lambda n: _cosine(n, 0.42, 0.5, 0.08))
+_window("bartlett_window", lambda n: 1 - np.abs(2 * np.arange(n) / (n - 1) - 1))
+_window("kaiser_window", lambda n, beta=12.0: np.kaiser(n, beta))
+__all__ = ["is_number", "node_of", "placed"]
