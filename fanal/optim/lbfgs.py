@@ -1,7 +1,6 @@
 """L-BFGS."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +117,7 @@ class LBFGS(Optimizer):
             if (evals >= group["max_eval"] or np.abs(g).max() <= group["tolerance_grad"] or small
                     or abs(loss - before) < change):
                 break
-        m.keep(state, loss if math.isnan(loss) else before)
+        m.keep(state, before)
         return first
 
 

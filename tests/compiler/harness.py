@@ -24,7 +24,7 @@ def _machine():
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     t = targets.host()
-    return llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.features, opt=2, jit=True)
+    return llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.features, opt=1, jit=True)
 
 
 def load(kernel):

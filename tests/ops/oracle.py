@@ -64,12 +64,20 @@ def check(code: str, shape: tuple[int, ...] = (2, 3, 4), **options: Any) -> None
 
 
 def check_gradient(code: str, shape: tuple[int, ...] = (2, 3, 4)) -> None:
-    """Assert that the gradient of sum(f(x)**2) agrees."""
+    """Assert that the gradient of sum(f(x)**2) agrees, where torch has one."""
     a = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     found = []
-    for m in (fanal, torch):
+    for m in (torch, fanal):
         x = m.tensor(a, requires_grad=True)
-        ys = [y for y in flat(run(code, m, x=x * 1)) if y.requires_grad]
-        sum((y * y).sum() for y in ys).backward()
+        r = run(code, m, x=x * 1)
+        if isinstance(r, Exception):
+            raise r
+        total = sum((y * y).sum() for y in flat(r) if y.requires_grad)
+        try:
+            total.backward()
+        except RuntimeError:
+            if m is torch:
+                return
+            raise
         found.append(x.grad.tolist())
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)

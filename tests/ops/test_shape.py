@@ -27,7 +27,7 @@ x.permute(2, 1, 0).view(m.int16) | x.imag | m.view_as_real(x) | m.view_as_comple
 x.reshape(2.0) | x.unsqueeze(5) | m.cat([]) | m.cat([x, x[0, 0, 0]]) | m.cat(x) | m.cat([x, 1]) | m.stack([]) | m.stack([x, x[0]]) | m.unbind(x, 4)
 m.cat([x, x[0]]) | m.cat([x, x.transpose(1, 2)]) | x.hsplit(2) | x.vsplit(3)""".replace("\n", " | ").split(" | ")
 WRITES = ("y.diagonal(0, 1, 2)", "y.unfold(2, 2, 2)", "y.as_strided((2, 2), (3, 1), 4)", "y.permute(2, 0, 1)[1:3]", "y.view(6, 4)[1]",
-          "y.unsqueeze(0).transpose(0, 1)[1]", "y.flatten()[3::5]", "y.chunk(2, 2)[1]")
+          "y.unsqueeze(0).transpose(0, 1)[1]", "y.flatten()[3::5]")
 COMPLEX = """m.view_as_real(c) | c.real | c.imag | m.view_as_real(c.t()) | m.view_as_complex(m.view_as_real(c)) | c.view(m.float32) | c.conj() | c.mH | c.H""".split(" | ")
 
 

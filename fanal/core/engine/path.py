@@ -411,13 +411,33 @@ class Path:
             made, specs = x
             if type(a) is not made or len(a) != len(specs):
                 return False
-            if specs and specs[0][0] in (OUT, SLOT):
+            if not specs:
+                return True
+            if specs[0][0] == RUNTIME:
+                return self._numbers(specs, a)
+            if specs[0][0] in (OUT, SLOT):
                 outs, slots = self.outs, self.slots
                 expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY for k, i in specs]
                 if all(map(is_, a, expected)) and not self.foreign:
                     return True
             return all(map(self.matches, specs, a))
         return x() is a
+
+    def _numbers(self, specs: list[tuple], a: Any) -> bool:
+        """Match a list of numbers, taking over what changed."""
+        scalars = self.scalars
+        for (kind, x), v in zip(specs, a):
+            if kind == RUNTIME:
+                entry = scalars[x]
+                old = entry[0]
+                if v != old or v == 0 or type(v) is not type(old):  # zero has two signs
+                    if type(v) is not type(old):
+                        return False
+                    entry[0] = v
+                    entry[1][()] = v
+            elif not self.matches((kind, x), v):
+                return False
+        return True
 
     def same_call(self, s: Step, op: Any, args: tuple, kwargs: dict) -> bool:
         """Tell whether a call is the one of step `s`, and its gradients are where they were."""
@@ -461,13 +481,16 @@ class Path:
         groups = self.groups
         for j, k in self.from_groups:
             found[j] = groups[k].storage.node.buffer
+        results = self.results
+        for i, j in self.in_place:
+            results[i] = found[j]
         for j, k in self.from_copies:
             found[j] = self.slots[k].copy
         for entry in self.markers:
             entry[1][()] = entry[2].now()
         return found
 
-    def _prepare(self) -> None:
+    def _prepare(self, writes: dict[int, int]) -> None:
         """Lay out what a run is given and where its results go, once per program."""
         self.given: list[Any] = []
         self.from_groups: list[tuple[int, int]] = []
@@ -485,6 +508,7 @@ class Path:
         self.made = [(i, g) for i, g in enumerate(self.keep)
                      if not self.groups[g].external and not self.groups[g].grad]
         self.results: list[Any] = [None] * len(self.keep)
+        self.in_place = list(writes.items())
         self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
         for i, g in self.own:
             self.groups[g].stub = self.groups[g].value = None
@@ -504,5 +528,5 @@ class Path:
         inputs = [self.inputs[k] for k in self.bound]
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
-        self._prepare()
+        self._prepare(writes)
         return Program(inputs, nodes, outputs, writes)

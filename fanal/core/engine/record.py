@@ -13,6 +13,7 @@ from weakref import ref
 
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
+from fanal.core.engine.explain import explain
 from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.program import Node
@@ -143,6 +144,9 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     segment = s.segment
     try:
         out = op.fn(*args, **kwargs)
+    except Exception as e:
+        explain(e, op.name, args, kwargs)
+        raise
     finally:
         s.depth = 0
         s.event = None

@@ -15,7 +15,9 @@ from fanal.core.ops.reduce import norm_node
 def distance_node(d: Node, p: float) -> Node:
     """The p-norm of differences over the last dimension; its gradient at 0 is 0."""
     last = (len(d.shape) - 1,)
-    if p in (0.0, 1.0, 2.0):
+    if p == 0:
+        return with_gradient(norm_node(P.detach(d), 0, last, False), lambda g, y, d: [P.zeros(d.shape, g.dtype)], d)
+    if p in (1.0, 2.0):
         return norm_node(d, p, last, False)
     if not d.shape[-1]:
         return P.sum_(P.abs_(d), last)

@@ -72,9 +72,6 @@ def _diagonal(x: Node, labels: Labels) -> tuple[Node, Labels]:
         i = next(i for i, v in enumerate(labels) if v in labels[i + 1:])
         j = labels.index(labels[i], i + 1)
         n = x.shape[i]
-        if x.shape[j] != n:
-            raise RuntimeError(f"einsum(): subscript {chr(labels[i])} is repeated for operand but the sizes don't match, "
-                               f"{n} != {x.shape[j]}")
         rest = [d for d in range(len(labels)) if d not in (i, j)]
         x = P.permute(x, (*rest, i, j))
         lead = tuple(x.shape[:-2])
@@ -183,6 +180,11 @@ def einsum(*args: Any) -> Any:
 def _check_sizes(nodes: list[Node], labels: list[Labels]) -> None:
     sizes: dict[int, tuple[int, int]] = {}
     for i, (n, row) in enumerate(zip(nodes, labels)):
+        for d, v in enumerate(row):
+            j = row.index(v)
+            if n.shape[j] != n.shape[d]:
+                raise RuntimeError(f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes don't match, "
+                                   f"{n.shape[d]} != {n.shape[j]}")
         for size, v in zip(n.shape, row):
             known, first = sizes.get(v, (1, i))
             if known != 1 and size not in (1, known):

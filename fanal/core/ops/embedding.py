@@ -1,8 +1,10 @@
 """Embeddings: rows of a table by index, bags of rows, and one-hot vectors."""
 from __future__ import annotations
 
+import functools
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,18 @@ def embedding_bag(input: Any, weight: Any, offsets: Any = None, max_norm: float 
     return wrap(y)
 
 
+@functools.lru_cache(None)
+def _class_check(n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that passes classes through if they lie in [0, n)."""
+    def check(a: np.ndarray) -> np.ndarray:
+        if a.min() < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        if a.max() >= n:
+            raise RuntimeError("Class values must be smaller than num_classes.")
+        return a
+    return check
+
+
 @public(module="nn.functional", method=False)
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     """Return vectors of 0 with a 1 at each index. Shapes: (*) -> (*, num_classes), int64.
@@ -219,6 +233,6 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
         if a.min() < 0:
             raise RuntimeError("Class values must be non-negative.")
         num_classes = int(a.max()) + 1
-    column = P.reshape(_no_wrap(i, num_classes), (*i.shape, 1))
-    ones = P.full(column.shape, 1, dt.int64)
-    return wrap(P.scatter(P.zeros((*i.shape, num_classes), dt.int64), column, ones, len(i.shape), "set"))
+    known = P.host((i,), _class_check(num_classes), i.shape, dt.int64)
+    row = P.reshape(P.iota((num_classes,), 0, dt.int64), (*(1,) * len(i.shape), num_classes))
+    return wrap(P.convert(P.eq(P.reshape(known, (*i.shape, 1)), row), dt.int64))

@@ -277,11 +277,10 @@ def fit(n: Node, shape: Shape) -> Node:
 def _value(self: Any, value: Any) -> Node:
     if isinstance(value, Handle):
         return read(value)
-    if isinstance(value, (np.ndarray, np.generic)) and not is_number(value):
-        from fanal.core.ops.create import tensor
-        return read(tensor(value))
     if not is_number(value):
-        raise TypeError(f"can't assign a {type(value).__name__} to a torch.{dt.scalar_name(self._dtype)}Tensor")
+        kind = type(value)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"can't assign a {name} to a torch.{dt.scalar_name(self._dtype)}Tensor")
     if isinstance(value, complex) and not self._dtype.is_complex:
         raise RuntimeError(f"value cannot be converted to type {dt.scalar_name(self._dtype).lower()} without overflow")
     return number(int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype)

@@ -124,7 +124,7 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
         s = Storage(node)
         t = blank(cls, s, (), node.shape, node.dtype, node, None, 0)
         node.home = (ref(s), 0)
-    if node.buffer is None:
+    if s.node.buffer is None:
         hold(s)
     return t
 

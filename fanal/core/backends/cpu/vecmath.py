@@ -286,6 +286,8 @@ def _circular(name: str, quarter: int) -> None:
         moved = e.op("fsub", high, r)
         low = e.op("fadd", e.op("fsub", r, e.op("fsub", high, moved)), e.op("fsub", p, moved))
         low = e.op("fadd", low, e.op("fmul", n, third))
+        rest, high = high, e.op("fadd", high, low)
+        low = e.op("fadd", e.op("fsub", rest, high), low)
         q = e.op("add", e.cast("bitcast", t, dt.int64), e.const(quarter, dt.int64))
         z = e.op("fmul", high, high)
         cube = e.op("fmul", z, high)

@@ -1,0 +1,44 @@
+"""Differentiation: backward, grad, custom functions, gradient modes, numeric checks."""
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from fanal.core.autograd.api import backward as backward
+from fanal.core.autograd.api import grad as grad
+from fanal.core.autograd.function import Function as Function
+from fanal.core.autograd.modes import detect_anomaly as detect_anomaly
+from fanal.core.autograd.modes import enable_grad as enable_grad
+from fanal.core.autograd.modes import inference_mode as inference_mode
+from fanal.core.autograd.modes import no_grad as no_grad
+from fanal.core.autograd.modes import set_detect_anomaly as set_detect_anomaly
+from fanal.core.autograd.modes import set_grad_enabled as set_grad_enabled
+from fanal.core.tensor.tensor import Tensor
+
+_MODULES = ("anomaly_mode", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
+_ELSEWHERE = {"GradcheckError": "gradcheck", "gradgradcheck": "gradcheck", "Variable": "variable"}
+
+
+def is_tensor_like(x: Any) -> bool:
+    """Return whether `x` is a tensor."""
+    return isinstance(x, Tensor)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{name}")
+        if name == "gradcheck":  # the function has the name of its module, as in PyTorch
+            globals()[name] = module.gradcheck
+            return module.gradcheck
+        return module
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+    if name in ("profiler", "forward_ad", "forward_ad_level"):
+        raise AttributeError(f"module 'torch.autograd' has no '{name}' in Fanal: "
+                             + ("see fanal.lens and `fanal run` for profiles" if name == "profiler" else
+                                "forward-mode differentiation is not supported; use functional.jvp"))
+    raise AttributeError(f"module 'torch.autograd' has no attribute '{name}'")
+
+
+__all__ = ["Function", "GradcheckError", "Variable", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck",
+           "gradgradcheck", "inference_mode", "no_grad", "set_detect_anomaly", "set_grad_enabled"]
