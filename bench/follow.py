@@ -1,7 +1,8 @@
 """What it costs to follow: 20 pointwise events on tiny tensors, per event, native and in pure Python, beside PyTorch.
 
 Run: python bench/follow.py. Times exclude the flush that runs the step; they are what Python pays while it walks
-through known calls. Each figure is the median over repeats of the mean over a step.
+through known calls. Each figure is the median over steps, and over three
+processes taking turns.
 """
 from __future__ import annotations
 
@@ -35,13 +36,11 @@ def measure(torch, grad: bool) -> float:  # type: ignore[no-untyped-def]
         x = x.requires_grad_()
     samples = []
     for _ in range(REPEATS):
-        total = 0
         for _ in range(STEPS):
             begin = time.perf_counter_ns()
             out = chain(torch, x, y, z)
-            total += time.perf_counter_ns() - begin
+            samples.append((time.perf_counter_ns() - begin) / EVENTS)
             out.detach().sum().item()
-        samples.append(total / STEPS / EVENTS)
     return statistics.median(samples)
 
 

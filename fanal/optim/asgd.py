@@ -7,7 +7,6 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-
 from fanal.optim.update import Formula, Stepper, assign, axpy, check_lr, counter, scalar, zeros_like
 
 

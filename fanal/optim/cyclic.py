@@ -86,7 +86,7 @@ class CyclicLR(LRScheduler):
         cycle = math.floor(1 + self.last_epoch / self.total_size)
         x = 1.0 + self.last_epoch / self.total_size - cycle
         part = x / self.step_ratio if x <= self.step_ratio else (x - 1) / (self.step_ratio - 1)
-        scale = lambda: self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)  # noqa: E731
+        scale = lambda: self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
         lrs = [low + (high - low) * part * scale() for low, high in zip(self.base_lrs, self.max_lrs, strict=True)]
         if self.cycle_momentum:
             for group, low, high in zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True):

@@ -125,7 +125,7 @@ class _Memory:
     """The history of an optimizer, read from and kept in its state as PyTorch lays it out."""
 
     def __init__(self, state: dict[str, Any], size: int) -> None:
-        array = lambda x: np.array(compute(x)) if isinstance(x, Handle) else x  # noqa: E731
+        array = lambda x: np.array(compute(x)) if isinstance(x, Handle) else x
         self.size = size
         self.d, self.step = array(state.get("d")), scalar(state.get("t"))
         self.changes = [array(x) for x in state.get("old_dirs") or ()]
@@ -164,8 +164,8 @@ class _Memory:
 
     def keep(self, state: dict[str, Any], loss: float) -> None:
         """Store the history as tensors."""
-        tensor = lambda x: wrap_array(np.ascontiguousarray(x))  # noqa: E731
-        number = lambda x: tensor(np.array(x, self.d.dtype))  # noqa: E731
+        tensor = lambda x: wrap_array(np.ascontiguousarray(x))
+        number = lambda x: tensor(np.array(x, self.d.dtype))
         if self.used_alphas:
             state["al"] = [None] * self.size
         state.update(d=tensor(self.d), t=self.step, old_dirs=[tensor(x) for x in self.changes],

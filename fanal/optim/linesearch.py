@@ -52,8 +52,8 @@ def strong_wolfe(along: Callable[[float], tuple[float, np.ndarray]], t: float, d
         return Point(t, value, gradient, float(gradient @ d))
 
     begin = Point(0.0, f, g, slope)
-    too_high = lambda x: x.f > f + c1 * x.t * slope  # noqa: E731
-    flat = lambda x: abs(x.slope) <= -c2 * slope  # noqa: E731
+    too_high = lambda x: x.f > f + c1 * x.t * slope
+    flat = lambda x: abs(x.slope) <= -c2 * slope
     before, now = begin, at(t)
     bracket: list[Point] = []
     done, k = False, 0

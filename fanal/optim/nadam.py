@@ -8,8 +8,19 @@ from typing import Any
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.optim.adamax import check_betas
-from fanal.optim.update import (Formula, Stepper, addcdiv, addcmul, assign, axpy, check_lr, counter, lerp, scalar,
-                                zeros_like)
+from fanal.optim.update import (
+    Formula,
+    Stepper,
+    addcdiv,
+    addcmul,
+    assign,
+    axpy,
+    check_lr,
+    counter,
+    lerp,
+    scalar,
+    zeros_like,
+)
 
 
 @functools.cache

@@ -7,9 +7,8 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-
 from fanal.optim.adamax import check_betas
-from fanal.optim.update import (Formula, Stepper, addcmul, axpy, check_lr, counter, lerp, zeros_like)
+from fanal.optim.update import Formula, Stepper, addcmul, axpy, check_lr, counter, lerp, zeros_like
 
 
 @functools.cache

@@ -7,8 +7,7 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-
-from fanal.optim.update import (Formula, Stepper, addcdiv, addcmul, axpy, check_lr, counter, lerp, zeros_like)
+from fanal.optim.update import Formula, Stepper, addcdiv, addcmul, axpy, check_lr, counter, lerp, zeros_like
 
 
 @functools.cache

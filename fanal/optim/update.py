@@ -31,7 +31,7 @@ class Formula:
     floats in float32.
     """
 
-    __slots__ = ("rule", "keys", "exact", "__weakref__")
+    __slots__ = ("__weakref__", "exact", "keys", "rule")
 
     def __init__(self, rule: Rule, keys: tuple[str, ...], exact: bool = False) -> None:
         self.rule, self.keys, self.exact = rule, keys, exact
@@ -132,7 +132,7 @@ def counter(start: float = 0.0) -> Any:
 class Batch:
     """Parameters that change by one formula with the same numbers."""
 
-    __slots__ = ("formula", "numbers", "params", "grads", "states")
+    __slots__ = ("formula", "grads", "numbers", "params", "states")
 
     def __init__(self, formula: Formula, numbers: list[float]) -> None:
         self.formula, self.numbers = formula, numbers

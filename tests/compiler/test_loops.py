@@ -376,3 +376,15 @@ def test_host_steps():
     check([y], [P.argsort(y, 1, False)], host=1)
     n = inp((4, 5), dt.int64, 1, 9)
     check([n], [P.idiv(P.full((4, 5), 100, dt.int64), n)], host=1)
+
+
+@pytest.mark.parametrize("d", [dt.float32, dt.float64, dt.bfloat16, dt.uint8], ids=lambda d: d.name)
+def test_transposes(d):
+    for shape, dims in (((64, 128), (1, 0)), ((70, 93), (1, 0)), ((3, 40, 50), (0, 2, 1)), ((9, 30, 2, 17), (3, 2, 1, 0)),
+                        ((20, 5, 60), (2, 1, 0)), ((4, 11, 33, 8), (0, 3, 1, 2))):
+        x = inp(shape, d, 0, 100)
+        y = P.permute(x, dims)
+        check([x], [P.add(y, y)], exact=True)
+    x, b = inp((6, 40, 50)), inp((6, 50, 40))
+    y = P.permute(x, (0, 2, 1))
+    check([x, b], [softmax(P.add(y, b)), P.sum_(y, (0, 1))], rtol=1e-4)

@@ -83,10 +83,10 @@ class Writer:
         elif kind == 4:
             self.new(f"{n}.unsqueeze(0)", (1, *s), own)
         else:
-            self.new(f"{n}.detach()" if self.r.random() < 0.3 else f"{n}[:, 0:1]", s if "detach" in self.lines[-1] else (s[0], 1, *s[2:]), False)
-            last = self.lines[-1]
-            shape = s if "detach" in last else (s[0], 1, *s[2:])
-            self.tensors[-1] = (self.tensors[-1][0], shape, False)
+            if self.r.random() < 0.3:
+                self.new(f"{n}.detach()", s, False)
+            else:
+                self.new(f"{n}[:, 0:1]", (s[0], 1, *s[2:]), False)
 
     def reduce(self) -> None:
         n, s, _ = self.pick()

@@ -86,7 +86,7 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
         return
     targets = _tuple(inputs)
     if not targets:
-        raise RuntimeError("'inputs' argument to backward() cannot be empty.")
+        raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     with grad_mode(True):
         nodes = [read(t) for t in targets]
     found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
@@ -115,7 +115,7 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
     result: list[Any] = []
     allow_unused = materialize_grads if allow_unused is None else allow_unused
     with grad_mode(create_graph):
-        for n in nodes:
+        for k, n in enumerate(nodes):
             g = found.get(id(n))
             if g is not None:
                 result.append(wrap(g))
@@ -124,8 +124,8 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
             elif allow_unused:
                 result.append(None)
             else:
-                raise RuntimeError("One of the differentiated Tensors appears to not have been used in the graph. Set "
-                                   "allow_unused=True if this is the desired behavior.")
+                raise RuntimeError(f"The differentiated Tensor at index {k} appears to not have been used in the graph. "
+                                   "Set allow_unused=True if this is the desired behavior.")
     return tuple(result)
 
 

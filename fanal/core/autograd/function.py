@@ -408,7 +408,7 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
     o._node, o._seen, o._detached = y, s.version, True
     y.home = (ref(s), s.version)
     o._base_ref = Forbidden(
-        f"Output {y.params[-1].k} of {call.name} is a view and is being modified inplace. This view was created inside a "
+        f"Output {y.params[-1].k} of {call.cls.__name__} is a view and is being modified inplace. This view was created inside a "
         "custom Function (or because an input was returned as-is) and the autograd logic to handle view+inplace would "
         "override the custom backward associated with the custom Function, leading to incorrect gradients. This behavior "
         "is forbidden. You can fix this by cloning the output of the custom Function.")

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
 from fanal.core.engine.record import changed, leave_path, unfollowable
 from fanal.core.ir.prims import add, alias
@@ -38,13 +39,13 @@ class Hooks:
         """Run what runs when a gradient arrives; return the gradient that goes on."""
         unfollowable(REASON)
         for hook in list(self.tensor.values()):
-            g = _checked(hook(wrap(g)), g)
+            g = _checked(hook, hook(wrap(g)), g)
         for t in self.keep:
             t._grad = wrap(alias(g)) if t._grad is None else wrap(add(read(t._grad), g))
         for hook in list(self.pre.values()):
             out = hook((wrap(alias(g)),))
             if out is not None:
-                g = _checked(out[0] if isinstance(out, tuple) else out, g)
+                g = _checked(hook, out[0] if isinstance(out, tuple) else out, g)
         return g
 
     def leaving(self, g: Node, outs: list[Node | None]) -> list[Node | None]:
@@ -59,17 +60,22 @@ class Hooks:
         return outs
 
 
-def _checked(out: Any, g: Node) -> Node:
+def _checked(hook: Callable, out: Any, g: Node) -> Node:
     if out is None:
         return g
     if not isinstance(out, Tensor):
         raise TypeError(f"expected Variable, but hook returned '{type(out).__name__}'")
     n = read(out)
     if n.shape != g.shape:
-        raise RuntimeError("hook has changed the size of value")
+        raise RuntimeError(f"hook '{_name(hook)}' has changed the size of value")
     if n.dtype is not g.dtype:
-        raise RuntimeError(f"hook has changed the type of value (was torch.{g.dtype.name} got torch.{n.dtype.name})")
+        raise RuntimeError(f"hook '{_name(hook)}' has changed the type of value (was torch.{scalar_name(g.dtype)}Tensor got "
+                           f"torch.{scalar_name(n.dtype)}Tensor)")
     return n
+
+
+def _name(hook: Callable) -> str:
+    return getattr(hook, "__name__", type(hook).__name__)
 
 
 def of_leaf(t: Any) -> Hooks:

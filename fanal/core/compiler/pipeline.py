@@ -17,60 +17,90 @@ from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
 from fanal.core.ir.program import Program
 
-STAGES = ("simplify", "fuse", "order", "emit")
-
-
-def lower(program: Program, backend: Any = None) -> Lowered:
+def lower(program: Program, backend: Any = None, seen: dict[str, Any] | None = None) -> Lowered:
     """Return the steps that compute a program.
 
-    `backend` says what kernels can do and turns loops into launches; None is this machine's CPU.
+    `backend` says what kernels can do and turns loops into launches; None is this machine's CPU. `seen` collects the
+    result of every stage, by name.
     """
     if backend is None:
         from fanal.core.backends.cpu.backend import default  # the backend loader: the one import that goes up
         backend = default()
     forced: set[int] = set()
     while True:
-        graph = simplify(program)
-        found = _Lowering(graph, backend, forced).run()
-        if isinstance(found, Lowered):
-            return found
-        forced |= found
+        run = _Lowering(program, backend, forced)
+        for stage in STAGES:
+            result = getattr(run, stage)()
+            if seen is not None:
+                seen[stage] = result
+        if not run.again:
+            return run.lowered
+        forced |= run.again  # views that no index can follow: give what is behind them a buffer, and start over
+
+
+STAGES = ("simplify", "fuse", "order", "emit")
+
+
+def show_stages(program: Program, backend: Any = None) -> dict[str, str]:
+    """Return the result of every stage as text: values, kernels, their order, and what is launched."""
+    seen: dict[str, Any] = {}
+    lower(program, backend, seen)
+    graph, groups, order, steps = (seen[s] for s in STAGES)
+
+    def values(vs: list[Value]) -> str:
+        return "\n".join(f"{v!r} <- {', '.join(f'%{i.position}' if i.row else f'given {i.id}' for i in v.inputs)}" for v in vs)
+    return {"simplify": values(graph.values), "fuse": "\n\n".join(f"{g.kind} {g.domain}\n{values(g.roots)}" for g in groups),
+            "order": "\n".join(f"{g.kind}: {', '.join(map(repr, g.roots))}" for g in order),
+            "emit": "\n".join(f"{s.kernel.name} {s.label} units={s.units}" if hasattr(s, "kernel") else f"host {s.label}"
+                              for s in steps.steps)}
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, backend: Any, forced: set[int]) -> None:
-        self.graph, self.backend = graph, backend
-        self.forced = {id(graph.values[k]) for k in forced}
+    """One attempt at lowering: the stages, and what they know of each other."""
+
+    def __init__(self, program: Program, backend: Any, forced: set[int]) -> None:
+        self.program, self.backend, self.forced = program, backend, forced
         self.known: dict[int, np.ndarray] = {}
         self.buffers: dict[int, Buffer] = {}
         self.steps: list[Any] = []
         self.checks: list[tuple[int, str]] = []
         self.checked: set[tuple[int, int]] = set()
+        self.again: set[int] = set()  # positions of values that must get a buffer before this can work
 
-    def run(self) -> Lowered | set[int]:
-        """Return the steps, or the positions of values that must get a buffer first."""
-        graph = self.graph
-        inputs = self._number_inputs()
-        for v in graph.outputs:
+    def simplify(self) -> Graph:
+        """Make the graph."""
+        self.graph = simplify(self.program)
+        self.inputs = self._number_inputs()
+        for v in self.graph.outputs:
             while v.name == "reshape":
                 v = v.inputs[0]
             v.output = v.row is not None
-        groups = fuse(graph, self.backend, self.forced)
-        outputs, replaced, first, copies = self._outputs(inputs, groups)
-        self._number(graph.values, replaced)
-        self._copy_all(first)
-        order = _order(groups, replaced, self.overwrites.readers)
-        position = {id(v): k for k, v in enumerate(graph.values)}
-        again: set[int] = set()
-        for g in order:
+        return self.graph
+
+    def fuse(self) -> list[Group]:
+        """Decide what is computed together."""
+        values = self.graph.values
+        self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced})
+        return self.groups
+
+    def order(self) -> list[Group]:
+        """Decide where outputs live and in which order groups run."""
+        self.outputs, replaced, self.first, self.last = self._outputs(self.inputs, self.groups)
+        self._number(self.graph.values, replaced)
+        self.sequence = _order(self.groups, replaced, self.overwrites.readers)
+        return self.sequence
+
+    def emit(self) -> Lowered:
+        """Write the steps."""
+        self._copy_all(self.first)
+        for g in self.sequence:
             try:
                 self._emit(g)
             except Unmappable as e:
-                again.add(position[id(e.value)])
-        if again:
-            return again
-        self._copy_all(copies)
-        return Lowered(self.steps, inputs, outputs, self.buffers, self.known, self.checks)
+                self.again.add(e.value.position)
+        self._copy_all(self.last)
+        self.lowered = Lowered(self.steps, self.inputs, self.outputs, self.buffers, self.known, self.checks)
+        return self.lowered
 
     def _number_inputs(self) -> list[int]:
         graph = self.graph
@@ -196,6 +226,9 @@ class _Lowering:
             if r.output or r.outside:
                 tail.stores.append((builder.place[r], r))
         operands = [operand(i) for i in v.inputs]
+        for o in operands:
+            if not o.value.root:
+                raise Unmappable(o.value)
         try:
             found = self.backend.contract(v, operands, tail)
         except ValueError:  # a layout it does not take
@@ -276,12 +309,8 @@ class _Overwrites:
         before = own.before
         for g in self.readers.get(into, ()):
             if g is own:
-                if own.kind == "reduce" or any(r.role == "reduce" for r in own.roots):
-                    return False  # several passes: a later one might read what an earlier one has stored
-                for r in own.roots:
-                    how = scan(r).get(into)
-                    if how is not None and how != SAME:
-                        return False
+                if not _reads_in_place(own, into):
+                    return False
             elif g.before & bit:
                 return False
             else:
@@ -292,6 +321,22 @@ class _Overwrites:
                 if h.before & bit:
                     h.before |= before
         return True
+
+
+def _reads_in_place(g: Group, into: Value) -> bool:
+    """Tell whether a kernel reads an input only where it may be about to overwrite it.
+
+    Kernels read what they need at an index, or of a row, before they store there, and store over operands in their
+    last pass.
+    """
+    rows = g.domain[0] if g.kind == "row" else 0
+    for r in g.roots:
+        how = scan(r, r.inputs[0] if r.role == "reduce" else None).get(into)
+        if how is None or (how == SAME and (g.kind != "reduce" or r.role != "reduce")):
+            continue
+        if how != rows or into.size != rows:
+            return False
+    return True
 
 
 def _order(groups: list[Group], replaced: dict[Value, Value], readers: dict[Value, list[Group]]) -> list[Group]:

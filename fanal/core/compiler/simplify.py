@@ -81,6 +81,12 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
     return None
 
 
+def _swaps(dims: Shape) -> bool:
+    """Tell whether a permutation exchanges the last two dimensions only."""
+    n = len(dims)
+    return dims == (*range(n - 2), n - 1, n - 2)
+
+
 def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value:
     """Write argmax or argmin as the least index that holds the extreme value or NaN."""
     dim = n.params[0]
@@ -120,6 +126,20 @@ def simplify(program: Program) -> Graph:
         order.append(v)
         return v
 
+    def swapped(x: Value, where: object) -> Value:
+        dims = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
+        if x.name == "permute":
+            dims, x = tuple(x.params[0][d] for d in dims), x.inputs[0]
+            if dims == tuple(range(len(dims))):
+                return x
+        return make("permute", (x,), (dims,), where)
+
+    uses: dict[int, int] = {}
+    for n in program.nodes:
+        for i in n.inputs:
+            uses[id(i)] = uses.get(id(i), 0) + 1
+    for o in program.outputs:
+        uses[id(o)] = uses.get(id(o), 0) + 1
     for n in program.nodes:
         if id(n) in place:
             continue
@@ -133,6 +153,11 @@ def simplify(program: Program) -> Graph:
             continue
         if row.name in ("argmax", "argmin") and inputs[0].size and not inputs[0].dtype.is_complex:
             place[id(n)] = _first_extreme(make, row.name, inputs[0], n)
+            continue
+        if row.name == "permute" and inputs[0].name == "dot" and uses.get(id(n.inputs[0])) == 1 \
+                and _swaps(n.params[0]):
+            a, b = inputs[0].inputs  # (a b)^T = b^T a^T, the same products in the same order
+            place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), (), inputs[0].where)
             continue
         v = _rewrite(row.name, inputs, n)
         if v is not None and v.id == -2:  # an existing value

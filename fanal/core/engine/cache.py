@@ -94,7 +94,8 @@ def structure(program: Program) -> Any:
         if n.buffer is not None:
             return None
         try:
-            key.append((n.row, tuple([place[id(i)] for i in n.inputs]), n.params, n.dtype, n.shape))
+            key.append((n.row, tuple([place[id(i)] for i in n.inputs]), n.params, tuple(map(type, n.params)), n.dtype,
+                        n.shape))  # types keep 1, 1.0 and True apart, which compare equal
         except KeyError:
             return None
         place[id(n)] = len(place)
@@ -105,12 +106,7 @@ def structure(program: Program) -> Any:
         hash(whole)
     except TypeError:
         return None
-    return (len(program.inputs), _typed(whole))
-
-
-def _typed(key: tuple) -> tuple:
-    """Keep 1, 1.0 and True apart, which compare equal."""
-    return (key, tuple([tuple(map(type, k[2])) for k in key if len(k) == 5]))
+    return (len(program.inputs), whole)
 
 
 def executable(program: Program) -> Runnable:

@@ -265,18 +265,19 @@ def leave(path: Path, k: int) -> None:
     mode = _mode()
     s.begin()
     handed = _handed(path, k)
-    originals = {i: path.outs[i] for i in handed}
+    depth, s.depth = s.depth, 0  # a flush may have brought us here
     e = 0
-    for i in range(k):
-        while e < len(effects) and effects[e][0] <= i:
-            effects[e][1]()
-            e += 1
-        _again(path, path.steps[i])
-    while e < len(effects):
-        effects[e][1]()
-        e += 1
-    state.grad, state.inference = mode
-    del originals
+    try:
+        for i in range(k):
+            while e < len(effects) and effects[e][0] <= i:
+                effects[e][1]()
+                e += 1
+            _again(path, path.steps[i])
+        for _, effect in effects[e:]:
+            effect()
+    finally:
+        s.depth = depth
+        state.grad, state.inference = mode
     renew(path, handed)
 
 
@@ -338,12 +339,10 @@ def renew(path: Path, which: list[int]) -> None:
                 path.results[i_own] = None
                 path.unmade.append(i_own)
             for k in group.outs:
-                path.outs[k]._storage = new
-                path.outs[k]._seen = 0
+                if k not in which:  # the others stay with whoever holds them
+                    path.outs[k]._storage = new
+                    path.outs[k]._seen = 0
         o = path.outs[i]
-        if not group.external:
-            o._storage = old  # it stays with whoever holds it
-            o._seen = -1
         node = Node(o._node.row, (), (), o._shape, o._dtype)
         node.needs_grad, node.freed = o._node.needs_grad, True
         _install(path, i, copy_handle(o, group.storage, node))
@@ -400,7 +399,8 @@ def commit(path: Path) -> None:
         st.node = group.value
         st.version += 1
     for i, g in path.made:
-        st = groups[g].storage
+        group = groups[g]
+        st = group.storage
         node = given(results[i], st.node.dtype)
         node.needs_grad, node.freed = st.node.needs_grad, True
         st.node = node

@@ -19,7 +19,7 @@ class Storage:
     a read copies what it sees, and a write lands in the very same memory at once.
     """
 
-    __slots__ = ("node", "version", "foreign", "meta", "root", "__weakref__")
+    __slots__ = ("node", "version", "foreign", "meta", "root", "uncounted", "__weakref__")
 
     def __init__(self, node: Node, meta: bool = False) -> None:
         self.node = node
@@ -27,6 +27,7 @@ class Storage:
         self.foreign: Any = None
         self.meta = meta
         self.root: Any = None
+        self.uncounted: tuple[int, ...] = ()  # how many versions PyTorch does not count, then the latest of them
 
     def write(self, node: Node) -> None:
         """Replace the value; every handle onto this storage sees it from here on."""
@@ -55,7 +56,7 @@ class Handle:
     _strides: Shape | None
     _offset: int
     _detached: bool
-    _hooks: dict | None
+    _hooks: Any
     _leaf_node: Node | None
     _retain: bool
     _inference: bool

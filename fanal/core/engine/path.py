@@ -141,7 +141,7 @@ class Draft:
         """Copy the graph without its values, and note where each input comes from."""
         self.inputs: list[Node] = []
         self.sources: list[tuple[str, Any]] = []  # ("group", k) | ("scalar", k) | ("constant", array)
-        self.scalars: list[list] = []  # [value, array, marker]
+        self.scalars: list[list] = []  # [value, array, marker, (matcher step, place)]
         known: dict[int, tuple[str, Any]] = {}
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
@@ -196,7 +196,7 @@ class Draft:
         for node, value in e.scalars:
             if type(value) not in (int, float):
                 known[id(node)] = ("scalar", len(self.scalars))
-                self.scalars.append([None, node.buffer, value])
+                self.scalars.append([None, node.buffer, value, None])
                 continue
             at = places.get(id(value), ())
             if len(at) != 1:
@@ -210,7 +210,7 @@ class Draft:
                 specs[k] = (CONST, value)
                 continue
             j = mine[id(value)] = len(self.scalars)
-            self.scalars.append([value, np.array(node.buffer), None])
+            self.scalars.append([value, np.array(node.buffer), None, None])
             known[id(node)] = ("scalar", j)
             specs[k] = (RUNTIME, j)
         for key, j in mine.items():  # a number used in two types stays a constant
@@ -305,6 +305,8 @@ class Path:
                     self.slots[x].uses.append((s.native, place))
                 elif kind == OUT:
                     self.refs.setdefault(x, []).append((s.native, place))
+                elif kind == RUNTIME:
+                    self.scalars[x][3] = (s.native, place)
             self._note_holder(s.out, s)
             if before is not None:
                 matcher.link(before.native, s.native)
@@ -404,8 +406,7 @@ class Path:
             if a is not entry[0]:
                 if type(a) is not type(entry[0]):
                     return False
-                entry[0] = a
-                entry[1][()] = a
+                self.set_number(entry, a)
             return True
         if kind == SEQUENCE:
             made, specs = x
@@ -423,6 +424,14 @@ class Path:
             return all(map(self.matches, specs, a))
         return x() is a
 
+    @staticmethod
+    def set_number(entry: list, v: Any) -> None:
+        """Take over a runtime number. The matcher compares addresses, so it must know the object that is held."""
+        entry[0] = v
+        entry[1][()] = v
+        if entry[3] is not None:
+            matcher.set_arg(*entry[3], v)
+
     def _numbers(self, specs: list[tuple], a: Any) -> bool:
         """Match a list of numbers, taking over what changed."""
         scalars = self.scalars
@@ -433,8 +442,7 @@ class Path:
                 if v != old or v == 0 or type(v) is not type(old):  # zero has two signs
                     if type(v) is not type(old):
                         return False
-                    entry[0] = v
-                    entry[1][()] = v
+                    self.set_number(entry, v)
             elif not self.matches((kind, x), v):
                 return False
         return True

@@ -159,7 +159,7 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     for _, _, new in event.grads:
         if new is not None:
             _note_outs(new, s)
-    if op.flush or len(s.touched) > MAX_PENDING:
+    if op.flush or (len(s.touched) > MAX_PENDING and not s.flushing):
         flush(op.name)
     return out
 

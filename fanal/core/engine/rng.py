@@ -24,7 +24,7 @@ class Seed:
 class Offset:
     """Marks a runtime scalar that holds an offset: `relative` to the first draw of the segment; `at` when recorded."""
 
-    __slots__ = ("relative", "at")
+    __slots__ = ("at", "relative")
 
     def __init__(self, relative: int, at: int) -> None:
         self.relative, self.at = relative, at
@@ -36,7 +36,7 @@ SEED = Seed()
 class Rng:
     """The state of the counter."""
 
-    __slots__ = ("seed", "offset")
+    __slots__ = ("offset", "seed")
 
     def __init__(self) -> None:
         self.seed, self.offset = DEFAULT_SEED, 0

@@ -13,6 +13,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import flush, set_grad
 from fanal.core.ops.build import public
 from fanal.core.tensor.alias import value
+from fanal.core.tensor.alias import UNCOUNTED
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
 
@@ -134,10 +135,11 @@ def _set_grad(self: Any, grad: Any) -> None:
         if grad is self:
             raise RuntimeError("can't assign Variable as its own grad")
         if grad._shape != self._shape:
-            raise RuntimeError(f"assigned grad has data of a different size: got {list(grad._shape)}, expected "
-                               f"{list(self._shape)}")
+            raise RuntimeError(f"attempting to assign a gradient of size '{list(grad._shape)}' to a tensor of size "
+                               f"'{list(self._shape)}'. Please ensure that the gradient and the tensor are the same size")
         if grad._dtype is not self._dtype:
-            raise RuntimeError(f"assigned grad has data of a different type: got {grad._dtype}, expected {self._dtype}")
+            raise RuntimeError(f"attempting to assign a gradient with dtype '{grad._dtype}' to a tensor with grad_dtype "
+                               f"'{self._dtype}'. The gradient must match the tensor's dtype.")
     set_grad(self, grad)
 
 
@@ -159,6 +161,7 @@ def _data(self: Any) -> Any:
     t = adopt(Tensor, self)
     t._detached = True
     t._seen = -1
+    t._base_ref = UNCOUNTED
     return t
 
 

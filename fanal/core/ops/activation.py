@@ -167,7 +167,7 @@ def gelu_node(x: Node, tanh_form: bool) -> Node:
     return smooth(x, lambda x: P.mul(P.mul(P.num(x, 0.5), x), P.add(P.num(x, 1), inner(x))), tanh_slope)
 
 
-@public(module="nn.functional", method=False)
+@public(module="nn.functional", method=False, out=True)
 def gelu(input: Any, *, approximate: str = "none") -> Any:
     """Return input times the normal distribution function of input; approximate: "none" or "tanh"."""
     if approximate not in ("none", "tanh"):
@@ -204,7 +204,7 @@ def softplus_wide(x: Node) -> Node:
     return P.add(positive, P.log1p(P.exp(P.neg(P.abs_(x)))))
 
 
-@public(module="nn.functional", method=False)
+@public(module="nn.functional", method=False, out=True)
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Return log(1 + exp(beta * input)) / beta; linear where beta * input exceeds the threshold."""
     x = need_float(input, "softplus_cpu")
@@ -261,8 +261,8 @@ def hardswish(input: Any, inplace: bool = False) -> Any:
     return _apply(input, inplace, smooth(x, f, slope))
 
 
-@public(method=True)
-@public(module="nn.functional", method=False)
+@public(out=True)
+@public(module="nn.functional", method=False, out=True)
 def hardshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input where |input| > lambd, 0 elsewhere."""
     x = need_float(input, "hardshrink_cpu")
@@ -275,7 +275,7 @@ def hardshrink(input: Any, lambd: float = 0.5) -> Any:
     return result(with_gradient(y, lambda g, y, x: [P.where(small(x), P.num(g, 0), g)], x), input)
 
 
-@public(module="nn.functional", method=False)
+@public(module="nn.functional", method=False, out=True)
 def softshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input moved towards 0 by lambd."""
     x = need_float(input, "softshrink_check")
@@ -301,7 +301,7 @@ def threshold(input: Any, threshold: float, value: float, inplace: bool = False)
 _both(threshold, "threshold")
 
 
-@public(module="nn.functional", method=False)
+@public(module="nn.functional", method=False, out=True)
 def logsigmoid(input: Any) -> Any:
     """Return log(sigmoid(input))."""
     x = need_float(input, "log_sigmoid_cpu")
@@ -322,7 +322,7 @@ def glu(input: Any, dim: int = -1) -> Any:
     if n % 2:
         raise RuntimeError(f"Halving dimension must be even, but dimension {d} is size {n}")
     a, b = (_part(x, d, s, s + n // 2) for s in (0, n // 2))
-    return result(P.mul(a, sigmoid_node(b)))
+    return result(P.convert(P.mul(wide(a), sigmoid_node(wide(b))), x.dtype))
 
 
 def _part(x: Node, dim: int, start: int, stop: int) -> Node:
@@ -331,7 +331,7 @@ def _part(x: Node, dim: int, start: int, stop: int) -> Node:
     return P.slice_(x, at, end, (1,) * len(at))
 
 
-@public(method=True)
+@public()
 @public(module="nn.functional", method=False)
 def prelu(input: Any, weight: Any) -> Any:
     """Return input where positive, weight * input elsewhere; one weight, or one for each channel (dimension 1)."""
@@ -343,7 +343,8 @@ def prelu(input: Any, weight: Any) -> Any:
             raise RuntimeError("Not allow zero-dim input tensor.")
         channels = x.shape[1] if len(x.shape) > 1 else 1
         if channels != w.size:
-            raise RuntimeError("Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+            raise RuntimeError("Mismatch of parameter numbers and input channel size. Found parameter "
+                               "numbers = "
                                f"{w.size} and channel size = {channels}.")
     if len(w.shape) > 1:
         raise RuntimeError("prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = "
@@ -366,7 +367,8 @@ def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool
     """Return input where positive, a * input elsewhere; a is drawn from [lower, upper), or their mean in evaluation."""
     x = need_float(input, "rrelu_with_noise_out_cpu" if training else "leaky_relu_cpu")
     if lower > upper:
-        raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, got lower={lower}, upper={upper}")
+        raise RuntimeError("Lower bound should be less than or equal to the upper bound, got "
+                           f"lower={lower}, upper={upper}")
     if not training:
         return _apply(input, inplace, _leaky(x, number((lower + upper) / 2, x.dtype)))
     from fanal.core.ops.dropout import uniform_node
@@ -428,7 +430,8 @@ def _implicit_dim(ndim: int) -> int:
 def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, form: Callable) -> Any:
     if dim is None:
         import warnings
-        warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
+        warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to "
+                      "include dim=X as an "
                       "argument.", stacklevel=4)
         dim = _implicit_dim(len(input._shape))
     x = node_of(input, dtype or input._dtype)

@@ -53,6 +53,8 @@ def attention_nodes(q: Node, k: Node, v: Node, mask: Node | None, p: float, caus
     """Return softmax(q k^T * scale + mask) v, and the weights."""
     if scale is None:
         scale = 1 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
+    to = q.dtype
+    q, k, v = wide(q), wide(k), wide(v)
     scores = P.mul(P.dot(q, P.swap(k)), number(float(scale), q.dtype))
     if causal:
         mask = causal_mask(q.shape[-2], k.shape[-2])
@@ -60,11 +62,11 @@ def attention_nodes(q: Node, k: Node, v: Node, mask: Node | None, p: float, caus
         if mask.dtype is dt.bool_:
             scores = P.where(mask, scores, P.num(scores, -math.inf))
         else:
-            scores = P.add(scores, mask)
+            scores = P.add(scores, P.convert(mask, scores.dtype))
     w = attention_weights(scores)
     if p > 0:
         w = dropped(w, p, w.shape)
-    return P.dot(w, v), w
+    return P.convert(P.dot(w, v), to), P.convert(w, to)
 
 
 def _lift(x: Node, batch: Shape) -> Node:
@@ -86,13 +88,15 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
                            f"{_cpp(q)} key.dtype: {_cpp(k)} and value.dtype: {_cpp(v)} instead.")
     for x in (q, k, v):
         if len(x.shape) < 2:
-            raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got query.dim: "
+            raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got "
+                               "query.dim: "
                                f"{len(q.shape)} key.dim: {len(k.shape)} and value.dim: {len(v.shape)} instead.")
     mask = None
     if attn_mask is not None:
         mask = read(attn_mask)
         if is_causal:
-            raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
+            raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when "
+                               "is_causal=True")
         if mask.dtype is not dt.bool_ and mask.dtype is not q.dtype:
             raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but got "
                                f"attn_mask.dtype: {_cpp(mask)} and  query.dtype: {_cpp(q)} instead.")
@@ -114,8 +118,8 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
 
 
 def _cpp(x: Node) -> str:
-    return {"float32": "float", "float64": "double", "float16": "c10::Half", "bfloat16": "c10::BFloat16", "int64": "long int",
-            "int32": "int"}.get(x.dtype.name, x.dtype.name)
+    return {"float32": "float", "float64": "double", "float16": "c10::Half", "bfloat16": "c10::BFloat16",
+            "int64": "long int", "int32": "int"}.get(x.dtype.name, x.dtype.name)
 
 
 def _additive(mask: Any, name: str, d: dt.dtype) -> Node | None:
@@ -168,16 +172,20 @@ def _check_heads(query: Any, key: Any, value: Any, key_padding_mask: Any, attn_m
     """Check ranks; tell whether there is a batch dimension."""
     n = len(query._shape)
     if n not in (2, 3):
-        raise AssertionError(f"query should be unbatched 2D or batched 3D tensor but received {n}-D query tensor")
+        raise AssertionError(f"query should be unbatched 2D or batched 3D tensor but received {n}-D query "
+                             "tensor")
     word, other = ("batched", "3-D") if n == 3 else ("unbatched", "2-D")
     if len(key._shape) != n or len(value._shape) != n:
-        raise AssertionError(f"For {word} ({other}) `query`, expected `key` and `value` to be {other} but found "
+        raise AssertionError(f"For {word} ({other}) `query`, expected `key` and `value` to be {other} but "
+                             "found "
                              f"{len(key._shape)}-D and {len(value._shape)}-D tensors respectively")
     if key_padding_mask is not None and len(key_padding_mask._shape) != n - 1:
-        raise AssertionError(f"For {word} ({other}) `query`, expected `key_padding_mask` to be `None` or {n - 1}-D but found "
+        raise AssertionError(f"For {word} ({other}) `query`, expected `key_padding_mask` to be `None` or "
+                             f"{n - 1}-D but found "
                              f"{len(key_padding_mask._shape)}-D tensor instead")
     if attn_mask is not None and len(attn_mask._shape) not in (2, 3):
-        raise AssertionError(f"For {word} ({other}) `query`, expected `attn_mask` to be `None`, 2-D or 3-D but found "
+        raise AssertionError(f"For {word} ({other}) `query`, expected `attn_mask` to be `None`, 2-D or 3-D "
+                             "but found "
                              f"{len(attn_mask._shape)}-D tensor instead")
     if n == 2 and attn_mask is not None and len(attn_mask._shape) == 3:
         want = (heads, query._shape[0], key._shape[0])
@@ -188,8 +196,8 @@ def _check_heads(query: Any, key: Any, value: Any, key_padding_mask: Any, attn_m
 
 @public(module="nn.functional", method=False)
 def multi_head_attention_forward(
-        query: Any, key: Any, value: Any, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any, in_proj_bias: Any,
-        bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Any, out_proj_bias: Any,
+        query: Any, key: Any, value: Any, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any,
+        in_proj_bias: Any, bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Any, out_proj_bias: Any,
         training: bool = True, key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None,
         use_separate_proj_weight: bool = False, q_proj_weight: Any = None, k_proj_weight: Any = None,
         v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None, average_attn_weights: bool = True,
@@ -216,7 +224,8 @@ def multi_head_attention_forward(
         raise AssertionError(f"embed_dim {embed} not divisible by num_heads {num_heads}")
     if use_separate_proj_weight:
         if key._shape[:2] != value._shape[:2]:
-            raise AssertionError(f"key's sequence and batch dims {key.shape[:2]} do not match value's {value.shape[:2]}")
+            raise AssertionError(f"key's sequence and batch dims {key.shape[:2]} do not match value's "
+                                 f"{value.shape[:2]}")
     elif key._shape != value._shape:
         raise AssertionError(f"key shape {key.shape} does not match value shape {value.shape}")
     q, k, v = _project(query, key, value, embed, in_proj_weight, in_proj_bias, use_separate_proj_weight, q_proj_weight,
@@ -225,7 +234,8 @@ def multi_head_attention_forward(
     if mask is not None:
         want = (length, key._shape[0]) if len(mask.shape) == 2 else (n * num_heads, length, key._shape[0])
         if mask.shape != want:
-            raise RuntimeError(f"The shape of the {len(want)}D attn_mask is torch.Size({list(mask.shape)}), but should be "
+            raise RuntimeError(f"The shape of the {len(want)}D attn_mask is torch.Size({list(mask.shape)}), "
+                               "but should be "
                                f"{want}.")
         if len(mask.shape) == 2:
             mask = P.reshape(mask, (1, *mask.shape))
@@ -243,7 +253,8 @@ def multi_head_attention_forward(
     source = k.shape[1]
     if padding is not None:
         if padding.shape != (n, source):
-            raise AssertionError(f"expecting key_padding_mask shape of {(n, source)}, but got {key_padding_mask.shape}")
+            raise AssertionError(f"expecting key_padding_mask shape of {(n, source)}, but got "
+                                 f"{key_padding_mask.shape}")
         wide_padding = P.reshape(P.broadcast(P.reshape(padding, (n, 1, 1, source)), (n, num_heads, 1, source)),
                                  (n * num_heads, 1, source))
         mask = wide_padding if mask is None else P.add(mask, wide_padding)

@@ -171,7 +171,7 @@ def check_inplace(t: Handle, new: Node | None = None) -> None:
         if base is not None:
             if base._leaf:
                 raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
-            if type(base) is Forbidden and (value(t).needs_grad or (new is not None and new.needs_grad)):
+            if type(base) is Forbidden and (base.always or value(t).needs_grad or (new is not None and new.needs_grad)):
                 raise RuntimeError(base.text)
     if t._inference and not state.inference:
         raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "

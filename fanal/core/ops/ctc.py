@@ -1,6 +1,7 @@
 """Connectionist temporal classification: the probability of a label sequence over all its alignments.
 
-Source: Graves et al. 2006, "Connectionist temporal classification". Forward and backward variables run on the host.
+Source: Graves et al. 2006, "Connectionist temporal "
+                            "classification". Forward and backward variables run on the host.
 """
 from __future__ import annotations
 
@@ -50,9 +51,11 @@ def _steps(scores: Array, labels: Array, blank: int) -> Array:
 
 def _check(log_probs: Array, targets: Array, inputs: Array, lengths: Array) -> None:
     if (inputs > log_probs.shape[0]).any() or (inputs < 0).any():
-        raise RuntimeError(f"Expected input_lengths to have value at most {log_probs.shape[0]}, but got value {int(inputs.max())}")
+        raise RuntimeError(f"Expected input_lengths to have value at most {log_probs.shape[0]}, but got "
+                           f"value {int(inputs.max())}")
     if targets.ndim == 2 and (lengths > targets.shape[1]).any():
-        raise RuntimeError(f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but got size "
+        raise RuntimeError(f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but "
+                           "got size "
                            f"{targets.shape[1]}")
 
 
@@ -69,10 +72,12 @@ def _ends(alpha: Array, inputs: Array, lengths: Array) -> Array:
     return out
 
 
-def _forward(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, blank: int) -> tuple[Array, Array, Array]:
+def _forward(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *,
+             blank: int) -> tuple[Array, Array, Array]:
     _check(log_probs, targets, inputs, lengths)
     labels = _extended(targets, lengths, blank)
-    scores = np.take_along_axis(log_probs.astype(np.float64), np.broadcast_to(labels, (len(log_probs), *labels.shape)), 2)
+    each = np.broadcast_to(labels, (len(log_probs), *labels.shape))
+    scores = np.take_along_axis(log_probs.astype(np.float64), each, 2)
     with np.errstate(all="ignore"):
         alpha = _steps(scores, labels, blank)
     return labels, scores, alpha
@@ -85,7 +90,7 @@ def _loss(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, bl
 
 
 def _gradient(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, blank: int) -> Array:
-    """d loss / d log_probs as PyTorch gives it: p - the posterior of each class, so that softmax's rule finds no change."""
+    """Gradient by log_probs as PyTorch defines it: probability - posterior, as if through log_softmax."""
     labels, scores, alpha = _forward(log_probs, targets, inputs, lengths, blank=blank)
     grad = np.zeros(log_probs.shape)
     with np.errstate(all="ignore"):

@@ -39,7 +39,8 @@ def distance_node(d: Node, p: float) -> Node:
         still = P.or_(P.eq(a, zero), P.eq(top, zero))
         one = P.num(d, 1)
         ratio = P.div(P.where(still, one, a), P.where(still, one, top))
-        return [P.where(still, zero, P.mul(P.mul(P.reshape(g, keep), P.sign(d)), P.pow_(ratio, number(p - 1, d.dtype))))]
+        slope = P.mul(P.sign(d), P.pow_(ratio, number(p - 1, d.dtype)))
+        return [P.where(still, zero, P.mul(P.reshape(g, keep), slope))]
     return with_gradient(y, power_rule, d)
 
 
@@ -72,7 +73,8 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = "use_mm_f
         if t._dtype.category < 2:
             raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {t._dtype.name}")
     if x1._shape[-1] != x2._shape[-1]:
-        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: {x1._shape[-1]} X2: {x2._shape[-1]}")
+        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: {x1._shape[-1]} X2: "
+                           f"{x2._shape[-1]}")
     if p < 0:
         raise RuntimeError("cdist only supports non-negative p values")
     a, b = nodes_of(x1, x2)
@@ -81,7 +83,8 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = "use_mm_f
     b = P.reshape(b, (1,) * (len(batch) + 2 - len(b.shape)) + b.shape)
     large = a.shape[-2] > 25 or b.shape[-2] > 25
     if p == 2 and a.shape[-1] and (compute_mode == modes[1] or (compute_mode in (None, modes[0]) and large)):
-        return wrap(_euclid_by_product(P.broadcast(a, (*batch, *a.shape[-2:])), P.broadcast(b, (*batch, *b.shape[-2:]))))
+        a, b = (P.broadcast(x, (*batch, *x.shape[-2:])) for x in (a, b))
+        return wrap(_euclid_by_product(a, b))
     left = P.reshape(a, (*a.shape[:-1], 1, a.shape[-1]))
     right = P.reshape(b, (*b.shape[:-2], 1, *b.shape[-2:]))
     return wrap(distance_node(P.sub(left, right), float(p)))
@@ -125,7 +128,8 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     a, b = node_of(x1, d), node_of(x2, d)
     shape = broadcast_shapes(a.shape, b.shape)
     a, b = P.broadcast(a, shape), P.broadcast(b, shape)
-    at = (wrap_dim(dim, len(shape)),)
+    d0 = wrap_dim(dim, len(shape) or 1)
+    at = (d0,) if shape else ()
     tiny = number(float(eps), d)
 
     def unit(x: Node) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import public, read, wrap
@@ -31,7 +32,8 @@ def _letters(text: str, where: str) -> list[int | None]:
             out.append(ord(c))
             i += 1
         else:
-            raise RuntimeError(f"einsum(): invalid subscript given at index {i} in the equation string, subscripts must be in "
+            raise RuntimeError(f"einsum(): invalid subscript given at index {i} in the equation string, "
+                               "subscripts must be in "
                                "[a-zA-Z]")
     return out
 
@@ -138,7 +140,8 @@ def einsum(*args: Any) -> Any:
     Operands are taken from left to right.
     """
     if len(args) < 2:
-        raise ValueError("einsum(): must specify the equation string and at least one operand, or at least one operand and its "
+        raise ValueError("einsum(): must specify the equation string and at least one operand, or at least "
+                         "one operand and its "
                          "subscripts list")
     goal: list[int | None] | None
     if isinstance(args[0], str):
@@ -167,29 +170,34 @@ def einsum(*args: Any) -> Any:
             if v < _ELLIPSIS and out.count(v) > 1:
                 raise RuntimeError(f"einsum(): output subscript {chr(v)} appears more than once in the output")
             if v < _ELLIPSIS and not any(v in row for row in labels):
-                raise RuntimeError(f"einsum(): output subscript {chr(v)} does not appear in the equation for any input operand")
+                raise RuntimeError(f"einsum(): output subscript {chr(v)} does not appear in the equation "
+                                   "for any input operand")
     parts = [_diagonal(n, row) for n, row in zip(nodes, labels)]
     x, have = parts[0]
     for k, (y, other) in enumerate(parts[1:], 2):
         later = set(out).union(*(row for _, row in parts[k:]))
         x, have = _product(x, have, y, other, later)
+    if x.dtype.category < 2 and any(v not in out for v in have):
+        x = P.convert(x, dt.int64)
     x, have = _sum_out(x, have, set(out))
     return wrap(P.permute(x, tuple(have.index(v) for v in out)))
 
 
 def _check_sizes(nodes: list[Node], labels: list[Labels]) -> None:
-    sizes: dict[int, tuple[int, int]] = {}
+    sizes: dict[int, int] = {}
     for i, (n, row) in enumerate(zip(nodes, labels)):
         for d, v in enumerate(row):
             j = row.index(v)
             if n.shape[j] != n.shape[d]:
-                raise RuntimeError(f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes don't match, "
+                raise RuntimeError(f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes "
+                                   "don't match, "
                                    f"{n.shape[d]} != {n.shape[j]}")
         for size, v in zip(n.shape, row):
-            known, first = sizes.get(v, (1, i))
+            known = sizes.get(v, 1)
             if known != 1 and size not in (1, known):
                 name = chr(v) if v < _ELLIPSIS else "..."
-                raise RuntimeError(f"einsum(): subscript {name} has size {size} for operand {i} which does not broadcast with "
+                raise RuntimeError(f"einsum(): subscript {name} has size {size} for operand {i} which does "
+                                   "not broadcast with "
                                    f"previously seen size {known}")
             if known == 1:
-                sizes[v] = (size, i)
+                sizes[v] = size

@@ -20,8 +20,10 @@ from fanal.core.tensor.alias import value, write
 
 def _indices(input: Any, name: str) -> Node:
     if input._dtype not in (dt.int64, dt.int32):
-        raise RuntimeError("Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; "
-                           f"but got torch.{dt.scalar_name(input._dtype)}Tensor instead (while checking arguments for {name})")
+        raise RuntimeError("Expected tensor for argument #1 'indices' to have one of the following scalar "
+                           "types: Long, Int; "
+                           f"but got torch.{dt.scalar_name(input._dtype)}Tensor instead (while checking "
+                           f"arguments for {name})")
     return P.convert(read(input), dt.int64)
 
 
@@ -99,10 +101,12 @@ def torch_embedding(weight: Any, indices: Any, padding_idx: int = -1, scale_grad
 def _bag_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The bag of each position; bag b starts at offsets[b]."""
     if len(offsets) and offsets[0] != 0:
-        raise RuntimeError(f"offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position 0. "
+        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to "
+                           "start from position 0. "
                            f"However, got {offsets[0]}")
     if len(offsets) and offsets[-1] > len(positions):
-        raise RuntimeError(f"offsets[-1] can not be greater than input's length {len(positions)} but got offsets[-1] of "
+        raise RuntimeError(f"offsets[-1] can not be greater than input's length {len(positions)} but got "
+                           "offsets[-1] of "
                            f"{offsets[-1]}")
     return np.searchsorted(offsets, positions, side="right").astype(np.int64) - 1
 
@@ -111,7 +115,8 @@ def _bags(i: Node, offsets: Any, last: bool) -> tuple[Node, Node, int]:
     """Flat indices, the bag of each and the number of bags."""
     if len(i.shape) == 2:
         if offsets is not None:
-            raise ValueError("if input is 2D, then offsets has to be None, as input is treated is a mini-batch of fixed length "
+            raise ValueError("if input is 2D, then offsets has to be None, as input is treated is a "
+                             "mini-batch of fixed length "
                              f"sequences. However, found offsets of type {type(offsets)}")
         n = i.shape[0]
         return P.reshape(i, (i.size,)), P.reshape(P.iota(i.shape, 0, dt.int64), (i.size,)), n
@@ -153,25 +158,29 @@ def _largest(rows: Node, bag: Node, valid: Node, n: int) -> Node:
 @public(module="nn.functional", method=False)
 def embedding_bag(input: Any, weight: Any, offsets: Any = None, max_norm: float | None = None, norm_type: float = 2,
                   scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
-                  per_sample_weights: Any = None, include_last_offset: bool = False, padding_idx: int | None = None) -> Any:
+                  per_sample_weights: Any = None, include_last_offset: bool = False,
+                  padding_idx: int | None = None) -> Any:
     """Return the sum, mean or maximum of the rows of each bag.
 
     Shapes: indices (B, L), or (N) with offsets (B); table (V, D) -> (B, D).
     Differs from torch: sparse=True gives the same gradient as a dense tensor.
     """
     if weight._dtype is dt.int64 and input._dtype.category >= 2:
-        warnings.warn("Argument order of nn.functional.embedding_bag was changed. Usage `embedding_bag(weight, input, ...)` "
+        warnings.warn("Argument order of nn.functional.embedding_bag was changed. Usage "
+                      "`embedding_bag(weight, input, ...)` "
                       "is deprecated, and should now be `embedding_bag(input, weight, ...)`.", stacklevel=3)
         weight, input = input, weight
     if per_sample_weights is not None and per_sample_weights._shape != input._shape:
-        raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, then it must have "
+        raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
+                         "then it must have "
                          f"the same shape as the input ({input.shape})")
     if mode not in ("sum", "mean", "max"):
         raise ValueError("mode has to be one of sum, mean or max")
     if mode == "max" and scale_grad_by_freq:
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if per_sample_weights is not None and mode != "sum":
-        raise NotImplementedError("embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for "
+        raise NotImplementedError("embedding_bag: per_sample_weights was not None. per_sample_weights is "
+                                  "only supported for "
                                   f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub.")
     i, bag, n = _bags(_indices(input, "embedding_bag"), offsets, include_last_offset)
     padding = _padding(padding_idx, weight._shape[0])

@@ -19,7 +19,8 @@ def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -
     if size_average is not None or reduce is not None:
         average, all_ = (True if v is None else v for v in (size_average, reduce))
         reduction = "none" if not all_ else "mean" if average else "sum"
-        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
+        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' "
+                      "instead.",
                       stacklevel=4)
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
@@ -54,8 +55,10 @@ def _lost(x: Node, reduction: str, d: dt.dtype | None = None) -> Any:
 def _pair(input: Any, target: Any) -> tuple[Node, Node]:
     """Two operands of one dtype, after PyTorch's warning if they would broadcast."""
     if input._shape != target._shape:
-        warnings.warn(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). This will "
-                      "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
+        warnings.warn(f"Using a target size ({target.shape}) that is different to the input size "
+                      f"({input.shape}). This will "
+                      "likely lead to incorrect results due to broadcasting. Please ensure they have the "
+                      "same size.",
                       stacklevel=4)
     a, b = nodes_of(input, target)
     return a, b
@@ -88,7 +91,8 @@ def l1_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = Non
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
     if reduction == "mean" and a.dtype.category < 2:
-        raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a floating point or complex "
+        raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a floating "
+                           "point or complex "
                            f"dtype. Got: {dt.scalar_name(a.dtype)}")
     return wrap(_weighted(P.abs_(P.sub(a, b)), weight, reduction))
 
@@ -131,10 +135,12 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     """Return the mean of -(target * log(input) + (1 - target) * log(1 - input)), the logarithms at least -100."""
     reduction = reduction_of(reduction, size_average, reduce)
     if target._shape != input._shape:
-        raise ValueError(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is "
+        raise ValueError(f"Using a target size ({target.shape}) that is different to the input size "
+                         f"({input.shape}) is "
                          "deprecated. Please ensure they have the same size.")
     if input._dtype is not target._dtype:
-        raise RuntimeError(f"Found dtype {dt.scalar_name(target._dtype)} but expected {dt.scalar_name(input._dtype)}")
+        raise RuntimeError(f"Found dtype {dt.scalar_name(target._dtype)} but expected "
+                           f"{dt.scalar_name(input._dtype)}")
     x, t = read(input), read(target)
     _need_float(x, "binary_cross_entropy")
     dx, s = wide(P.detach(x)), wide(P.detach(t))
@@ -217,8 +223,10 @@ def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None
     """Return the mean of target * (log(target) - input); "batchmean" divides the sum by the batch size."""
     batch = reduction == "batchmean"
     if reduction == "mean":
-        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support size.'batchmean' "
-                      "divides only by the batch size, and aligns with the KL div math definition.'mean' will be changed "
+        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support "
+                      "size.'batchmean' "
+                      "divides only by the batch size, and aligns with the KL div math definition.'mean' "
+                      "will be changed "
                       "to behave the same as 'batchmean' in the next major release.", stacklevel=3)
     reduction = "sum" if batch else reduction_of(reduction, size_average, reduce)
     x, t = nodes_of(input, target)
@@ -250,7 +258,8 @@ def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool
     if full:
         one = P.num(t, 1)
         big = P.where(P.le(t, one), one, t)
-        stirling = P.add(P.sub(P.mul(big, P.log(big)), big), P.mul(P.num(t, 0.5), P.log(P.mul(P.num(t, 2 * math.pi), big))))
+        root = P.mul(P.num(t, 0.5), P.log(P.mul(P.num(t, 2 * math.pi), big)))
+        stirling = P.add(P.sub(P.mul(big, P.log(big)), big), root)
         y = P.add(y, P.where(P.le(t, one), P.num(t, 0), stirling))
     return _lost(y, reduction)
 
@@ -315,7 +324,7 @@ def picked(x: Node, t: Node, at: int) -> Node:
 class _Classes:
     """Targets as the losses need them: which count, their safe indices and their weights."""
 
-    __slots__ = ("t", "valid", "weight", "at")
+    __slots__ = ("at", "t", "valid", "weight")
 
     def __init__(self, target: Any, weight: Any, ignore_index: int, d: dt.dtype, at: int) -> None:
         t = P.convert(read(target), dt.int64)
@@ -357,20 +366,24 @@ def _check_classes(input: Any, target: Any, weight: Any) -> int:
     at = 1 if len(x) > 1 else 0
     if weight is not None and weight._shape != (x[at],):
         raise RuntimeError("weight tensor should be defined either for all "
-                           f"{x[at]} classes or no classes but got weight tensor of shape: {list(weight._shape)}")
+                           f"{x[at]} classes or no classes but got weight tensor of shape: "
+                           f"{list(weight._shape)}")
     if len(x) == 1:
         if t not in ((), (1,)):
-            raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {t[0]}" if len(t) == 1 else
+            raise ValueError("For 1D input, 1D target must have size 1, but got target size: "
+                             f"{t[0]}" if len(t) == 1 else
                              "0D or 1D target tensor expected, multi-target not supported")
     elif len(x) == 2:
         if len(t) > 1:
             raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
         if t != x[:1]:
-            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({t[0] if t else 1}).")
+            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size "
+                             f"({t[0] if t else 1}).")
     else:
         want = (x[0], *x[2:])
         if t[:1] != x[:1]:
-            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({t[0] if t else 1}).")
+            raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size "
+                             f"({t[0] if t else 1}).")
         if t != want and len(x) == 4:
             raise RuntimeError(f"size mismatch (got input: {list(x)} , target: {list(t)}")
         if t != want:
@@ -440,7 +453,8 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any
     at = _check_classes(input, target, weight)
     x = read(input)
     if x.dtype.category < 2:
-        raise NotImplementedError(f"\"log_softmax_lastdim_kernel_impl\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise NotImplementedError("\"log_softmax_lastdim_kernel_impl\" not implemented for "
+                                  f"'{dt.scalar_name(x.dtype)}'")
     if not shape[at]:
         raise RuntimeError("cross_entropy expects at least one class")
     d = wide(x).dtype
@@ -475,3 +489,21 @@ def _probability_loss(input: Any, target: Any, weight: Any, reduction: str, smoo
         if reduction == "mean":
             loss = P.div(loss, number(x.size // n if n else 0, loss.dtype))
     return wrap(P.convert(loss, x.dtype))
+
+
+@public(module="nn.functional", method=False)
+def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_bias: Any = None, weight: Any = None,
+                         reduction: str = "mean", ignore_index: int | None = None, label_smoothing: float = 0.0,
+                         options: Any = None) -> Any:
+    """Return cross_entropy(linear(input, linear_weight, linear_bias), target).
+
+    Differs from torch: `options`, which choose a chunked computation there, are not accepted; the weight has two dimensions.
+    """
+    from fanal.core.ops.matmul import linear
+    if options is not None:
+        raise RuntimeError("linear_cross_entropy: options are not supported")
+    if len(linear_weight._shape) != 2:
+        raise RuntimeError("linear_cross_entropy: a linear_weight of more than two dimensions is not supported")
+    skip = -100 if ignore_index is None else ignore_index
+    return cross_entropy(linear(input, linear_weight, linear_bias), target, weight, ignore_index=skip, reduction=reduction,
+                         label_smoothing=label_smoothing)

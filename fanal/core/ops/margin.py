@@ -7,7 +7,7 @@ from typing import Any
 from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import node_of, nodes_of, number, public, read, wrap
+from fanal.core.ops.build import floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.distance import pairwise_node
 from fanal.core.ops.loss import picked, reduced, reduction_of
 from fanal.core.ops.pointwise import with_gradient
@@ -45,7 +45,8 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
     """Return the mean of max(0, -target * (input1 - input2) + margin)."""
     reduction = reduction_of(reduction, size_average, reduce)
     if len(input1._shape) != len(input2._shape) or len(input1._shape) != len(target._shape):
-        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but got sizes: input1: "
+        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but got "
+                           "sizes: input1: "
                            f"{input1.shape}, input2: {input2.shape}, target: {target.shape} ")
     a, b, t = nodes_of(input1, input2, target)
     return wrap(reduced(positive_part(P.add(P.mul(P.neg(t), P.sub(a, b)), number(margin, a.dtype))), reduction))
@@ -63,7 +64,7 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
     if len(input1._shape) != n + 1 or len(input2._shape) != n + 1:
         raise RuntimeError(f"{n}D target tensor expects {n + 1}D input tensors, but found inputs with sizes "
                            f"{list(input1._shape)} and {list(input2._shape)}.")
-    a, b = nodes_of(input1, input2)
+    a, b = nodes_of(input1, input2, to=floating(result_type(input1, input2)))
     eps = P.num(a, 1e-12)
 
     def inner(x: Node, y: Node) -> Node:
@@ -81,8 +82,9 @@ def _triplet(near: Node, far: Node, other: Node | None, margin: float, reduction
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float = 1.0, p: float = 2, eps: float = 1e-6,
-                        swap: bool = False, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Any:
+def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float = 1.0, p: float = 2,
+                        eps: float = 1e-6, swap: bool = False, size_average: Any = None, reduce: Any = None,
+                        reduction: str = "mean") -> Any:
     """Return the mean of max(0, d(anchor, positive) - d(anchor, negative) + margin), d the p-norm of the difference.
 
     swap: d(positive, negative) counts when it is smaller. Source: Balntas et al. 2016.
@@ -91,7 +93,8 @@ def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
     if not len(anchor._shape) == len(positive._shape) == len(negative._shape):
-        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number of dimensions, but "
+        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number "
+                           "of dimensions, but "
                            f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
                            f"{len(negative._shape)}D inputs")
     a, b, c = nodes_of(anchor, positive, negative)
@@ -112,7 +115,8 @@ def triplet_margin_with_distance_loss(anchor: Any, positive: Any, negative: Any,
         from fanal.core.ops.distance import pairwise_distance
         distance_function = pairwise_distance
     if not len(anchor._shape) == len(positive._shape) == len(negative._shape):
-        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number of dimensions, but "
+        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number "
+                           "of dimensions, but "
                            f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
                            f"{len(negative._shape)}D inputs")
     other = read(distance_function(positive, negative)) if swap else None
@@ -129,7 +133,8 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
         raise ValueError("only p == 1 and p == 2 supported")
     x, t = read(input), read(target)
     if len(x.shape) > 2 or not x.size:
-        raise RuntimeError(f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}")
+        raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, but got: "
+                           f"{list(x.shape)}")
     flat = len(x.shape) < 2
     if flat:
         x, t = P.reshape(x, (1, x.size)), P.reshape(t, (1,))

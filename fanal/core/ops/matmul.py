@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from fanal.core.base import dtype as dt
@@ -47,7 +48,8 @@ def _check_bmm(a: Any, b: Any) -> None:
         if len(t._shape) != 3:
             raise RuntimeError(f"{name} must be a 3D tensor")
     if a._shape[0] != b._shape[0] or a._shape[2] != b._shape[1]:
-        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, {a._shape[2]}] "
+        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, "
+                           f"{a._shape[2]}] "
                            f"but got: [{b._shape[0]}, {b._shape[1]}].")
     _same_dtype(b, a, "expected scalar type {b} but found {a}")
 
@@ -65,7 +67,8 @@ def _mv_node(a: Node, v: Node) -> Node:
 
 def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
     if len(a._shape) != 2 or len(v._shape) != 1:
-        raise RuntimeError(f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, {len(a._shape)}, "
+        raise RuntimeError(f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, "
+                           f"{len(a._shape)}, "
                            f"{len(v._shape)}")
     if a._shape[1] != v._shape[0]:
         raise RuntimeError(f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
@@ -91,8 +94,10 @@ def _check_dot(a: Any, b: Any) -> None:
         raise RuntimeError(f"1D tensors expected, but got {len(a._shape)}D and {len(b._shape)}D tensors")
     _same_dtype(a, b, "dot : expected both vectors to have same dtype, but found {a} and {b}")
     if a._shape != b._shape:
-        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src [{b._shape[0]}] to have the "
-                           f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements respectively")
+        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src "
+                           f"[{b._shape[0]}] to have the "
+                           f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements "
+                           "respectively")
 
 
 @public(out=True)
@@ -115,7 +120,8 @@ def matmul(input: Any, other: Any) -> Any:
     """Return the matrix product. Shapes: (..., M, K) and (..., K, N) -> (..., M, N); vectors take part as in NumPy."""
     a, b = input._shape, other._shape
     if not a or not b:
-        raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {len(a)}D and {len(b)}D")
+        raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {len(a)}D and "
+                           f"{len(b)}D")
     if len(b) == 1:
         if len(a) == 1:
             return dot(input, other)
@@ -142,7 +148,8 @@ def matmul(input: Any, other: Any) -> Any:
         a = (1, a[0])
     batch = broadcast_shapes(a[:-2], b[:-2])
     if a[-1] != b[-2]:
-        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{math.prod(batch)}, {a[-1]}] but "
+        raise RuntimeError("Expected size for first two dimensions of batch2 tensor to be: "
+                           f"[{math.prod(batch)}, {a[-1]}] but "
                            f"got: [{math.prod(batch)}, {b[-2]}].")
     _same_dtype(input, other, "expected scalar type {a} but found {b}")
     n = max(len(a), len(b))
@@ -181,36 +188,38 @@ def inner(input: Any, other: Any) -> Any:
     return tensordot(input, other, dims=([-1], [-1]))
 
 
-def _scaled(x: Node, by: Any, name: str) -> Node:
-    if by == 1:
-        return x
-    if x.dtype.category < 2 and isinstance(by, float):
-        raise RuntimeError(f"For integral input tensors, argument {name} must not be a floating point number.")
-    return P.mul(x, number(by, x.dtype))
+def _scaled(x: Node, by: Any) -> Node:
+    """by * x; an integer product takes the whole part of the factor, as PyTorch does."""
+    if x.dtype.category < 2:
+        by = int(by)
+    return x if by == 1 else P.mul(x, number(by, x.dtype))
 
 
 def _expands(shape: Shape, to: Shape) -> None:
     """Raise PyTorch's error if a value of `shape` cannot be expanded to `to`."""
     if len(shape) > len(to):
-        raise RuntimeError(f"The number of sizes provided ({len(to)}) must be greater or equal to the number of dimensions in "
+        raise RuntimeError(f"The number of sizes provided ({len(to)}) must be greater or equal to the "
+                           "number of dimensions in "
                            f"the tensor ({len(shape)})")
     lead = len(to) - len(shape)
     for i in reversed(range(len(shape))):
         if shape[i] not in (1, to[lead + i]):
-            raise RuntimeError(f"The expanded size of the tensor ({to[lead + i]}) must match the existing size ({shape[i]}) at "
-                               f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor sizes: {list(shape)}")
+            raise RuntimeError(f"The expanded size of the tensor ({to[lead + i]}) must match the existing "
+                               f"size ({shape[i]}) at "
+                               f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor "
+                               f"sizes: {list(shape)}")
 
 
 def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
     """beta * c + alpha * product; a zero beta hides NaN in c."""
-    product = _scaled(product, alpha, "alpha")
+    product = _scaled(product, alpha)
     _expands(c._shape, product.shape)
     if beta == 0:
         return product
     if c._dtype is not product.dtype:
         raise RuntimeError(f"self and mat2 must have the same dtype, but got {dt.scalar_name(c._dtype)} and "
                            f"{dt.scalar_name(product.dtype)}")
-    return P.add(_scaled(read(c), beta, "beta"), product)
+    return P.add(_scaled(read(c), beta), product)
 
 
 @public(inplace=True, out=True)
@@ -255,9 +264,14 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> 
     if a.dtype is dt.bool_:
         p = P.and_(a, b) if alpha else P.full((a.size, b.size), False, dt.bool_)
         return wrap(P.or_(c, p) if beta else p)
-    p = _scaled(P.mul(a, b), alpha, "alpha")
+    if a.dtype.category < 2:
+        for by, name in ((beta, "beta"), (alpha, "alpha")):
+            if isinstance(by, float):
+                raise RuntimeError(f"For integral input tensors, argument {name} must not be a floating "
+                                   "point number.")
+    p = _scaled(P.mul(a, b), alpha)
     _expands(c.shape, p.shape)
-    return wrap(p if beta == 0 else P.add(_scaled(c, beta, "beta"), p))
+    return wrap(p if beta == 0 else P.add(_scaled(c, beta), p))
 
 
 @public(method=False)
@@ -282,10 +296,12 @@ def multi_dot(tensors: Any) -> Any:
         raise RuntimeError("multi_dot(): the tensors between the first and the last must be 2D")
     sizes[0] = (1, *sizes[0]) if len(sizes[0]) == 1 else sizes[0]
     sizes[-1] = (*sizes[-1], 1) if len(sizes[-1]) == 1 else sizes[-1]
-    for i, (p, q) in enumerate(zip(sizes, sizes[1:])):
+    for i, (p, q) in enumerate(pairwise(sizes)):
         if p[1] != q[0]:
-            raise RuntimeError(f"multi_dot(): tensors {i} and {i + 1} with shapes {list(p)} and {list(q)} cannot be multiplied")
-        _same_dtype(ts[i], ts[i + 1], "multi_dot(): all tensors must have be the same dtype but got {a} and {b}")
+            raise RuntimeError(f"multi_dot(): tensors {i} and {i + 1} with shapes {list(p)} and {list(q)} "
+                               "cannot be multiplied")
+        _same_dtype(ts[i], ts[i + 1], "multi_dot(): all tensors must have be the same dtype but got {a} and "
+                                      "{b}")
     nodes = [P.reshape(read(t), s) for t, s in zip(ts, sizes)]
     d = [sizes[0][0], *(s[1] for s in sizes)]
     n = len(nodes)
@@ -294,7 +310,8 @@ def multi_dot(tensors: Any) -> Any:
     for length in range(1, n):
         for i in range(n - length):
             j = i + length
-            cost[i][j], cut[i][j] = min((cost[i][k] + cost[k + 1][j] + d[i] * d[k + 1] * d[j + 1], k) for k in range(i, j))
+            cost[i][j], cut[i][j] = min((cost[i][k] + cost[k + 1][j] + d[i] * d[k + 1] * d[j + 1], k)
+                                        for k in range(i, j))
 
     def product(i: int, j: int) -> Node:
         return nodes[i] if i == j else P.dot(product(i, cut[i][j]), product(cut[i][j] + 1, j))
@@ -328,7 +345,8 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
         elif q == 1 and p != 1:
             x = P.reshape(P.sum_(x, (i,)), (*x.shape[:i], 1, *x.shape[i + 1:]))
         elif p != q:
-            raise RuntimeError(f"contracted dimensions need to match, but first has size {p} in dim {i} and second has size {q} "
+            raise RuntimeError(f"contracted dimensions need to match, but first has size {p} in dim {i} and "
+                               f"second has size {q} "
                                f"in dim {j}")
     fa = [i for i in range(len(a._shape)) if i not in da]
     fb = [i for i in range(len(b._shape)) if i not in db]
@@ -383,7 +401,8 @@ def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
         raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
     d = wrap_dim(dim, len(input._shape))
     if input._shape[d] != 3 or other._shape[d] != 3:
-        raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} and "
+        raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} "
+                           "and "
                            f"{other._shape[d]}")
     return _cross(input, other, d)
 
@@ -434,9 +453,11 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
         raise RuntimeError("bilinear(): input batch dimensions do not match")
     k, i, j = w.shape
     if a.shape[-1] != i or b.shape[-1] != j:
-        raise RuntimeError(f"bilinear(): input1 size does not match weight size: got {a.shape[-1]} but expected {i}"
+        raise RuntimeError(f"bilinear(): input1 size does not match weight size: got {a.shape[-1]} but "
+                           f"expected {i}"
                            if a.shape[-1] != i else
-                           f"bilinear(): input2 size does not match weight size: got {b.shape[-1]} but expected {j}")
+                           f"bilinear(): input2 size does not match weight size: got {b.shape[-1]} but "
+                           f"expected {j}")
     n = math.prod(a.shape[:-1])
     half = P.dot(P.reshape(a, (n, i)), P.reshape(P.permute(w, (1, 0, 2)), (i, k * j)))
     y = P.sum_(P.mul(P.reshape(half, (n, k, j)), P.reshape(b, (n, 1, j))), (2,))

@@ -99,7 +99,8 @@ def _blend(running: Any, new: Node, momentum: float) -> None:
     with grad_mode(False):
         old = value(running)
         new = P.convert(P.reshape(P.detach(new), old.shape), old.dtype)
-        write(running, P.add(P.mul(old, number(1.0 - momentum, old.dtype)), P.mul(new, number(float(momentum), old.dtype))))
+        keep, take = number(1.0 - momentum, old.dtype), number(float(momentum), old.dtype)
+        write(running, P.add(P.mul(old, keep), P.mul(new, take)))
 
 
 def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> None:
@@ -112,8 +113,8 @@ def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> 
             _blend(var, P.mul(P.detach(v), number(factor, v.dtype)), momentum)
 
 
-def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float,
-                eps: float) -> Any:
+def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
+                momentum: float, eps: float) -> Any:
     x0 = read(input)
     if len(x0.shape) < 2:
         raise RuntimeError("batch_norm(): input must have at least 2 dimensions")
@@ -137,7 +138,8 @@ def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_v
         _running(running_mean, running_var, m, v, x.size // channels, momentum)
     else:
         if running_mean is None or running_var is None:
-            raise RuntimeError(f"{'running_mean' if running_mean is None else 'running_var'} must be defined in evaluation mode")
+            raise RuntimeError(f"{'running_mean' if running_mean is None else 'running_var'} must be "
+                               "defined in evaluation mode")
         m, v = (P.reshape(P.convert(read(t), x.dtype), row) for t in (running_mean, running_var))
         scale = reciprocal_deviation(v, eps)
         y = P.mul(P.sub(x, m), scale if w is None else P.mul(scale, w))
@@ -155,7 +157,8 @@ def torch_batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, runn
 def _several(size: Sequence[int]) -> None:
     n = size[0] * math.prod(size[2:])
     if n == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size torch.Size({list(size)})")
+        raise ValueError("Expected more than 1 value per channel when training, got input size "
+                         f"torch.Size({list(size)})")
 
 
 @public(module="nn.functional", method=False)
@@ -176,21 +179,25 @@ def layer_norm_node(x0: Node, weight: Any, bias: Any, k: int, eps: float) -> Nod
     dims = tuple(range(len(x.shape) - k, len(x.shape)))
     shape = x.shape[len(x.shape) - k:]
     m, v = moments(x, dims)
-    y = normalized(x, m, reciprocal_deviation(v, eps), _affine(weight, x.dtype, shape), _affine(bias, x.dtype, shape), dims)
+    w, b = _affine(weight, x.dtype, shape), _affine(bias, x.dtype, shape)
+    y = normalized(x, m, reciprocal_deviation(v, eps), w, b, dims)
     return P.convert(y, x0.dtype)
 
 
 def _check_normalized(input: Any, shape: Shape, weight: Any, bias: Any, name: str) -> None:
     if not shape:
-        raise RuntimeError("Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
+        raise RuntimeError("Expected normalized_shape to be at least 1-dimensional, i.e., containing at "
+                           "least one element, "
                            "but got normalized_shape = []")
     for t, which in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != shape:
-            raise RuntimeError(f"Expected {which} to be of same shape as normalized_shape, but got {which} of shape "
+            raise RuntimeError(f"Expected {which} to be of same shape as normalized_shape, but got {which} "
+                               "of shape "
                                f"{list(t._shape)} and normalized_shape = {list(shape)}")
     if len(input._shape) < len(shape) or input._shape[len(input._shape) - len(shape):] != shape:
         raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
-                           f"[{'*, ' if name == 'layer_norm' else '*'}{', '.join(map(str, shape))}], but got input of size{list(input._shape)}")
+                           f"[{'*, ' if name == 'layer_norm' else '*'}{', '.join(map(str, shape))}], but "
+                           f"got input of size{list(input._shape)}")
 
 
 def _shape_tuple(s: Any) -> Shape:
@@ -256,18 +263,21 @@ def torch_group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any 
     _need_float(x0, "GroupNormKernelImpl")
     n, c = x0.shape[:2]
     if c % num_groups:
-        raise RuntimeError("Expected number of channels in input to be divisible by num_groups, but got input of shape "
+        raise RuntimeError("Expected number of channels in input to be divisible by num_groups, but got "
+                           "input of shape "
                            f"{list(x0.shape)} and num_groups={num_groups}")
     for t, name in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != (c,):
-            raise RuntimeError(f"Expected {name} to be a vector of size equal to the number of channels in input, but got "
+            raise RuntimeError(f"Expected {name} to be a vector of size equal to the number of channels in "
+                               "input, but got "
                                f"{name} of shape {list(t._shape)} and input of shape {list(x0.shape)}")
     if not x0.size:
         return result(P.alias(x0), input)
     x = P.reshape(wide(x0), (n, num_groups, c // num_groups, math.prod(x0.shape[2:])))
     row = (1, num_groups, c // num_groups, 1)
     m, v = moments(x, (2, 3))
-    y = normalized(x, m, reciprocal_deviation(v, eps), _affine(weight, x.dtype, row), _affine(bias, x.dtype, row), (2, 3))
+    w, b = _affine(weight, x.dtype, row), _affine(bias, x.dtype, row)
+    y = normalized(x, m, reciprocal_deviation(v, eps), w, b, (2, 3))
     return result(P.convert(P.reshape(y, x0.shape), x0.dtype), input)
 
 
@@ -288,7 +298,8 @@ def _instance_norm(input: Any, weight: Any, bias: Any, running_mean: Any, runnin
                    momentum: float, eps: float) -> Any:
     if not use_input_stats:
         if running_mean is None or running_var is None:
-            raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is false")
+            raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is "
+                               "false")
         return _batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
     x0 = read(input)
     n, c = x0.shape[:2]
@@ -298,9 +309,11 @@ def _instance_norm(input: Any, weight: Any, bias: Any, running_mean: Any, runnin
     dims = tuple(range(2, len(x.shape)))
     row = (1, c, *(1,) * len(dims))
     m, v = moments(x, dims)
-    y = normalized(x, m, reciprocal_deviation(v, eps), _affine(weight, x.dtype, row), _affine(bias, x.dtype, row), dims)
+    w, b = _affine(weight, x.dtype, row), _affine(bias, x.dtype, row)
+    y = normalized(x, m, reciprocal_deviation(v, eps), w, b, dims)
     with grad_mode(False):
-        _running(running_mean, running_var, _mean(P.detach(m), (0,)), _mean(P.detach(v), (0,)), x.size // (n * c), momentum)
+        means, variances = _mean(P.detach(m), (0,)), _mean(P.detach(v), (0,))
+        _running(running_mean, running_var, means, variances, x.size // (n * c), momentum)
     return result(P.convert(y, x0.dtype), input)
 
 
@@ -333,7 +346,8 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     x = read(input)
     n = len(x.shape)
     if n < 3:
-        raise ValueError(f"Expected 3D or higher dimensionality                          input (got {n} dimensions)")
+        raise ValueError(f"Expected 3D or higher dimensionality                          input (got {n} "
+                         "dimensions)")
     if not x.size:
         return input
     low = tuple(size // 2 if d == 1 else 0 for d in range(n))

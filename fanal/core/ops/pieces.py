@@ -144,7 +144,7 @@ def unbind(input: Any, dim: int = 0) -> tuple:
     if not input._shape:
         raise IndexError("Dimension specified as 0 but tensor has no dimensions")
     d = wrap_dim(dim, len(input._shape))
-    return _many(tuple(dropped(input, d, i) for i in range(input._shape[d])), "UnbindBackward0")
+    return _many(tuple(dropped(input, d, i) for i in range(input._shape[d])), "Unbind")
 
 
 def _many(views: tuple, name: str) -> tuple:
@@ -184,7 +184,7 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
         if n:
             raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
         return (sliced(tensor, d, 0, 0),)
-    return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "SplitBackward0")
+    return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "Split")
 
 
 @public(aliases=("unsafe_split_with_sizes",))

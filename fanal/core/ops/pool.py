@@ -38,7 +38,7 @@ def pooled_size(n: int, k: int, stride: int, pad: int, dilation: int, ceil: bool
 class Windows:
     """The checked geometry of a pooling call."""
 
-    __slots__ = ("n", "size", "kernel", "stride", "pad", "dilation", "out")
+    __slots__ = ("dilation", "kernel", "n", "out", "pad", "size", "stride")
 
     def __init__(self, op: str, x: Shape, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool, n: int) -> None:
         self.n = n
@@ -245,7 +245,7 @@ def max_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
 def _counts(w: Windows, include_pad: bool, d: dt.dtype) -> Node:
     """Return the number of elements PyTorch divides each window by: with padding, or of the input alone."""
     total: Node | None = None
-    whole = lambda v: P.full((), v, dt.int64)  # noqa: E731
+    whole = lambda v: P.full((), v, dt.int64)
     for i, (n, o, k, s, p) in enumerate(zip(w.size, w.out, w.kernel, w.stride, w.pad)):
         shape = tuple(o if j == i else 1 for j in range(w.n))
         start = P.sub(P.mul(P.iota(shape, i, dt.int64), whole(s)), whole(p))

@@ -292,6 +292,8 @@ def _like(name: str, draw: Callable) -> None:
         if (device is None and input._storage.meta) or devices.resolve(device) is devices.META:
             return placed(wrap_array(np.zeros(input._shape, d.np), d), "meta", requires_grad)
         _note()
+        if name == "randn_like":
+            named["contiguous"] = st is None
         one = lambda s: draw(stream(generator), s, d, *limits, **named)  # noqa: E731
         a = _ordered(input._shape, st, one) if st else np.ascontiguousarray(one(input._shape))
         return placed(wrap(given(a, d), st), "cpu", requires_grad)
@@ -305,7 +307,7 @@ def _randint_like(g: Mt19937, s: Shape, d: dt.dtype, low: Any = None, high: Any 
 
 
 _like("rand_like", lambda g, s, d: draws.uniform(g, s, d.np))
-_like("randn_like", lambda g, s, d: draws.normal(g, s, d.np))
+_like("randn_like", lambda g, s, d, contiguous: draws.normal(g, s, d.np, contiguous=contiguous))
 _like("randint_like", _randint_like)
 
 

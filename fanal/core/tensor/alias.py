@@ -13,7 +13,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Storage, shared_outside
 from fanal.core.engine.record import flush, hold, note_snapshot
 from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, recast, reshape, slice_, strided,
-                                 tape, update_slice, window)
+                                 tape, update_slice, window, zeros)
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
 
@@ -72,6 +72,15 @@ def derive(n: Node, chain: Chain) -> Node:
     return n
 
 
+class _Uncounted:
+    """Mark of handles made by `.data`, whose writes PyTorch's version counter does not see."""
+
+    _leaf = False
+
+
+UNCOUNTED = _Uncounted()
+
+
 def write(t: Handle, new: Node) -> None:
     """Make `new` (shape and dtype of `t`) the value of `t`, and so of every view of its storage."""
     s = t._storage
@@ -81,10 +90,15 @@ def write(t: Handle, new: Node) -> None:
         if old.needs_grad:  # values change, history does not: gradients pass as if nothing had been written
             root = tape((root, old), _pass)
             root.needs_grad = True
+    elif old.needs_grad and not root.needs_grad:  # overwritten as a whole: what stood there gets a gradient of zeros
+        root = tape((root, old), _overwritten)
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
     if t._retain:
         _move_retained(t, new)
     s.write(root)
+    if t._base_ref is UNCOUNTED:
+        count, *latest = s.uncounted or (0,)
+        s.uncounted = (count + 1, *latest[-64:], s.version)
     root.home = (ref(s), s.version)
     hold(s)
     if memory is not None:  # whoever shares the bytes sees the write at once
@@ -108,6 +122,10 @@ def _move_retained(t: Handle, new: Node) -> None:
 
 def _pass(g: Node, y: Node, old: Node) -> list[Node]:
     return [g]
+
+
+def _overwritten(g: Node, y: Node, new: Node, old: Node) -> list[Node | None]:
+    return [None, zeros(old.shape, old.dtype)]
 
 
 def write_through(root: Node, chain: Chain, new: Node) -> Node:

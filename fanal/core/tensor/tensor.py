@@ -12,10 +12,10 @@ from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Storage
 from fanal.core.engine.record import flush, hold, written_ahead
-from fanal.core.ir.prims import alias, given, permute
+from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
-from fanal.core.tensor.alias import derive, value
+from fanal.core.tensor.alias import UNCOUNTED, derive, value
 
 
 class Tensor(Handle):
@@ -58,7 +58,10 @@ class Tensor(Handle):
     def _version(self) -> int:
         if self._inference:
             raise RuntimeError("Inference tensors do not track version counter.")
-        return self._storage.version
+        hidden = self._storage.uncounted or (0,)
+        if self._base_ref is UNCOUNTED:
+            return hidden[0]
+        return self._storage.version - hidden[0]
 
     @staticmethod
     def _make_subclass(cls: type, data: Tensor, require_grad: bool = False) -> Any:
@@ -85,11 +88,11 @@ _new = object.__new__
 class Forbidden:
     """What stands in a view's `_base_ref` when the view must not be written while gradients are recorded."""
 
-    __slots__ = ("text",)
+    __slots__ = ("text", "always")
     _leaf = False
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, always: bool = False) -> None:
+        self.text, self.always = text, always  # always: even if no gradient is asked for
 
 
 NO_GRAD_VIEW = ("A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
@@ -126,6 +129,8 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
         node.home = (ref(s), 0)
     if s.node.buffer is None:
         hold(s)
+    if node.needs_grad and node.row is reshape and node.inputs and node.inputs[0].home is None:
+        node.inputs[0].home = (ref(s), 0)  # keepdim=True: what backward reads of a reduction is this tensor
     return t
 
 
@@ -150,13 +155,12 @@ def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | Non
               t._offset if offset is None else offset)
     if not state.grad:
         v._detached = t._detached or t._leaf or value(t).needs_grad
-        if v._detached and not t._detached:
-            v._base_ref = Forbidden(NO_GRAD_VIEW)
+        v._base_ref = Forbidden(NO_GRAD_VIEW, True) if v._detached and not t._detached else t._base_ref
     else:
         v._detached = t._detached
         if t._leaf and node.needs_grad:
             v._base_ref = t  # the history of a leaf's view begins at the leaf
-        elif type(t._base_ref) is Forbidden or (t._base_ref is not None and t._base_ref._leaf):
+        else:
             v._base_ref = t._base_ref
     if node.home is None:
         node.home = (ref(t._storage), t._storage.version)

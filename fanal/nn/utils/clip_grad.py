@@ -32,9 +32,9 @@ def get_total_norm(
     if not tensors:
         return fanal.tensor(0.0)
     device = tensors[0].device
-    norms = [fanal.linalg.vector_norm(t, norm_type) for t in tensors]
+    norms = [fanal.norm(t, norm_type) for t in tensors]
     norms = [n if n.device == device else n.to(device) for n in norms]
-    total = fanal.linalg.vector_norm(fanal.stack(norms), norm_type)
+    total = fanal.norm(fanal.stack(norms), norm_type)
     if error_if_nonfinite and not bool(total.isfinite().item()):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so "

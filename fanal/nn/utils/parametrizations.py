@@ -16,9 +16,9 @@ __all__ = ["spectral_norm", "weight_norm"]
 def norm_except_dim(weight: Tensor, dim: int | None) -> Tensor:
     """Return the norms of the slices along `dim`, all dimensions kept; of the whole for None or -1."""
     if dim is None or dim == -1:
-        return fanal.linalg.vector_norm(weight)
+        return fanal.norm(weight)
     others = [d for d in range(weight.dim()) if d != dim % weight.dim()]
-    return fanal.linalg.vector_norm(weight, dim=others, keepdim=True) if others else weight.abs()
+    return fanal.norm(weight, dim=others, keepdim=True) if others else weight.abs()
 
 
 class _WeightNorm(Module):

@@ -248,7 +248,7 @@ class LnStructured(_Structured):
         others = [d for d in range(t.dim()) if d != dim]
         if self.n in ("fro", "nuc"):
             return fanal.norm(t, p=self.n, dim=others)
-        return fanal.linalg.vector_norm(t, self.n, dim=others)
+        return fanal.norm(t, self.n, dim=others)
 
 
 class CustomFromMask(BasePruningMethod):

@@ -7,7 +7,7 @@ the diagonal are skipped where attention is causal: their weights are zero and a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fanal.core.backends.cpu.emit import LANES, Emitter, Scalar
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
@@ -19,11 +19,13 @@ from fanal.core.base import dtype as dt
 
 # Argument words. Every operand has steps of batch, head and row; its columns are contiguous. STATS holds the
 # largest score and the sum of exponentials of every row. D and E: columns of q and k, of v and the output.
-(Q, K, V, OUT, STATS, MASK, G, DQ, DK, DV, HEADS, TQ, TK, D, E, SCALE, BLOCK, BLOCKS, WIDE, D_WIDE, E_WIDE, Q_STEP,
- K_STEP, V_STEP, OUT_STEP, G_STEP, DQ_STEP, DK_STEP, DV_STEP, MASK_STEP, MASK_COL, AT) = (
-    *range(22), *range(22, 49, 3), 49, 50)
-_SCRATCH = 12  # offsets into scratch, from word AT on
-(S_AT, Q_AT, KT_AT, TILE_AT, STAT_AT, DS_AT, G_AT, VT_AT, DK_AT, DV_AT, KC_AT, _SPARE_AT) = range(AT, AT + _SCRATCH)
+(Q, K, V, OUT, STATS, MASK, G, DQ, DK, DV, HEADS, TQ, TK, D, E, SCALE, BLOCK, BLOCKS, WIDE, D_WIDE, E_WIDE,
+ MASK_COL) = range(22)
+(Q_STEP, K_STEP, V_STEP, OUT_STEP, G_STEP, DQ_STEP, DK_STEP, DV_STEP, MASK_STEP, AT) = range(22, 50, 3)
+# Offsets into scratch: scores, a block of q, panels of k^T, a tile of the output, the copy of k or v; going back
+# also gradients of the scores, a block of g, panels of v^T, sums for k and for v.
+SCRATCH = range(AT, AT + 10)
+S_AT, Q_AT, KT_AT, TILE_AT, KC_AT, DS_AT, G_AT, VT_AT, DK_AT, DV_AT = SCRATCH
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class AttentionSpec:
 
     @property
     def key(self) -> str:
-        return "attention1:" + ":".join(str(v) for v in vars(self).values())
+        return "attention3:" + ":".join(str(v) for v in vars(self).values())
 
 
 def _halves(e: Emitter, w: Writer, how: str, x: Scalar, kind: str) -> Scalar:
@@ -96,36 +98,21 @@ class _Attention:
                 acc_step: Value, rows: Value, resume: bool = False) -> None:
         """Write one tile of a product; steps in elements."""
         w = self.w
-        even = w.add(rows, w.let(f"and i64 {rows}, 1"))
+        low = heights(self.spec.height)[0]
+        high = w.select(w.less(str(low), rows), str(self.spec.height), str(low))
         w.do(f"call void @{self.name}_{form}(ptr {a}, i64 {self.bytes(a_step)}, ptr {b}, i64 {self.bytes(b_step)}, "
-             f"i64 {depth}, ptr {acc}, i64 {self.bytes(acc_step)}, i1 {'true' if resume else 'false'}, "
-             f"i64 {w.min(even, str(self.spec.height))}, i64 {self.width})")
+             f"i64 {depth}, ptr {acc}, i64 {self.bytes(acc_step)}, i1 {'true' if resume else 'false'}, i64 {high}, "
+             f"i64 {self.width})")
 
     def pack_transposed(self, source: Value, step: Value, rows: Value, depth: Value, out: Value) -> None:
         """Write the panels of the transpose of a rows x depth matrix."""
-        w = self.w
+        self.w.do(f"call void @{self.name}_pack(ptr {source}, i64 {step}, i64 {rows}, i64 {depth}, ptr {out})")
 
-        def panel(j: Value) -> list[Value]:
-            pack_panel(w, "k", self.kind, self.kind, self.spec.vectors, w.at(source, w.mul(j, step), self.size), "1",
-                       step, w.at(out, w.mul(j, depth), self.size), depth,
-                       w.min(w.sub(rows, j), str(self.width)))
-            return []
-        w.loop("0", rows, str(self.width), panel)
-
-    def padded(self, source: Value, step: Value, rows: Value, cols: Value, out: Value, wide: Value) -> None:
-        """Write a copy of a rows x cols matrix with rows `wide` elements apart, zero behind."""
-        w = self.w
-
-        def zero(r: Value) -> list[Value]:
-            row = w.at(out, w.mul(r, wide), self.size)
-
-            def one(c: Value) -> list[Value]:
-                w.do(f"store {self.kind} 0.0, ptr {w.at(row, c, self.size)}")
-                return []
-            w.loop(cols, wide, "1", one)
-            return []
-        w.when(w.less(cols, wide), lambda: w.loop("0", rows, "1", zero) and None)
-        copy_block(w, self.kind, self.kind, source, step, "1", out, wide, rows, cols, True)
+    def copy(self, source: Value, step: Value, out: Value, out_step: Value, rows: Value, cols: Value,
+             wide: Value | None = None) -> None:
+        """Write a copy of a rows x cols matrix, with zeros up to column `wide`."""
+        self.w.do(f"call void @{self.name}_copy(ptr {source}, i64 {step}, ptr {out}, i64 {out_step}, i64 {rows}, "
+                  f"i64 {cols}, i64 {wide or cols})")
 
     def scores(self, j: Value, at: Value, row: Value, limit: Value, mask_row: Value) -> Scalar:
         """Return the scores of 16 columns from j on: scaled, masked, -inf behind `limit`."""
@@ -158,8 +145,14 @@ class _Attention:
 
         def step(j: Value, a: Value, b: Value, c: Value, d: Value) -> list[Value]:
             return [b, c, d, combine(e, how, Scalar(a, self.of, LANES), value(j)).name]
-        a, b, c, d = (Scalar(x, self.of, LANES) for x in
-                      w.loop("0", limit, str(LANES), step, [(self.vector, start)] * 4))
+        kinds = [self.vector] * 4
+        accs = w.loop("0", limit, str(LANES), step, [(kind, start) for kind in kinds])
+        if self.spec.mask == "causal" and how == "sum":
+            # The zeros behind the diagonal add nothing, but each vector of them moves the accumulators on by one.
+            done, whole = (w.div(w.add(n, str(LANES - 1)), str(LANES)) for n in (limit, self.tk))
+            turns = w.let(f"and i64 {w.sub(whole, done)}, 3")
+            accs = w.loop("0", turns, "1", lambda _, a, b, c, d: [b, c, d, a], list(zip(kinds, accs, strict=True)))
+        a, b, c, d = (Scalar(x, self.of, LANES) for x in accs)
         total = _halves(e, w, how, combine(e, how, combine(e, how, a, b), combine(e, how, c, d)), self.kind)
         return combine(self.one, how, identity(self.one, how, self.of), total)
 
@@ -183,9 +176,6 @@ class _Attention:
     def ends(self, rows: Value, start: Value) -> Value:
         """Return how many columns a block of rows sees."""
         return self.limit(self.w.sub(self.w.add(start, rows), "1"))
-
-    def store_tile(self, tile: Value, tile_step: Value, out: Value, out_step: Value, rows: Value, cols: Value) -> None:
-        copy_block(self.w, self.kind, self.kind, tile, tile_step, "1", out, out_step, rows, cols, True)
 
 
 class _Forward(_Attention):
@@ -213,15 +203,14 @@ class _Forward(_Attention):
         panels, values = self.scratch(KT_AT), self.scratch(KC_AT)
         self.pack_transposed(k, self.word(K_STEP + 2), seen, self.d, panels)
         v_step = self.word(V_STEP + 2)
-        self.padded(v, v_step, seen, self.ev, values, self.e_wide)
+        self.copy(v, v_step, values, self.e_wide, seen, self.ev, self.e_wide)
         s, rows_q, tile = self.scratch(S_AT), self.scratch(Q_AT), self.scratch(TILE_AT)
 
         def block(i: Value) -> list[Value]:
             rows = w.min(w.sub(last, i), str(self.spec.height))
             depth = self.ends(rows, i)
             q_step = self.word(Q_STEP + 2)
-            copy_block(w, self.kind, self.kind, w.at(q, w.mul(i, q_step), self.size), q_step, "1", rows_q, self.d_wide,
-                       rows, self.d, True)
+            self.copy(w.at(q, w.mul(i, q_step), self.size), q_step, rows_q, self.d_wide, rows, self.d)
 
             def panel(j: Value) -> list[Value]:
                 self.product("k", rows_q, self.d_wide, w.at(panels, w.mul(j, self.d), self.size), str(self.width),
@@ -241,7 +230,7 @@ class _Forward(_Attention):
                 return []
             w.loop("0", self.ev, str(self.width), columns)
             out_step = self.word(OUT_STEP + 2)
-            self.store_tile(tile, self.e_wide, w.at(out, w.mul(i, out_step), self.size), out_step, rows, self.ev)
+            self.copy(tile, self.e_wide, w.at(out, w.mul(i, out_step), self.size), out_step, rows, self.ev)
             return []
         w.loop(first, last, str(self.spec.height), block)
         return []
@@ -254,7 +243,7 @@ class _Forward(_Attention):
             x = self.scores(j, at, row, limit, mask_row)
             self.put(j, at, x)
             return x
-        top = self.reduce("max", limit, score)
+        top = self.reduce("max_of", limit, score)
         low = one.eq(top, one.const(float("-inf"), self.of))
         top = one.where(low, one.const(0, self.of), top)
         tops = self.splat(top)
@@ -296,7 +285,7 @@ class _Backward(_Forward):
         sum_k, sum_v = self.scratch(DK_AT), self.scratch(DV_AT)
         self.pack_transposed(k, self.word(K_STEP + 2), self.tk, self.d, kt)
         self.pack_transposed(v, self.word(V_STEP + 2), self.tk, self.ev, vt)
-        self.padded(k, self.word(K_STEP + 2), self.tk, self.d, kc, self.d_wide)
+        self.copy(k, self.word(K_STEP + 2), kc, self.d_wide, self.tk, self.d, self.d_wide)
         for out, wide in ((sum_k, self.d_wide), (sum_v, self.e_wide)):
             def zero(i: Value, out: Value = out) -> list[Value]:
                 self.put(i, out, self.e.const(0, self.of))
@@ -309,8 +298,8 @@ class _Backward(_Forward):
             rows = w.min(w.sub(self.tq, i), self.word(BLOCK))
             depth = self.ends(rows, i)
             q_step, g_step = self.word(Q_STEP + 2), self.word(G_STEP + 2)
-            self.padded(w.at(q, w.mul(i, q_step), self.size), q_step, rows, self.d, rows_q, self.d_wide)
-            self.padded(w.at(g, w.mul(i, g_step), self.size), g_step, rows, self.ev, rows_g, self.e_wide)
+            self.copy(w.at(q, w.mul(i, q_step), self.size), q_step, rows_q, self.d_wide, rows, self.d, self.d_wide)
+            self.copy(w.at(g, w.mul(i, g_step), self.size), g_step, rows_g, self.e_wide, rows, self.ev, self.e_wide)
 
             def both(j: Value) -> list[Value]:
                 def tiles(r: Value) -> list[Value]:
@@ -358,14 +347,13 @@ class _Backward(_Forward):
                                  self.d_wide, depth, w.at(tile, c, self.size), self.d_wide, high)
                     return []
                 w.loop("0", self.d, str(self.width), columns)
-                self.store_tile(tile, self.d_wide, w.at(dq, w.mul(w.add(i, r), dq_step), self.size), dq_step, high,
-                                self.d)
+                self.copy(tile, self.d_wide, w.at(dq, w.mul(w.add(i, r), dq_step), self.size), dq_step, high, self.d)
                 return []
             w.loop("0", rows, height, queries)
             return []
         w.loop("0", self.tq, self.word(BLOCK), block)
-        self.store_tile(sum_k, self.d_wide, dk, self.word(DK_STEP + 2), self.tk, self.d)
-        self.store_tile(sum_v, self.e_wide, dv, self.word(DV_STEP + 2), self.tk, self.ev)
+        self.copy(sum_k, self.d_wide, dk, self.word(DK_STEP + 2), self.tk, self.d)
+        self.copy(sum_v, self.e_wide, dv, self.word(DV_STEP + 2), self.tk, self.ev)
         return []
 
     def gradient(self, at: Value, ds: Value, row: Value, depth: Value, mask_row: Value, stats: Value) -> None:
@@ -400,17 +388,55 @@ class _Backward(_Forward):
                 self.put(j, x, zero)
             return []
         whole = w.let(f"and i64 {w.add(limit, str(LANES - 1))}, {-LANES}")
-        w.loop(whole, depth, str(LANES), behind)
+        w.loop(whole, w.add(depth, str(self.spec.height)), str(LANES), behind)  # as far as a tile may read
+
+
+def _copy(target: Target, declared: set[str], kind: str, name: str) -> str:
+    w = Writer(target, declared)
+    size = bits(kind) // 8
+
+    def zero(r: Value) -> list[Value]:
+        row = w.at("%out", w.mul(r, "%out_step"), size)
+
+        def one(c: Value) -> list[Value]:
+            w.do(f"store {kind} 0.0, ptr {w.at(row, c, size)}")
+            return []
+        w.loop("%cols", "%wide", "1", one)
+        return []
+    w.when(w.less("%cols", "%wide"), lambda: w.loop("0", "%rows", "1", zero) and None)
+    copy_block(w, kind, kind, "%source", "%step", "1", "%out", "%out_step", "%rows", "%cols", True)
+    return w.function(f"internal void @{name}_copy(ptr %source, i64 %step, ptr %out, i64 %out_step, i64 %rows, "
+                      "i64 %cols, i64 %wide) nounwind")
+
+
+def _pack(target: Target, declared: set[str], kind: str, vectors: int, name: str) -> str:
+    w = Writer(target, declared)
+    size = bits(kind) // 8
+    width = str(target.lanes(size) * vectors)
+
+    def panel(j: Value) -> list[Value]:
+        pack_panel(w, "k", kind, kind, vectors, w.at("%source", w.mul(j, "%step"), size), "1", "%step",
+                   w.at("%out", w.mul(j, "%depth"), size), "%depth", w.min(w.sub("%rows", j), width))
+        return []
+    w.loop("0", "%rows", width, panel)
+    return w.function(f"internal void @{name}_pack(ptr %source, i64 %step, i64 %rows, i64 %depth, ptr %out) nounwind")
+
+
+def heights(height: int) -> list[int]:
+    """Return the two heights of tiles: scratch is padded, so a tile may compute rows too many."""
+    return [(height // 2 + 1) // 2 * 2, height]
 
 
 def attention_source(target: Target, name: str, spec: AttentionSpec) -> str:
     """Return the module of one attention kernel."""
     declared: set[str] = set()
     kind = _Forward if spec.kind == "forward" else _Backward
-    functions = [kind(target, declared, spec, name).write()]
+    scalar = SCALAR[spec.dtype]
+    functions = [kind(target, declared, spec, name).write(), _copy(target, declared, scalar, name),
+                 _pack(target, declared, scalar, spec.vectors, name)]
     tile = TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k")
-    functions.append(partial_tile(target, declared, tile, f"{name}_k"))
+    functions.append(partial_tile(target, declared, tile, f"{name}_k", heights(spec.height)))
     if spec.kind == "backward":
-        tile = TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "m", blocked=True)
-        functions.append(partial_tile(target, declared, tile, f"{name}_m"))
+        tile = replace(tile, a_form="m", blocked=True)
+        functions.append(partial_tile(target, declared, tile, f"{name}_m", heights(spec.height)))
     return module(functions, declared)

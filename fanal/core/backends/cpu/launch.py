@@ -11,7 +11,8 @@ from fanal.core.backends.cpu.loops import access_key, accumulator, op_key, word_
 from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
-from fanal.core.compiler.loopir import COLUMN_BLOCK, REDUCED, ROW_BLOCK, Access, Loop, Op
+from fanal.core.backends.cpu.transpose import untangle
+from fanal.core.compiler.loopir import COLUMN_BLOCK, REDUCED, ROW_BLOCK, Access, Loop, Op, find_deps
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
@@ -62,9 +63,8 @@ def _launch(loop: Loop, key: str, target: Target, words: list, units: int, scrat
 
 def loop_launches(loop: Loop, target: Target) -> list[Temp | Launch]:
     """Return what runs a collapsed loop."""
-    if loop.form == "columns":
-        return _columns(loop, target)
-    return _rows(loop, target)
+    found, done = untangle(loop, target)
+    return found if done else found + (_columns(loop, target) if loop.form == "columns" else _rows(loop, target))
 
 
 def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
@@ -150,7 +150,6 @@ def _combine(loop: Loop, target: Target, reduces: list[int], temps: list, blocks
               for i, a in loop.stores]
     second = Loop("columns", list(outer), [blocks], list(loop.inner) or [1], ops, loads, stores, loop.label + " combine",
                   loop.where, 0)
-    from fanal.core.compiler.loopir import find_deps
     find_deps(second)
     return _columns(second, target, whole=True)
 

@@ -97,8 +97,8 @@ class Tile:
         return w.loop("0", depth, "1", body, carried)[len(bases) + 1:]
 
 
-def partial_tile(target: Target, declared: set[str], spec: Spec, name: str) -> str:
-    """Return the function that computes a tile of any height into memory, going on from it if `resume`.
+def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choices: list[int]) -> str:
+    """Return the function that computes a tile of one of several heights into memory, going on from it if `resume`.
 
     Steps are in bytes; `acc_step` leads from a row of the tile to the next. `cols` counts for masked tiles only.
     """
@@ -108,7 +108,6 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str) -> s
     masks = None
     if spec.masked:
         masks = [w.lane_mask(lanes, w.sub("%cols", str(j * lanes))) for j in range(v)]
-    choices = heights(spec.height)
     labels = {h: w.fresh("rows") for h in choices}
     w.do("switch i64 %rows, label %" + labels[spec.height] + " [ "
          + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
@@ -238,18 +237,40 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
 
 
 def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
-    """Transpose a square register block by exchanging halves, quarters, ... between pairs of registers."""
+    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
     n = len(rows)
-    step = 1
-    while step < n:
-        low = ", ".join(f"i32 {(i - step) + n if i & step else i}" for i in range(n))
-        high = ", ".join(f"i32 {i + n if i & step else i + step}" for i in range(n))
+    part = min(n, 128 // bits(vector))  # elements in 128 bits
+
+    def pair(a: Value, b: Value, order: Callable[[int], int]) -> Value:
+        """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from n."""
+        lanes = ", ".join(f"i32 {order(i)}" for i in range(n))
+        return w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{lanes}>")
+
+    def interleave(rows: list[Value], group: int) -> list[Value]:
+        # Lanes of two registers by turns, `group` at a time, from the low and the high half of every part.
         new = list(rows)
-        for i in range(n):
-            if not i & step:
-                a, b = rows[i], rows[i + step]
-                new[i] = w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{low}>")
-                new[i + step] = w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{high}>")
+        for i in range(0, n, 2 * group):
+            for j in range(group):
+                for half in (0, 1):
+                    def order(x: int, half: int = half) -> int:
+                        block, at = divmod(x % part, group)
+                        return x // part * part + half * part // 2 + block // 2 * group + at + block % 2 * n
+                    new[i + 2 * j + half] = pair(rows[i + j], rows[i + j + group], order)
+        return new
+    group = 1
+    while group < part:
+        rows = interleave(rows, group)
+        group *= 2
+    # Now lanes of part p of register g*part + c are column p*part + c of rows g*part ...
+    step = 1
+    while step < n // part:
+        new = list(rows)
+        for g in range(n // part):
+            if not g & step:
+                for c in range(part):
+                    a, b = rows[g * part + c], rows[(g + step) * part + c]
+                    new[g * part + c] = pair(a, b, lambda x: x - step * part + n if x // part & step else x)
+                    new[(g + step) * part + c] = pair(a, b, lambda x: x + n if x // part & step else x + step * part)
         rows = new
         step *= 2
     return rows
@@ -308,7 +329,7 @@ def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | N
     """Return the module of one product kernel."""
     declared: set[str] = set()
     main = _Product(target, declared, spec, name, epilogue).write()
-    return module([main, partial_tile(target, declared, spec, name + "_part")], declared)
+    return module([main, partial_tile(target, declared, spec, name + "_part", heights(spec.height))], declared)
 
 
 class _Product:

@@ -35,13 +35,20 @@ class Passes:
                 ready[i] = before + 1
         first = len(loop.loads)
         outer = len(loop.outer)
-        element, self.row_stores = {}, []
+        element: dict[int, list[tuple[int, int]]] = {}
+        self.row_stores = []
         for n, (i, a) in enumerate(loop.stores):
             if any(a.strides[outer:]):
                 element.setdefault(ready[i], []).append((i, first + n))
             else:
                 self.row_stores.append((i, first + n))
         self.count = max([*reduces, *element, -1]) + 1
+        read = {a.value for a in loop.loads}
+        for p in sorted(element):  # what overwrites an operand waits until no pass reads it
+            late = [s for s in element[p] if loop.stores[s[1] - first][1].value in read]
+            if late and p < self.count - 1:
+                element[p] = [s for s in element[p] if s not in late]
+                element.setdefault(self.count - 1, []).extend(late)
         self.reduces = [reduces.get(p, []) for p in range(self.count)]
         self.stores = [element.get(p, []) for p in range(self.count)]
         self.cached: dict[int, int] = {}  # op -> slot

@@ -1,0 +1,218 @@
+"""Running combinations along a dimension: sums, products, extremes, differences, integrals."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import wrap_dim
+from fanal.core.engine.handle import Handle
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import assign, node_of, nodes_of, public, read
+from fanal.core.ops.join import cat
+from fanal.core.ops.named import named
+from fanal.core.ops.pieces import sliced
+from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.rearrange import plain
+
+
+def _summed(input: Any, dtype: dt.dtype | None) -> dt.dtype:
+    return dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
+
+
+@public(out=True)
+def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
+    """Return running sums along a dimension. Booleans and integers are summed in int64."""
+    d = wrap_dim(dim, len(input._shape))
+    x = node_of(input, _summed(input, dtype))
+    return plain(P.scan(x, "add", d) if x.shape else P.alias(x), input)
+
+
+def _reversed_sum(g: Node, d: int) -> Node:
+    return P.flip(P.scan(P.flip(g, (d,)), "add", d), (d,))
+
+
+def _exclusive_products(x: Node, d: int) -> Node:
+    """Return products of all elements before each one."""
+    n = x.shape[d]
+    zero = (0,) * len(x.shape)
+    low = tuple(int(k == d) for k in range(len(x.shape)))
+    wide = P.pad(x, low, zero, 1)
+    stop = tuple(n if k == d else m for k, m in enumerate(x.shape))
+    return P.scan(P.slice_(wide, zero, stop, (1,) * len(zero)), "mul", d)
+
+
+def _cumprod_gradient(g: Node, x: Node, d: int) -> Node:
+    """Gradient of running products, right with zeros and differentiable.
+
+    dy_k / dx_i = prod_{j<i} x_j * prod_{i<j<=k} x_j, so grad_i = before_i * tail_i with
+    tail_i = g_i + x_{i+1} * tail_{i+1}; the tails are summed over pairs, n**2 of them, without a division.
+    """
+    n = x.shape[d]
+    order = (*(k for k in range(len(x.shape)) if k != d), d)
+    back = tuple(order.index(k) for k in range(len(order)))
+    xs, gs = P.permute(x, order), P.permute(g, order)
+    lead = xs.shape[:-1]
+    before = _exclusive_products(xs, len(lead))
+    # between[i, k] = prod_{i<j<=k} x_j for k >= i: running products of rows masked to ones up to the diagonal.
+    rows, cols = P.iota((n, n), 0, dt.int64), P.iota((n, n), 1, dt.int64)
+    after = P.lt(rows, cols)
+    wide = P.broadcast(P.reshape(xs, (*lead, 1, n)), (*lead, n, n))
+    between = _running_product(P.where(after, wide, P.num(xs, 1)), len(lead) + 1)
+    seen = P.where(P.le(rows, cols), P.mul(P.conj(between), P.reshape(gs, (*lead, 1, n))), P.num(gs, 0))
+    return P.permute(P.mul(P.conj(before), P.sum_(seen, (len(lead) + 1,))), back)
+
+
+def _running_product(x: Node, d: int) -> Node:
+    y = P.scan(P.detach(x), "mul", d)
+    return with_gradient(y, lambda g, y, x: [_cumprod_gradient(g, x, d)], x)
+
+
+@public(out=True)
+def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
+    """Return running products along a dimension."""
+    d = wrap_dim(dim, len(input._shape))
+    x = node_of(input, _summed(input, dtype))
+    return plain(_running_product(x, d) if x.shape else P.alias(x), input)
+
+
+def _in_place(name: str, fn: Any) -> None:
+    def call(self: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
+        return assign(self, P.convert(read(fn(self, dim, dtype=dtype)), self._dtype))
+    call.__name__, call.__doc__ = name, f"In-place form of {name[:-1]}."
+    public(name, function=False)(call)
+
+
+_in_place("cumsum_", cumsum)
+_in_place("cumprod_", cumprod)
+
+
+@public(out=True)
+def logcumsumexp(input: Any, dim: int) -> Any:
+    """Return log(cumsum(exp(input))) along a dimension, without overflow."""
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    if x.dtype.category < 2:
+        raise NotImplementedError(f'"logcumsumexp_out_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+    if not x.shape:
+        return plain(P.alias(x), input)
+    y = P.scan(P.detach(x), "logaddexp", d)
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node]:
+        # sum_{k >= i} g_k exp(x_i - y_k), the positive and the negative part each as a logarithm.
+        parts = []
+        for part in (P.max_(g, P.num(g, 0)), P.max_(P.neg(g), P.num(g, 0))):
+            logs = P.sub(P.log(part), y)
+            total = P.flip(P.scan(P.flip(logs, (d,)), "logaddexp", d), (d,))
+            parts.append(P.exp(P.add(x, total)))
+        return [P.sub(parts[0], parts[1])]
+    return plain(with_gradient(y, rule, x), input)
+
+
+@functools.cache
+def _running_position(dim: int, largest: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that tells where the running extreme stands; the last of equals, NaN for good."""
+    def find(a: np.ndarray) -> np.ndarray:
+        if not a.ndim:
+            return np.zeros((), np.int64)
+        best = (np.maximum if largest else np.minimum).accumulate(a, dim)
+        at = np.arange(a.shape[dim]).reshape([-1 if k == dim else 1 for k in range(a.ndim)])
+        hit = (a == best) | (np.isnan(a.astype(np.float64)) if a.dtype.kind not in "biu" else False)
+        return np.maximum.accumulate(np.where(hit, at, 0), dim).astype(np.int64)
+    return find
+
+
+def _running_extreme(input: Any, dim: int, name: str) -> Any:
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    if x.dtype.is_complex:
+        raise NotImplementedError(f'"{name}_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+    at = P.host((P.detach(x),), _running_position(d, name == "cummax"), x.shape, dt.int64)
+    y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
+    return named(name, "values", "indices")(plain(y, input), plain(at, input))
+
+
+@public(out=True)
+def cummax(input: Any, dim: int) -> Any:
+    """Return running maxima along a dimension, and where they stand (the last of equals)."""
+    return _running_extreme(input, dim, "cummax")
+
+
+@public(out=True)
+def cummin(input: Any, dim: int) -> Any:
+    """Return running minima along a dimension, and where they stand (the last of equals)."""
+    return _running_extreme(input, dim, "cummin")
+
+
+@public(out=True)
+def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Return n-th differences along a dimension."""
+    from fanal.core.ops.compare import logical_xor
+    from fanal.core.ops.pointwise import sub
+    if not input._shape:
+        raise RuntimeError("diff expects input to be at least one-dimensional")
+    if n < 0:
+        raise RuntimeError(f"order must be non-negative but got {n}")
+    d = wrap_dim(dim, len(input._shape))
+    parts = [t for t in (prepend, input, append) if t is not None]
+    t = cat(parts, d) if len(parts) > 1 else input
+    if not n:
+        from fanal.core.ops.shape import clone
+        return clone(t)
+    for _ in range(min(n, t._shape[d])):
+        size = t._shape[d]
+        a, b = sliced(t, d, min(1, size), size), sliced(t, d, 0, max(size - 1, 0))
+        t = logical_xor(a, b) if t._dtype is dt.bool_ else sub(a, b)
+    return t
+
+
+def _panels(y: Any, x: Any, dx: Any, dim: int) -> tuple[Node, int]:
+    """Return areas between neighbours."""
+    d = wrap_dim(dim, len(y._shape))
+    if x is not None and isinstance(x, Handle):
+        a, b = nodes_of(y, x)
+        if len(b.shape) == 1:
+            b = P.reshape(b, tuple(b.shape[0] if k == d else 1 for k in range(len(a.shape))))
+            if b.shape[d] != a.shape[d]:
+                raise RuntimeError("trapezoid: There must be one `x` value for each sample point")
+        e = d - len(a.shape)
+        width = P.sub(_cut(b, len(b.shape) + e, 1, 0), _cut(b, len(b.shape) + e, 0, 1))
+    else:
+        a = read(y)
+        a = a if a.dtype.category >= 2 or not isinstance(dx, float) else P.convert(a, dt.get_default())
+        width = P.num(a, dx)
+    if a.dtype is dt.bool_:
+        raise RuntimeError("trapezoid: received a bool input for `x` or `y`, but bool is not supported")
+    total = P.add(_cut(a, d, 0, 1), _cut(a, d, 1, 0))
+    if total.dtype.category < 2:
+        total, width = P.convert(total, dt.get_default()), P.convert(width, dt.get_default())
+    area = P.mul(P.mul(total, width), P.num(total, 0.5))
+    return area, d
+
+
+def _cut(x: Node, d: int, head: int, tail: int) -> Node:
+    n = x.shape[d]
+    starts = tuple(min(head, n) if k == d else 0 for k in range(len(x.shape)))
+    stops = tuple(max(n - tail, min(head, n)) if k == d else m for k, m in enumerate(x.shape))
+    return P.slice_(x, starts, stops, (1,) * len(starts))
+
+
+@public(method=False, aliases=("trapz",))
+def trapezoid(y: Any, x: Any = None, *, dx: Any = 1, dim: int = -1) -> Any:
+    """Return the integral along a dimension by the trapezoidal rule."""
+    if not y._shape[wrap_dim(dim, len(y._shape))]:
+        shape = tuple(n for k, n in enumerate(y._shape) if k != wrap_dim(dim, len(y._shape)))
+        return plain(P.full(shape, 0, y._dtype), y)
+    area, d = _panels(y, x, dx, dim)
+    return plain(P.sum_(area, (d,)), y)
+
+
+@public(method=False)
+def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = 1, dim: int = -1) -> Any:
+    """Return running integrals along a dimension by the trapezoidal rule."""
+    area, d = _panels(y, x, dx, dim)
+    return plain(P.scan(area, "add", d), y)

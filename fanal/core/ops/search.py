@@ -1,0 +1,196 @@
+"""Counting and searching: unique values, histograms, positions in sorted sequences."""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import wrap_dim
+from fanal.core.engine.handle import Handle
+from fanal.core.ir import prims as P
+from fanal.core.ops.build import is_number, public, read
+from fanal.core.ops.named import named
+from fanal.core.ops.rearrange import plain
+from fanal.core.tensor.tensor import compute, wrap_array
+
+
+def _wide(a: np.ndarray) -> np.ndarray:
+    """Return an array NumPy can sort: 16-bit brain floats as float32."""
+    return a if a.dtype.kind in "biufc" else a.astype(np.float32)
+
+
+def _tensors(d: dt.dtype, values: np.ndarray, inverse: Any, counts: Any) -> Any:
+    out = [wrap_array(np.ascontiguousarray(values).astype(d.np), d)]
+    out += [wrap_array(np.ascontiguousarray(a, np.int64), dt.int64) for a in (inverse, counts) if a is not None]
+    return out[0] if len(out) == 1 else tuple(out)
+
+
+@public(event=False)
+def unique(input: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
+           dim: int | None = None) -> Any:
+    """Return the values that occur, sorted; with their positions in the input and counts if asked. NaN is never equal."""
+    a = _wide(compute(input))
+    axis = None if dim is None else wrap_dim(dim, a.ndim)
+    if axis is not None and not a.size:
+        if a.shape[axis]:
+            raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique cannot be applied")
+        empty = np.zeros(0, np.int64)
+        return _tensors(input._dtype, a, empty if return_inverse else None, empty if return_counts else None)
+    values, inverse, counts = np.unique(a, return_inverse=True, return_counts=True, axis=axis, equal_nan=False)
+    inverse = inverse.reshape(a.shape if axis is None else (a.shape[axis],))
+    return _tensors(input._dtype, values, inverse if return_inverse else None, counts if return_counts else None)
+
+
+@public(event=False)
+def unique_consecutive(input: Any, return_inverse: bool = False, return_counts: bool = False,
+                       dim: int | None = None) -> Any:
+    """Return the input with runs of equal values (or slices) shortened to one."""
+    a = compute(input)
+    axis = None if dim is None else wrap_dim(dim, a.ndim)
+    rows = a.reshape(-1) if axis is None else np.moveaxis(a, axis, 0)
+    n = len(rows)
+    new = np.ones(n, bool)
+    if n > 1:
+        change = rows[1:] != rows[:-1]
+        new[1:] = change.reshape(n - 1, -1).any(1) if rows.ndim > 1 else change
+    starts = np.flatnonzero(new)
+    values = rows[starts] if axis is None else np.moveaxis(rows[starts], 0, axis)
+    inverse = np.cumsum(new) - 1
+    if axis is None:
+        inverse = inverse.reshape(a.shape)
+    counts = np.diff(np.append(starts, n))
+    return _tensors(input._dtype, values, inverse if return_inverse else None, counts if return_counts else None)
+
+
+@public(out=True, event=False)
+def bincount(input: Any, weights: Any = None, minlength: int = 0) -> Any:
+    """Return how often each non-negative integer occurs, or the sum of its weights."""
+    a = compute(input)
+    if input._dtype.category != 1 or a.ndim != 1 or (a.size and a.min() < 0):
+        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    if minlength < 0:
+        raise RuntimeError("minlength should be >= 0")
+    if weights is None:
+        return wrap_array(np.bincount(a, minlength=minlength).astype(np.int64), dt.int64)
+    if weights._shape != input._shape:
+        raise RuntimeError("weights should be 1-d and have the same length as input")
+    d = dt.float32 if weights._dtype is dt.float32 else dt.float64
+    out = np.zeros(max(minlength, int(a.max()) + 1 if a.size else 0), d.np)
+    np.add.at(out, a, compute(weights).astype(d.np))
+    return wrap_array(out, d)
+
+
+def _limits(a: np.ndarray, low: float, high: float, name: str) -> tuple[float, float]:
+    if low == high and a.size:
+        low, high = float(a.min()), float(a.max())
+    if low == high:
+        low, high = low - 1, high + 1
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RuntimeError(f"{name}: range of [{low:g}, {high:g}] is not finite")
+    if low > high:
+        raise RuntimeError(f"{name}: max must be larger than min")
+    return low, high
+
+
+@public(out=True, event=False)
+def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
+    """Return how many elements fall into each of `bins` equal parts of [min, max] (of their range by default)."""
+    if not input._dtype.is_floating_point:
+        raise NotImplementedError(f'"histogram_cpu" not implemented for \'{dt.scalar_name(input._dtype)}\'')
+    if bins <= 0:
+        raise RuntimeError(f"bins must be > 0, but got {bins} for dimension 0")
+    a = compute(input).reshape(-1)
+    low, high = _limits(a, min, max, "torch.histc")
+    a = a.astype(np.float64) if a.dtype.kind != "f" else a
+    inside = a[(a >= low) & (a <= high)]
+    k = a.dtype.type
+    at = np.minimum(((inside - k(low)) * k(bins) / (k(high) - k(low))).astype(np.int64), bins - 1)
+    return wrap_array(np.bincount(at, minlength=bins).astype(input._dtype.np), input._dtype)
+
+
+@public(event=False)
+def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, density: bool = False) -> Any:
+    """Return counts (or weights, or densities) in bins, and the edges of the bins."""
+    d = input._dtype
+    if d not in (dt.float32, dt.float64):
+        raise NotImplementedError(f'"histogram_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+    a = compute(input).reshape(-1)
+    if isinstance(bins, Handle):
+        edges = compute(bins).astype(d.np)
+    else:
+        if bins <= 0:
+            raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {bins} for dimension 0")
+        low, high = _limits(a, *(range or (0, 0)), "torch.histogram")
+        from fanal.core.ops.factory import _spaced
+        edges = _spaced(low, high, bins + 1, d)
+    at = np.searchsorted(edges, a, "right") - 1
+    at[a == edges[-1]] = len(edges) - 2
+    ok = (at >= 0) & (at < len(edges) - 1) & (a <= edges[-1])
+    w = np.ones(a.shape, d.np) if weight is None else compute(weight).reshape(-1)
+    out = np.zeros(len(edges) - 1, d.np)
+    np.add.at(out, at[ok], w[ok])
+    if density:
+        out = (out / out.sum() / np.diff(edges)).astype(d.np)
+    return named("histogram", "hist", "bin_edges")(wrap_array(out, d), wrap_array(np.ascontiguousarray(edges), d))
+
+
+@functools.cache
+def _searcher(right: bool, kind: Any, sorter: bool) -> Callable[..., np.ndarray]:
+    """Return the function that finds where values belong in sorted rows; NaN belongs at the end."""
+    side: Any = "right" if right else "left"
+
+    def find(rows: np.ndarray, values: np.ndarray, *order: np.ndarray) -> np.ndarray:
+        rows, values = _wide(rows), _wide(values)
+        if sorter:
+            rows = np.take_along_axis(rows, order[0], -1)
+        if rows.ndim == 1:
+            return np.asarray(np.searchsorted(rows, values, side)).astype(kind)
+        out = np.empty(values.shape, kind)
+        for at in np.ndindex(*rows.shape[:-1]):
+            out[at] = np.searchsorted(rows[at], values[at], side)
+        return out
+    return find
+
+
+def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, name: str) -> Any:
+    r = read(rows)
+    v = P.full((), values, r.dtype) if is_number(values) else read(values)
+    if is_number(values) and r.dtype.category == 1 and isinstance(values, float):
+        v = P.full((), values, dt.get_default())
+    if v.dtype is not r.dtype and not is_number(values):
+        raise RuntimeError(f"torch.{name}(): boundary tensor and input value tensor should have same dtype, but got boundary "
+                           f"tensor dtype {dt.scalar_name(r.dtype)} and input value tensor dtype {dt.scalar_name(v.dtype)}")
+    if len(r.shape) != 1 and (not v.shape or r.shape[:-1] != v.shape[:-1]):
+        raise RuntimeError(f"torch.{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries "
+                           f"tensor and input value tensor must match, but we got boundaries tensor {list(r.shape)} and input "
+                           f"value tensor {list(v.shape)}")
+    d = dt.int32 if out_int32 else dt.int64
+    inputs = (P.detach(r), P.detach(v)) + ((read(sorter),) if sorter is not None else ())
+    return plain(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
+
+
+@public(method=False, out=True)
+def searchsorted(sorted_sequence: Any, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+                 sorter: Any = None) -> Any:
+    """Return where values belong in sorted rows: before equals, or behind them with right=True."""
+    if side not in (None, "left", "right"):
+        raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
+    if side == "left" and right:
+        raise RuntimeError("torch.searchsorted(): side and right can't be set to opposites, got side of left while right was "
+                           "True")
+    return _search(sorted_sequence, input, out_int32, right or side == "right", sorter, "searchsorted")
+
+
+@public(method=False, out=True)
+def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
+    """Return the bucket of each value: the number of boundaries below it (or not above it with right=True)."""
+    if len(boundaries._shape) != 1:
+        raise RuntimeError(f"bucketize(): boundaries tensor must be 1 dimension, but got dim({len(boundaries._shape)})")
+    return _search(boundaries, input, out_int32, right, None, "bucketize")
+
+
+

@@ -1,0 +1,255 @@
+"""Order: sort, topk, medians, quantiles, modes."""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import wrap_dim
+from fanal.core.engine.handle import Handle
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import public, read
+from fanal.core.ops.compare import nan_node
+from fanal.core.ops.named import named
+from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.rearrange import plain
+from fanal.core.ops.reduce import keep
+from fanal.core.tensor.tensor import compute
+
+
+def order_of(x: Node, d: int, descending: bool = False) -> Node:
+    """Return positions that sort along a dimension, stable; NaN counts as the largest."""
+    if x.dtype.is_complex:
+        raise RuntimeError("Sort does not support complex dtypes on CPU")
+    y = P.convert(x, dt.uint8) if x.dtype is dt.bool_ else x
+    return P.argsort(P.detach(y), d, descending) if x.shape else P.full((), 0, dt.int64)
+
+
+def _at(x: Node, i: Node, d: int) -> Node:
+    return P.gather(x, i, d) if x.shape else P.alias(x)
+
+
+@public(out=True)
+def sort(input: Any, *args: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    """Return elements in order along a dimension, and where they came from. Always stable."""
+    if args:
+        dim, descending = args[0], args[1] if len(args) > 1 else descending
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    i = order_of(x, d, descending)
+    return named("sort", "values", "indices")(plain(_at(x, i, d), input), plain(i, input))
+
+
+@public()
+def argsort(input: Any, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
+    """Return positions that sort along a dimension."""
+    return plain(order_of(read(input), wrap_dim(dim, len(input._shape)), descending), input)
+
+
+@public(out=True)
+def msort(input: Any) -> Any:
+    """Return elements in order along the first dimension."""
+    return sort(input, 0)[0]
+
+
+def _part(x: Node, d: int, start: int, stop: int) -> Node:
+    if not x.shape:
+        return x
+    a = tuple(start if k == d else 0 for k in range(len(x.shape)))
+    b = tuple(stop if k == d else n for k, n in enumerate(x.shape))
+    return P.slice_(x, a, b, (1,) * len(a))
+
+
+@public(out=True)
+def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """Return the k largest (or smallest) elements along a dimension, and where they stand."""
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    size = x.shape[d] if x.shape else 1
+    if not 0 <= k <= size:
+        raise RuntimeError("selected index k out of range")
+    i = _part(order_of(x, d, largest), d, 0, k)
+    return named("topk", "values", "indices")(plain(_at(x, i, d), input), plain(i, input))
+
+
+def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> Any:
+    """Return values and positions of one element along a dimension, which `i` keeps with size 1."""
+    y = _at(x, i, d)
+    shape = y.shape if keepdim or not x.shape else (*y.shape[:d], *y.shape[d + 1:])
+    return named(name, "values", "indices")(plain(P.reshape(y, shape), input), plain(P.reshape(i, shape), input))
+
+
+@public(out=True)
+def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """Return the k-th smallest element along a dimension, and where it stands."""
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    size = x.shape[d] if x.shape else 1
+    if not size:
+        raise IndexError(f"kthvalue(): Expected reduction dim {d} to have non-zero size.")
+    if not 1 <= k <= size:
+        raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {d}")
+    return _picked(input, x, _part(order_of(x, d), d, k - 1, k), d, keepdim, "kthvalue")
+
+
+def _middle(x: Node, d: int, ignore_nan: bool) -> Node:
+    """Return where the lower median stands along a dimension (kept with size 1)."""
+    order = order_of(x, d)
+    if not x.shape:
+        return order
+    n = x.shape[d]
+    shape = tuple(1 if k == d else m for k, m in enumerate(x.shape))
+    if x.dtype.category < 2:
+        return _part(order, d, (n - 1) // 2, (n - 1) // 2 + 1)
+    count = P.reshape(P.sum_(P.convert(P.not_(nan_node(x)), dt.int64), (d,)), shape)
+    one = P.num(count, 1)
+    half = P.shr(P.max_(P.sub(count, one), P.num(count, 0)), one)
+    at = half if ignore_nan else P.where(P.lt(count, P.num(count, n)), count, half)
+    return P.gather(order, at, d)
+
+
+def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
+    x = read(input)
+    if x.dtype.is_complex:
+        raise NotImplementedError(f'"median_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+    skip = name == "nanmedian"
+    if dim is not None:
+        d = wrap_dim(dim, len(x.shape))
+        if x.shape and not x.shape[d]:
+            raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
+        return _picked(input, x, _middle(x, d, skip), d, keepdim, name)
+    flat = P.reshape(x, (x.size,))
+    if not x.size:
+        return plain(P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype), input)
+    y = P.reshape(P.gather(P.detach(flat), _middle(flat, 0, skip), 0), ())
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node]:
+        hit = P.or_(P.eq(x, y), P.and_(nan_node(x), nan_node(y)))
+        share = P.div(g, P.sum_(P.convert(hit, g.dtype), tuple(range(len(x.shape)))))
+        return [P.where(hit, share, P.num(g, 0))]
+    return plain(with_gradient(y, rule, x), input)
+
+
+@public(out=True)
+def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return the lower median; with `dim`, values and indices. NaN propagates."""
+    return _median(input, dim, keepdim, "median")
+
+
+@public(out=True)
+def nanmedian(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return the lower median of what is not NaN; with `dim`, values and indices."""
+    return _median(input, dim, keepdim, "nanmedian")
+
+
+@functools.cache
+def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that finds the most frequent value: the smallest of equally frequent ones, its last place."""
+    def find(a: np.ndarray) -> np.ndarray:
+        if not a.ndim:
+            return np.zeros((), np.int64)
+        rows = np.moveaxis(a, d, -1)
+        out = np.zeros(rows.shape[:-1], np.int64)
+        for at in np.ndindex(*rows.shape[:-1]):
+            row = rows[at]
+            kinds, counts = np.unique(row, return_counts=True)
+            out[at] = np.flatnonzero((row == kinds[counts.argmax()]) | (row != row))[-1]
+        return np.expand_dims(out, d)
+    return find
+
+
+@public(out=True)
+def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
+    """Return the most frequent value along a dimension, and where it stands."""
+    d = wrap_dim(dim, len(input._shape))
+    x = read(input)
+    if x.dtype.is_complex:
+        raise RuntimeError("mode does not support complex inputs")
+    if x.shape and not x.shape[d]:
+        raise IndexError(f"mode(): Expected reduction dim {d} to have non-zero size.")
+    shape = tuple(1 if k == d else n for k, n in enumerate(x.shape))
+    return _picked(input, x, P.host((P.detach(x),), _mode_position(d), shape, dt.int64), d, keepdim, "mode")
+
+
+def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str, name: str) -> Any:
+    if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
+        raise RuntimeError(f"quantile() interpolation must be one of linear, lower, higher, midpoint or nearest, but got "
+                           f"{interpolation}")
+    x = read(input)
+    if not x.size:
+        raise RuntimeError(f"{name}() input tensor must be non-empty")
+    if x.dtype not in (dt.float32, dt.float64):
+        raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
+    if isinstance(q, Handle):
+        if len(q._shape) > 1:
+            raise RuntimeError(f"{name}() q must be a scalar or 1D tensor")
+        if q._dtype is not x.dtype:
+            raise RuntimeError(f"{name}() q tensor must be same dtype as the input tensor")
+        qn = read(q)
+        if qn.buffer is not None and not ((compute(q) >= 0) & (compute(q) <= 1)).all():
+            raise RuntimeError(f"{name}() q values must be in the range [0, 1]")
+    else:
+        if not 0 <= q <= 1:
+            raise RuntimeError(f"{name}() q must be in the range [0, 1] but got {q}")
+        qn = P.full((), q, x.dtype)
+    many = len(qn.shape) == 1
+    count_q = qn.size
+    shape = x.shape
+    if dim is None:
+        d, rows = 0, P.reshape(x, (x.size,))
+    else:
+        d = wrap_dim(dim, len(shape))
+        rows = x if shape else P.reshape(x, (1,))
+        order = (*(k for k in range(len(rows.shape)) if k != d), d)
+        rows = P.permute(rows, order)
+    lead, n = rows.shape[:-1], rows.shape[-1]
+    last = len(lead)
+    ordered = P.gather(rows, order_of(rows, last), last)
+    nan = nan_node(rows)
+    top = P.num(rows, n - 1)
+    qs = P.reshape(qn, (*(1,) * last, count_q))
+    if name == "nanquantile":
+        m = P.reshape(P.sum_(P.convert(P.not_(nan), rows.dtype), (last,)), (*lead, 1))
+        rank = P.max_(P.mul(qs, P.sub(m, P.num(m, 1))), P.num(m, 0))
+    else:
+        some = P.reshape(P.max_of(P.convert(nan, dt.uint8), (last,)), (*lead, 1))
+        rank = P.where(P.convert(some, dt.bool_), top, P.mul(qs, top))
+    rank = P.broadcast(rank, (*lead, count_q))
+    if interpolation == "nearest":
+        rank = P.round_(rank)
+    elif interpolation == "lower":
+        rank = P.floor(rank)
+    elif interpolation == "higher":
+        rank = P.ceil(rank)
+    low = P.floor(rank)
+    y = P.gather(ordered, P.convert(P.detach(low), dt.int64), last)
+    if interpolation in ("linear", "midpoint"):
+        high = P.gather(ordered, P.convert(P.detach(P.ceil(rank)), dt.int64), last)
+        w = P.num(rank, 0.5) if interpolation == "midpoint" else P.sub(rank, low)
+        gap = P.sub(high, y)
+        near, far = P.add(y, P.mul(w, gap)), P.sub(high, P.mul(gap, P.sub(P.num(w, 1), w)))
+        y = P.where(P.lt(w, P.num(w, 0.5)), near, far)
+    y = P.permute(y, (last, *range(last)))
+    out = keep(P.reshape(y, (count_q, *lead)), shape, (), False)
+    if keepdim:
+        kept = tuple(1 for _ in shape) if dim is None else tuple(1 if k == d else m for k, m in enumerate(shape))
+        out = P.reshape(out, (count_q, *kept))
+    return plain(out if many else P.reshape(out, out.shape[1:]), input)
+
+
+@public(out=True)
+def quantile(input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+    """Return the q-th quantiles over a dimension, or of all elements. NaN propagates."""
+    return _quantile(input, q, dim, keepdim, interpolation, "quantile")
+
+
+@public(out=True)
+def nanquantile(input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
+                interpolation: str = "linear") -> Any:
+    """Return the q-th quantiles of what is not NaN."""
+    return _quantile(input, q, dim, keepdim, interpolation, "nanquantile")

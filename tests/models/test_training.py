@@ -1,0 +1,97 @@
+"""Whole training runs: the same initial weights and losses as PyTorch, and steady state by the third step."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fanal
+from fanal.core.engine.ledger import ledger
+
+torch = pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+import models  # noqa: E402
+
+STEPS = {"mlp": 100, "cnn": 100, "gpt": 100}
+
+
+def _run(library: Any, name: str, steps: int, **options: Any) -> tuple[list[np.ndarray], list[float]]:
+    make = getattr(models, name)
+    step = make(library, **options)
+    weights = [p.detach().numpy().copy() for p in step.model.parameters()]
+    return weights, [float(step().detach()) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])
+def test_losses_follow_pytorch(name: str) -> None:
+    options = {"cnn": {"batch": 8}, "gpt": {"layers": 2, "context": 32, "batch": 4}}.get(name, {})
+    expected_weights, expected = _run(torch, name, STEPS[name], **options)
+    weights, losses = _run(fanal, name, STEPS[name], **options)
+    for e, w in zip(expected_weights, weights):
+        np.testing.assert_array_equal(w, e)  # the same seed gives the same bits
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])
+def test_steady_by_the_third_step(name: str) -> None:
+    """From the third step on: nothing recorded, planned or compiled, and one flush a step."""
+    options = {"cnn": {"batch": 4, "dropout": 0.25}}.get(name, {})
+    step = getattr(models, name)(fanal, **options)
+    for _ in range(2):
+        step()
+    before = ledger.snapshot()
+    for _ in range(5):
+        step()
+    after = ledger.snapshot()
+    for count in ("recorded", "plans", "kernels", "diverged"):
+        assert after[count] == before[count], count
+    assert after["flushes"] - before["flushes"] == 5
+    assert after["followed"] > before["followed"]
+
+
+def _linear_step(batch_sizes: list[int]) -> tuple[Any, Any]:
+    nn, F = fanal.nn, fanal.nn.functional
+    fanal.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 5))
+    opt = fanal.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = fanal.optim.lr_scheduler.CosineAnnealingLR(opt, 50)
+    batches = [(fanal.randn(n, 12), fanal.randint(0, 5, (n,))) for n in batch_sizes]
+
+    def step(k: int) -> None:
+        x, y = batches[k % len(batches)]
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        schedule.step()
+    return step, model
+
+
+def test_a_changed_learning_rate_compiles_and_records_nothing() -> None:
+    step, _ = _linear_step([16])
+    for k in range(3):
+        step(k)
+    before = ledger.snapshot()
+    for k in range(10):
+        step(k)
+    after = ledger.snapshot()
+    assert {k: after[k] - before[k] for k in ("recorded", "plans", "kernels")} == {"recorded": 0, "plans": 0, "kernels": 0}
+
+
+def test_a_last_partial_batch_compiles_no_kernel() -> None:
+    step, _ = _linear_step([16, 16, 16, 16, 7])
+    for k in range(4):
+        step(k)
+    before = ledger.snapshot()
+    step(4)  # the partial batch: recorded and planned once, from the same kernels
+    after = ledger.snapshot()
+    assert after["kernels"] == before["kernels"]
+    for k in range(5, 10):
+        step(k)
+    before = ledger.snapshot()
+    for k in range(10, 20):
+        step(k)
+    assert ledger.snapshot()["recorded"] == before["recorded"]

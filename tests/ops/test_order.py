@@ -1,0 +1,33 @@
+"""Sorting, scanning, counting, comparing against torch."""
+from __future__ import annotations
+
+import pytest
+from tests.ops.oracle import check, check_gradient
+
+ORDER = """m.sort(x) | m.sort(x, 0, True) | x.sort(dim=1, descending=True) | x.argsort(0) | m.topk(x, 2) | m.topk(x, 1, 0, largest=False) | x.kthvalue(2)
+x.median() | x.median(1) | x.median(0, keepdim=True) | x.nanmedian(1) | m.where(x > 1, float('nan'), x).median(1) | m.where(x > 1, float('nan'), x).nanmedian(1)
+m.mode(m.tensor([[1, 2, 2], [3, 3, 1]])).values | x.quantile(.4) | x.quantile(m.tensor([.1, .9]), 1) | x.quantile(.5, 0, keepdim=True)
+m.where(x > 1, float('nan'), x).quantile(.5, 1) | m.where(x > 1, float('nan'), x).nanquantile(.3, 1) | x.quantile(.3, 1, interpolation='nearest')
+x.quantile(.3, 1, interpolation='lower') | x.quantile(.3, 1, interpolation='midpoint') | x.msort() | x[0, 0].sort() | x[0, 0].median(0)""".replace("\n", " | ").split(" | ")
+SCANS = """x.cumsum(0) | x.cumsum(-1) | x.cumprod(1) | (x * (x > 0)).cumprod(1) | x.cummax(1) | x.cummin(0) | x.logcumsumexp(1) | x.diff() | x.diff(2, 1)
+x.diff(prepend=x[:, :1]) | m.trapezoid(x) | m.trapezoid(x, x[0], dim=1) | m.trapezoid(x, dx=.5, dim=0) | m.cumulative_trapezoid(x, dim=1)""".replace("\n", " | ").split(" | ")
+COUNTS = """m.unique(m.tensor([3, 1, 3, 2])) | m.unique(m.tensor([3, 1, 3, 2]), return_inverse=True, return_counts=True) | x.long().cumsum(0)
+m.unique(m.tensor([[1, 2], [1, 2], [0, 5]]), dim=0, return_inverse=True) | m.unique_consecutive(m.tensor([1, 1, 2, 2, 1]), True, True)
+m.unique_consecutive(m.tensor([[1, 2], [1, 2], [0, 5]]), dim=0) | m.bincount(m.tensor([1, 1, 4])) | m.bincount(m.tensor([1, 1, 4]), m.tensor([.5, 1, 2]), 7)
+m.histc(x, 5) | m.histc(x, 4, -2, 2) | m.histogram(x, 4) | m.histogram(x, 4, range=(-2., 2.), density=True) | m.searchsorted(m.tensor([1., 2, 3]), x)
+m.searchsorted(m.tensor([[1., 2, 3], [0, 2, 4]]), x, right=True) | m.bucketize(x, m.tensor([-1., 0, 1])) | m.bucketize(2, m.tensor([1, 2, 3])) | m.isin(m.tensor([1, 2, 3]), m.tensor([2, 5]))
+x.topk(5) | x.kthvalue(9) | x.quantile(2.) | m.bincount(m.tensor([-1]))""".replace("\n", " | ").split(" | ")
+COMPARE = """x == 1 | x != x | x < 0 | x >= x.flip(0) | m.eq(x, x) | x.gt(2) | m.tensor([True]) > m.tensor([False]) | x == None | x == 'a' | x < 'a'
+m.isnan(x / 0 * 0) | m.isinf(x / 0) | m.isfinite(x / 0) | m.isposinf(x / 0) | x.isclose(x + 1e-9) | m.allclose(x, x) | m.equal(x, x * 1)
+m.equal(x, x[0]) | x.logical_and(x > 0) | x.logical_not() | x.logical_xor(x > 0) | m.signbit(-0. * x) | m.copysign(x, m.tensor(-0.)) | m.heaviside(x, x[0])
+x.isreal() | 3. in m.tensor([1., 3]) | m.isclose(x, x.double()) | m.tensor(1) == 1.5 | y = x.clone(); y.lt_(0) | m.is_nonzero(m.tensor([2]))""".replace("\n", " | ").split(" | ")
+
+
+@pytest.mark.parametrize("code", ORDER + SCANS + COUNTS + COMPARE)
+def test_values(code: str) -> None:
+    check(code, (2, 3))
+
+
+@pytest.mark.parametrize("code", [c for c in ORDER + SCANS if "argsort" not in c and "mode" not in c and "nan" not in c])
+def test_gradient(code: str) -> None:
+    check_gradient(code, (2, 3))
