@@ -133,7 +133,7 @@ class _Memory:
         self.rhos = [scalar(x) for x in state.get("ro") or ()]
         self.scale = scalar(state.get("H_diag", 1))
         self.last: Array | None = array(state.get("prev_flat_grad"))
-        self.used_alphas = "al" in state
+        self.alphas: list[Any] | None = [scalar(x) for x in state["al"]] if "al" in state else None
 
     def direction(self, g: Array, first: bool) -> Array:
         """Return minus the approximate inverse Hessian times the gradient, by the two-loop recursion."""
@@ -150,7 +150,6 @@ class _Memory:
             self.steps.append(s)
             self.rhos.append(1.0 / ys)
             self.scale = ys / float(y @ y)
-        self.used_alphas = True
         q, alphas = -g, []
         for y, s, rho in zip(reversed(self.changes), reversed(self.steps), reversed(self.rhos)):
             a = float(s @ q) * rho
@@ -159,6 +158,8 @@ class _Memory:
         q = q * g.dtype.type(self.scale)
         for y, s, rho, a in zip(self.changes, self.steps, self.rhos, reversed(alphas)):
             q = q + s * g.dtype.type(a - float(y @ q) * rho)
+        alphas.reverse()
+        self.alphas = [*alphas, *(self.alphas or [None] * self.size)[len(alphas):]]
         self.d = q
         return q
 
@@ -166,9 +167,9 @@ class _Memory:
         """Store the history as tensors."""
         tensor = lambda x: wrap_array(np.ascontiguousarray(x))
         number = lambda x: tensor(np.array(x, self.d.dtype))
-        if self.used_alphas:
-            state["al"] = [None] * self.size
+        if self.alphas is not None:
+            state["al"] = [x if x is None else number(x) for x in self.alphas]
         state.update(d=tensor(self.d), t=self.step, old_dirs=[tensor(x) for x in self.changes],
                      old_stps=[tensor(x) for x in self.steps], ro=[number(x) for x in self.rhos],
-                     H_diag=number(self.scale) if self.used_alphas else 1, prev_flat_grad=tensor(self.last),
+                     H_diag=number(self.scale) if self.alphas is not None else 1, prev_flat_grad=tensor(self.last),
                      prev_loss=loss)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -71,7 +72,7 @@ class Prepared:
             scratch = aligned(max(64, entry.scratch))
             self.keep += [words, scratch, arrays]
             edges = [entry.units * i // cuts for i in range(cuts + 1)]
-            for lo, hi in zip(edges, edges[1:], strict=False):
+            for lo, hi in itertools.pairwise(edges):
                 self.calls.append((load(entry, target), words.ctypes.data, lo, hi, scratch.ctypes.data))
 
     def __call__(self) -> None:

@@ -388,3 +388,34 @@ def test_transposes(d):
     x, b = inp((6, 40, 50)), inp((6, 50, 40))
     y = P.permute(x, (0, 2, 1))
     check([x, b], [softmax(P.add(y, b)), P.sum_(y, (0, 1))], rtol=1e-4)
+
+
+def test_updates_in_place_behind_reductions_and_products():
+    x, g, w = inp((40, 24)), inp((40, 16)), inp((16, 24))
+    b, h = inp((16,)), inp((40, 16))
+    step = P.dot(P.permute(g, (1, 0)), x)
+    new_w = P.sub(w, P.mul(step, num(w, 0.1)))
+    new_b = P.sub(b, P.mul(P.sum_(g, (0,)), num(b, 0.1)))
+    new_h = P.add(h, softmax(h))
+    outputs, writes = [new_w, new_b, new_h], {0: 2, 1: 3, 2: 4}
+    check([x, g, w, b, h], outputs, writes=writes, kernels=3)
+    r = inp((30,))
+    y = inp((30, 50))
+    scale = P.add(r, P.max_of(y, (1,)))
+    check([r, y], [scale, P.mul(y, P.spread_back(r, y, (1,)))], writes={0: 0, 1: 1})
+    check([r, y], [P.add(y, P.spread_back(P.sum_(P.mul(y, y), (1,)), y, (1,))), P.permute(y, (1, 0))], writes={0: 1})
+
+
+def test_pooling_is_pointwise():
+    x = inp((2, 3, 12, 40))
+    w = P.window(x, (2, 3), (2, 2), (2, 2), (1, 1))
+    check([x], [P.max_of(P.max_(w, num(x, 0)), (4, 5))], kernels=1, exact=True)
+    check([x], [P.mul(P.sum_(w, (4, 5)), num(x, 0.25))], kernels=1)
+    g = inp((2, 3, 6, 20))
+    y = P.max_of(w, (4, 5))
+    hit = P.where(P.eq(w, P.spread_back(y, w, (4, 5))), P.spread_back(g, w, (4, 5)), num(x, 0))
+    check([x, g, ], [P.fold(hit, x.shape, (2, 3), (2, 2), (2, 2), (1, 1))], exact=True)
+    odd = inp((2, 7, 9), dt.bfloat16)
+    check([odd], [P.sum_(P.window(odd, (1, 2), (3, 3), (2, 2), (1, 1)), (3, 4))], rtol=1e-2, atol=1e-2)
+    check([odd], [P.fold(P.neg(P.window(odd, (1, 2), (2, 3), (2, 3), (1, 1))), odd.shape, (1, 2), (2, 3), (2, 3), (1, 1))],
+          exact=True)

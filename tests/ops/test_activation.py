@@ -28,9 +28,9 @@ def test_hardsigmoid() -> None:
     agree("hardsigmoid", Draw(1)(4, 6, dtype=torch.float32), tol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["elu", "gelu", "silu", "mish", "softplus", "hardswish", "glu", "leaky_relu", "relu", "softsign"])
+@pytest.mark.parametrize("name", ["elu", "gelu", "silu", "mish", "softplus", "hardswish", "leaky_relu", "relu", "softsign"])
 def test_integers(name: str) -> None:
-    agree(name, torch.arange(6).reshape(2, 3 if name != "glu" else 3))
+    agree(name, torch.arange(6).reshape(2, 3))
 
 
 def test_prelu() -> None:
@@ -46,7 +46,7 @@ def test_errors() -> None:
     agree("gelu", r(2, 3), approximate="x")
     agree("softmax", r(2, 3), dim=2)
     agree("softmax", r.ints(3, 2, 2), dim=1)
-    agree("softshrink", r(2, 3), -1.0)
+    agree("softshrink", r(2, 3, dtype=torch.float32), -1.0)
 
 
 def test_softmax_of_extremes() -> None:

@@ -140,6 +140,8 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
     inner: set[int] | None = None
     if wanted is not None:
         walk, inner = _only_towards(walk, wanted)
+    if any(n.buffer is not None and n.leaf is None for n in walk):
+        unfollowable("backward goes through values of an earlier segment")
     uses = _uses(walk)
     found: dict[int, Node] = {}
     grads: dict[int, Node] = {}

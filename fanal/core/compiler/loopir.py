@@ -74,6 +74,14 @@ class Loop:
         return self.outer + self.reduced + self.inner
 
 
+def _vector_dim(sizes: list[int]) -> int:
+    """Return which dimension of a pointwise loop runs along vectors: the last that is not tiny."""
+    for d in range(len(sizes) - 1, -1, -1):
+        if sizes[d] >= 8:
+            return d
+    return len(sizes) - 1
+
+
 def collapse(loop: Loop) -> None:
     """Drop dimensions of size one and merge neighbours that every access runs through as one."""
     rows: list[list[int]] = [list(a.strides) for a in loop.loads] + [list(a.strides) for _, a in loop.stores]
@@ -99,7 +107,8 @@ def collapse(loop: Loop) -> None:
     zero = [0] * len(rows)
     if loop.form == "rows" and not loop.reduced:
         if loop.outer and not any(op.kind == "reduce" for op in loop.ops):
-            loop.reduced, b = [loop.outer.pop()], [a.pop()]
+            last = _vector_dim(loop.outer)
+            loop.reduced, b = [loop.outer.pop(last)], [a.pop(last)]
         else:
             loop.reduced, b = [1], [zero]
     if loop.form == "columns" and not loop.inner:

@@ -303,7 +303,7 @@ class _Overwrites:
     def allow(self, v: Value, into: Value) -> bool:
         """Tell whether every other reader of `into` can run before `v` is computed there, and make that an order."""
         own = v.group
-        if own.kind not in ("loop", "row", "reduce"):
+        if own.kind not in ("loop", "row", "reduce", "contract"):
             return False
         bit = 1 << own.number
         before = own.before
@@ -331,6 +331,10 @@ def _reads_in_place(g: Group, into: Value) -> bool:
     """
     rows = g.domain[0] if g.kind == "row" else 0
     for r in g.roots:
+        if r.role == "contract":
+            if any(into in scan(r, i) for i in r.inputs):
+                return False
+            continue
         how = scan(r, r.inputs[0] if r.role == "reduce" else None).get(into)
         if how is None or (how == SAME and (g.kind != "reduce" or r.role != "reduce")):
             continue

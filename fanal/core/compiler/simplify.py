@@ -6,14 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
-from fanal.core.base.dtype import int64
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import Graph, Value
 from fanal.core.ir.program import Node, Program
 from fanal.core.ir.row import ROWS
 
-_MOVES_ALL = ("broadcast", "reshape", "permute", "slice", "flip", "window")
+# A reduction of up to _TINY trailing elements over several dimensions (a pooling window), or _TINIEST over one, in at
+# least _MANY places, is written out. Shapes alone decide.
+_TINY, _TINIEST, _MANY = 9, 3, 16
+_STEPS = {"sum": "add", "prod": "mul", "max_of": "max", "min_of": "min"}
 
 
 def lossless(of: DType, to: DType) -> bool:
@@ -79,6 +82,61 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
             if row_name in ("sum", "prod"):
                 return _full(shape, int(row_name == "prod"), node.dtype, node.where)
     return None
+
+
+def _tiny(x: Value, dims: Shape) -> bool:
+    """Tell whether a reduction is over a few trailing elements of many places, as in pooling."""
+    shape = x.shape
+    real = [d for d in range(len(shape)) if shape[d] != 1]
+    gone = [d for d in real if d in dims]
+    if not gone or real[-len(gone):] != gone or not x.size or x.dtype.is_complex:
+        return False
+    r = math.prod(shape[d] for d in gone)
+    return r <= (_TINY if len(gone) > 1 else _TINIEST) and x.size // r >= _MANY
+
+
+def _unrolled(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value:
+    """Write a reduction of a few elements as a chain of pointwise steps, in order."""
+    shape, dims, at = x.shape, n.params[0], n.where
+    of, wide = x.dtype, ACCUMULATE.get(x.dtype, x.dtype)
+    total: Value | None = None
+    for spot in np.ndindex(*(shape[d] for d in dims)):
+        where = dict(zip(dims, spot))
+        starts = tuple(where.get(d, 0) for d in range(len(shape)))
+        stops = tuple(where[d] + 1 if d in where else k for d, k in enumerate(shape))
+        part = make("reshape", (make("slice", (x,), (starts, stops, (1,) * len(shape)), at),), (n.shape,), at)
+        if wide is not of:
+            part = make("convert", (part,), (wide,), at)
+        total = part if total is None else make(_STEPS[name], (total, part), (), at)
+    assert total is not None
+    return total if wide is of else make("convert", (total,), (of,), at)
+
+
+def _tiles(n: Node) -> bool:
+    """Tell whether the windows of a fold lie side by side."""
+    shape, dims, sizes, steps, gaps = n.params
+    x = n.inputs[0]
+    return all(k == s and (r == 1 or k == 1) for k, s, r in zip(sizes, steps, gaps)) and x.size > 0 and \
+        all(shape[d] >= x.shape[d] * k for d, k in zip(dims, sizes))
+
+
+def _tiled(make: Callable[..., Value], x: Value, n: Node) -> Value:
+    """Write a fold of windows side by side as a permutation."""
+    shape, dims, sizes, _, _ = n.params
+    rank, at = len(shape), n.where
+    order: list[int] = []
+    joined: list[int] = []
+    for d in range(rank):
+        order.append(d)
+        joined.append(x.shape[d])
+        if d in dims:
+            k = dims.index(d)
+            order.append(rank + k)
+            joined[-1] *= sizes[k]
+    y = make("reshape", (make("permute", (x,), (tuple(order),), at),), (tuple(joined),), at)
+    if tuple(joined) == tuple(shape):
+        return y
+    return make("pad", (y,), ((0,) * rank, tuple(a - b for a, b in zip(shape, joined)), 0), at)
 
 
 def _swaps(dims: Shape) -> bool:
@@ -158,6 +216,12 @@ def simplify(program: Program) -> Graph:
                 and _swaps(n.params[0]):
             a, b = inputs[0].inputs  # (a b)^T = b^T a^T, the same products in the same order
             place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), (), inputs[0].where)
+            continue
+        if row.name in _STEPS and _tiny(inputs[0], n.params[0]):
+            place[id(n)] = _unrolled(make, row.name, inputs[0], n)
+            continue
+        if row.name == "fold" and _tiles(n):
+            place[id(n)] = _tiled(make, inputs[0], n)
             continue
         v = _rewrite(row.name, inputs, n)
         if v is not None and v.id == -2:  # an existing value

@@ -52,13 +52,14 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("tensor", "signature", "group", "uses", "moves", "copy")
+    __slots__ = ("tensor", "signature", "group", "uses", "returned", "moves", "copy")
 
     def __init__(self, tensor: Handle, made: tuple, group: int) -> None:
         self.tensor: Any = tensor
         self.signature = made
         self.group = group
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place)
+        self.returned: list[Step] = []  # that hand it back, as in-place operations do
         self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
         self.moves = False  # another object was seen here: do not keep it
 
@@ -321,6 +322,8 @@ class Path:
         kind, x = spec
         if kind == OUT:
             self.holders.setdefault(x, []).append(s)
+        elif kind == SLOT:
+            self.slots[x].returned.append(s)
         elif kind == SEQUENCE:
             for i in x[1]:
                 self._note_holder(i, s)
@@ -356,6 +359,8 @@ class Path:
         slot.tensor = None
         for native, place in slot.uses:
             matcher.set_arg(native, place, NOBODY)
+        for step in slot.returned:
+            matcher.set_out(step.native, None)
 
     def bind(self, slot: Slot, t: Any) -> bool:
         """Let `t` take the place of a slot's tensor if it is of the same make."""
@@ -379,6 +384,8 @@ class Path:
                 self.outs[k]._storage = s
         slot.moves = slot.tensor is not None or slot.moves
         slot.tensor = t
+        for step in slot.returned:
+            matcher.set_out(step.native, self.value(step.out))
         if s.foreign is not None:
             a = s.node.buffer
             for row, params in t._chain:

@@ -1,8 +1,8 @@
 """The counter behind random bits drawn in kernels: one key, one offset for each draw.
 
 Philox turns (key, offset, position) into bits, so a draw is a value like any other: it can be made again in backward,
-and a followed step draws anew by moving the offset. `draw` marks both numbers as runtime scalars of the event: `SEED`
-stands for the key, `Offset(k)` for the offset of the segment's first draw plus k.
+and a followed step draws anew by taking new offsets. `draw` marks both numbers as runtime scalars of the event; when
+the step is followed, the engine asks each marker, in the order of the draws, what its number is `now`.
 """
 from __future__ import annotations
 
@@ -13,24 +13,6 @@ from fanal.core.ir.prims import given, philox
 from fanal.core.ir.program import Node, Shape
 
 DEFAULT_SEED = 67280421310721  # that of PyTorch's default generator
-
-
-class Seed:
-    """Marks the runtime scalar that holds the key."""
-
-    __slots__ = ()
-
-
-class Offset:
-    """Marks a runtime scalar that holds an offset: `relative` to the first draw of the segment; `at` when recorded."""
-
-    __slots__ = ("at", "relative")
-
-    def __init__(self, relative: int, at: int) -> None:
-        self.relative, self.at = relative, at
-
-
-SEED = Seed()
 
 
 class Rng:
@@ -57,25 +39,34 @@ class Rng:
 rng = Rng()
 
 
-def _first() -> int | None:
-    """Return the offset of the first draw of the recorded segment."""
-    for event in (*session.events, session.event):
-        if event is not None:
-            for _, mark in event.scalars:
-                if type(mark) is Offset:
-                    return mark.at
-    return None
-
-
-def _signed(x: int) -> np.ndarray:
+def _signed(x: int) -> int:
+    """Return the int64 with the bits of an unsigned 64-bit number."""
     x &= (1 << 64) - 1
-    return np.array(x - (1 << 64) if x >> 63 else x, np.int64)
+    return x - (1 << 64) if x >> 63 else x
+
+
+class Seed:
+    """Marks the runtime scalar that holds the key of a draw."""
+
+    __slots__ = ()
+
+    def now(self) -> int:
+        """Return the key, as int64."""
+        return _signed(rng.seed)
+
+
+class Offset:
+    """Marks the runtime scalar that holds the offset of a draw."""
+
+    __slots__ = ()
+
+    def now(self) -> int:
+        """Take the next offset."""
+        return _signed(rng.next())
 
 
 def draw(shape: Shape) -> Node:
     """Return 32 fresh random bits for each element of a shape, as uint32."""
-    at = rng.next()
-    first = _first()
-    seed = runtime(given(_signed(rng.seed)), SEED)
-    offset = runtime(given(_signed(at)), Offset(0 if first is None else at - first, at))
-    return philox(seed, offset, shape)
+    seed, offset = Seed(), Offset()
+    return philox(runtime(given(np.array(seed.now(), np.int64)), seed),
+                  runtime(given(np.array(offset.now(), np.int64)), offset), shape)

@@ -18,7 +18,6 @@ from fanal.core.ops.compare import nan_node
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.rearrange import plain
-from fanal.core.ops.reduce import keep
 from fanal.core.tensor.tensor import compute
 
 
@@ -195,7 +194,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
             raise RuntimeError(f"{name}() q values must be in the range [0, 1]")
     else:
         if not 0 <= q <= 1:
-            raise RuntimeError(f"{name}() q must be in the range [0, 1] but got {q}")
+            raise RuntimeError(f"{name}() q must be in the range [0, 1] but got {q:g}")
         qn = P.full((), q, x.dtype)
     many = len(qn.shape) == 1
     count_q = qn.size
@@ -235,7 +234,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
         near, far = P.add(y, P.mul(w, gap)), P.sub(high, P.mul(gap, P.sub(P.num(w, 1), w)))
         y = P.where(P.lt(w, P.num(w, 0.5)), near, far)
     y = P.permute(y, (last, *range(last)))
-    out = keep(P.reshape(y, (count_q, *lead)), shape, (), False)
+    out = P.reshape(y, (count_q, *lead))
     if keepdim:
         kept = tuple(1 for _ in shape) if dim is None else tuple(1 if k == d else m for k, m in enumerate(shape))
         out = P.reshape(out, (count_q, *kept))

@@ -124,8 +124,8 @@ def _pass(g: Node, y: Node, old: Node) -> list[Node]:
     return [g]
 
 
-def _overwritten(g: Node, y: Node, new: Node, old: Node) -> list[Node | None]:
-    return [None, zeros(old.shape, old.dtype)]
+def _overwritten(g: Node, y: Node, old: Node) -> list[Node]:
+    return [zeros(old.shape, old.dtype)]
 
 
 def write_through(root: Node, chain: Chain, new: Node) -> Node:

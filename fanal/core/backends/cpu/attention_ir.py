@@ -15,6 +15,7 @@ from fanal.core.backends.cpu.loops import combine, identity
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
 from fanal.core.backends.cpu.matmul_ir import copy_block, pack_panel, partial_tile
 from fanal.core.backends.cpu.target import Target
+from fanal.core.backends.cpu.vecmath import FUNCTIONS
 from fanal.core.base import dtype as dt
 
 # Argument words. Every operand has steps of batch, head and row; its columns are contiguous. STATS holds the
@@ -249,7 +250,7 @@ class _Forward(_Attention):
         tops = self.splat(top)
 
         def power(j: Value) -> Scalar:
-            x = e.exp(e.sub(Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES), tops))
+            x = FUNCTIONS["exp"](e, e.sub(Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES), tops))
             self.put(j, at, x)
             return x
         total = self.reduce("sum", limit, power)
@@ -366,7 +367,7 @@ class _Backward(_Forward):
         zero = e.const(0, self.of)
 
         def weight(j: Value) -> Scalar:
-            x = e.exp(e.sub(self.scores(j, at, row, limit, mask_row), top))
+            x = FUNCTIONS["exp"](e, e.sub(self.scores(j, at, row, limit, mask_row), top))
             y = e.where(self.inside(limit, j), e.div(x, total), zero)
             self.put(j, at, y)
             g = Scalar(w.load(self.vector, w.at(ds, j, self.size)), self.of, LANES)
@@ -403,7 +404,7 @@ def _copy(target: Target, declared: set[str], kind: str, name: str) -> str:
             return []
         w.loop("%cols", "%wide", "1", one)
         return []
-    w.when(w.less("%cols", "%wide"), lambda: w.loop("0", "%rows", "1", zero) and None)
+    w.when(w.less("%cols", "%wide"), lambda: w.loop("0", "%rows", "1", zero))
     copy_block(w, kind, kind, "%source", "%step", "1", "%out", "%out_step", "%rows", "%cols", True)
     return w.function(f"internal void @{name}_copy(ptr %source, i64 %step, ptr %out, i64 %out_step, i64 %rows, "
                       "i64 %cols, i64 %wide) nounwind")

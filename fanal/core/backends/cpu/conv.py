@@ -126,7 +126,8 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
     steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
     channels, m = w.shape[1], w.shape[0] // groups
     result: list[Temp | Launch] = []
-    for residue in itertools.product(*(range(min(s, n)) for s, n in zip(steps, size, strict=True))):
+    spans = [range(min(s, n)) for s, n in zip(steps, size, strict=True)]
+    for residue in itertools.product(spans[0], spans[1], spans[2]):
         axes = []
         for i, r in enumerate(residue):
             reach = [(k, divmod(r + pads[i] - k * spread[i], steps[i])) for k in range(kernel[i])]
@@ -202,7 +203,7 @@ def _band(axes: list[_Axis], width: int, limit: int) -> int:
 
     def cost(rows: int) -> int:
         whole, rest = divmod(y.out, rows)
-        of = lambda r: 1 + -(-((r - 1) * pitch + x.out) // width)  # noqa: E731
+        of = lambda r: 1 + -(-((r - 1) * pitch + x.out) // width)
         return whole * of(rows) + (of(rest) if rest else 0)
     return min(range(1, max(1, min(limit, y.out)) + 1), key=lambda rows: (cost(rows), -rows))
 
@@ -248,16 +249,18 @@ def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Op
     args = [words[i] for i in range(ir.BASE)]
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
     source = functools.partial(ir.forward_source, target, name, spec, epilogue)
-    reads, writes = (image.value_id, *weight_reads), (out.value_id,)
+    reads, writes = [image.value_id, *weight_reads], [out.value_id]
     if epilogue:
         args += epilogue.args
-        reads, writes = (*reads, *epilogue.reads), (*writes, *epilogue.writes)
+        reads += epilogue.reads
+        writes += epilogue.writes
         flops += epilogue.flops * prod(out.shape)
         label += " " + epilogue.label
     args += [*taps, *phases]
-    units = n * groups * z.out * words[ir.BANDS] * -(-m // block)  # type: ignore[operator]
+    units = n * groups * z.out * -(-y.out // band) * -(-m // block)
     nbytes = (prod(image.shape) + groups * m * cg * count + n * groups * m * prod(a.out for a in axes)) * size
-    return [Launch(Kernel(name, source), args, units, scratch, flops, nbytes, reads, writes, label)]
+    return [Launch(Kernel(name, source), args, units, scratch, flops, nbytes, tuple(reads), tuple(writes),
+                   label)]
 
 
 def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],

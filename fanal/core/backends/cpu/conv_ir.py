@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.matmul_ir import Tile, heights
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
+from fanal.core.backends.cpu.matmul_ir import Tile, heights
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
@@ -247,7 +247,7 @@ class _Forward(Convolution):
                     w.loop("0", p[OW], "1", one)
                 else:
                     w.loop("0", tail, str(self.lanes), put)
-                    w.when(w.less("0", rest), lambda: put(tail, tail_mask) and None)
+                    w.when(w.less("0", rest), lambda: put(tail, tail_mask))
                 return []
             w.loop("0", rows, "1", row)
             return []

@@ -5,9 +5,8 @@ there are depends on the shapes alone.
 """
 from __future__ import annotations
 
-from fanal.core.backends.cpu.conv_ir import (BAND, BLOCK, CG, FLAT_AT, GROUPS, IMAGES, M, N, OD, OH, OW, PACK_AT,
-                                             TAPS, W, W_ROW, WIDE, WQ, Y, Y_CHANNEL, Y_IMAGE, Y_Z, ConvSpec,
-                                             Convolution)
+from fanal.core.backends.cpu import conv_ir as words
+from fanal.core.backends.cpu.conv_ir import Convolution, ConvSpec
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
 from fanal.core.backends.cpu.matmul_ir import Tile, pack_panel
@@ -28,15 +27,15 @@ class _Weight(Convolution):
 
     def unit(self, u: Value) -> list[Value]:
         w, p = self.w, self.words
-        blocks = w.div(w.add(p[CG], w.sub(p[BLOCK], "1")), p[BLOCK])
-        block, group, part = self.split(u, blocks, p[GROUPS])
-        c0 = w.mul(block, p[BLOCK])
-        channels = w.min(p[BLOCK], w.sub(p[CG], c0))
-        row_bytes = w.mul(p[WIDE], str(self.size))
-        place = w.add(w.mul(w.add(w.mul(part, p[GROUPS]), group), p[CG]), c0)
-        acc = w.at(p[Y], w.mul(w.mul(place, p[TAPS]), row_bytes))
-        first = w.mul(part, p[IMAGES])
-        last = w.min(w.add(first, p[IMAGES]), p[N])
+        blocks = w.div(w.add(p[words.CG], w.sub(p[words.BLOCK], "1")), p[words.BLOCK])
+        block, group, part = self.split(u, blocks, p[words.GROUPS])
+        c0 = w.mul(block, p[words.BLOCK])
+        channels = w.min(p[words.BLOCK], w.sub(p[words.CG], c0))
+        row_bytes = w.mul(p[words.WIDE], str(self.size))
+        place = w.add(w.mul(w.add(w.mul(part, p[words.GROUPS]), group), p[words.CG]), c0)
+        acc = w.at(p[words.Y], w.mul(w.mul(place, p[words.TAPS]), row_bytes))
+        first = w.mul(part, p[words.IMAGES])
+        last = w.min(w.add(first, p[words.IMAGES]), p[words.N])
 
         def image(n: Value) -> list[Value]:
             def plane(oz: Value) -> list[Value]:
@@ -45,9 +44,9 @@ class _Weight(Convolution):
                     fresh = w.let(f"and i1 {w.let(f'and i1 {same[0]}, {same[1]}')}, {same[2]}")
                     self.band(n, group, c0, channels, oz, oy, acc, row_bytes, w.let(f"xor i1 {fresh}, true"))
                     return []
-                w.loop("0", p[OH], p[BAND], band)
+                w.loop("0", p[words.OH], p[words.BAND], band)
                 return []
-            w.loop("0", p[OD], "1", plane)
+            w.loop("0", p[words.OD], "1", plane)
             return []
         w.loop(first, last, "1", image)
         return []
@@ -55,22 +54,22 @@ class _Weight(Convolution):
     def band(self, n: Value, group: Value, c0: Value, channels: Value, oz: Value, oy: Value, acc: Value,
              row_bytes: Value, resume: Value) -> None:
         w, p = self.w, self.words
-        rows = w.min(p[BAND], w.sub(p[OH], oy))
-        flat, plane = self.source(n, w.add(w.mul(group, p[CG]), c0), channels, oz, oy)
-        depth = w.mul(rows, p[OW])
-        packed = w.at("%scratch", p[PACK_AT])
-        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
-        at = w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW])))
-        gradient = w.at(p[W], at, self.size)
+        rows = w.min(p[words.BAND], w.sub(p[words.OH], oy))
+        flat, plane = self.source(n, w.add(w.mul(group, p[words.CG]), c0), channels, oz, oy)
+        depth = w.mul(rows, p[words.OW])
+        packed = w.at("%scratch", p[words.PACK_AT])
+        at = w.add(w.mul(n, p[words.Y_IMAGE]), w.mul(w.mul(group, p[words.M]), p[words.Y_CHANNEL]))
+        at = w.add(at, w.add(w.mul(oz, p[words.Y_Z]), w.mul(oy, p[words.OW])))
+        gradient = w.at(p[words.W], at, self.size)
 
         def pack(j: Value) -> list[Value]:
             pack_panel(w, "k", self.kind, self.kind, self.spec.vectors,
-                       w.at(gradient, w.mul(j, p[Y_CHANNEL]), self.size), "1", p[Y_CHANNEL],
-                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[M], j), str(self.width)))
+                       w.at(gradient, w.mul(j, p[words.Y_CHANNEL]), self.size), "1", p[words.Y_CHANNEL],
+                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[words.M], j), str(self.width)))
             return []
-        w.loop("0", p[M], str(self.width), pack)
-        total = w.mul(channels, p[TAPS])
-        table = self.offsets(plane, channels, p[W_ROW])
+        w.loop("0", p[words.M], str(self.width), pack)
+        total = w.mul(channels, p[words.TAPS])
+        table = self.offsets(plane, channels, p[words.W_ROW])
 
         def panel(j: Value) -> list[Value]:
             b = w.at(packed, w.mul(j, depth), self.size)
@@ -79,11 +78,11 @@ class _Weight(Convolution):
                 out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
                 w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
                      f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
-                     f"i64 {p[OW]}, i64 {p[WQ]}, i1 {resume})")
+                     f"i64 {p[words.OW]}, i64 {p[words.WQ]}, i1 {resume})")
                 return []
             w.loop("0", total, str(self.spec.height), tile)
             return []
-        w.loop("0", p[M], str(self.width), panel)
+        w.loop("0", p[words.M], str(self.width), panel)
 
 
 def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
@@ -193,11 +192,11 @@ class _Dot(Convolution):
 
     def unit(self, u: Value) -> list[Value]:
         w, p = self.w, self.words
-        group, part = self.split(u, p[GROUPS])
-        one = w.mul(w.mul(p[M], p[CG]), w.mul(p[TAPS], str(self.lanes)))
-        acc = w.at(p[Y], w.mul(u, one), self.size)
-        first = w.mul(part, p[IMAGES])
-        last = w.min(w.add(first, p[IMAGES]), p[N])
+        group, part = self.split(u, p[words.GROUPS])
+        one = w.mul(w.mul(p[words.M], p[words.CG]), w.mul(p[words.TAPS], str(self.lanes)))
+        acc = w.at(p[words.Y], w.mul(u, one), self.size)
+        first = w.mul(part, p[words.IMAGES])
+        last = w.min(w.add(first, p[words.IMAGES]), p[words.N])
 
         def image(n: Value) -> list[Value]:
             def plane(oz: Value) -> list[Value]:
@@ -206,34 +205,34 @@ class _Dot(Convolution):
                     resume = w.let(f"or i1 {w.let(f'or i1 {same[0]}, {same[1]}')}, {same[2]}")
                     self.band(n, group, oz, oy, acc, resume)
                     return []
-                w.loop("0", p[OH], p[BAND], band)
+                w.loop("0", p[words.OH], p[words.BAND], band)
                 return []
-            w.loop("0", p[OD], "1", plane)
+            w.loop("0", p[words.OD], "1", plane)
             return []
         w.loop(first, last, "1", image)
         return []
 
     def band(self, n: Value, group: Value, oz: Value, oy: Value, acc: Value, resume: Value) -> None:
         w, p = self.w, self.words
-        rows = w.min(p[BAND], w.sub(p[OH], oy))
-        flat, plane = self.source(n, w.mul(group, p[CG]), p[CG], oz, oy)
-        at = w.add(w.mul(n, p[Y_IMAGE]), w.mul(w.mul(group, p[M]), p[Y_CHANNEL]))
-        gradient = w.at(p[W], w.add(at, w.add(w.mul(oz, p[Y_Z]), w.mul(oy, p[OW]))), self.size)
-        total = w.mul(p[CG], p[TAPS])
-        table = self.offsets(plane, p[CG], p[W_ROW])
+        rows = w.min(p[words.BAND], w.sub(p[words.OH], oy))
+        flat, plane = self.source(n, w.mul(group, p[words.CG]), p[words.CG], oz, oy)
+        at = w.add(w.mul(n, p[words.Y_IMAGE]), w.mul(w.mul(group, p[words.M]), p[words.Y_CHANNEL]))
+        gradient = w.at(p[words.W], w.add(at, w.add(w.mul(oz, p[words.Y_Z]), w.mul(oy, p[words.OW]))), self.size)
+        total = w.mul(p[words.CG], p[words.TAPS])
+        table = self.offsets(plane, p[words.CG], p[words.W_ROW])
 
         def channel(m: Value) -> list[Value]:
-            g = w.at(gradient, w.mul(m, p[Y_CHANNEL]), self.size)
+            g = w.at(gradient, w.mul(m, p[words.Y_CHANNEL]), self.size)
 
             def taps(r: Value) -> list[Value]:
                 out = w.at(acc, w.mul(w.add(w.mul(m, total), r), str(self.lanes)), self.size)
                 w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
-                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {g}, ptr {out}, i64 {rows}, i64 {p[OW]}, "
-                     f"i64 {p[WQ]}, i1 {resume})")
+                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {g}, ptr {out}, i64 {rows}, i64 {p[words.OW]}, "
+                     f"i64 {p[words.WQ]}, i1 {resume})")
                 return []
             w.loop("0", total, str(self.spec.height), taps)
             return []
-        w.loop("0", p[M], "1", channel)
+        w.loop("0", p[words.M], "1", channel)
 
 
 def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:

@@ -163,7 +163,7 @@ class Writer:
         return [self.let(f"phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]")
                 for (kind, first), value in zip(carried, values, strict=True)]
 
-    def when(self, condition: Value, then: Callable[[], None], other: Callable[[], None] | None = None) -> None:
+    def when(self, condition: Value, then: Callable[[], object], other: Callable[[], object] | None = None) -> None:
         """Write `if condition: then() else: other()`."""
         yes, no, after = self.fresh("then"), self.fresh("else"), self.fresh("after")
         self.do(f"br i1 {condition}, label %{yes}, label %{no if other else after}")

@@ -141,26 +141,28 @@ def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, 
     size, wide = bits(source) // 8, bits(target) // 8
     lanes = w.target.lanes(wide)
 
-    def one(row_src: Value, row_dst: Value, c: Value) -> None:
+    def one(row_src: Value, row_dst: Value, c: Value) -> list[Value]:
         x = w.let(f"load {source}, ptr {w.at(row_src, w.mul(c, src_col), size)}")
         w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(row_dst, c, wide)}")
+        return []
 
-    def many(row_src: Value, row_dst: Value, c: Value, mask: Value | None) -> None:
+    def many(row_src: Value, row_dst: Value, c: Value, mask: Value | None) -> list[Value]:
         x = w.load(f"<{lanes} x {source}>", w.at(row_src, c, size), mask)
         w.store(f"<{lanes} x {target}>", w.cast(f"<{lanes} x {source}>", f"<{lanes} x {target}>", x),
                 w.at(row_dst, c, wide), mask)
+        return []
 
     def row(r: Value) -> list[Value]:
         row_src, row_dst = w.at(src, w.mul(r, src_row), size), w.at(dst, w.mul(r, dst_row), wide)
         tail = "0"
         if unit:
             tail = w.let(f"and i64 {cols}, {-lanes}")
-            w.loop("0", tail, str(lanes), lambda c: many(row_src, row_dst, c, None) or [])
+            w.loop("0", tail, str(lanes), lambda c: many(row_src, row_dst, c, None))
             if w.target.masks:
                 rest = w.sub(cols, tail)
                 w.when(w.less("0", rest), lambda: many(row_src, row_dst, tail, w.lane_mask(lanes, rest)))
                 return []
-        w.loop(tail, cols, "1", lambda c: one(row_src, row_dst, c) or [])
+        w.loop(tail, cols, "1", lambda c: one(row_src, row_dst, c))
         return []
     w.loop("0", rows, "1", row)
 
