@@ -195,7 +195,6 @@ def test_tiles_fit_the_registers() -> None:
             for n in (1, 10, 33, 65, 1000):
                 height, vectors = choose_tile(m, n, lanes, registers)
                 assert height * vectors + vectors + 1 <= registers + 1  # the splat may come from memory
-                assert m >= height or m % 2 == 0 or height == m
 
 
 def test_refusals_name_the_case() -> None:

@@ -43,10 +43,10 @@ def agree(name: str, *args: Any, tol: float = 1e-9, second: bool = True, text: b
     mine, options = [once[id(a)] for a in args], {k: once[id(v)] for k, v in kwargs.items()}
     try:
         want = f(*args, **kwargs)
-    except Exception as e:  # noqa: BLE001
+    except Exception as e:
         try:
             array(_first(g(*mine, **options)))
-        except Exception as found:  # noqa: BLE001
+        except Exception as found:
             assert isinstance(found, type(e)), (found, e)
             assert not text or str(found).split("\n")[0] == str(e).split("\n")[0]
             return

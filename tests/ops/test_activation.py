@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.ops.functional import Draw, agree, array, ours
 
 import fanal
 import fanal.nn.functional as FF
+from tests.ops.functional import Draw, agree, array, ours
 
 CALLS = [("relu", {}), ("relu6", {}), ("leaky_relu", {"negative_slope": 0.3}), ("elu", {"alpha": 2.0}), ("celu", {"alpha": 0.5}),
          ("selu", {}), ("gelu", {}), ("gelu", {"approximate": "tanh"}), ("silu", {}), ("mish", {}), ("softplus", {}),

@@ -4,11 +4,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.ops.functional import agree, array
 
 import fanal
 import fanal.nn.functional as FF
 from fanal.core.engine.rng import rng
+from tests.ops.functional import agree, array
 
 
 def test_rate_and_scale() -> None:

@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from tests.ops.functional import Draw, agree, array, ours
 
 import fanal.nn.functional as FF
+from tests.ops.functional import Draw, agree, array, ours
 
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 

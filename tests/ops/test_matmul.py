@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.ops.functional import Draw, agree, array, ours
 
 import fanal
+from tests.ops.functional import Draw, agree, array, ours
 
 SHAPES = [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 4)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 2, 3), (3,)), ((3,), (5, 3, 2)),
           ((2, 3), (5, 3, 2)), ((5, 2, 3), (5, 3, 2)), ((5, 1, 2, 3), (4, 3, 2)), ((2, 3), (4, 5)), ((2, 3), (4,)), ((3,), (4, 5)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as TF
-from tests.ops.functional import Draw, agree, array, ours
 
 import fanal.nn.functional as FF
+from tests.ops.functional import Draw, agree, array, ours
 
 
 @pytest.mark.parametrize("affine", [False, True])

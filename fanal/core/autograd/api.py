@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fanal.core.autograd.backward import gradients, is_scalar_like
+from fanal.core.autograd.backward import gradients, is_scalar_like, target
 from fanal.core.autograd.hooks import REASON
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
@@ -89,10 +89,10 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     with grad_mode(True):
         nodes = [read(t) for t in targets]
-    found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
+    found = gradients(roots, cots, {target(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
     for t, n in zip(targets, nodes):
-        if id(n) in found:
-            accumulate(t, found[id(n)], create_graph)
+        if target(n) in found:
+            accumulate(t, found[target(n)], create_graph)
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
@@ -111,12 +111,12 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
     for n in nodes:
         if not n.needs_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")
-    found = gradients(roots, cots, {id(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
+    found = gradients(roots, cots, {target(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
     result: list[Any] = []
     allow_unused = materialize_grads if allow_unused is None else allow_unused
     with grad_mode(create_graph):
         for k, n in enumerate(nodes):
-            g = found.get(id(n))
+            g = found.get(target(n))
             if g is not None:
                 result.append(wrap(g))
             elif materialize_grads:

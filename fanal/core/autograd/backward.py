@@ -72,6 +72,8 @@ def _check_versions(n: Node, saved: Sequence[Node]) -> None:
         if storage is None or storage.version == v.home[1]:  # type: ignore[index]
             continue
         version = v.home[1]  # type: ignore[index]
+        if n.home is not None and n.home[1] == version + 1 and n.home[0]() is storage:
+            continue  # an in-place operation keeps what it overwrites itself
         if sum(k > version for k in storage.uncounted[1:]) == storage.version - version:
             continue  # all written through .data
         at = show(n.where)
@@ -133,9 +135,14 @@ def _uses(walk: Sequence[Node]) -> dict[int, int]:
     return count
 
 
+def target(n: Node) -> int:
+    """Return the key of a value whose gradient is wanted. A leaf is one target, however many values were read from it."""
+    return id(n) if n.leaf is None else id(n.leaf)
+
+
 def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int] | None, *, create_graph: bool,
               retain: bool, accumulate: Any) -> dict[int, Node]:
-    """Return the gradients at the values in `wanted` (by id); call accumulate(leaf, g) at leaves when it is None."""
+    """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it is None."""
     walk = order(roots)
     inner: set[int] | None = None
     if wanted is not None:
@@ -158,8 +165,9 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
             if hooks:
                 g = hooks.arriving(g)
             if wanted is not None:
-                if id(n) in wanted:
-                    found[id(n)] = g
+                key = target(n)
+                if key in wanted:
+                    found[key] = add(found[key], g) if key in found else g
             elif n.leaf is not None:
                 accumulate(n.leaf, g)
             return g
@@ -218,7 +226,7 @@ def _only_towards(walk: list[Node], wanted: set[int]) -> tuple[list[Node], set[i
         if n.leaf is None and any(id(i) in useful for i in n.inputs):
             inner.add(id(n))
             useful.add(id(n))
-        elif id(n) in wanted:
+        elif target(n) in wanted:
             useful.add(id(n))
     return [n for n in walk if id(n) in useful], inner
 

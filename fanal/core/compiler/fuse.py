@@ -76,6 +76,8 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     """Mark roots and measure the expressions between them."""
     values = graph.values
     for v in reversed(values):
+        if v.shares:
+            continue
         through = v.uses if v.name in VIEWS else 1
         for i in v.inputs:
             i.uses += through
@@ -94,6 +96,10 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
         elif role == "contract":
             for i in v.inputs:
                 _make_root(i if v.name != "dot" else operand(i).value)
+        elif v.name == "window" and any(s < k for k, s in zip(v.params[1], v.params[2])):
+            source = _behind_views(v)  # windows overlap: what they show is computed once
+            if source.role == "inline" and (source.heavy or source.ops > 2):
+                source.root = True
         elif v.name in READS:
             _make_root(v.inputs[0])
             if v.inputs[0].row is not None and not base(v.inputs[0]).root:

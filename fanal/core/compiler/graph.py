@@ -20,7 +20,7 @@ class Value:
     """A value to be computed, or given (`row` None: a program input or a known array)."""
 
     __slots__ = ("row", "name", "inputs", "params", "shape", "size", "dtype", "where", "id", "known", "uses", "root",
-                 "role", "ops", "reads", "group", "output", "outside", "heavy", "position", "forced")
+                 "role", "ops", "reads", "group", "output", "outside", "heavy", "position", "forced", "shares")
 
     def __init__(self, row: Row | None, inputs: tuple[Value, ...], params: tuple, shape: Shape, dtype: DType,
                  where: Any = None) -> None:
@@ -47,6 +47,7 @@ class Value:
         self.group: Any = None
         self.output = False
         self.position = 0
+        self.shares = False  # a further part of an operand whose parts are used once each
         self.forced = False  # fusing it was tried and did not work
         self.outside = False  # some reader is not in its kernel
 

@@ -104,7 +104,9 @@ def _unrolled(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value
         where = dict(zip(dims, spot))
         starts = tuple(where.get(d, 0) for d in range(len(shape)))
         stops = tuple(where[d] + 1 if d in where else k for d, k in enumerate(shape))
-        part = make("reshape", (make("slice", (x,), (starts, stops, (1,) * len(shape)), at),), (n.shape,), at)
+        piece = make("slice", (x,), (starts, stops, (1,) * len(shape)), at)
+        piece.shares = total is not None
+        part = make("reshape", (piece,), (n.shape,), at)
         if wide is not of:
             part = make("convert", (part,), (wide,), at)
         total = part if total is None else make(_STEPS[name], (total, part), (), at)

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
-from fanal.core.ops.build import assign, floating, is_number, node_of, number, public, read, result
+from fanal.core.ops.build import assign, counted, floating, is_number, node_of, number, public, read, result
 from fanal.core.ops.pointwise import relu, sigmoid, sigmoid_node, tanh, with_gradient
 
 Rule = Callable[..., list[Node | None]]
@@ -100,7 +100,7 @@ public("leaky_relu_", module="nn.functional", method=False)(
 def _elu(x: Node, alpha: float, scale: float, input_scale: float) -> Node:
     """scale * x where positive, scale * alpha * (exp(input_scale * x) - 1) elsewhere."""
     w = wide(P.detach(x))
-    a, s, i = (number(v, w.dtype) for v in (alpha * scale, scale, input_scale))
+    a, s, i = (counted(v, w.dtype) for v in (alpha * scale, scale, input_scale))
     y = P.where(P.lt(P.num(w, 0), w), P.mul(w, s), P.mul(P.expm1(P.mul(w, i)), a))
 
     def slope(g: Node, x: Node) -> Node:
@@ -370,10 +370,10 @@ def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool
         raise RuntimeError("Lower bound should be less than or equal to the upper bound, got "
                            f"lower={lower}, upper={upper}")
     if not training:
-        return _apply(input, inplace, _leaky(x, number((lower + upper) / 2, x.dtype)))
+        return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, x.dtype)))
     from fanal.core.ops.dropout import uniform_node
     u = wide(uniform_node(x.shape, x.dtype))
-    slope = P.convert(P.add(P.mul(u, number(float(upper - lower), u.dtype)), number(float(lower), u.dtype)), x.dtype)
+    slope = P.convert(P.add(P.mul(u, counted(upper - lower, u.dtype)), counted(lower, u.dtype)), x.dtype)
     d = P.detach(x)
     y = P.where(P.le(d, P.num(d, 0)), P.mul(d, slope), d)
     return _apply(input, inplace, with_gradient(

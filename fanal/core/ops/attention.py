@@ -9,7 +9,7 @@ from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import wide
-from fanal.core.ops.build import number, public, read, wrap
+from fanal.core.ops.build import counted, number, public, read, wrap
 from fanal.core.ops.dropout import dropped
 from fanal.core.ops.matmul import linear
 from fanal.core.ops.pointwise import with_gradient
@@ -269,7 +269,7 @@ def multi_head_attention_forward(
         return wrap(y), None
     weights = P.reshape(weights, (n, num_heads, length, source))
     if average_attn_weights:
-        weights = P.div(P.sum_(weights, (1,)), number(num_heads, d))
+        weights = P.div(P.sum_(weights, (1,)), counted(num_heads, d))
     if not batched:
         weights = P.reshape(weights, weights.shape[1:])
     return wrap(y), wrap(weights)

@@ -28,7 +28,7 @@ Operand = Any  # a Tensor or a Python number
 class Entry:
     """A public operator and the forms in which it appears."""
 
-    __slots__ = ("name", "fn", "module", "method", "inplace", "out", "function", "options")
+    __slots__ = ("fn", "function", "inplace", "method", "module", "name", "options", "out")
 
     def __init__(self, name: str, fn: Callable, module: str, function: bool, method: str | None, inplace: bool,
                  out: bool, options: dict) -> None:
@@ -71,6 +71,17 @@ def number(x: Any, d: dt.dtype) -> Node:
             return full((), int(x), d)
         node = given(np.array(int(x), np.int64), dt.int64)
     return convert(runtime(node, x), d)
+
+
+def counted(x: int | float, d: dt.dtype) -> Node:
+    """Return a number that an operation computed (a count, 1 - p) as a 0-d value of dtype `d`.
+
+    It is an input of the program, so another value recompiles nothing; but unlike `number` it does not stand for an
+    argument of the call. For arguments that also decide something else (a branch, another constant), use this one.
+    """
+    if d.category >= 2:
+        return convert(given(np.array(float(x), np.float64), dt.float64), d)
+    return convert(given(np.array(int(x), np.int64), dt.int64), d)
 
 
 def result_type(*xs: Operand) -> dt.dtype:
@@ -224,6 +235,6 @@ def store(out: Any, n: Node) -> Any:
     return out
 
 
-__all__ = ["ENTRIES", "Entry", "Handle", "Node", "Number", "Operand", "Tensor", "assign", "can_cast", "check_inplace",
+__all__ = ["ENTRIES", "Entry", "Handle", "Node", "Number", "Operand", "Tensor", "assign", "can_cast", "check_inplace", "counted",
            "floating", "is_number", "kept_strides", "node_of", "nodes_of", "number", "public", "read", "result",
            "result_type", "store", "value", "wrap", "write"]

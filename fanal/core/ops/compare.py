@@ -42,6 +42,8 @@ _RELATIONS = {
 
 def _relation(name: str, rule: Any, aliases: tuple[str, ...]) -> Any:
     def fn(input: Operand, other: Operand) -> Any:
+        if not isinstance(input, Handle):
+            raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
         d = result_type(input, other)
         if name not in ("eq", "ne"):
             _ordered(d, name)
@@ -67,8 +69,15 @@ def logical_not(input: Any) -> Any:
     return result(P.not_(truth(read(input))), input)
 
 
+def need_tensor(x: Any, name: str, argument: str = "other") -> None:
+    """Raise PyTorch's TypeError if an argument is no tensor."""
+    if not isinstance(x, Handle):
+        raise TypeError(f"{name}(): argument '{argument}' (position 2) must be Tensor, not {type(x).__name__}")
+
+
 def _logical(name: str, row: Any) -> Any:
     def fn(input: Any, other: Any) -> Any:
+        need_tensor(other, name)
         return result(row(truth(read(input)), truth(read(other))), input, other)
     fn.__name__, fn.__doc__ = name, f"Return {name} of truth values."
     return public(name, inplace=True, out=True)(fn)
@@ -177,6 +186,7 @@ def copysign(input: Operand, other: Operand) -> Any:
 @public(inplace=True, out=True)
 def heaviside(input: Any, values: Any) -> Any:
     """Return 0 below zero, 1 above, `values` at zero."""
+    need_tensor(values, "heaviside", "values")
     a, b = read(input), read(values)
     if a.dtype is not b.dtype:
         raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
@@ -207,6 +217,7 @@ def close_node(a: Node, b: Node, rtol: float, atol: float, equal_nan: bool) -> N
 @public()
 def isclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Any:
     """Return where |input - other| <= atol + rtol * |other|."""
+    need_tensor(other, "isclose")
     if input._dtype is not other._dtype:
         raise RuntimeError(f"{dt.scalar_name(input._dtype)} did not match {dt.scalar_name(other._dtype)}")
     if rtol < 0 or atol < 0:
@@ -248,7 +259,7 @@ def isin(elements: Operand, test_elements: Operand, *, assume_unique: bool = Fal
         return result(P.not_(hit) if invert else hit, like)
     unfollowable("membership is searched on the host")
     found = np.isin(compute(wrap(a)), compute(wrap(b)), assume_unique=assume_unique, invert=invert)
-    return wrap(P.given(np.ascontiguousarray(found), dt.bool_))
+    return wrap(P.given(np.asarray(found, order="C"), dt.bool_))
 
 
 @public("is_nonzero", event=False)

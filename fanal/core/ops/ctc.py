@@ -15,7 +15,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, public, read, wrap
+from fanal.core.ops.build import counted, public, read, wrap
 from fanal.core.ops.loss import reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
@@ -170,7 +170,7 @@ def ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: A
         loss = P.where(infinite, P.num(loss, 0), loss)
     if reduction == "mean":
         size = P.convert(P.max_(lengths, P.num(lengths, 1)), x.dtype)
-        return wrap(P.div(P.sum_(P.div(loss, size), (0,)), number(n, x.dtype)))
+        return wrap(P.div(P.sum_(P.div(loss, size), (0,)), counted(n, x.dtype)))
     if reduction == "sum":
         return wrap(P.sum_(loss, (0,)))
     return wrap(P.reshape(loss, ()) if single else loss)

@@ -30,8 +30,8 @@ def distance_node(d: Node, p: float) -> Node:
             hit = P.eq(P.abs_(d), P.reshape(y, keep))
             return [P.where(hit, P.mul(P.reshape(g, keep), P.sign(d)), P.num(d, 0))]
         return with_gradient(y, rule, d)
-    n = number(p, d.dtype)
-    y = P.pow_(P.sum_(P.pow_(a, n), last), number(1 / p, d.dtype))
+    n = P.num(d, p)
+    y = P.pow_(P.sum_(P.pow_(a, n), last), P.num(d, 1 / p))
 
     def power_rule(g: Node, y: Node, d: Node) -> list[Node | None]:
         a, zero = P.abs_(d), P.num(d, 0)
@@ -39,7 +39,7 @@ def distance_node(d: Node, p: float) -> Node:
         still = P.or_(P.eq(a, zero), P.eq(top, zero))
         one = P.num(d, 1)
         ratio = P.div(P.where(still, one, a), P.where(still, one, top))
-        slope = P.mul(P.sign(d), P.pow_(ratio, number(p - 1, d.dtype)))
+        slope = P.mul(P.sign(d), P.pow_(ratio, P.num(d, p - 1)))
         return [P.where(still, zero, P.mul(P.reshape(g, keep), slope))]
     return with_gradient(y, power_rule, d)
 

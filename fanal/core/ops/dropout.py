@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.engine.rng import draw
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
-from fanal.core.ops.build import assign, number, public, read, result
+from fanal.core.ops.build import assign, counted, public, read, result
 
 
 def uniform_node(shape: Shape, d: dt.dtype) -> Node:
@@ -23,7 +23,7 @@ def uniform_node(shape: Shape, d: dt.dtype) -> Node:
 def kept_mask(shape: Shape, p: float) -> Node:
     """Return a mask that is true with probability 1 - p."""
     u = uniform_node(shape, dt.float32)
-    return P.le(number(float(p), dt.float32), u)
+    return P.le(counted(p, dt.float32), u)
 
 
 def _probability(p: float) -> None:
@@ -35,7 +35,7 @@ def dropped(x: Node, p: float, shape: Shape) -> Node:
     """x * mask / (1 - p), the mask drawn for `shape` and broadcast."""
     if p == 1:
         return P.mul(x, P.num(x, 0))
-    noise = P.div(P.convert(kept_mask(shape, p), x.dtype), number(1.0 - p, x.dtype))
+    noise = P.div(P.convert(kept_mask(shape, p), x.dtype), counted(1.0 - p, x.dtype))
     return P.mul(x, noise)
 
 
@@ -151,8 +151,8 @@ def _alpha(input: Any, p: float, training: bool, inplace: bool, shape: Shape) ->
     else:
         a = 1.0 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
         mask = P.convert(kept_mask(shape, p), x.dtype)
-        shift = P.add(P.mul(P.sub(mask, P.num(x, 1)), number(_ALPHA * a, x.dtype)), number(_ALPHA * a * p, x.dtype))
-        y = P.add(P.mul(x, P.mul(mask, number(a, x.dtype))), shift)
+        shift = P.add(P.mul(P.sub(mask, P.num(x, 1)), counted(_ALPHA * a, x.dtype)), counted(_ALPHA * a * p, x.dtype))
+        y = P.add(P.mul(x, P.mul(mask, counted(a, x.dtype))), shift)
     return assign(input, y) if inplace else result(y, input)
 
 

@@ -13,7 +13,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, public, read, wrap
+from fanal.core.ops.build import counted, number, public, read, wrap
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.tensor.alias import value, write
 
@@ -29,7 +29,7 @@ def _indices(input: Any, name: str) -> Node:
 
 def _no_wrap(i: Node, n: int) -> Node:
     """Send negative indices out of range instead of letting them count from the end."""
-    return P.where(P.lt(i, P.num(i, 0)), P.sub(i, number(n, i.dtype)), i)
+    return P.where(P.lt(i, P.num(i, 0)), P.sub(i, counted(n, i.dtype)), i)
 
 
 def rows_node(w: Node, i: Node, padding: int | None, by_frequency: bool) -> Node:

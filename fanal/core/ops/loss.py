@@ -10,7 +10,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import log_softmax_node, smooth, wide
-from fanal.core.ops.build import node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.build import counted, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.pointwise import pow_node, with_gradient
 
 
@@ -34,7 +34,7 @@ def _need_float(x: Node, kernel: str) -> None:
 
 def mean_all(x: Node) -> Node:
     """Mean of all elements."""
-    return P.div(sum_all(x), number(x.size, x.dtype))
+    return P.div(sum_all(x), counted(x.size, x.dtype))
 
 
 def sum_all(x: Node) -> Node:
@@ -109,7 +109,7 @@ def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: An
     d = P.abs_(P.sub(a, b))
     if beta == 0:
         return _lost(d, reduction)
-    k = number(float(beta), d.dtype)
+    k = counted(beta, d.dtype)
     half = P.num(d, 0.5)
     y = P.where(P.lt(d, k), P.div(P.mul(P.mul(half, d), d), k), P.sub(d, P.mul(half, k)))
     return _lost(y, reduction)
@@ -209,7 +209,7 @@ def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, siz
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
     last = len(y.shape) - 1
-    return _lost(P.div(P.sum_(y, (last,)), number(y.shape[last], y.dtype)), reduction)
+    return _lost(P.div(P.sum_(y, (last,)), counted(y.shape[last], y.dtype)), reduction)
 
 
 def xlogx(t: Node) -> Node:
@@ -235,7 +235,7 @@ def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None
     y = P.mul(P.exp(t), P.sub(t, x)) if log_target else P.sub(xlogx(t), P.mul(t, x))
     total = reduced(y, reduction)
     if batch and x.shape:
-        total = P.div(total, number(x.shape[0], x.dtype))
+        total = P.div(total, counted(x.shape[0], x.dtype))
     return wrap(total)
 
 
@@ -310,7 +310,7 @@ def _is_class(t: Node, c: int, at: int) -> Node:
 def picked(x: Node, t: Node, at: int) -> Node:
     """x at the class of each place; a class outside [0, C) raises IndexError when the value is computed."""
     d = P.detach(x)
-    n = number(x.shape[at], t.dtype)
+    n = counted(x.shape[at], t.dtype)
     safe = P.where(P.lt(t, P.num(t, 0)), P.sub(t, n), t)  # a negative class must not count from the end
     i = P.reshape(safe, (*t.shape[:at], 1, *t.shape[at:]))
     y = P.reshape(P.gather(d, i, at), t.shape)
@@ -336,7 +336,7 @@ class _Classes:
         self.t = P.where(self.valid, t, P.num(t, 0))
         self.weight: Node | None = None
         if weight is not None:
-            n = number(weight._shape[0], dt.int64)
+            n = counted(weight._shape[0], dt.int64)
             i = P.where(P.lt(self.t, P.num(t, 0)), P.sub(self.t, n), self.t)
             w = P.take(P.detach(P.convert(read(weight), d)), i, 0)
             self.weight = P.where(self.valid, w, P.num(w, 0))
@@ -461,8 +461,8 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any
     c = _Classes(target, weight, ignore_index, d, at)
     loss = c.finish(c.keep(class_loss(x, c)), reduction)
     if label_smoothing:
-        e = number(float(label_smoothing), d)
-        share = number(label_smoothing / shape[at], d)
+        e = counted(label_smoothing, d)
+        share = counted(label_smoothing / shape[at], d)
         terms = P.neg(log_softmax_node(wide(x), at))
         if weight is not None:
             terms = P.mul(terms, P.reshape(node_of(weight, d), _class_row(shape[at], at, len(shape))))
@@ -478,7 +478,7 @@ def _probability_loss(input: Any, target: Any, weight: Any, reduction: str, smoo
     n = x.shape[at]
     y, t = log_softmax_node(wide(x), at), wide(t)
     if smoothing:
-        t = P.add(P.mul(t, number(1 - smoothing, t.dtype)), number(smoothing / n, t.dtype))
+        t = P.add(P.mul(t, counted(1 - smoothing, t.dtype)), counted(smoothing / n, t.dtype))
     terms = P.neg(P.mul(y, t))
     if weight is not None:
         terms = P.mul(terms, P.reshape(node_of(weight, terms.dtype), _class_row(n, at, len(x.shape))))
@@ -487,7 +487,7 @@ def _probability_loss(input: Any, target: Any, weight: Any, reduction: str, smoo
     else:
         loss = sum_all(terms)
         if reduction == "mean":
-            loss = P.div(loss, number(x.size // n if n else 0, loss.dtype))
+            loss = P.div(loss, counted(x.size // n if n else 0, loss.dtype))
     return wrap(P.convert(loss, x.dtype))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import floating, node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.distance import pairwise_node
 from fanal.core.ops.loss import picked, reduced, reduction_of
 from fanal.core.ops.pointwise import with_gradient
@@ -150,7 +150,7 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
     if weight is not None:
         z = P.mul(z, P.reshape(P.take(node_of(weight, x.dtype), t, 0), (n, 1)))
     z = P.where(P.eq(P.iota((1, c), 1, t.dtype), P.reshape(t, (n, 1))), P.num(z, 0), z)
-    y = P.div(P.sum_(z, (1,)), number(c, x.dtype))
+    y = P.div(P.sum_(z, (1,)), counted(c, x.dtype))
     return wrap(reduced(P.reshape(y, ()) if flat and reduction == "none" else y, reduction))
 
 
@@ -178,5 +178,5 @@ def multilabel_margin_loss(input: Any, target: Any, size_average: Any = None, re
     z = P.add(P.sub(P.num(x, 1), mine), P.reshape(x, (n, 1, c)))
     z = P.where(P.lt(P.num(z, 0), z), z, P.num(z, 0))
     wanted = P.and_(P.reshape(counts, (n, c, 1)), P.not_(P.reshape(is_target, (n, 1, c))))
-    y = P.div(P.sum_(P.where(wanted, z, P.num(z, 0)), (1, 2)), number(c, x.dtype))
+    y = P.div(P.sum_(P.where(wanted, z, P.num(z, 0)), (1, 2)), counted(c, x.dtype))
     return wrap(reduced(P.reshape(y, ()) if flat and reduction == "none" else y, reduction))

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import node_of, nodes_of, number, public, read, wrap
+from fanal.core.ops.build import counted, node_of, nodes_of, number, public, read, wrap
 
 
 def _same_dtype(a: Any, b: Any, text: str) -> None:
@@ -192,7 +192,7 @@ def _scaled(x: Node, by: Any) -> Node:
     """by * x; an integer product takes the whole part of the factor, as PyTorch does."""
     if x.dtype.category < 2:
         by = int(by)
-    return x if by == 1 else P.mul(x, number(by, x.dtype))
+    return x if by == 1 else P.mul(x, counted(by, x.dtype) if x.dtype.category < 3 else number(by, x.dtype))
 
 
 def _expands(shape: Shape, to: Shape) -> None:

@@ -15,7 +15,7 @@ from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import wide
-from fanal.core.ops.build import number, public, read, result
+from fanal.core.ops.build import counted, number, public, read, result
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.reduce import norm_node
 from fanal.core.tensor.alias import value, write
@@ -28,7 +28,7 @@ def _kept(x: Node, dims: Shape) -> Shape:
 def _mean(x: Node, dims: Shape) -> Node:
     """Mean over dimensions, which stay with size 1."""
     n = math.prod(x.shape[d] for d in dims)
-    return P.reshape(P.div(P.sum_(x, dims), number(n, x.dtype)), _kept(x, dims))
+    return P.reshape(P.div(P.sum_(x, dims), counted(n, x.dtype)), _kept(x, dims))
 
 
 def moments(x: Node, dims: Shape) -> tuple[Node, Node]:
@@ -99,7 +99,8 @@ def _blend(running: Any, new: Node, momentum: float) -> None:
     with grad_mode(False):
         old = value(running)
         new = P.convert(P.reshape(P.detach(new), old.shape), old.dtype)
-        keep, take = number(1.0 - momentum, old.dtype), number(float(momentum), old.dtype)
+        share = number(float(momentum), dt.float64)
+        keep, take = P.convert(P.sub(P.num(share, 1), share), old.dtype), P.convert(share, old.dtype)
         write(running, P.add(P.mul(old, keep), P.mul(new, take)))
 
 
@@ -110,7 +111,7 @@ def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> 
     if var is not None:
         factor = n / (n - 1) if n > 1 else math.inf
         with grad_mode(False):
-            _blend(var, P.mul(P.detach(v), number(factor, v.dtype)), momentum)
+            _blend(var, P.mul(P.detach(v), counted(factor, v.dtype)), momentum)
 
 
 def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
@@ -353,7 +354,7 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     low = tuple(size // 2 if d == 1 else 0 for d in range(n))
     high = tuple((size - 1) // 2 if d == 1 else 0 for d in range(n))
     around = P.window(P.pad(P.mul(x, x), low, high, 0), (1,), (size,), (1,), (1,))
-    mean = P.div(P.sum_(around, (n,)), number(size, x.dtype))
+    mean = P.div(P.sum_(around, (n,)), counted(size, x.dtype))
     base = P.add(P.mul(mean, number(float(alpha), x.dtype)), number(float(k), x.dtype))
     return result(P.div(x, P.pow_(base, number(float(beta), x.dtype))), input)
 

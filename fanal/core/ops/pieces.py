@@ -67,7 +67,7 @@ def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     return sliced(input, d, a, a + length)
 
 
-@public(method=False, out=True)
+@public(out=True)
 def narrow_copy(input: Any, dim: int, start: int, length: int) -> Any:
     """Return a copy of `length` positions from `start` on."""
     return _copy(narrow(input, dim, start, length))

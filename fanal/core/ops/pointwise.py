@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
-from fanal.core.ops.build import (Operand, floating, is_number, node_of, nodes_of, number, public, read, result,
+from fanal.core.ops.build import counted, (Operand, floating, is_number, node_of, nodes_of, number, public, read, result,
                                   result_type)
 
 
@@ -229,7 +229,7 @@ def pow_node(x: Node, e: Any) -> Node:
              -0.5: lambda: P.div(P.num(d, 1), P.sqrt(d)), -1: lambda: P.div(P.num(d, 1), d),
              -2: lambda: P.div(P.num(d, 1), P.mul(d, d))}[e]()
         return with_gradient(y, grad, x)
-    return with_gradient(P.pow_(P.detach(x), number(e, x.dtype)), grad, x)
+    return with_gradient(P.pow_(P.detach(x), counted(e, x.dtype) if x.dtype.category == 2 else number(e, x.dtype)), grad, x)
 
 
 @public(inplace=True, out=True)

@@ -26,6 +26,11 @@ from fanal.core.ops.factory import placed, scalar_of
 from fanal.core.tensor.tensor import compute, strides_of, wrap_array
 
 
+def _dense(a: np.ndarray) -> np.ndarray:
+    """Return an array in C order (np.ascontiguousarray would give a 0-d array a dimension)."""
+    return np.asarray(a, order="C")
+
+
 class Generator:
     """A stream of random numbers on the CPU, as torch.Generator."""
 
@@ -157,7 +162,7 @@ def _made(shape: Shape, d: dt.dtype, draw: Callable[[Shape], np.ndarray], device
     if devices.resolve(device) is devices.META:
         return placed(wrap_array(np.zeros(shape, d.np), d), device, requires_grad)
     _note()
-    return placed(wrap_array(np.ascontiguousarray(draw(shape)), d), device, requires_grad)
+    return placed(wrap_array(_dense(draw(shape)), d), device, requires_grad)
 
 
 def _size(size: tuple) -> Shape:
@@ -220,18 +225,18 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
                      requires_grad)
     if not isinstance(mean, Handle) and not isinstance(std, Handle):
         raise TypeError("normal() received an invalid combination of arguments: give a size, or a tensor")
-    m = np.ascontiguousarray(compute(mean)) if isinstance(mean, Handle) else float(mean)
-    s = np.ascontiguousarray(compute(std)) if isinstance(std, Handle) else float(std)
+    m = _dense(compute(mean)) if isinstance(mean, Handle) else float(mean)
+    s = _dense(compute(std)) if isinstance(std, Handle) else float(std)
     _note()
     like = mean if isinstance(mean, Handle) else std
-    return wrap_array(np.ascontiguousarray(draws.normal_of(stream(generator), m, s)), like._dtype)
+    return wrap_array(_dense(draws.normal_of(stream(generator), m, s)), like._dtype)
 
 
 @public(out=True, event=False)
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
     _note()
-    return wrap_array(draws.multinomial(stream(generator), np.ascontiguousarray(compute(input)), num_samples, replacement),
+    return wrap_array(draws.multinomial(stream(generator), _dense(compute(input)), num_samples, replacement),
                       dt.int64)
 
 
@@ -250,16 +255,16 @@ def _bernoulli(shape: Shape, d: dt.dtype, p: Any, generator: Any) -> np.ndarray:
     if isinstance(p, Handle):
         p = compute(p)
     if isinstance(p, np.ndarray):
-        p = np.ascontiguousarray(p)
+        p = _dense(p)
     _note()
-    return np.ascontiguousarray(draws.bernoulli(stream(generator), p, shape, d.np))
+    return _dense(draws.bernoulli(stream(generator), p, shape, d.np))
 
 
 @public(method=False, event=False)
 def poisson(input: Any, generator: Any = None) -> Any:
     """Return Poisson numbers of the given rates."""
     _note()
-    return wrap_array(draws.poisson(stream(generator), np.ascontiguousarray(compute(input))), input._dtype)
+    return wrap_array(draws.poisson(stream(generator), _dense(compute(input))), input._dtype)
 
 
 @public(method=False, event=False)
@@ -267,21 +272,21 @@ def binomial(count: Any, prob: Any, generator: Any = None) -> Any:
     """Return numbers of successes in `count` trials of probability `prob`."""
     _note()
     a, b = np.broadcast_arrays(compute(count), compute(prob))
-    return wrap_array(draws.binomial(stream(generator), np.ascontiguousarray(a), np.ascontiguousarray(b)), count._dtype)
+    return wrap_array(draws.binomial(stream(generator), _dense(a), _dense(b)), count._dtype)
 
 
 @public("_standard_gamma", method=False, event=False)
 def standard_gamma(alpha: Any, generator: Any = None) -> Any:
     """Return gamma numbers of shape parameter `alpha` and scale 1."""
     _note()
-    return wrap_array(draws.standard_gamma(stream(generator), np.ascontiguousarray(compute(alpha))), alpha._dtype)
+    return wrap_array(draws.standard_gamma(stream(generator), _dense(compute(alpha))), alpha._dtype)
 
 
 def _ordered(shape: Shape, strides: Shape, draw: Callable[[Shape], np.ndarray]) -> np.ndarray:
     """Draw in the order of memory, and return the numbers in the order of dimensions."""
     order = sorted(range(len(shape)), key=lambda i: (-strides[i], i))
     a = draw(tuple(shape[d] for d in order))
-    return np.ascontiguousarray(np.transpose(a, [order.index(d) for d in range(len(shape))]))
+    return _dense(np.transpose(a, [order.index(d) for d in range(len(shape))]))
 
 
 def _like(name: str, draw: Callable) -> None:
@@ -295,7 +300,7 @@ def _like(name: str, draw: Callable) -> None:
         if name == "randn_like":
             named["contiguous"] = st is None
         one = lambda s: draw(stream(generator), s, d, *limits, **named)  # noqa: E731
-        a = _ordered(input._shape, st, one) if st else np.ascontiguousarray(one(input._shape))
+        a = _ordered(input._shape, st, one) if st else _dense(one(input._shape))
         return placed(wrap(given(a, d), st), "cpu", requires_grad)
     fn.__name__, fn.__doc__ = name, f"Return a tensor in the shape of input, filled as by {name[:-5]}."
     public(name, method=False, event=False)(fn)

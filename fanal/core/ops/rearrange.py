@@ -25,9 +25,9 @@ def plain(n: Node, like: Any) -> Any:
 
 
 @public()
-def flip(input: Any, *dims: Any) -> Any:
+def flip(input: Any, *axes: Any, dims: Any = None) -> Any:
     """Return a copy with the order of elements reversed along dimensions."""
-    d = wrap_dims(ints(dims, "flip", "dims"), len(input._shape))
+    d = wrap_dims(ints(axes if dims is None else (dims,), "flip", "dims"), len(input._shape))
     return plain(P.flip(read(input), d), input)
 
 
@@ -129,9 +129,9 @@ def tiled(t: Any, times: Shape) -> Any:
 
 
 @public()
-def tile(input: Any, *dims: Any) -> Any:
+def tile(input: Any, *sizes: Any, dims: Any = None) -> Any:
     """Return a copy repeated as numpy.tile."""
-    times = ints(dims, "tile", "dims")
+    times = ints(sizes if dims is None else (dims,), "tile", "dims")
     return tiled(input, (1,) * (len(input._shape) - len(times)) + times)
 
 

@@ -10,7 +10,7 @@ from fanal.core.base.shape import reduced_shape, wrap_dim, wrap_dims
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
 from fanal.core.ir.row import Row
-from fanal.core.ops.build import floating, node_of, number, public, read, result, wrap
+from fanal.core.ops.build import counted, floating, node_of, number, public, read, result, wrap
 from fanal.core.ops.named import named
 
 
@@ -63,7 +63,7 @@ def count(shape: Shape, dims: Shape) -> int:
 def mean_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     """Mean of a value over dimensions."""
     n = count(x.shape, dims)
-    return keep(P.div(P.sum_(x, dims), number(n, x.dtype)), x.shape, dims, keepdim)
+    return keep(P.div(P.sum_(x, dims), counted(n, x.dtype)), x.shape, dims, keepdim)
 
 
 @public(out=True)
@@ -231,7 +231,7 @@ def var_node(x: Node, dims: Shape, correction: float, keepdim: bool) -> Node:
     sq = P.real(P.mul(c, P.conj(c)))
     denominator = n - correction
     s = P.sum_(sq, dims)
-    return keep(P.div(s, number(builtins.max(denominator, 0.0), s.dtype)), x.shape, dims, keepdim)
+    return keep(P.div(s, counted(builtins.max(denominator, 0.0), s.dtype)), x.shape, dims, keepdim)
 
 
 

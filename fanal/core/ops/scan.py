@@ -158,11 +158,10 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
     if n < 0:
         raise RuntimeError(f"order must be non-negative but got {n}")
     d = wrap_dim(dim, len(input._shape))
+    if not n:
+        return plain(P.alias(read(input)), input)
     parts = [t for t in (prepend, input, append) if t is not None]
     t = cat(parts, d) if len(parts) > 1 else input
-    if not n:
-        from fanal.core.ops.shape import clone
-        return clone(t)
     for _ in range(min(n, t._shape[d])):
         size = t._shape[d]
         a, b = sliced(t, d, min(1, size), size), sliced(t, d, 0, max(size - 1, 0))

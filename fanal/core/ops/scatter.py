@@ -30,7 +30,7 @@ def _in_range(i: Node, n: int, kind: type, text: str, negative: bool = False) ->
 def element_index(input: Any, dim: int, index: Any, name: str) -> tuple[Node, int]:
     """Return positions for gather and scatter, with their dimension, both at least 1-d."""
     d = wrap_dim(dim, len(input._shape))
-    if index._dtype not in (dt.int64, dt.int32):
+    if index._dtype not in (dt.int64, dt.int32) and math.prod(index._shape):
         raise RuntimeError(f"{name}(): Expected dtype int32/int64 for index")
     i = P.convert(read(index), dt.int64)
     if i.size and max(len(i.shape), 1) != max(len(input._shape), 1):

@@ -24,8 +24,8 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 
 def _tensors(d: dt.dtype, values: np.ndarray, inverse: Any, counts: Any) -> Any:
-    out = [wrap_array(np.ascontiguousarray(values).astype(d.np), d)]
-    out += [wrap_array(np.ascontiguousarray(a, np.int64), dt.int64) for a in (inverse, counts) if a is not None]
+    out = [wrap_array(np.asarray(values, order="C").astype(d.np), d)]
+    out += [wrap_array(np.asarray(a, np.int64, order="C"), dt.int64) for a in (inverse, counts) if a is not None]
     return out[0] if len(out) == 1 else tuple(out)
 
 
@@ -84,11 +84,11 @@ def bincount(input: Any, weights: Any = None, minlength: int = 0) -> Any:
     return wrap_array(out, d)
 
 
-def _limits(a: np.ndarray, low: float, high: float, name: str) -> tuple[float, float]:
+def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.0) -> tuple[float, float]:
     if low == high and a.size:
         low, high = float(a.min()), float(a.max())
     if low == high:
-        low, high = low - 1, high + 1
+        low, high = low - widen, high + widen
     if not (math.isfinite(low) and math.isfinite(high)):
         raise RuntimeError(f"{name}: range of [{low:g}, {high:g}] is not finite")
     if low > high:
@@ -124,7 +124,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     else:
         if bins <= 0:
             raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {bins} for dimension 0")
-        low, high = _limits(a, *(range or (0, 0)), "torch.histogram")
+        low, high = _limits(a, *(range or (0, 0)), "torch.histogram", 0.5)
         from fanal.core.ops.factory import _spaced
         edges = _spaced(low, high, bins + 1, d)
     at = np.searchsorted(edges, a, "right") - 1

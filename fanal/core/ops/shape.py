@@ -42,11 +42,12 @@ def tensor_text(t: Handle) -> str:
 
 
 @public(function=False)
-def view(self: Any, *size: Any, dtype: dt.dtype | None = None) -> Any:
+def view(self: Any, *sizes: Any, size: Any = None, dtype: dt.dtype | None = None) -> Any:
     """Return a view of another shape, or of the same bytes as another dtype.
 
     Raises RuntimeError when the strides do not allow it.
     """
+    size = sizes if size is None else (size,)
     if dtype is not None or (len(size) == 1 and isinstance(size[0], dt.dtype)):
         return _view_dtype(self, dtype or size[0])
     if not size:
@@ -164,9 +165,9 @@ def permuted(t: Any, order: Shape) -> Any:
 
 
 @public()
-def permute(input: Any, *dims: Any) -> Any:
+def permute(input: Any, *axes: Any, dims: Any = None) -> Any:
     """Return a view with its dimensions reordered."""
-    order = ints(dims, "permute", "dims")
+    order = ints(axes if dims is None else (dims,), "permute", "dims")
     n = len(input._shape)
     if len(order) != n:
         raise RuntimeError("permute(sparse_coo): number of dimensions in the tensor input does not match the length of the "
@@ -309,8 +310,9 @@ def expanded(t: Any, shape: Shape) -> Any:
 
 
 @public(function=False)
-def expand(self: Any, *size: Any, implicit: bool = False) -> Any:
+def expand(self: Any, *sizes: Any, size: Any = None, implicit: bool = False) -> Any:
     """Return a view in which dimensions of size 1 are repeated; -1 keeps a size."""
+    size = sizes if size is None else (size,)
     if not size:
         raise TypeError('expand() missing 1 required positional arguments: "size"')
     new, old = ints(size, "expand", "size"), self._shape

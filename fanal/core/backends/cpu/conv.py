@@ -218,6 +218,7 @@ def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Op
     flat = not (_in_place(axes) and target.masks)
     pitch = x.out + x.span if flat else x.size
     height, vectors = choose_tile(m, min(_BAND, (y.out - 1) * pitch + x.out), lanes, target.registers)
+    height = min(height, m)  # a partial tile goes back to rows before it: there must be some
     width = lanes * vectors
     count = prod(len(a.taps) for a in axes)
     channels = cg if count else 0

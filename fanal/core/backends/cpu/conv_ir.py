@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import Tile, heights
+from fanal.core.backends.cpu.matmul_ir import Tile, heights, tile_rows
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
@@ -41,7 +41,7 @@ class ConvSpec:
 
     @property
     def key(self) -> str:
-        return "conv3:" + ":".join(str(v) for v in vars(self).values())
+        return "conv4:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Convolution:
@@ -196,7 +196,7 @@ class _Forward(Convolution):
 
         def channels(i: Value) -> list[Value]:
             rest = w.min(w.sub(i1, i), str(self.spec.height))
-            high = w.min(w.add(rest, w.let(f"and i64 {rest}, 1")), str(self.spec.height))
+            high = tile_rows(w, rest, heights(self.spec.height))
             skip = w.sub(high, rest)
             a = w.at(weights, w.mul(w.sub(i, skip), p[W_ROW]), self.size)
 

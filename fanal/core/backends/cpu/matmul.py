@@ -10,7 +10,7 @@ from math import prod
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
-from fanal.core.backends.cpu.matmul_ir import PACK_ROWS, Spec, pack_source, product_source
+from fanal.core.backends.cpu.matmul_ir import PACK_ROWS, Spec, heights, pack_source, product_source
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
@@ -138,12 +138,12 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
         if whole > _FEW_TILES:
             high = m / height * step(height, vectors)
         else:
-            high = whole * step(height, vectors) + (step(min(rest + rest % 2, height), vectors) if rest else 0)
+            part = next(h for h in heights(height) if h >= rest)
+            high = whole * step(height, vectors) + (step(part, vectors) if rest else 0)
         return high * -(-n // (lanes * vectors))
 
     vectors, height = min(_HEIGHTS[registers].items(), key=lambda item: time(item[1], item[0]))[:2]
-    # A partial tile is rounded up to an even height by going back one row; there must be one.
-    return (m if m < height and m % 2 else height), vectors
+    return height, vectors
 
 
 def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: int, stack: int, per_unit: bool,
@@ -184,12 +184,13 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
         row_tiles <= 2 or b_bytes <= _DIRECT_BYTES)
     per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == b_stack
 
-    # How A is read: in place unless it needs conversion, has no contiguous axis, or its columns are contiguous
-    # but each step of k is on another page.
+    # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or its
+    # columns are contiguous but each step of k is on another page.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
     unit_step = 1 in p.a
     far = a_form == "m" and p.a[1] * size >= _FAR_BYTES and p.k > 32 and panels > 2
-    a_copy = "" if a.dtype is acc and unit_step and not far else "unit" if unit_step else "any"
+    low = p.m < height and p.m not in heights(height)
+    a_copy = "" if a.dtype is acc and unit_step and not far and not low else "unit" if unit_step else "any"
 
     blocked = p.k > _FLAT_K
     kc = _up(-(-p.k // -(-p.k // _BLOCK_K)), 16) if blocked else p.k

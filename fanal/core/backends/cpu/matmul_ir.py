@@ -42,12 +42,20 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul5:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul6:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int) -> list[int]:
-    """Return the row counts a tile may have: the even ones and the full height."""
-    return [*range(2, height, 2), height]
+    """Return the row counts a tile may have: a few, as each is code of its own."""
+    return [*(h for h in (2, 4, 8) if h < height), height]
+
+
+def tile_rows(w: Writer, rows: Value, choices: list[int]) -> Value:
+    """Return the least of the tile heights that holds `rows`, which are at most the largest."""
+    high = str(choices[-1])
+    for choice in reversed(choices[:-1]):
+        high = w.select(w.less(str(choice), rows), high, str(choice))
+    return high
 
 
 class Tile:
@@ -451,13 +459,12 @@ class _Product:
 
                 def part() -> None:
                     rest = w.min(w.sub(i1, i), str(spec.height))
-                    even = w.add(rest, w.let(f"and i64 {rest}, 1"))
-                    high = w.min(even, str(spec.height))
+                    high = tile_rows(w, rest, heights(spec.height))
                     if spec.a_copy:
-                        start, skip = i, "0"  # the row too many is scratch memory
+                        start, skip = i, "0"  # rows too many are scratch memory
                     else:
-                        # The row too many is the one before, computed again and not stored. There is one:
-                        # the planner takes height M for an odd M below the usual height.
+                        # Rows too many are those before, computed again and not stored. There are some: the
+                        # planner has a matrix of fewer rows than a tile copied.
                         skip = w.sub(high, rest)
                         start = w.sub(i, skip)
                     acc = "%scratch"
