@@ -6,7 +6,7 @@ from typing import Any
 
 import fanal
 from fanal.autograd import functional
-from fanal.core.autograd.api import grad as _grad
+from fanal.core.autograd.events import grad as _grad
 from fanal.core.tensor.tensor import Tensor
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fanal.core.autograd.api import backward as backward
-from fanal.core.autograd.api import grad as grad
+from fanal.core.autograd.events import backward as backward
+from fanal.core.autograd.events import grad as grad
 from fanal.core.autograd.function import Function as Function
 from fanal.core.autograd.modes import detect_anomaly as detect_anomaly
 from fanal.core.autograd.modes import enable_grad as enable_grad

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fanal
-from fanal.core.autograd.api import grad
+from fanal.core.autograd.events import grad
 from fanal.core.tensor.tensor import Tensor
 
 

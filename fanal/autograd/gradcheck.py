@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.core.autograd.api import grad
+from fanal.core.autograd.events import grad
 from fanal.core.tensor.tensor import Tensor
 
 

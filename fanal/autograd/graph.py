@@ -24,6 +24,7 @@ def get_gradient_edge(tensor: Any) -> GradientEdge:
     """Return where gradients of `tensor` arrive."""
     if not tensor.requires_grad:
         raise RuntimeError("It is not possible to get the gradient edge for a Tensor that does not require gradients")
+    leave_path()
     with grad_mode(True):
         return GradientEdge(Node(read(tensor)), 0)
 

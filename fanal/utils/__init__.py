@@ -1,11 +1,11 @@
-"""Utilities beside the tensors: data loading."""
+"""Utilities beside the tensors: data loading, checkpoints, hooks."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
-__all__ = ["data"]
+__all__ = ["checkpoint", "data", "hooks"]
 
 
 def __getattr__(name: str) -> ModuleType:

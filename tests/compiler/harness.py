@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def execute(lowered, arrays, parts: int = 1):
             scratch = aligned(s.scratch)
             call = load(s.kernel)
             edges = [s.units * k // parts for k in range(parts + 1)]
-            for lo, hi in reversed(list(zip(edges, edges[1:]))):
+            for lo, hi in reversed(list(itertools.pairwise(edges))):
                 if hi > lo:
                     call(words.ctypes.data, lo, hi, scratch.ctypes.data)
         else:
@@ -119,7 +120,7 @@ def run(inputs, outputs, writes=None, parts: int = 1, backend=None, arrays=None)
     program = program_of(inputs, outputs, writes)
     lowered = lower(program, backend)
     arrays = arrays or [contents[i] for i in inputs]
-    memory, kinds = execute(lowered, arrays, parts)
+    memory, _ = execute(lowered, arrays, parts)
     return [memory[o].view(n.dtype.np).reshape(n.shape).copy() for o, n in zip(lowered.outputs, outputs)], lowered
 
 

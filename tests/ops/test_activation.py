@@ -8,11 +8,16 @@ import fanal
 import fanal.nn.functional as FF
 from tests.ops.functional import Draw, agree, array, ours
 
-CALLS = [("relu", {}), ("relu6", {}), ("leaky_relu", {"negative_slope": 0.3}), ("elu", {"alpha": 2.0}), ("celu", {"alpha": 0.5}),
-         ("selu", {}), ("gelu", {}), ("gelu", {"approximate": "tanh"}), ("silu", {}), ("mish", {}), ("softplus", {}),
-         ("softplus", {"beta": 2.0, "threshold": 1.0}), ("softsign", {}), ("hardtanh", {}), ("hardswish", {}), ("hardshrink", {}),
-         ("softshrink", {}), ("tanhshrink", {}), ("threshold", {"threshold": 0.2, "value": 3.0}), ("logsigmoid", {}), ("glu", {}),
-         ("rrelu", {}), ("softmax", {"dim": 1}), ("softmax", {"dim": 0}), ("log_softmax", {"dim": -1}), ("softmin", {"dim": 1}),
+CALLS = [("relu", {}), ("relu6", {}), ("leaky_relu", {"negative_slope": 0.3}), ("elu", {"alpha": 2.0}),
+         ("celu", {"alpha": 0.5}),
+         ("selu", {}), ("gelu", {}), ("gelu", {"approximate": "tanh"}), ("silu", {}), ("mish", {}),
+         ("softplus", {}),
+         ("softplus", {"beta": 2.0, "threshold": 1.0}), ("softsign", {}), ("hardtanh", {}),
+         ("hardswish", {}), ("hardshrink", {}),
+         ("softshrink", {}), ("tanhshrink", {}), ("threshold", {"threshold": 0.2, "value": 3.0}),
+         ("logsigmoid", {}), ("glu", {}),
+         ("rrelu", {}), ("softmax", {"dim": 1}), ("softmax", {"dim": 0}), ("log_softmax", {"dim": -1}),
+         ("softmin", {"dim": 1}),
          ("sigmoid", {}), ("tanh", {})]
 
 
@@ -28,7 +33,8 @@ def test_hardsigmoid() -> None:
     agree("hardsigmoid", Draw(1)(4, 6, dtype=torch.float32), tol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["elu", "gelu", "silu", "mish", "softplus", "hardswish", "leaky_relu", "relu", "softsign"])
+@pytest.mark.parametrize("name", ["elu", "gelu", "silu", "mish", "softplus", "hardswish",
+                                  "leaky_relu", "relu", "softsign"])
 def test_integers(name: str) -> None:
     agree(name, torch.arange(6).reshape(2, 3))
 

@@ -27,7 +27,8 @@ def test_grouped_queries_and_errors() -> None:
     agree("scaled_dot_product_attention", r(2, 3), r(2, 3), r(2, 3), attn_mask=r(2, 2), is_causal=True)
 
 
-def _heads(r: Draw, q: torch.Tensor, k: torch.Tensor, *bias: torch.Tensor, zero: bool = False, **options: object) -> None:
+def _heads(r: Draw, q: torch.Tensor, k: torch.Tensor, *bias: torch.Tensor, zero: bool = False,
+           **options: object) -> None:
     more = bias or (None, None)
     agree("multi_head_attention_forward", q, k, k, 8, 2, r(24, 8), r(24), *more, zero, 0.0, r(8, 8), r(8), **options)
 

@@ -90,7 +90,8 @@ def test_margins(reduction: str) -> None:
     agree("cosine_embedding_loss", r(3, 4), r(3, 4), s[:, 0], margin=0.2, reduction=reduction)
     agree("triplet_margin_loss", r(3, 4), r(3, 4), r(3, 4), reduction=reduction, swap=True, p=3.0)
     agree("triplet_margin_with_distance_loss", r(3, 4), r(3, 4), r(3, 4), reduction=reduction)
-    agree("multi_margin_loss", r(5, 4), r.ints(4, 5), reduction=reduction, p=2, weight=r.rand(4, grad=False), margin=0.5)
+    agree("multi_margin_loss", r(5, 4), r.ints(4, 5), reduction=reduction, p=2, margin=0.5,
+          weight=r.rand(4, grad=False))
     agree("multilabel_margin_loss", r(2, 5), torch.tensor([[3, 0, -1, 1, 2], [1, 2, 3, 4, -1]]), reduction=reduction)
 
 

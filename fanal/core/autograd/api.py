@@ -73,6 +73,10 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
             hook(t)
 
 
+def _key(t: Any, n: Node) -> int:
+    return id(t) if t._leaf else target(n)
+
+
 def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
              inputs: Any = None) -> None:
     """Compute gradients of `tensors` and add them to the .grad of the leaves, as torch.autograd.backward."""
@@ -89,10 +93,11 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     with grad_mode(True):
         nodes = [read(t) for t in targets]
-    found = gradients(roots, cots, {target(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
-    for t, n in zip(targets, nodes):
-        if target(n) in found:
-            accumulate(t, found[target(n)], create_graph)
+    keys = [_key(t, n) for t, n in zip(targets, nodes)]
+    found = gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
+    for t, key in zip(targets, keys):
+        if key in found:
+            accumulate(t, found[key], create_graph)
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
@@ -111,12 +116,13 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
     for n in nodes:
         if not n.needs_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")
-    found = gradients(roots, cots, {target(n) for n in nodes}, create_graph=create_graph, retain=retain, accumulate=None)
+    keys = [_key(t, n) for t, n in zip(ins, nodes)]
+    found = gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
     result: list[Any] = []
     allow_unused = materialize_grads if allow_unused is None else allow_unused
     with grad_mode(create_graph):
         for k, n in enumerate(nodes):
-            g = found.get(target(n))
+            g = found.get(keys[k])
             if g is not None:
                 result.append(wrap(g))
             elif materialize_grads:

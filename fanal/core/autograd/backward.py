@@ -153,6 +153,7 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
     found: dict[int, Node] = {}
     grads: dict[int, Node] = {}
     spent: list[Node] = []
+    released: list[Any] = []  # at the end: one call may stand behind several values
     with grad_mode(create_graph):
         for r, c in zip(roots, cotangents):
             grads[id(r)] = add(grads[id(r)], c) if id(r) in grads else c
@@ -188,7 +189,7 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
                 outs = n.hooks.leaving(g, outs)
             if hasattr(rule, "release"):
                 if not retain:
-                    rule.release()  # type: ignore[union-attr]
+                    released.append(rule)
             else:
                 saved = _saved(n, g, outs)
                 if saved:
@@ -205,6 +206,8 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
             _count_down(n, uses, arrive)
     for n in spent:
         n.freed = True
+    for rule in released:
+        rule.release()
     return found
 
 

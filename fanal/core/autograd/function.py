@@ -167,7 +167,7 @@ class Call:
         result: list[Node | None] = []
         for k, o in enumerate(outs):
             if o is not None and not self.tensors[k]:
-                raise RuntimeError(f"function {self.name} returned a gradient different from None at position {k + 1}, but "
+                raise RuntimeError(f"function {self.name} returned a gradient different than None at position {k + 1}, but "
                                    "the corresponding forward input was not a Variable")
             if o is not None and not isinstance(o, Handle):
                 raise TypeError(f"expected Variable or None (got {type(o).__name__})")
@@ -351,7 +351,7 @@ def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> 
     """Give the outputs their history."""
     for t in ctx._dirty:
         if recording and t._leaf:
-            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+            raise RuntimeError("a leaf Variable that requires grad has been used in an in-place operation.")
         if not _among(t, outs):
             raise RuntimeError("Some elements marked as dirty during the forward method were not returned as output. The "
                                "inputs that are modified inplace must all be outputs of the Function.")
@@ -393,9 +393,6 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
     if dirty:
         with grad_mode(True):
             write(o, y)
-        s.version -= 1  # forward's own write counted already
-        y.home = (ref(s), s.version)
-        o._seen = s.version if not o._chain else -1
         return o
     if _among(o, args):
         o = blank(Tensor, s, o._chain, o._shape, o._dtype, y, o._strides, o._offset)

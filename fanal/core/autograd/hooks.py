@@ -153,7 +153,8 @@ class GradFn:
     def name(self) -> str:
         """Return the name PyTorch gives this function."""
         from fanal.core.autograd.backward import grad_name
-        return grad_name(self._node)
+        name = grad_name(self._node)
+        return "torch::autograd::AccumulateGrad" if name == "AccumulateGrad" else name
 
     @property
     def next_functions(self) -> tuple:
@@ -182,7 +183,7 @@ class GradFn:
         return _put(of_value(self._node).pre, hook)
 
     def __repr__(self) -> str:
-        return f"<{self.name()} object at {hex(id(self._node))}>"
+        return f"<{self.name().rpartition(':')[2]} object at {hex(id(self._node))}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GradFn) and other._node is self._node

@@ -22,7 +22,7 @@ ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its ow
 class Group:
     """Roots computed by one kernel, or one step of another kind."""
 
-    __slots__ = ("kind", "domain", "roots", "reads", "ops", "before", "number")
+    __slots__ = ("before", "domain", "kind", "number", "ops", "reads", "roots")
 
     def __init__(self, kind: str, domain: Any, number: int) -> None:
         self.kind = kind  # loop: size; row: (K, R); reduce: (shape, dims); or contract, join, index, host
@@ -134,7 +134,7 @@ def _measure(v: Value) -> None:
         return
     if v.row is not None and v.row.kind == "point":
         if v.size == 1:
-            v.root = v.uses > 1 and (ops > 8 or len(reads) > 4) or ops > _MAX_OPS or len(reads) > _MAX_READS
+            v.root = (v.uses > 1 and (ops > 8 or len(reads) > 4)) or ops > _MAX_OPS or len(reads) > _MAX_READS
         elif v.uses > 1:
             v.root = heavy or ops > 2 or len(reads) > 2
         else:
@@ -298,7 +298,7 @@ class _Grouper:
             for r in x.roots:
                 found = scan(r, r.inputs[0] if r.role == "reduce" else None)
                 for v, how in found.items():
-                    if v.group is y and not (how == SAME if v.size == total or r.size != total and r.role != "reduce"
+                    if v.group is y and not (how == SAME if v.size == total or (r.size != total and r.role != "reduce")
                                              else how == v.size):
                         return
         for v in b.roots:

@@ -19,8 +19,30 @@ SOURCES = ("full", "iota", "philox")
 class Value:
     """A value to be computed, or given (`row` None: a program input or a known array)."""
 
-    __slots__ = ("row", "name", "inputs", "params", "shape", "size", "dtype", "where", "id", "known", "uses", "root",
-                 "role", "ops", "reads", "group", "output", "outside", "heavy", "position", "forced", "shares")
+    __slots__ = (
+        "dtype",
+        "forced",
+        "group",
+        "heavy",
+        "id",
+        "inputs",
+        "known",
+        "name",
+        "ops",
+        "output",
+        "outside",
+        "params",
+        "position",
+        "reads",
+        "role",
+        "root",
+        "row",
+        "shape",
+        "shares",
+        "size",
+        "uses",
+        "where",
+    )
 
     def __init__(self, row: Row | None, inputs: tuple[Value, ...], params: tuple, shape: Shape, dtype: DType,
                  where: Any = None) -> None:
@@ -65,7 +87,7 @@ def base(v: Value) -> Value:
 class Graph:
     """Values in an order that respects use. `outputs` may repeat and may be given values."""
 
-    __slots__ = ("given", "values", "outputs", "writes", "count")
+    __slots__ = ("count", "given", "outputs", "values", "writes")
 
     def __init__(self, given: list[Value], values: list[Value], outputs: list[Value], writes: dict[int, int]) -> None:
         self.given = given  # one per program input

@@ -32,7 +32,7 @@ ROW_BLOCK, COLUMN_BLOCK = 8192, 256
 class Op:
     """One value of a loop."""
 
-    __slots__ = ("kind", "args", "params", "dtype", "deps")
+    __slots__ = ("args", "deps", "dtype", "kind", "params")
 
     def __init__(self, kind: str, args: tuple[int, ...], params: Any, dtype: DType) -> None:
         self.kind, self.args, self.params, self.dtype = kind, args, params, dtype

@@ -85,7 +85,7 @@ def pieces(v: Value) -> Iterator[Builder | Loop]:
                 yield Piece(x, v, region(v.shape, tuple(at if d == v.params[0] else 0 for d in range(len(v.shape)))))
             at += x.shape[v.params[0]]
     elif v.name == "pad":
-        low, high, value = v.params
+        low, _, value = v.params
         yield fill(v, value, v.dtype)
         if v.inputs[0].size:
             yield Piece(v.inputs[0], v, region(v.shape, low))

@@ -13,9 +13,10 @@ from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.pieces import IndexCheck, pieces
 from fanal.core.compiler.simplify import simplify
-from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
+from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.ir.program import Program
+
 
 def lower(program: Program, backend: Any = None, seen: dict[str, Any] | None = None) -> Lowered:
     """Return the steps that compute a program.

@@ -141,6 +141,29 @@ def _tiled(make: Callable[..., Value], x: Value, n: Node) -> Value:
     return make("pad", (y,), ((0,) * rank, tuple(a - b for a, b in zip(shape, joined)), 0), at)
 
 
+def _unrolled_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value:
+    """Write argmax or argmin of a few elements as a chain of comparisons."""
+    dim, shape, at = n.params[0], x.shape, n.where
+    best = index = None
+    for k in range(shape[dim]):
+        starts = tuple(k if d == dim else 0 for d in range(len(shape)))
+        stops = tuple(k + 1 if d == dim else m for d, m in enumerate(shape))
+        piece = make("slice", (x,), (starts, stops, (1,) * len(shape)), at)
+        piece.shares = k > 0
+        part = make("reshape", (piece,), (n.shape,), at)
+        here = make("full", (), ((), k, int64), at)
+        if best is None or index is None:
+            best, index = part, here
+            continue
+        better = make("lt", (best, part) if name == "argmax" else (part, best), (), at)
+        if x.dtype.is_floating_point:  # the first NaN wins
+            first = make("and", (make("ne", (part, part), (), at), make("eq", (best, best), (), at)), (), at)
+            better = make("or", (better, first), (), at)
+        best, index = make("where", (better, part, best), (), at), make("where", (better, here, index), (), at)
+    assert index is not None
+    return index if index.shape == n.shape else make("broadcast", (index,), (n.shape,), at)
+
+
 def _swaps(dims: Shape) -> bool:
     """Tell whether a permutation exchanges the last two dimensions only."""
     n = len(dims)
@@ -151,6 +174,8 @@ def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> 
     """Write argmax or argmin as the least index that holds the extreme value or NaN."""
     dim = n.params[0]
     at = n.where
+    if x.shape[dim] <= _TINY and x.size // x.shape[dim] >= _MANY:
+        return _unrolled_extreme(make, name, x, n)
     best = make("max_of" if name == "argmax" else "min_of", (x,), ((dim,),), at)
     kept = tuple(1 if d == dim else k for d, k in enumerate(x.shape))
     hit = make("eq", (x, make("reshape", (best,), (kept,), at)), (), at)

@@ -10,7 +10,7 @@ from fanal.core.autograd.hooks import GradFn
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import flush, set_grad
+from fanal.core.engine.record import flush, leave_path, set_grad
 from fanal.core.ops.build import public
 from fanal.core.tensor.alias import value
 from fanal.core.tensor.alias import UNCOUNTED
@@ -147,6 +147,7 @@ Tensor.grad = property(lambda self: self._grad, _set_grad, lambda self: set_grad
 
 
 def _grad_fn(self: Any) -> GradFn | None:
+    leave_path()  # a followed segment has no graph to look at
     if self._leaf:
         return None
     n = value(self)

@@ -98,6 +98,8 @@ def _conv(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilatio
     x, single = _batched(read(input), n)
     w = read(weight)
     k = len(w.shape) - 2
+    if k != n:
+        stride = expand(stride, n, "stride")
     stride, dilation = expand(stride, k, "stride"), expand(dilation, k, "dilation")
     if isinstance(padding, str):
         x, padding = _padding_by_name(x, w, padding, stride, dilation)
@@ -157,6 +159,8 @@ def _transposed(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, o
     x, single = _batched(read(input), n)
     w = read(weight)
     k = len(w.shape) - 2
+    if k != n:
+        stride = expand(stride, n, "stride")
     stride, padding, dilation = expand(stride, k, "stride"), expand(padding, k, "padding"), expand(dilation, k, "dilation")
     extra = expand(output_padding, k, "output_padding")
     _check_settings(stride, padding, dilation, groups)

@@ -497,7 +497,7 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
                          options: Any = None) -> Any:
     """Return cross_entropy(linear(input, linear_weight, linear_bias), target).
 
-    Differs from torch: `options`, which choose a chunked computation there, are not accepted; the weight has two dimensions.
+    Differs from torch: `options`, which choose a chunked computation there, are not accepted; the weight is a matrix.
     """
     from fanal.core.ops.matmul import linear
     if options is not None:
@@ -505,5 +505,5 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
     if len(linear_weight._shape) != 2:
         raise RuntimeError("linear_cross_entropy: a linear_weight of more than two dimensions is not supported")
     skip = -100 if ignore_index is None else ignore_index
-    return cross_entropy(linear(input, linear_weight, linear_bias), target, weight, ignore_index=skip, reduction=reduction,
-                         label_smoothing=label_smoothing)
+    return cross_entropy(linear(input, linear_weight, linear_bias), target, weight, ignore_index=skip,
+                         reduction=reduction, label_smoothing=label_smoothing)

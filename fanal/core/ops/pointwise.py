@@ -9,8 +9,19 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
-from fanal.core.ops.build import counted, (Operand, floating, is_number, node_of, nodes_of, number, public, read, result,
-                                  result_type)
+from fanal.core.ops.build import (
+    Operand,
+    counted,
+    floating,
+    is_number,
+    node_of,
+    nodes_of,
+    number,
+    public,
+    read,
+    result,
+    result_type,
+)
 
 
 def _float_unary(name: str, row: Row, *aliases: str, inplace: bool = True, method: bool = True) -> Any:
@@ -218,7 +229,7 @@ def pow_node(x: Node, e: Any) -> Node:
         if e < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
         return P.pow_(x, P.num(x, e))
-    grad = lambda g, y, x: [P.mul(g, P.conj(P.mul(P.num(x, e), pow_node(x, e - 1))))]  # noqa: E731
+    grad = lambda g, y, x: [P.mul(g, P.conj(P.mul(P.num(x, e), pow_node(x, e - 1))))]
     if e == 0:
         return with_gradient(P.full(x.shape, 1, x.dtype), lambda g, y, x: [P.mul(g, P.num(g, 0))], x)
     if e == 1:
@@ -229,7 +240,8 @@ def pow_node(x: Node, e: Any) -> Node:
              -0.5: lambda: P.div(P.num(d, 1), P.sqrt(d)), -1: lambda: P.div(P.num(d, 1), d),
              -2: lambda: P.div(P.num(d, 1), P.mul(d, d))}[e]()
         return with_gradient(y, grad, x)
-    return with_gradient(P.pow_(P.detach(x), counted(e, x.dtype) if x.dtype.category == 2 else number(e, x.dtype)), grad, x)
+    power = counted(e, x.dtype) if x.dtype.category == 2 else number(e, x.dtype)
+    return with_gradient(P.pow_(P.detach(x), power), grad, x)
 
 
 @public(inplace=True, out=True)
@@ -325,7 +337,7 @@ def rsqrt(input: Any) -> Any:
     x = node_of(input, floating(input._dtype))
     d = P.detach(x)
     y = P.div(P.num(x, 1), P.sqrt(d))
-    rule = lambda g, y, x: [P.mul(P.mul(g, P.num(y, -0.5)), P.conj(P.mul(P.mul(y, y), y)))]  # noqa: E731
+    rule = lambda g, y, x: [P.mul(P.mul(g, P.num(y, -0.5)), P.conj(P.mul(P.mul(y, y), y)))]
     return result(with_gradient(y, rule, x), input)
 
 

@@ -56,8 +56,6 @@ def read(t: Handle) -> Node:
     n = value(t)
     if t._leaf and state.grad:
         known = t._leaf_node
-        if t._storage.foreign is not None and known is not None and known.home[1] == t._storage.version:  # type: ignore[index]
-            return tape((n, known), _pass)  # the bytes as they are now; gradients arrive where they did
         if known is None or known.inputs[:1] != (n,):
             known = t._leaf_node = alias(n)
             known.leaf = t
@@ -97,14 +95,14 @@ def write(t: Handle, new: Node) -> None:
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
     if t._retain:
         _move_retained(t, new)
-    if root.home is not None:
+    if root.home is not None and root.home[0]() is not None:
         root = alias(root)  # one value, two tensors: each needs memory of its own
     s.write(root)
     if t._base_ref is UNCOUNTED:
         count, *latest = s.uncounted or (0,)
         s.uncounted = (count + 1, *latest[-64:], s.version)
     root.home = (ref(s), s.version)
-    if new.home is None:
+    if new.home is None or new.home[0]() is None:
         new.home = root.home
     hold(s)
     if memory is not None:  # whoever shares the bytes sees the write at once

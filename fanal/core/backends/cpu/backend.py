@@ -61,7 +61,7 @@ class CpuBackend:
         return loop_launches(loop, self.target)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _emits(name: str, *dtypes: DType) -> bool:
     first, out = dtypes[0], dtypes[-1]
     if name in FLOAT_ONLY:

@@ -29,8 +29,9 @@ def contract_launches(v: Value, operands: list[strided.Operand], tail: Tail, tar
         found = matmul_launches(a, b, out, epilogue, target)
     else:
         for o in operands:
-            if o.strides != contiguous_strides(o.shape):
+            if any(n != 1 and s != c for n, s, c in zip(o.shape, o.strides, contiguous_strides(o.shape))):
                 raise ValueError("convolutions read contiguous operands")
+        a, b = (replace(o, strides=contiguous_strides(o.shape)) for o in (a, b))
         if v.name == "conv":
             stride, padding, dilation, groups = v.params
             found = conv_launches(a, b, out, stride, padding, dilation, groups, epilogue, target)

@@ -25,7 +25,7 @@ _SHORT = {"float": "f32", "double": "f64", "half": "f16"}
 class Scalar:
     """One value in registers: an SSA name or literal, its dtype and how many lanes it has."""
 
-    __slots__ = ("name", "dtype", "lanes")
+    __slots__ = ("dtype", "lanes", "name")
 
     def __init__(self, name: str, dtype: DType, lanes: int) -> None:
         self.name, self.dtype, self.lanes = name, dtype, lanes
@@ -374,7 +374,7 @@ class Emitter:
     def philox(self, index: Scalar, seed: Scalar, offset: Scalar) -> Scalar:
         """Philox4x32-10: word index % 4 of block index // 4. All are int64."""
         old, self.lanes = self.lanes, index.lanes
-        c64 = lambda v: self.const(v, dt.uint64)  # noqa: E731
+        c64 = lambda v: self.const(v, dt.uint64)
         low, by = c64(0xFFFFFFFF), c64(32)
         block = self.op("lshr", index, c64(2))
         c = [self.op("and", block, low), self.op("lshr", block, by), self.op("and", offset, low),

@@ -286,7 +286,7 @@ class RowsWriter(LoopWriter):
 
     def _body(self, p: int, used: list[int], stop_at: set[int], addresses: dict[int, Value], at: Value, row: Value,
               mask: Value | None, accs: list[Value]) -> list[Value]:
-        w, loop, plan = self.w, self.loop, self.plan
+        loop, plan = self.loop, self.plan
         self.body = {}
         for i in used:
             op = loop.ops[i]

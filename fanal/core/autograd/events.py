@@ -1,0 +1,22 @@
+"""backward() and grad() as events, for the public modules that stand above the operators."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fanal.core.autograd import api
+from fanal.core.engine.follow import dispatch
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import Op
+
+
+def _event(name: str, fn: Callable) -> Any:
+    op = Op(name, fn)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        return dispatch(op, args, kwargs)
+    return matcher.function(op.key, slow, fn.__name__, fn.__doc__, "fanal.autograd")
+
+
+backward = _event("autograd.backward", api.backward)
+grad = _event("autograd.grad", api.grad)
