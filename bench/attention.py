@@ -1,4 +1,4 @@
-"""Attention, one thread, against torch's scaled_dot_product_attention: `python bench/attention.py [seconds]`.
+"""Attention, one thread (its processor time), against torch in turn: `python bench/attention.py [seconds]`.
 
 Prints milliseconds as medians for forward, then for the backward pass (torch: forward and backward less forward).
 """
@@ -55,9 +55,9 @@ def measure(b: int, h: int, t: int, d: int, budget: float) -> None:
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(times[0]) < 5:
         for function, samples in zip(functions, times, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             function()
-            samples.append(time.perf_counter() - start)
+            samples.append(time.thread_time() - start)
     mine, back, peer, both = (statistics.median(s) * 1e3 for s in times)
     print(f"{b}x{h}x{t}x{d}: forward {mine:.3f} {peer:.3f} {peer / mine:.2f}   "
           f"backward {back:.3f} {both - peer:.3f} {(both - peer) / back:.2f}")

@@ -1,4 +1,4 @@
-"""Convolutions, one thread, against torch in turn: `python bench/conv.py [seconds per case]`.
+"""Convolutions, one thread (its processor time), against torch in turn: `python bench/conv.py [seconds per case]`.
 
 Prints milliseconds as medians for forward, input gradient and weight gradient, and the ratio (above 1: ours is
 faster). Ours is called through ctypes.
@@ -27,7 +27,8 @@ from fanal.core.base import dtype as dt  # noqa: E402
 CASES = [
     (64, 1, 32, 28, 3, 1, 0, 1), (64, 32, 64, 26, 3, 1, 0, 1), (16, 64, 64, 32, 3, 1, 1, 1),
     (16, 64, 128, 32, 3, 2, 1, 1), (16, 256, 256, 8, 3, 1, 1, 1), (4, 512, 512, 7, 3, 1, 1, 1),
-    (8, 3, 64, 64, 7, 2, 3, 1), (16, 64, 256, 16, 1, 1, 0, 1), (8, 96, 96, 28, 3, 1, 1, 96), (8, 16, 32, 14, 5, 1, 2, 1),
+    (8, 3, 64, 64, 7, 2, 3, 1), (16, 64, 256, 16, 1, 1, 0, 1),
+    (8, 96, 96, 28, 3, 1, 1, 96), (8, 16, 32, 14, 5, 1, 2, 1),
 ]
 
 
@@ -40,9 +41,9 @@ def race(ours: Callable[[], object], theirs: Callable[[], object], budget: float
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(samples[0]) < 5:
         for function, times in zip((ours, theirs), samples, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             function()
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
     return statistics.median(samples[0]), statistics.median(samples[1])
 
 
@@ -74,7 +75,8 @@ def measure(n: int, c: int, o: int, size: int, k: int, stride: int, pad: int, gr
         ours()
         theirs()
         mine, peer = race(ours, theirs, budget)
-        print(f" {mine * 1e3:8.3f} {peer * 1e3:8.3f} {peer / mine:5.2f} {flops / mine / 1e9:6.1f} GF |", end="", flush=True)
+        numbers = f" {mine * 1e3:8.3f} {peer * 1e3:8.3f} {peer / mine:5.2f} {flops / mine / 1e9:6.1f} GF |"
+        print(numbers, end="", flush=True)
     print()
 
 

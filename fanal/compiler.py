@@ -1,4 +1,6 @@
-"""torch.compile and its helpers. Everything is compiled anyway, when it runs; these return what they are given."""
+"""torch.compile and its helpers. Everything is compiled anyway, when it runs; these return what they are
+given."""
+
 from __future__ import annotations
 
 import functools
@@ -6,11 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 
-def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None, backend: Any = "inductor",
-            mode: str | None = None, options: Any = None, disable: bool = False) -> Any:
+def compile(
+    model: Any = None,
+    *,
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    backend: Any = "inductor",
+    mode: str | None = None,
+    options: Any = None,
+    disable: bool = False,
+) -> Any:
     """Return a function or module as it is; without one, a decorator that does."""
     if mode is not None and options is not None:
-        raise RuntimeError("Either mode or options can be specified, but both can't be specified at the same time.")
+        raise RuntimeError(
+            "Either mode or options can be specified, but both can't be specified at the same time."
+        )
     if model is None:
         return lambda model: model
     if not callable(model):

@@ -1,4 +1,5 @@
 """__torch_function__: Fanal never dispatches to it, so everything here says that nothing is overridden."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -23,16 +24,20 @@ def has_torch_function_variadic(*args: Any) -> bool:
 def is_tensor_like(inp: Any) -> bool:
     """Return whether `inp` is a tensor."""
     from fanal.core.tensor.tensor import Tensor
+
     return isinstance(inp, Tensor)
 
 
 def is_tensor_method_or_property(func: Callable) -> bool:
     """Return whether `func` is a method of Tensor."""
     from fanal.core.tensor.tensor import Tensor
+
     return getattr(Tensor, getattr(func, "__name__", ""), None) is func
 
 
-def handle_torch_function(public_api: Callable, relevant_args: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+def handle_torch_function(
+    public_api: Callable, relevant_args: Iterable[Any], *args: Any, **kwargs: Any
+) -> Any:
     """Call the function itself."""
     return public_api(*args, **kwargs)
 
@@ -46,11 +51,19 @@ class TorchFunctionMode:
     """Refused: calls are not dispatched."""
 
     def __enter__(self) -> Any:
-        raise RuntimeError("TorchFunctionMode is not supported: Fanal dispatches no calls to __torch_function__")
+        raise RuntimeError(
+            "TorchFunctionMode is not supported: Fanal dispatches no calls to __torch_function__"
+        )
 
     def __exit__(self, *exc: object) -> None:
         pass
 
 
-__all__ = ["TorchFunctionMode", "handle_torch_function", "has_torch_function", "is_tensor_like",
-           "is_tensor_method_or_property", "resolve_name"]
+__all__ = [
+    "TorchFunctionMode",
+    "handle_torch_function",
+    "has_torch_function",
+    "is_tensor_like",
+    "is_tensor_method_or_property",
+    "resolve_name",
+]

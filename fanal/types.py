@@ -1,11 +1,11 @@
 """Names for annotations."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from fanal.core.base.device import device as _device
-from fanal.core.base.dtype import dtype as _dtype
 from fanal.core.base.shape import Size
 from fanal.core.tensor.tensor import Tensor
 
@@ -18,4 +18,3 @@ _TensorOrTensors: TypeAlias = Tensor | Sequence[Tensor]
 _size: TypeAlias = Size | list[int] | tuple[int, ...]
 
 __all__ = ["Device", "FileLike", "Number", "Storage"]
-

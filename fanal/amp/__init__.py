@@ -1,4 +1,5 @@
 """Mixed precision under PyTorch's names. Lower precision by autocast is refused, never pretended."""
+
 from __future__ import annotations
 
 import functools
@@ -14,25 +15,36 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "meta", "ipu")
 class autocast:
     """Run in lower precision where it is safe: only the disabled form is supported on the CPU.
 
-    Raises RuntimeError when enabled for the CPU. For a device that is not here it warns and does nothing, as torch.
+    Raises RuntimeError when enabled for the CPU. For a device that is not here it warns and does nothing, as
+    torch.
     """
 
-    def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None) -> None:
+    def __init__(
+        self, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> None:
         if not isinstance(device_type, str):
             raise ValueError(f"Expected `device_type` of type `str`, got: `{type(device_type)}`")
         if device_type not in _DEVICES:
             raise RuntimeError(f"User specified an unsupported autocast device_type '{device_type}'")
-        self.device, self.fast_dtype = device_type, dtype or (dt.bfloat16 if device_type == "cpu" else dt.float16)
+        self.device, self.fast_dtype = (
+            device_type,
+            dtype or (dt.bfloat16 if device_type == "cpu" else dt.float16),
+        )
         if enabled and device_type != "cpu":
-            warnings.warn(f"User provided device_type of '{device_type}', but {device_type.upper()} is not available. "
-                          "Disabling", stacklevel=2)
+            warnings.warn(
+                f"User provided device_type of '{device_type}', but {device_type.upper()} is not available. "
+                "Disabling",
+                stacklevel=2,
+            )
             enabled = False
         self._enabled = bool(enabled)
 
     def __enter__(self) -> autocast:
         if self._enabled:
-            raise RuntimeError("torch.autocast('cpu') is not supported: Fanal changes no precision by itself. Convert the "
-                               "model with model.bfloat16(), or pass enabled=False")
+            raise RuntimeError(
+                "torch.autocast('cpu') is not supported: Fanal changes no precision by itself. Convert the "
+                "model with model.bfloat16(), or pass enabled=False"
+            )
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -43,21 +55,32 @@ class autocast:
         def call(*args: Any, **kwargs: Any) -> Any:
             with self:
                 return f(*args, **kwargs)
+
         return call
 
 
 class GradScaler:
     """Scale losses so that float16 gradients keep their small values.
 
-    On a device that is not here it is disabled, with torch's warning: then `scale` returns its argument and `step`
-    calls the optimizer. Enabled for the CPU, it scales and skips steps with infinite gradients.
+    On a device that is not here it is disabled, with torch's warning: then `scale` returns its argument and
+    `step` calls the optimizer. Enabled for the CPU, it scales and skips steps with infinite gradients.
     """
 
-    def __init__(self, device: str = "cuda", init_scale: float = 2.0 ** 16, growth_factor: float = 2.0,
-                 backoff_factor: float = 0.5, growth_interval: int = 2000, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        device: str = "cuda",
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+    ) -> None:
         if enabled and str(device) != "cpu":
-            warnings.warn(f"torch.{device}.amp.GradScaler is enabled, but {str(device).upper()} is not available.  "
-                          "Disabling.", stacklevel=2)
+            warnings.warn(
+                f"torch.{device}.amp.GradScaler is enabled, but {str(device).upper()} is not available.  "
+                "Disabling.",
+                stacklevel=2,
+            )
             enabled = False
         if enabled and growth_factor <= 1.0:
             raise AssertionError("The growth factor must be > 1.0.")
@@ -92,8 +115,11 @@ class GradScaler:
         if id(optimizer) in self._stepped:
             raise RuntimeError("unscale_() is being called after step().")
         if id(optimizer) in self._found:
-            raise RuntimeError("unscale_() has already been called on this optimizer since the last update().")
+            raise RuntimeError(
+                "unscale_() has already been called on this optimizer since the last update()."
+            )
         import fanal
+
         bad = False
         with fanal.no_grad():
             for group in optimizer.param_groups:
@@ -148,24 +174,37 @@ class GradScaler:
         """Return the state for a checkpoint."""
         if not self._enabled:
             return {}
-        return {"scale": self._scale, "growth_factor": self._growth, "backoff_factor": self._backoff,
-                "growth_interval": self._interval, "_growth_tracker": self._clean}
+        return {
+            "scale": self._scale,
+            "growth_factor": self._growth,
+            "backoff_factor": self._backoff,
+            "growth_interval": self._interval,
+            "_growth_tracker": self._clean,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over a state."""
         if not self._enabled:
             return
         if not state_dict:
-            raise RuntimeError("The source state dict is empty, possibly because it was saved from a disabled instance of "
-                               "GradScaler.")
+            raise RuntimeError(
+                "The source state dict is empty, possibly because it was saved from a disabled instance of "
+                "GradScaler."
+            )
         self._scale, self._growth = state_dict["scale"], state_dict["growth_factor"]
         self._backoff, self._interval = state_dict["backoff_factor"], state_dict["growth_interval"]
         self._clean = state_dict["_growth_tracker"]
 
 
-def custom_fwd(fwd: Callable | None = None, *, device_type: str = "cuda", cast_inputs: Any = None) -> Callable:
+def custom_fwd(
+    fwd: Callable | None = None, *, device_type: str = "cuda", cast_inputs: Any = None
+) -> Callable:
     """Return the forward of a custom function as it is: no autocast is ever on."""
-    return functools.partial(custom_fwd, device_type=device_type, cast_inputs=cast_inputs) if fwd is None else fwd
+    return (
+        functools.partial(custom_fwd, device_type=device_type, cast_inputs=cast_inputs)
+        if fwd is None
+        else fwd
+    )
 
 
 def custom_bwd(bwd: Callable | None = None, *, device_type: str = "cuda") -> Callable:

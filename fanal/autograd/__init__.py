@@ -1,4 +1,5 @@
 """Differentiation: backward, grad, custom functions, gradient modes, numeric checks."""
+
 from __future__ import annotations
 
 import importlib
@@ -34,11 +35,29 @@ def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
     if name in ("profiler", "forward_ad", "forward_ad_level"):
-        raise AttributeError(f"module 'torch.autograd' has no '{name}' in Fanal: "
-                             + ("see fanal.lens and `fanal run` for profiles" if name == "profiler" else
-                                "forward-mode differentiation is not supported; use functional.jvp"))
+        raise AttributeError(
+            f"module 'torch.autograd' has no '{name}' in Fanal: "
+            + (
+                "see fanal.lens and `fanal run` for profiles"
+                if name == "profiler"
+                else "forward-mode differentiation is not supported; use functional.jvp"
+            )
+        )
     raise AttributeError(f"module 'torch.autograd' has no attribute '{name}'")
 
 
-__all__ = ["Function", "GradcheckError", "Variable", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck",
-           "gradgradcheck", "inference_mode", "no_grad", "set_detect_anomaly", "set_grad_enabled"]
+__all__ = [
+    "Function",
+    "GradcheckError",
+    "Variable",
+    "backward",
+    "detect_anomaly",
+    "enable_grad",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "inference_mode",
+    "no_grad",
+    "set_detect_anomaly",
+    "set_grad_enabled",
+]

@@ -1,4 +1,5 @@
 """Anomaly detection under its PyTorch address."""
+
 from __future__ import annotations
 
 from fanal.core.autograd.modes import detect_anomaly, set_detect_anomaly

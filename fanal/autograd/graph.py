@@ -1,4 +1,5 @@
 """The graph of backward functions, for looking at; hooks on several tensors at once."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,9 @@ class GradientEdge(NamedTuple):
 def get_gradient_edge(tensor: Any) -> GradientEdge:
     """Return where gradients of `tensor` arrive."""
     if not tensor.requires_grad:
-        raise RuntimeError("It is not possible to get the gradient edge for a Tensor that does not require gradients")
+        raise RuntimeError(
+            "It is not possible to get the gradient edge for a Tensor that does not require gradients"
+        )
     leave_path()
     with grad_mode(True):
         return GradientEdge(Node(read(tensor)), 0)
@@ -33,8 +36,10 @@ class saved_tensors_hooks:
     """Not supported: the engine decides itself what a backward keeps or computes again."""
 
     def __init__(self, pack_hook: Callable, unpack_hook: Callable) -> None:
-        raise RuntimeError("saved_tensors_hooks is not supported: Fanal saves no tensors when an operation is called, it "
-                           "decides at the flush what backward needs; use utils.checkpoint to save memory")
+        raise RuntimeError(
+            "saved_tensors_hooks is not supported: Fanal saves no tensors when an operation is called, it "
+            "decides at the flush what backward needs; use utils.checkpoint to save memory"
+        )
 
 
 class save_on_cpu(saved_tensors_hooks):
@@ -81,7 +86,8 @@ class _Handles:
 
 
 def register_multi_grad_hook(tensors: Sequence[Any], fn: Callable, *, mode: str = "all") -> _Handles:
-    """Run `fn` when gradients of all `tensors` have arrived (mode "all"), or with the first of them ("any")."""
+    """Run `fn` when gradients of all `tensors` have arrived (mode "all"), or with the first of them
+    ("any")."""
     if mode not in ("all", "any"):
         raise ValueError(f"Expects mode to be one of ('all', 'any') but got {mode}")
     leave_path()
@@ -102,7 +108,9 @@ def register_multi_grad_hook(tensors: Sequence[Any], fn: Callable, *, mode: str 
                 if mode == "all":
                     fn(tuple(grads))
                     grads[:] = [None] * len(tensors)
+
         return hook
+
     handles = []
     for k, t in enumerate(tensors):
         with grad_mode(True):
@@ -113,5 +121,13 @@ def register_multi_grad_hook(tensors: Sequence[Any], fn: Callable, *, mode: str 
     return _Handles(handles)
 
 
-__all__ = ["GradientEdge", "Node", "allow_mutation_on_saved_tensors", "disable_saved_tensors_hooks", "get_gradient_edge",
-           "register_multi_grad_hook", "save_on_cpu", "saved_tensors_hooks"]
+__all__ = [
+    "GradientEdge",
+    "Node",
+    "allow_mutation_on_saved_tensors",
+    "disable_saved_tensors_hooks",
+    "get_gradient_edge",
+    "register_multi_grad_hook",
+    "save_on_cpu",
+    "saved_tensors_hooks",
+]

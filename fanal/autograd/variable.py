@@ -1,4 +1,5 @@
 """The old name of a tensor that takes part in differentiation."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -16,6 +17,7 @@ class Variable(metaclass=_VariableMeta):
 
     def __new__(cls, data: Any = None, requires_grad: bool = False, volatile: Any = None) -> Any:
         import fanal
+
         t = fanal.empty(0) if data is None else data.detach()
         return t.requires_grad_() if requires_grad else t
 

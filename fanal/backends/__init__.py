@@ -1,4 +1,5 @@
 """What stands behind the operators, under PyTorch's names: one CPU code generator, and nothing else."""
+
 from __future__ import annotations
 
 import importlib
@@ -51,7 +52,9 @@ class _Scaled:
 
 
 def _cuda() -> Switches:
-    made = Switches("cuda", matmul=_Scaled(), cufft_plan_cache=(), preferred_linalg_library=lambda backend=None: "default")
+    made = Switches(
+        "cuda", matmul=_Scaled(), cufft_plan_cache=(), preferred_linalg_library=lambda backend=None: "default"
+    )
     for name in ("flash", "mem_efficient", "math", "cudnn"):
         setattr(made, f"enable_{name}_sdp", lambda enabled: None)
         setattr(made, f"{name}_sdp_enabled", lambda name=name: name == "math")
@@ -60,12 +63,21 @@ def _cuda() -> Switches:
 
 
 _MAKE = {
-    "cudnn": lambda: Switches("cudnn", enabled=True, benchmark=False, deterministic=False, allow_tf32=True,
-                              benchmark_limit=10, fp32_precision="ieee"),
+    "cudnn": lambda: Switches(
+        "cudnn",
+        enabled=True,
+        benchmark=False,
+        deterministic=False,
+        allow_tf32=True,
+        benchmark_limit=10,
+        fp32_precision="ieee",
+    ),
     "cuda": _cuda,
     "mps": lambda: Switches("mps"),
     "mkl": lambda: Switches("mkl", VERBOSE_OFF=0, VERBOSE_ON=1),
-    "mkldnn": lambda: Switches("mkldnn", enabled=True, deterministic=False, allow_tf32=True, fp32_precision="ieee"),
+    "mkldnn": lambda: Switches(
+        "mkldnn", enabled=True, deterministic=False, allow_tf32=True, fp32_precision="ieee"
+    ),
     "openmp": lambda: Switches("openmp"),
     "opt_einsum": lambda: Switches("opt_einsum", enabled=False, strategy=None),
     "quantized": lambda: Switches("quantized", engine="none", supported_engines=["none"]),

@@ -1,4 +1,5 @@
 """The CPU as a device, under PyTorch's names."""
+
 from __future__ import annotations
 
 import importlib
@@ -23,6 +24,7 @@ def current_device() -> str:
 def synchronize(device: Any = None) -> None:
     """Run what is pending."""
     from fanal.core.engine.record import flush
+
     flush("synchronize")
 
 

@@ -1,4 +1,5 @@
 """Mixed precision on the CPU under its old address."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -17,8 +18,14 @@ class autocast(_autocast):
 class GradScaler(_GradScaler):
     """Scaler for the CPU."""
 
-    def __init__(self, init_scale: float = 2.0 ** 16, growth_factor: float = 2.0, backoff_factor: float = 0.5,
-                 growth_interval: int = 2000, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        enabled: bool = True,
+    ) -> None:
         super().__init__("cpu", init_scale, growth_factor, backoff_factor, growth_interval, enabled)
 
 

@@ -1,10 +1,13 @@
 """CUDA devices: there are none. What programs call without a device does nothing; what needs one raises."""
+
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-_MISSING = "Torch not compiled with CUDA enabled: Fanal computes on the CPU; guard with torch.cuda.is_available()"
+_MISSING = (
+    "Torch not compiled with CUDA enabled: Fanal computes on the CPU; guard with torch.cuda.is_available()"
+)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -65,7 +68,9 @@ def memory_allocated(device: Any = None) -> int:
     return 0
 
 
-max_memory_allocated = memory_reserved = max_memory_reserved = memory_cached = max_memory_cached = memory_allocated
+max_memory_allocated = memory_reserved = max_memory_reserved = memory_cached = max_memory_cached = (
+    memory_allocated
+)
 
 
 def memory_stats(device: Any = None) -> dict:
@@ -82,7 +87,9 @@ def reset_peak_memory_stats(device: Any = None) -> None:
     """Do nothing."""
 
 
-reset_max_memory_allocated = reset_max_memory_cached = reset_accumulated_memory_stats = reset_peak_memory_stats
+reset_max_memory_allocated = reset_max_memory_cached = reset_accumulated_memory_stats = (
+    reset_peak_memory_stats
+)
 
 
 def get_arch_list() -> list[str]:
@@ -123,15 +130,36 @@ def stream(stream: Any) -> device:
 def _needs_device(name: str) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(_MISSING)
+
     call.__name__ = name
     call.__doc__ = "Raise AssertionError: there is no CUDA device."
     return call
 
 
-for _name in ("synchronize", "current_device", "set_device", "get_device_name", "get_device_capability",
-              "get_device_properties", "current_stream", "default_stream", "set_stream", "init", "get_rng_state",
-              "set_rng_state", "mem_get_info", "seed", "seed_all", "initial_seed", "Stream", "Event", "CUDAGraph", "graph",
-              "utilization", "can_device_access_peer"):
+for _name in (
+    "synchronize",
+    "current_device",
+    "set_device",
+    "get_device_name",
+    "get_device_capability",
+    "get_device_properties",
+    "current_stream",
+    "default_stream",
+    "set_stream",
+    "init",
+    "get_rng_state",
+    "set_rng_state",
+    "mem_get_info",
+    "seed",
+    "seed_all",
+    "initial_seed",
+    "Stream",
+    "Event",
+    "CUDAGraph",
+    "graph",
+    "utilization",
+    "can_device_access_peer",
+):
     globals()[_name] = _needs_device(_name)
 
 

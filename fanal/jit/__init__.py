@@ -1,4 +1,5 @@
 """TorchScript's names. Fanal compiles what runs, so a scripted function is the Python function itself."""
+
 from __future__ import annotations
 
 import functools
@@ -19,15 +20,21 @@ def _say() -> None:
     global _said
     if not _said:
         _said = True
-        warnings.warn("torch.jit: Fanal runs the Python code itself and compiles what it does; nothing is scripted or traced",
-                      UserWarning, stacklevel=3)
+        warnings.warn(
+            "torch.jit: Fanal runs the Python code itself and compiles what it does; nothing is scripted "
+            "or traced",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 class ScriptModule(Module):
     """A module; nothing is scripted."""
 
 
-def script(obj: T, optimize: Any = None, _frames_up: int = 0, _rcb: Any = None, example_inputs: Any = None) -> T:
+def script(
+    obj: T, optimize: Any = None, _frames_up: int = 0, _rcb: Any = None, example_inputs: Any = None
+) -> T:
     """Return a function, class or module as it is, and say so once."""
     _say()
     return obj
@@ -75,9 +82,10 @@ def annotate(the_type: Any, the_value: T) -> T:
     return the_value
 
 
-def isinstance(obj: Any, target_type: Any) -> bool:  # noqa: A001
+def isinstance(obj: Any, target_type: Any) -> bool:
     """Tell whether `obj` is of a type."""
     import builtins
+
     return builtins.isinstance(obj, typing.get_origin(target_type) or target_type)
 
 
@@ -106,7 +114,9 @@ def save(m: Any, f: Any, _extra_files: Any = None) -> None:
 
 def load(f: Any, map_location: Any = None, _extra_files: Any = None) -> Any:
     """Raise RuntimeError: TorchScript archives hold a program of their own."""
-    raise RuntimeError("torch.jit.load is not supported: a TorchScript archive is a program; load its state_dict instead")
+    raise RuntimeError(
+        "torch.jit.load is not supported: a TorchScript archive is a program; load its state_dict instead"
+    )
 
 
 def onednn_fusion_enabled() -> bool:

@@ -1,4 +1,5 @@
 """Adafactor."""
+
 from __future__ import annotations
 
 import functools
@@ -33,7 +34,7 @@ def _formula(matrix: bool, decay: bool, maximize: bool, near: bool) -> Formula:
         if maximize:
             g = P.neg(g)
         every = tuple(range(len(p.shape)))
-        root = P.num(p, p.size ** 0.5)
+        root = P.num(p, p.size**0.5)
         alpha = P.mul(P.max_(eps2, P.div(_norm(p, every), root)), rho)
         if decay:
             p = P.mul(p, shrink)
@@ -50,6 +51,7 @@ def _formula(matrix: bool, decay: bool, maximize: bool, near: bool) -> Formula:
         update = P.mul(P.div(P.num(g, 1), P.sqrt(P.max_(var, eps1_squared))), g)
         denom = P.max_(P.num(g, 1), P.div(_norm(update, every), P.mul(root, clip)))
         return axpy(p, update, P.neg(P.div(alpha, denom))), new
+
     return Formula(rule, ("row_var", "col_var") if matrix else ("variance",))
 
 
@@ -57,15 +59,25 @@ class Adafactor(Stepper):
     """Adam without a first mean, whose second mean is kept as a row and a column for matrices.
 
     lr: the largest relative step. eps: (for variances, for the size of parameters). d: clipping of updates.
-    Raises ValueError for options out of range. Source: Shazeer & Stern, "Adafactor: adaptive learning rates with sublinear
-    memory cost" (2018), algorithm 4.
+    Raises ValueError for options out of range. Source: Shazeer & Stern, "Adafactor: adaptive learning rates
+    with sublinear memory cost" (2018), algorithm 4.
     """
 
     __module__ = "torch.optim"
     _missing = {"foreach": None}
 
-    def __init__(self, params: Any, lr: Any = 1e-2, beta2_decay: float = -0.8, eps: tuple[float | None, float] = (None, 1e-3),
-                 d: float = 1.0, weight_decay: float = 0.0, *, foreach: bool | None = None, maximize: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
         check_lr(lr, "Learning rate should be >= 0 but is: {}")
         if not 0.0 >= beta2_decay:
             raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
@@ -77,16 +89,29 @@ class Adafactor(Stepper):
             raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
         if not 0.0 <= weight_decay:
             raise ValueError(f"weight_decay should be >= 0 but is: {weight_decay}")
-        super().__init__(params, {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay,
-                                  "foreach": foreach, "maximize": maximize})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "beta2_decay": beta2_decay,
+                "eps": eps,
+                "d": d,
+                "weight_decay": weight_decay,
+                "foreach": foreach,
+                "maximize": maximize,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         if p._dtype.is_complex:
             raise RuntimeError("Adafactor does not support complex parameters")
         state["step"] = counter()
         shape, d = p._shape, p._dtype
-        parts = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])} if len(shape) > 1 else \
-            {"variance": shape}
+        parts = (
+            {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
+            if len(shape) > 1
+            else {"variance": shape}
+        )
         for name, s in parts.items():
             state[name] = wrap_array(np.zeros(s, d.np), d)
 
@@ -98,12 +123,24 @@ class Adafactor(Stepper):
         super()._ended(state, group, when[0])
 
     def _formula(self, group: dict[str, Any], when: tuple) -> Formula:
-        return _formula(when[1], group["weight_decay"] != 0, bool(group["maximize"]), when[0] ** group["beta2_decay"] < 0.5)
+        return _formula(
+            when[1],
+            group["weight_decay"] != 0,
+            bool(group["maximize"]),
+            when[0] ** group["beta2_decay"] < 0.5,
+        )
 
     def _numbers(self, group: dict[str, Any], when: tuple, lr: float) -> list[float]:
         t, _, dtype = when
         eps1 = group["eps"][0]
         if eps1 is None:
             eps1 = float(ml_dtypes.finfo(dtype.np).eps)
-        return [t ** group["beta2_decay"], min(lr, 1 / math.sqrt(t)), 1 - lr * group["weight_decay"], eps1, eps1 * eps1,
-                group["eps"][1], group["d"]]
+        return [
+            t ** group["beta2_decay"],
+            min(lr, 1 / math.sqrt(t)),
+            1 - lr * group["weight_decay"],
+            eps1,
+            eps1 * eps1,
+            group["eps"][1],
+            group["d"],
+        ]

@@ -1,4 +1,5 @@
 """Adadelta."""
+
 from __future__ import annotations
 
 import functools
@@ -21,26 +22,51 @@ def _formula(decay: bool, maximize: bool) -> Formula:
         v = addcmul(P.mul(states[0], rho), g, g, share)
         delta = P.mul(P.div(P.sqrt(P.add(states[1], eps)), P.sqrt(P.add(v, eps))), g)
         return axpy(p, delta, minus_lr), (v, addcmul(P.mul(states[1], rho), delta, delta, share))
+
     return Formula(rule, ("square_avg", "acc_delta"))
 
 
 class Adadelta(Stepper):
     """Scale the gradient by the ratio of running root mean squares of past updates and gradients.
 
-    Raises ValueError for options out of range.
-    Source: Zeiler, "ADADELTA: an adaptive learning rate method" (2012).
+    Raises ValueError for options out of range. Source: Zeiler, "ADADELTA: an adaptive learning rate method"
+    (2012).
     """
 
-    def __init__(self, params: Any, lr: Any = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0,
-                 foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False,
-                 differentiable: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
         check_lr(lr)
-        for ok, name, x in ((0.0 <= rho <= 1.0, "rho", rho), (0.0 <= eps, "epsilon", eps),
-                            (0.0 <= weight_decay, "weight_decay", weight_decay)):
+        for ok, name, x in (
+            (0.0 <= rho <= 1.0, "rho", rho),
+            (0.0 <= eps, "epsilon", eps),
+            (0.0 <= weight_decay, "weight_decay", weight_decay),
+        ):
             if not ok:
                 raise ValueError(f"Invalid {name} value: {x}")
-        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
-                                  "capturable": capturable, "foreach": foreach, "differentiable": differentiable})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "rho": rho,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "maximize": maximize,
+                "capturable": capturable,
+                "foreach": foreach,
+                "differentiable": differentiable,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["step"], state["square_avg"], state["acc_delta"] = counter(), zeros_like(p), zeros_like(p)

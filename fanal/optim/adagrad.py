@@ -1,4 +1,5 @@
 """Adagrad."""
+
 from __future__ import annotations
 
 import functools
@@ -20,29 +21,56 @@ def _formula(decay: bool, maximize: bool) -> Formula:
             g = axpy(g, p, weight_decay)
         total = P.add(states[0], P.mul(g, g))
         return addcdiv(p, g, P.add(P.sqrt(total), eps), minus_lr), (total,)
+
     return Formula(rule, ("sum",))
 
 
 class Adagrad(Stepper):
     """Divide the gradient by the root of the sum of all its squares.
 
-    Raises ValueError for options out of range.
-    Source: Duchi, Hazan & Singer, "Adaptive subgradient methods" (JMLR 2011).
+    Raises ValueError for options out of range. Source: Duchi, Hazan & Singer, "Adaptive subgradient
+    methods" (JMLR 2011).
     """
 
     _missing = {"foreach": None, "maximize": False, "differentiable": False, "fused": None}
 
-    def __init__(self, params: Any, lr: Any = 1e-2, lr_decay: float = 0, weight_decay: float = 0,
-                 initial_accumulator_value: float = 0, eps: float = 1e-10, foreach: bool | None = None, *,
-                 maximize: bool = False, differentiable: bool = False, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
         check_lr(lr)
-        for name, x in (("lr_decay", lr_decay), ("weight_decay", weight_decay),
-                        ("initial_accumulator_value", initial_accumulator_value), ("epsilon", eps)):
+        for name, x in (
+            ("lr_decay", lr_decay),
+            ("weight_decay", weight_decay),
+            ("initial_accumulator_value", initial_accumulator_value),
+            ("epsilon", eps),
+        ):
             if not 0.0 <= x:
                 raise ValueError(f"Invalid {name} value: {x}")
-        super().__init__(params, {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
-                                  "initial_accumulator_value": initial_accumulator_value, "foreach": foreach,
-                                  "maximize": maximize, "differentiable": differentiable, "fused": fused})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "lr_decay": lr_decay,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "initial_accumulator_value": initial_accumulator_value,
+                "foreach": foreach,
+                "maximize": maximize,
+                "differentiable": differentiable,
+                "fused": fused,
+            },
+        )
         check_flags(fused, foreach, differentiable)
         for group in self.param_groups:
             for p in group["params"]:

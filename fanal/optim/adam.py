@@ -1,4 +1,5 @@
 """Adam, and the base it shares with AdamW."""
+
 from __future__ import annotations
 
 import functools
@@ -38,24 +39,46 @@ def _formula(amsgrad: bool, decay: bool, decoupled: bool, maximize: bool, near: 
         top = P.max_(states[2], v) if amsgrad else v
         denom = P.add(P.div(P.sqrt(top), root_correction), eps)
         return addcdiv(p, m, denom, minus_step), (m, v, top) if amsgrad else (m, v)
-    return Formula(rule, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq"))
+
+    return Formula(
+        rule, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
+    )
 
 
 class Adam(Stepper):
     """Scale each step by running means of the gradient and of its square.
 
     betas: decay of both means. amsgrad: keep the largest second mean. decoupled_weight_decay: as AdamW.
-    Raises ValueError for options out of range. Differs from torch: `foreach`, `fused` and `capturable` change nothing.
-    Source: Kingma & Ba, "Adam: a method for stochastic optimization" (2014), algorithm 1.
+    Raises ValueError for options out of range. Differs from torch: `foreach`, `fused` and `capturable`
+    change nothing. Source: Kingma & Ba, "Adam: a method for stochastic optimization" (2014), algorithm 1.
     """
 
-    _missing = {"amsgrad": False, "maximize": False, "foreach": None, "capturable": False, "differentiable": False,
-                "decoupled_weight_decay": False, "fused": None}
+    _missing = {
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "decoupled_weight_decay": False,
+        "fused": None,
+    }
 
-    def __init__(self, params: Any, lr: Any = 1e-3, betas: tuple[Any, Any] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
-                 capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
-                 decoupled_weight_decay: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
         if isinstance(lr, Handle) and foreach and not capturable:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         check_lr(lr)
@@ -70,10 +93,22 @@ class Adam(Stepper):
             raise ValueError("betas must be either both floats or both Tensors")
         if isinstance(betas[0], Handle) and foreach and not capturable:
             raise ValueError("betas[0] as a Tensor is not supported for capturable=False and foreach=True")
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay,
-                                  "amsgrad": amsgrad, "maximize": maximize, "foreach": foreach, "capturable": capturable,
-                                  "differentiable": differentiable, "fused": fused,
-                                  "decoupled_weight_decay": decoupled_weight_decay})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "foreach": foreach,
+                "capturable": capturable,
+                "differentiable": differentiable,
+                "fused": fused,
+                "decoupled_weight_decay": decoupled_weight_decay,
+            },
+        )
         check_flags(fused, foreach, differentiable)
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -83,11 +118,23 @@ class Adam(Stepper):
             state["max_exp_avg_sq"] = zeros_like(p)
 
     def _formula(self, group: dict[str, Any], when: float) -> Formula:
-        return _formula(bool(group["amsgrad"]), group["weight_decay"] != 0, bool(group["decoupled_weight_decay"]),
-                        bool(group["maximize"]), 1 - scalar(group["betas"][0]) < 0.5)
+        return _formula(
+            bool(group["amsgrad"]),
+            group["weight_decay"] != 0,
+            bool(group["decoupled_weight_decay"]),
+            bool(group["maximize"]),
+            1 - scalar(group["betas"][0]) < 0.5,
+        )
 
     def _numbers(self, group: dict[str, Any], when: float, lr: float) -> list[float]:
         beta1, beta2 = map(scalar, group["betas"])
         decay = group["weight_decay"]
-        return [1 - lr * decay if group["decoupled_weight_decay"] else decay, 1 - beta1, beta2, 1 - beta2,
-                (1 - beta2 ** when) ** 0.5, group["eps"], -(lr / (1 - beta1 ** when))]
+        return [
+            1 - lr * decay if group["decoupled_weight_decay"] else decay,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            (1 - beta2**when) ** 0.5,
+            group["eps"],
+            -(lr / (1 - beta1**when)),
+        ]

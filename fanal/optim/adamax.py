@@ -1,4 +1,5 @@
 """Adamax."""
+
 from __future__ import annotations
 
 import functools
@@ -21,6 +22,7 @@ def _formula(decay: bool, maximize: bool, near: bool) -> Formula:
         m = lerp(states[0], g, share, near)
         top = P.max_(P.mul(states[1], beta2), P.add(P.abs_(g), eps))
         return addcdiv(p, m, top, minus_step), (m, top)
+
     return Formula(rule, ("exp_avg", "exp_inf"))
 
 
@@ -34,21 +36,42 @@ def check_betas(betas: Sequence[float]) -> None:
 class Adamax(Stepper):
     """Adam with the largest recent gradient in place of the root mean square.
 
-    Raises ValueError for options out of range.
-    Source: Kingma & Ba, "Adam: a method for stochastic optimization" (2014), algorithm 2.
+    Raises ValueError for options out of range. Source: Kingma & Ba, "Adam: a method for stochastic
+    optimization" (2014), algorithm 2.
     """
 
-    def __init__(self, params: Any, lr: Any = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, foreach: bool | None = None, *, maximize: bool = False,
-                 differentiable: bool = False, capturable: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
         check_lr(lr)
         if not 0.0 <= eps:
             raise ValueError(f"Invalid epsilon value: {eps}")
         check_betas(betas)
         if not 0.0 <= weight_decay:
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach,
-                                  "maximize": maximize, "differentiable": differentiable, "capturable": capturable})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "foreach": foreach,
+                "maximize": maximize,
+                "differentiable": differentiable,
+                "capturable": capturable,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["step"], state["exp_avg"], state["exp_inf"] = counter(), zeros_like(p), zeros_like(p)
@@ -58,4 +81,4 @@ class Adamax(Stepper):
 
     def _numbers(self, group: dict[str, Any], when: float, lr: float) -> list[float]:
         beta1, beta2 = group["betas"]
-        return [-(lr / (1 - beta1 ** when)), 1 - beta1, beta2, group["eps"], group["weight_decay"]]
+        return [-(lr / (1 - beta1**when)), 1 - beta1, beta2, group["eps"], group["weight_decay"]]

@@ -1,4 +1,5 @@
 """ASGD."""
+
 from __future__ import annotations
 
 import functools
@@ -19,28 +20,50 @@ def _formula(decay: bool, maximize: bool, averaging: bool) -> Formula:
         if decay:
             g = axpy(g, p, weight_decay)
         p = axpy(P.mul(p, shrink), g, minus_eta)
-        return p, (P.add(states[0], P.mul(P.sub(p, states[0]), mu)) if averaging else p,)
+        return p, (P.add(states[0], P.mul(P.sub(p, states[0]), mu)) if averaging else P.alias(p),)
+
     return Formula(rule, ("ax",))
 
 
 class ASGD(Stepper):
     """Averaged stochastic gradient descent: state "ax" holds the mean of the parameters.
 
-    Raises ValueError for options out of range.
-    Source: Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992).
+    Raises ValueError for options out of range. Source: Polyak & Juditsky, "Acceleration of stochastic
+    approximation by averaging" (1992).
     """
 
     _counters = ("step", "eta", "mu")
 
-    def __init__(self, params: Any, lr: Any = 1e-2, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
-                 weight_decay: float = 0, foreach: bool | None = None, maximize: bool = False,
-                 differentiable: bool = False, capturable: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
         check_lr(lr)
         if not 0.0 <= weight_decay:
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-        super().__init__(params, {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
-                                  "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
-                                  "capturable": capturable})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "lambd": lambd,
+                "alpha": alpha,
+                "t0": t0,
+                "weight_decay": weight_decay,
+                "foreach": foreach,
+                "maximize": maximize,
+                "differentiable": differentiable,
+                "capturable": capturable,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["step"], state["eta"], state["mu"] = counter(), counter(scalar(group["lr"])), counter(1.0)

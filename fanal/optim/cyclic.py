@@ -1,4 +1,5 @@
 """Schedules in cycles: CyclicLR, OneCycleLR, CosineAnnealingWarmRestarts."""
+
 from __future__ import annotations
 
 import math
@@ -34,14 +35,26 @@ def _begin_momentum(optimizer: Optimizer, high: list[float], low: list[float], b
 class CyclicLR(LRScheduler):
     """Move the rate between two limits and back, and momentum the other way.
 
-    mode: "triangular", "triangular2" (half the height every cycle), "exp_range" (gamma ** step); or scale_fn.
-    Source: Smith, "Cyclical learning rates for training neural networks" (2015).
+    mode: "triangular", "triangular2" (half the height every cycle), "exp_range" (gamma ** step); or
+    scale_fn. Source: Smith, "Cyclical learning rates for training neural networks" (2015).
     """
 
-    def __init__(self, optimizer: Optimizer, base_lr: Any, max_lr: Any, step_size_up: int = 2000,
-                 step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
-                 scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle", cycle_momentum: bool = True,
-                 base_momentum: Any = 0.8, max_momentum: Any = 0.9, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: Any,
+        max_lr: Any,
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: Any = 0.8,
+        max_momentum: Any = 0.9,
+        last_epoch: int = -1,
+    ) -> None:
         check_optimizer(optimizer)
         self.optimizer = optimizer
         base_lrs = per_group("base_lr", optimizer, base_lr)
@@ -73,7 +86,10 @@ class CyclicLR(LRScheduler):
         if self._scale_fn_custom is not None:
             return
         self._scale_fn_ref: Callable[[float], float] = {
-            "triangular": _whole, "triangular2": _halved, "exp_range": partial(_power, self.gamma)}[self.mode]
+            "triangular": _whole,
+            "triangular2": _halved,
+            "exp_range": partial(_power, self.gamma),
+        }[self.mode]
         self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
 
     def scale_fn(self, x: float) -> float:
@@ -87,9 +103,13 @@ class CyclicLR(LRScheduler):
         x = 1.0 + self.last_epoch / self.total_size - cycle
         part = x / self.step_ratio if x <= self.step_ratio else (x - 1) / (self.step_ratio - 1)
         scale = lambda: self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
-        lrs = [low + (high - low) * part * scale() for low, high in zip(self.base_lrs, self.max_lrs, strict=True)]
+        lrs = [
+            low + (high - low) * part * scale() for low, high in zip(self.base_lrs, self.max_lrs, strict=True)
+        ]
         if self.cycle_momentum:
-            for group, low, high in zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True):
+            for group, low, high in zip(
+                self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True
+            ):
                 _put_momentum(group, high - (high - low) * part * scale(), self.use_beta1)
         return lrs
 
@@ -122,7 +142,7 @@ def _halved(x: float) -> float:
 
 
 def _power(gamma: float, x: float) -> float:
-    return gamma ** x
+    return gamma**x
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -131,7 +151,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     Source: Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm restarts" (2016).
     """
 
-    def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
         if T_0 <= 0 or not isinstance(T_0, int):
             raise ValueError(f"Expected positive integer T_0, but got {T_0}")
         if T_mult < 1 or not isinstance(T_mult, int):
@@ -176,21 +198,36 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self.T_cur = epoch % self.T_0
         else:
             n = int(math.log(epoch / self.T_0 * (self.T_mult - 1) + 1, self.T_mult))
-            self.T_cur = epoch - self.T_0 * (self.T_mult ** n - 1) / (self.T_mult - 1)
-            self.T_i = self.T_0 * self.T_mult ** n
+            self.T_cur = epoch - self.T_0 * (self.T_mult**n - 1) / (self.T_mult - 1)
+            self.T_i = self.T_0 * self.T_mult**n
 
 
 class OneCycleLR(LRScheduler):
-    """Raise the rate from max_lr / div_factor to max_lr, then let it fall far below; momentum goes the other way.
+    """Raise the rate from max_lr / div_factor to max_lr, then let it fall far below.
 
-    Give total_steps, or epochs and steps_per_epoch. Raises ValueError when stepped more often.
-    Source: Smith & Topin, "Super-convergence" (2017).
+    Momentum goes the other way.
+
+    Give total_steps, or epochs and steps_per_epoch. Raises ValueError when stepped more often. Source:
+    Smith & Topin, "Super-convergence" (2017).
     """
 
-    def __init__(self, optimizer: Optimizer, max_lr: Any, total_steps: int | None = None, epochs: int | None = None,
-                 steps_per_epoch: int | None = None, pct_start: float = 0.3, anneal_strategy: str = "cos",
-                 cycle_momentum: bool = True, base_momentum: Any = 0.85, max_momentum: Any = 0.95, div_factor: float = 25.0,
-                 final_div_factor: float = 1e4, three_phase: bool = False, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: Any,
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: Any = 0.85,
+        max_momentum: Any = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
         check_optimizer(optimizer)
         self.optimizer = optimizer
         self.total_steps = _total(total_steps, epochs, steps_per_epoch)
@@ -198,7 +235,9 @@ class OneCycleLR(LRScheduler):
         if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
         self._anneal_func_type = anneal_strategy
         highest = per_group("max_lr", optimizer, max_lr)
         if last_epoch == -1:
@@ -225,7 +264,9 @@ class OneCycleLR(LRScheduler):
         self._warn_outside()
         t, phases = self.last_epoch, self._schedule_phases
         if t > self.total_steps:
-            raise ValueError(f"Tried to step {t} times. The specified number of total steps is {self.total_steps}")
+            raise ValueError(
+                f"Tried to step {t} times. The specified number of total steps is {self.total_steps}"
+            )
         i = next((i for i, p in enumerate(phases[:-1]) if t <= p["end_step"]), len(phases) - 1)
         phase, start = phases[i], phases[i - 1]["end_step"] if i else 0.0
         part = (t - start) / (phase["end_step"] - start)
@@ -252,11 +293,22 @@ def _total(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
 
 
 def _phases(total: int, pct: float, three: bool) -> list[dict[str, Any]]:
-    def phase(end: float, start_lr: str, end_lr: str, start_momentum: str, end_momentum: str) -> dict[str, Any]:
-        return {"end_step": end, "start_lr": start_lr, "end_lr": end_lr, "start_momentum": start_momentum,
-                "end_momentum": end_momentum}
+    def phase(
+        end: float, start_lr: str, end_lr: str, start_momentum: str, end_momentum: str
+    ) -> dict[str, Any]:
+        return {
+            "end_step": end,
+            "start_lr": start_lr,
+            "end_lr": end_lr,
+            "start_momentum": start_momentum,
+            "end_momentum": end_momentum,
+        }
+
     rise = phase(float(pct * total) - 1, "initial_lr", "max_lr", "max_momentum", "base_momentum")
     if not three:
         return [rise, phase(total - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
-    return [rise, phase(float(2 * pct * total) - 2, "max_lr", "initial_lr", "base_momentum", "max_momentum"),
-            phase(total - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum")]
+    return [
+        rise,
+        phase(float(2 * pct * total) - 2, "max_lr", "initial_lr", "base_momentum", "max_momentum"),
+        phase(total - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum"),
+    ]

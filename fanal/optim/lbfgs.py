@@ -1,4 +1,5 @@
 """L-BFGS."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,22 +18,42 @@ Array = np.ndarray
 
 
 class LBFGS(Optimizer):
-    """Limited-memory BFGS: quasi-Newton steps from the last `history_size` changes of parameters and gradients.
+    """Limited-memory BFGS.
 
-    step(closure) evaluates the closure up to `max_eval` times. line_search_fn: None or "strong_wolfe". One group only.
-    Raises ValueError for options out of range. Directions are computed on the host, for each iteration reads the loss.
-    Source: Nocedal & Wright, "Numerical optimization" (2006), algorithms 7.4 and 7.5.
+    Quasi-Newton steps from the last `history_size` changes of parameters and gradients.
+
+    step(closure) evaluates the closure up to `max_eval` times. line_search_fn: None or "strong_wolfe". One
+    group only. Raises ValueError for options out of range. Directions are computed on the host, for each
+    iteration reads the loss. Source: Nocedal & Wright, "Numerical optimization" (2006), algorithms 7.4 and
+    7.5.
     """
 
-    def __init__(self, params: Any, lr: Any = 1, max_iter: int = 20, max_eval: int | None = None,
-                 tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9, history_size: int = 100,
-                 line_search_fn: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+    ) -> None:
         check_lr(lr)
         if max_eval is None:
             max_eval = max_iter * 5 // 4
-        super().__init__(params, {"lr": lr, "max_iter": max_iter, "max_eval": max_eval, "tolerance_grad": tolerance_grad,
-                                  "tolerance_change": tolerance_change, "history_size": history_size,
-                                  "line_search_fn": line_search_fn})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "max_iter": max_iter,
+                "max_eval": max_eval,
+                "tolerance_grad": tolerance_grad,
+                "tolerance_change": tolerance_change,
+                "history_size": history_size,
+                "line_search_fn": line_search_fn,
+            },
+        )
         if len(self.param_groups) != 1:
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
@@ -45,7 +66,10 @@ class LBFGS(Optimizer):
 
     def _gradient(self) -> Array:
         """Return all gradients as one vector; zeros where there is none."""
-        parts = [np.zeros(p._shape, p._dtype.np) if p._grad is None else compute(p._grad) for p in self._params_of()]
+        parts = [
+            np.zeros(p._shape, p._dtype.np) if p._grad is None else compute(p._grad)
+            for p in self._params_of()
+        ]
         return np.concatenate([self._flat(x) for x in parts])
 
     def _position(self) -> list[Array]:
@@ -55,11 +79,12 @@ class LBFGS(Optimizer):
         """Set the parameters to start + t * d."""
         from fanal.core.ir.prims import given
         from fanal.core.tensor.alias import write
+
         at = 0
         with grad_mode(False):
             for p, x in zip(self._params_of(), start):
                 flat = self._flat(x)
-                new = flat + (d[at:at + flat.size] * t).astype(flat.dtype)
+                new = flat + (d[at : at + flat.size] * t).astype(flat.dtype)
                 at += flat.size
                 write(p, given(np.ascontiguousarray(new.view(x.dtype).reshape(x.shape)), p._dtype))
 
@@ -104,6 +129,7 @@ class LBFGS(Optimizer):
                 def along(t: float) -> tuple[float, Array]:
                     self._move(start, t, d)
                     return evaluate()[1:]
+
                 loss, g, t, used = strong_wolfe(along, t, d, loss, g, slope, limit=group["max_eval"] - evals)
                 self._move(start, t, d)
                 m.step = t
@@ -114,8 +140,12 @@ class LBFGS(Optimizer):
                     used = 1
             evals += used
             small = float(np.abs(d).max()) * abs(t) <= change
-            if (evals >= group["max_eval"] or np.abs(g).max() <= group["tolerance_grad"] or small
-                    or abs(loss - before) < change):
+            if (
+                evals >= group["max_eval"]
+                or np.abs(g).max() <= group["tolerance_grad"]
+                or small
+                or abs(loss - before) < change
+            ):
                 break
         m.keep(state, before)
         return first
@@ -159,7 +189,7 @@ class _Memory:
         for y, s, rho, a in zip(self.changes, self.steps, self.rhos, reversed(alphas)):
             q = q + s * g.dtype.type(a - float(y @ q) * rho)
         alphas.reverse()
-        self.alphas = [*alphas, *(self.alphas or [None] * self.size)[len(alphas):]]
+        self.alphas = [*alphas, *(self.alphas or [None] * self.size)[len(alphas) :]]
         self.d = q
         return q
 
@@ -169,7 +199,13 @@ class _Memory:
         number = lambda x: tensor(np.array(x, self.d.dtype))
         if self.alphas is not None:
             state["al"] = [x if x is None else number(x) for x in self.alphas]
-        state.update(d=tensor(self.d), t=self.step, old_dirs=[tensor(x) for x in self.changes],
-                     old_stps=[tensor(x) for x in self.steps], ro=[number(x) for x in self.rhos],
-                     H_diag=number(self.scale) if self.alphas is not None else 1, prev_flat_grad=tensor(self.last),
-                     prev_loss=loss)
+        state.update(
+            d=tensor(self.d),
+            t=self.step,
+            old_dirs=[tensor(x) for x in self.changes],
+            old_stps=[tensor(x) for x in self.steps],
+            ro=[number(x) for x in self.rhos],
+            H_diag=number(self.scale) if self.alphas is not None else 1,
+            prev_flat_grad=tensor(self.last),
+            prev_loss=loss,
+        )

@@ -1,7 +1,9 @@
 """A line search that ends where the strong Wolfe conditions hold.
 
-Source: Nocedal & Wright, "Numerical optimization" (2006), algorithms 3.5 and 3.6; the safeguards are minFunc's (Schmidt).
+Source: Nocedal & Wright, "Numerical optimization" (2006), algorithms 3.5 and 3.6; the safeguards are
+minFunc's (Schmidt).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -28,7 +30,7 @@ def cubic_minimum(a: Point, b: Point, low: float | None = None, high: float | No
     square = d1 * d1 - a.slope * b.slope
     if not square >= 0:
         return (low + high) / 2.0
-    d2 = square ** 0.5
+    d2 = square**0.5
     bend = second.slope - first.slope + 2 * d2
     if bend == 0:
         return (low + high) / 2.0
@@ -36,10 +38,19 @@ def cubic_minimum(a: Point, b: Point, low: float | None = None, high: float | No
     return min(max(t, low), high)
 
 
-def strong_wolfe(along: Callable[[float], tuple[float, np.ndarray]], t: float, d: np.ndarray, f: float, g: np.ndarray,
-                 slope: float, c1: float = 1e-4, c2: float = 0.9, tolerance: float = 1e-9,
-                 limit: int = 25) -> tuple[float, np.ndarray, float, int]:
-    """Return (value, gradient, step, evaluations) at a point where f falls enough and the slope is small enough.
+def strong_wolfe(
+    along: Callable[[float], tuple[float, np.ndarray]],
+    t: float,
+    d: np.ndarray,
+    f: float,
+    g: np.ndarray,
+    slope: float,
+    c1: float = 1e-4,
+    c2: float = 0.9,
+    tolerance: float = 1e-9,
+    limit: int = 25,
+) -> tuple[float, np.ndarray, float, int]:
+    """Return (value, gradient, step, evaluations) where f falls enough and the slope is small enough.
 
     along(t): value and gradient at step t along d. f, g, slope: at step 0.
     """

@@ -1,4 +1,5 @@
 """NAdam."""
+
 from __future__ import annotations
 
 import functools
@@ -37,23 +38,35 @@ def _formula(decay: bool, decoupled: bool, maximize: bool, near: bool) -> Formul
         v = addcmul(P.mul(states[1], beta2), g, g, share2)
         denom = P.add(P.sqrt(P.div(v, correction)), eps)
         return addcdiv(addcdiv(p, g, denom, by_grad), m, denom, by_mean), (m, v)
+
     return Formula(rule, ("exp_avg", "exp_avg_sq"))
 
 
 class NAdam(Stepper):
     """Adam with Nesterov's momentum.
 
-    Raises ValueError for options out of range.
-    Source: Dozat, "Incorporating Nesterov momentum into Adam" (2016).
+    Raises ValueError for options out of range. Source: Dozat, "Incorporating Nesterov momentum into Adam"
+    (2016).
     """
 
     _missing = {**Stepper._missing, "decoupled_weight_decay": False}
     _counters = ("step", "mu_product")
 
-    def __init__(self, params: Any, lr: Any = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, momentum_decay: float = 4e-3, decoupled_weight_decay: bool = False, *,
-                 foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
-                 differentiable: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
         check_lr(lr)
         if not 0.0 <= eps:
             raise ValueError(f"Invalid epsilon value: {eps}")
@@ -62,10 +75,21 @@ class NAdam(Stepper):
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         if not 0.0 <= momentum_decay:
             raise ValueError(f"Invalid momentum_decay value: {momentum_decay}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                                  "momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay,
-                                  "maximize": maximize, "foreach": foreach, "capturable": capturable,
-                                  "differentiable": differentiable})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum_decay": momentum_decay,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "maximize": maximize,
+                "foreach": foreach,
+                "capturable": capturable,
+                "differentiable": differentiable,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["step"], state["mu_product"] = counter(), counter(1.0)
@@ -88,12 +112,23 @@ class NAdam(Stepper):
         assign(state["mu_product"], self._product(group, when))
 
     def _formula(self, group: dict[str, Any], when: tuple) -> Formula:
-        return _formula(group["weight_decay"] != 0, bool(group["decoupled_weight_decay"]), bool(group["maximize"]),
-                        1 - group["betas"][0] < 0.5)
+        return _formula(
+            group["weight_decay"] != 0,
+            bool(group["decoupled_weight_decay"]),
+            bool(group["maximize"]),
+            1 - group["betas"][0] < 0.5,
+        )
 
     def _numbers(self, group: dict[str, Any], when: tuple, lr: float) -> list[float]:
         (beta1, beta2), decay, t = group["betas"], group["weight_decay"], when[0]
         mu, following, product = self._mu(group, t), self._mu(group, t + 1), self._product(group, when)
-        return [1 - lr * decay if group["decoupled_weight_decay"] else decay, 1 - beta1, beta2, 1 - beta2,
-                1 - beta2 ** t, group["eps"], -lr * (1.0 - mu) / (1.0 - product),
-                -lr * following / (1.0 - product * following)]
+        return [
+            1 - lr * decay if group["decoupled_weight_decay"] else decay,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            1 - beta2**t,
+            group["eps"],
+            -lr * (1.0 - mu) / (1.0 - product),
+            -lr * following / (1.0 - product * following),
+        ]

@@ -1,4 +1,5 @@
 """The base of every optimizer: parameter groups, state, hooks and their files, laid out as PyTorch's."""
+
 from __future__ import annotations
 
 import functools
@@ -15,9 +16,14 @@ from fanal.core.engine.record import set_grad
 from fanal.utils.hooks import RemovableHandle
 
 Hook = Callable[..., Any]
-_HOOK_TABLES = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_state_dict_pre_hooks",
-                "_optimizer_state_dict_post_hooks", "_optimizer_load_state_dict_pre_hooks",
-                "_optimizer_load_state_dict_post_hooks")
+_HOOK_TABLES = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
 _global_optimizer_pre_hooks: dict[int, Hook] = OrderedDict()
 _global_optimizer_post_hooks: dict[int, Hook] = OrderedDict()
 
@@ -59,6 +65,7 @@ def _type_name(x: Any) -> str:
 
 def _with_hooks(step: Hook) -> Hook:
     """Run hooks around a step, and note that one was taken."""
+
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._optimizer_step_pre_hooks or _global_optimizer_pre_hooks:
@@ -66,9 +73,12 @@ def _with_hooks(step: Hook) -> Hook:
         out = step(self, *args, **kwargs)
         self._opt_called = True
         if self._optimizer_step_post_hooks or _global_optimizer_post_hooks:
-            for hook in list(chain(self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values())):
+            for hook in list(
+                chain(self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values())
+            ):
                 hook(self, (self, *args), kwargs)
         return out
+
     wrapper.hooked = True  # type: ignore[attr-defined]
     return wrapper
 
@@ -79,7 +89,9 @@ def _before(self: Any, step: Hook, args: tuple, kwargs: dict) -> tuple[tuple, di
         result = hook(self, every, kwargs)
         if result is not None:
             if not (isinstance(result, tuple) and len(result) == 2):
-                raise RuntimeError(f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}.")
+                raise RuntimeError(
+                    f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
+                )
             every, kwargs = result
     return tuple(every[1:]), kwargs
 
@@ -87,13 +99,19 @@ def _before(self: Any, step: Hook, args: tuple, kwargs: dict) -> tuple[tuple, di
 class Optimizer:
     """A way to change parameters so that a loss becomes smaller.
 
-    params: tensors, (name, tensor) pairs, or dicts of a group's options with "params". defaults: options of groups that
-    do not give them. Raises TypeError, ValueError for what cannot be optimized.
+    params: tensors, (name, tensor) pairs, or dicts of a group's options with "params". defaults: options of
+    groups that do not give them. Raises TypeError, ValueError for what cannot be optimized.
     """
 
     OptimizerPreHook = Hook
     OptimizerPostHook = Hook
     _opt_called = False
+    _optimizer_step_pre_hooks: OrderedDict[int, Hook]
+    _optimizer_step_post_hooks: OrderedDict[int, Hook]
+    _optimizer_state_dict_pre_hooks: OrderedDict[int, Hook]
+    _optimizer_state_dict_post_hooks: OrderedDict[int, Hook]
+    _optimizer_load_state_dict_pre_hooks: OrderedDict[int, Hook]
+    _optimizer_load_state_dict_post_hooks: OrderedDict[int, Hook]
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
@@ -101,8 +119,10 @@ class Optimizer:
             setattr(self, table, OrderedDict())
         self._patch_step_function()
         if isinstance(params, Handle):
-            raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got "
-                            + _type_name(params))
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or dicts, but got "
+                + _type_name(params)
+            )
         self.state: defaultdict[Any, Any] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
@@ -137,31 +157,34 @@ class Optimizer:
 
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Call hook(optimizer, args, kwargs) before each step; it may return new (args, kwargs)."""
-        return _add_hook(self._optimizer_step_pre_hooks, hook)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_step_pre_hooks, hook)
 
     def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
         """Call hook(optimizer, args, kwargs) after each step."""
-        return _add_hook(self._optimizer_step_post_hooks, hook)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_step_post_hooks, hook)
 
     def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call hook(optimizer) before state_dict()."""
-        return _add_hook(self._optimizer_state_dict_pre_hooks, hook, prepend)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_state_dict_pre_hooks, hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call hook(optimizer, state_dict) after state_dict(); it may return another one."""
-        return _add_hook(self._optimizer_state_dict_post_hooks, hook, prepend)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_state_dict_post_hooks, hook, prepend)
 
     def register_load_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call hook(optimizer, state_dict) before load_state_dict(); it may return another one."""
-        return _add_hook(self._optimizer_load_state_dict_pre_hooks, hook, prepend)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_load_state_dict_pre_hooks, hook, prepend)
 
     def register_load_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call hook(optimizer) after load_state_dict()."""
-        return _add_hook(self._optimizer_load_state_dict_post_hooks, hook, prepend)  # type: ignore[attr-defined]
+        return _add_hook(self._optimizer_load_state_dict_post_hooks, hook, prepend)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state by parameter number, and the groups with numbers for parameters. Tensors are shared."""
-        for pre in self._optimizer_state_dict_pre_hooks.values():  # type: ignore[attr-defined]
+        """Return the state by parameter number, and the groups with numbers for parameters.
+
+        Tensors are shared.
+        """
+        for pre in self._optimizer_state_dict_pre_hooks.values():
             pre(self)
         numbers: dict[int, int] = {}
         groups, start = [], 0
@@ -174,19 +197,21 @@ class Optimizer:
             groups.append(packed)
         state = {numbers[id(k)] if isinstance(k, Handle) else k: v for k, v in self.state.items()}
         out: dict[str, Any] = {"state": state, "param_groups": groups}
-        for post in self._optimizer_state_dict_post_hooks.values():  # type: ignore[attr-defined]
+        for post in self._optimizer_state_dict_post_hooks.values():
             changed = post(self, out)
             if changed is not None:
                 out = changed
         return out
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state and its groups' options; tensors take the dtype of their parameter, but for "step".
+        """Take over a state and its groups' options.
+
+        Tensors take the dtype of their parameter, but for "step".
 
         Raises ValueError when groups differ in number or size.
         """
         state_dict = state_dict.copy()
-        for pre in self._optimizer_load_state_dict_pre_hooks.values():  # type: ignore[attr-defined]
+        for pre in self._optimizer_load_state_dict_pre_hooks.values():
             changed = pre(self, state_dict)
             if changed is not None:
                 state_dict = changed
@@ -194,9 +219,16 @@ class Optimizer:
         if len(groups) != len(saved):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(g["params"]) != len(s["params"]) for g, s in zip(groups, saved)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
-        by_number = dict(zip(chain.from_iterable(s["params"] for s in saved),
-                             chain.from_iterable(g["params"] for g in groups)))
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of "
+                "optimizer's group"
+            )
+        by_number = dict(
+            zip(
+                chain.from_iterable(s["params"] for s in saved),
+                chain.from_iterable(g["params"] for g in groups),
+            )
+        )
         state: defaultdict[Any, Any] = defaultdict(dict)
         for k, v in state_dict["state"].items():
             if k in by_number:
@@ -208,12 +240,13 @@ class Optimizer:
             if "param_names" in old and "param_names" not in new:
                 new["param_names"] = old["param_names"]
         self.__setstate__({"state": state, "param_groups": saved})
-        for post in self._optimizer_load_state_dict_post_hooks.values():  # type: ignore[attr-defined]
+        for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 
     @staticmethod
-    def _process_value_according_to_param_policy(param: Any, value: Any, param_id: Any, param_groups: list[dict],
-                                                 key: Any = None) -> Any:
+    def _process_value_according_to_param_policy(
+        param: Any, value: Any, param_id: Any, param_groups: list[dict], key: Any = None
+    ) -> Any:
         """Return a tensor of the state as the parameter wants it: its dtype, but for a step counter."""
         if key == "step":
             for group in param_groups or ():
@@ -251,33 +284,48 @@ class Optimizer:
         if isinstance(params, Handle):
             params = [params]
         elif isinstance(params, set):
-            raise TypeError("optimizer parameters need to be organized in ordered collections, but the ordering of tensors "
-                            "in sets will change between runs. Please use a list instead.")
+            raise TypeError(
+                "optimizer parameters need to be organized in ordered collections, but the ordering "
+                "of tensors "
+                "in sets will change between runs. Please use a list instead."
+            )
         params = list(params)
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) != len(params):
-                raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+                raise ValueError(
+                    "all optimizer params should be with/without names. Some param names are missing"
+                )
             param_group["param_names"] = names
         params = param_group["params"] = [p[1] if isinstance(p, tuple) else p for p in params]
         for p in params:
             if not isinstance(p, Handle):
-                raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {_type_name(p)}")
-            if not (self.defaults.get("differentiable") or p.is_leaf or p._retain):  # type: ignore[attr-defined]
+                raise TypeError(
+                    f"optimizer can only optimize Tensors, but one of the params is {_type_name(p)}"
+                )
+            if not (self.defaults.get("differentiable") or p.is_leaf or p._retain):
                 raise ValueError("can't optimize a non-leaf Tensor")
         for name, default in self.defaults.items():
             if default is required and name not in param_group:
-                raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
+                raise ValueError(
+                    f"parameter group didn't specify a value of required optimization parameter {name}"
+                )
             param_group.setdefault(name, default)
         mine = {id(p) for p in params}
         if len(mine) != len(params):
-            warnings.warn("optimizer contains a parameter group with duplicate parameters; in future, this will cause an "
-                          "error; see github.com/pytorch/pytorch/issues/40967 for more information", stacklevel=3)
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters; in future, this "
+                "will cause an "
+                "error; see github.com/pytorch/pytorch/issues/40967 for more information",
+                stacklevel=3,
+            )
         for group in self.param_groups:
             if ("param_names" in param_group) != ("param_names" in group):
                 which = "with names" if "param_names" in param_group else "without names"
-                raise ValueError("all optimizer param groups should be with/without names. cannot add param group "
-                                 f"{which} to the optimizer")
+                raise ValueError(
+                    "all optimizer param groups should be with/without names. cannot add param group "
+                    f"{which} to the optimizer"
+                )
         if any(id(p) in mine for group in self.param_groups for p in group["params"]):
             raise ValueError("some parameters appear in more than one parameter group")
         self.param_groups.append(param_group)

@@ -1,4 +1,5 @@
 """Rprop."""
+
 from __future__ import annotations
 
 import functools
@@ -22,24 +23,44 @@ def _formula(maximize: bool) -> Formula:
         size = P.min_(P.max_(P.mul(states[1], factor), smallest), largest)
         g = P.where(turned, zero, g)
         return P.sub(p, P.mul(P.sign(g), size)), (g, size)
+
     return Formula(rule, ("prev", "step_size"))
 
 
 class Rprop(Stepper):
     """Resilient propagation: each element has a step that grows while its gradient keeps its sign.
 
-    etas: factors down and up. step_sizes: limits. Raises ValueError for options out of range.
-    Source: Riedmiller & Braun, "A direct adaptive method for faster backpropagation learning" (1993).
+    etas: factors down and up. step_sizes: limits. Raises ValueError for options out of range. Source:
+    Riedmiller & Braun, "A direct adaptive method for faster backpropagation learning" (1993).
     """
 
-    def __init__(self, params: Any, lr: Any = 1e-2, etas: tuple[float, float] = (0.5, 1.2),
-                 step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False, foreach: bool | None = None,
-                 maximize: bool = False, differentiable: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
         check_lr(lr)
         if not 0.0 < etas[0] < 1.0 < etas[1]:
             raise ValueError(f"Invalid eta values: {etas[0]}, {etas[1]}")
-        super().__init__(params, {"lr": lr, "etas": etas, "step_sizes": step_sizes, "foreach": foreach,
-                                  "maximize": maximize, "differentiable": differentiable, "capturable": capturable})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "etas": etas,
+                "step_sizes": step_sizes,
+                "foreach": foreach,
+                "maximize": maximize,
+                "differentiable": differentiable,
+                "capturable": capturable,
+            },
+        )
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         lr = scalar(group["lr"])

@@ -1,4 +1,5 @@
 """The base of learning-rate schedules. Attribute names are those of PyTorch's state dicts."""
+
 from __future__ import annotations
 
 import types
@@ -12,19 +13,28 @@ from fanal.optim.optimizer import Optimizer
 from fanal.optim.update import scalar
 
 EPOCH_DEPRECATION_WARNING = (
-    "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. Please use "
-    "`scheduler.step()` to step the scheduler. During the deprecation, if epoch is different from None, the closed form is "
-    "used instead of the new chainable form, where available. Please open an issue if you are unable to replicate your use "
-    "case: https://github.com/pytorch/pytorch/issues/new/choose.")
+    "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where "
+    "possible. Please use "
+    "`scheduler.step()` to step the scheduler. During the deprecation, if epoch is different from "
+    "None, the closed form is "
+    "used instead of the new chainable form, where available. Please open an issue if you are unable "
+    "to replicate your use "
+    "case: https://github.com/pytorch/pytorch/issues/new/choose."
+)
 OVERRIDDEN = (
-    "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization. Please, make sure to "
+    "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization. "
+    "Please, make sure to "
     "call `optimizer.step()` before `lr_scheduler.step()`. See more details at "
-    "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate")
+    "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
+)
 TOO_EARLY = (
-    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 and later, you should call them in "
-    "the opposite order: `optimizer.step()` before `lr_scheduler.step()`.  Failure to do this will result in PyTorch skipping "
+    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 and later, "
+    "you should call them in "
+    "the opposite order: `optimizer.step()` before `lr_scheduler.step()`.  Failure to do this will "
+    "result in PyTorch skipping "
     "the first value of the learning rate schedule. See more details at "
-    "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate")
+    "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
+)
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
@@ -32,8 +42,11 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
     n = len(optimizer.param_groups)
     if isinstance(value, (list, tuple)):
         if len(value) != n:
-            raise ValueError(f"{name} must have the same length as optimizer.param_groups. {name} has {len(value)} values, "
-                             f"param_groups has {n}.")
+            raise ValueError(
+                f"{name} must have the same length as optimizer.param_groups. {name} has {len(value)} "
+                "values, "
+                f"param_groups has {n}."
+            )
         return [own(v) for v in value]
     return [own(value) for _ in range(n)]
 
@@ -85,10 +98,14 @@ class LRScheduler:
             if last_epoch == -1:
                 group.setdefault("initial_lr", own(group["lr"]))
             elif "initial_lr" not in group:
-                raise KeyError(f"param 'initial_lr' is not specified in param_groups[{i}] when resuming scheduler with "
-                               "last_epoch >= 0.\nThis typically happens when:\n1. You're trying to resume training from a "
-                               "checkpoint but haven't properly loaded the optimizer state\n2. You're using last_epoch >= 0 "
-                               "for a fresh training run (not recommended)")
+                raise KeyError(
+                    f"param 'initial_lr' is not specified in param_groups[{i}] when resuming scheduler with "
+                    "last_epoch >= 0.\nThis typically happens when:\n1. You're trying to resume "
+                    "training from a "
+                    "checkpoint but haven't properly loaded the optimizer state\n2. You're using "
+                    "last_epoch >= 0 "
+                    "for a fresh training run (not recommended)"
+                )
         self.base_lrs = values_of(optimizer, "initial_lr")
         self.last_epoch = last_epoch
         if not optimizer.__dict__.get("_scheduled"):  # steps count from the first schedule on
@@ -159,8 +176,11 @@ class LRScheduler:
 
     def _warn_outside(self) -> None:
         if not self._get_lr_called_within_step:
-            warnings.warn("To get the last learning rate computed by the scheduler, please use `get_last_lr()`.",
-                          UserWarning, stacklevel=3)
+            warnings.warn(
+                "To get the last learning rate computed by the scheduler, please use `get_last_lr()`.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _scaled(self, factor: Any) -> list[Any]:
         """Return the present rates times a factor."""

@@ -1,4 +1,5 @@
 """Stochastic gradient descent."""
+
 from __future__ import annotations
 
 import functools
@@ -22,6 +23,7 @@ def _formula(momentum: bool, nesterov: bool, decay: bool, maximize: bool) -> For
             return axpy(p, g, minus_lr), ()
         buf = axpy(P.mul(states[0], mu), g, share)
         return axpy(p, axpy(g, buf, mu) if nesterov else buf, minus_lr), (buf,)
+
     return Formula(rule, ("momentum_buffer",) if momentum else ())
 
 
@@ -32,12 +34,29 @@ class SGD(Stepper):
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013).
     """
 
-    _missing = {"nesterov": False, "maximize": False, "foreach": None, "differentiable": False, "fused": False}
+    _missing = {
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": False,
+    }
     _counters = ()
 
-    def __init__(self, params: Any, lr: Any = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
-                 nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
-                 differentiable: bool = False, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
         check_lr(lr)
         if momentum < 0.0:
             raise ValueError(f"Invalid momentum value: {momentum}")
@@ -45,18 +64,32 @@ class SGD(Stepper):
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
-                                  "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
-                                  "differentiable": differentiable, "fused": fused})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+                "foreach": foreach,
+                "differentiable": differentiable,
+                "fused": fused,
+            },
+        )
         check_flags(fused, foreach, differentiable)
 
     def _batches(self, group: dict[str, Any], ended: list[tuple]) -> list:
         momentum = group["momentum"] != 0
-        f = _formula(momentum, bool(group["nesterov"]), scalar(group["weight_decay"]) != 0, bool(group["maximize"]))
+        f = _formula(
+            momentum, bool(group["nesterov"]), scalar(group["weight_decay"]) != 0, bool(group["maximize"])
+        )
         return self._share(group, f, momentum)
 
     def _share(self, group: dict[str, Any], f: Formula, momentum: bool) -> list:
         from fanal.optim.update import Batch
+
         lr, decay = -scalar(group["lr"]), scalar(group["weight_decay"])
         # A buffer begins as the first gradient: zero, plus all of it, whatever the dampening.
         first = Batch(f, [lr, decay, group["momentum"], 1.0])

@@ -1,4 +1,5 @@
 """SparseAdam."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,12 +12,18 @@ from fanal.optim.update import check_lr, scalar
 class SparseAdam(Optimizer):
     """Adam for sparse gradients.
 
-    Raises ValueError for options out of range. Differs from torch: gradients here are always dense, so a step raises
-    what PyTorch raises for those.
+    Raises ValueError for options out of range. Differs from torch: gradients here are always dense, so a
+    step raises what PyTorch raises for those.
     """
 
-    def __init__(self, params: Any, lr: Any = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 maximize: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
         if not 0.0 < scalar(lr):
             raise ValueError(f"Invalid learning rate: {lr}")
         check_lr(lr)
@@ -28,6 +35,7 @@ class SparseAdam(Optimizer):
     def step(self, closure: Any = None) -> Any:
         """Raise RuntimeError if any parameter has a gradient, for it is dense."""
         from fanal.core.base.state import grad_mode
+
         loss = None
         if closure is not None:
             with grad_mode(True):

@@ -1,4 +1,5 @@
 """Averages of weights: stochastic weight averaging and exponential moving averages."""
+
 from __future__ import annotations
 
 import math
@@ -14,8 +15,15 @@ from fanal.nn.modules.module import Module
 from fanal.optim.optimizer import Optimizer
 from fanal.optim.schedule import LRScheduler, per_group
 
-__all__ = ["AveragedModel", "update_bn", "SWALR", "get_ema_multi_avg_fn", "get_swa_multi_avg_fn", "get_ema_avg_fn",
-           "get_swa_avg_fn"]
+__all__ = [
+    "AveragedModel",
+    "update_bn",
+    "SWALR",
+    "get_ema_multi_avg_fn",
+    "get_swa_multi_avg_fn",
+    "get_ema_avg_fn",
+    "get_swa_avg_fn",
+]
 AvgFn = Callable[[Any, Any, Any], Any]
 
 
@@ -35,18 +43,23 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> Callable[..., None]:
                     average.lerp_(now, 1 - decay)
                 else:
                     average.copy_(average * decay + now * (1 - decay))
+
     return ema_update
 
 
 def get_swa_multi_avg_fn() -> Callable[..., None]:
     """Return a function that takes a list of tensors into a list of means of `num_averaged` values."""
-    def swa_update(averaged_param_list: Sequence[Any], current_param_list: Sequence[Any], num_averaged: Any) -> None:
+
+    def swa_update(
+        averaged_param_list: Sequence[Any], current_param_list: Sequence[Any], num_averaged: Any
+    ) -> None:
         with grad_mode(False):
             for average, now in zip(averaged_param_list, current_param_list):
                 if average.dtype.category >= 2:
                     average.lerp_(now, 1 / (num_averaged + 1))
                 else:
                     average.copy_(average + (now - average) / (num_averaged + 1))
+
     return swa_update
 
 
@@ -57,26 +70,36 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
     def ema_update(ema_param: Any, current_param: Any, num_averaged: Any) -> Any:
         with grad_mode(False):
             return decay * ema_param + (1 - decay) * current_param
+
     return ema_update
 
 
 def get_swa_avg_fn() -> AvgFn:
     """Return a function (average, now, n) -> mean of n + 1 values."""
+
     def swa_update(averaged_param: Any, current_param: Any, num_averaged: Any) -> Any:
         with grad_mode(False):
             return averaged_param + (current_param - averaged_param) / (num_averaged + 1)
+
     return swa_update
 
 
 class AveragedModel(Module):
     """A copy of a model whose parameters are averages of the model's.
 
-    avg_fn(average, now, n) or multi_avg_fn(averages, nows, n): how to average; the mean by default. use_buffers: average
-    buffers too, instead of copying them. Source: Izmailov et al., "Averaging weights leads to wider optima" (2018).
+    avg_fn(average, now, n) or multi_avg_fn(averages, nows, n): how to average; the mean by default.
+    use_buffers: average buffers too, instead of copying them. Source: Izmailov et al., "Averaging weights
+    leads to wider optima" (2018).
     """
 
-    def __init__(self, model: Module, device: Any = None, avg_fn: AvgFn | None = None,
-                 multi_avg_fn: Callable[..., None] | None = None, use_buffers: bool = False) -> None:
+    def __init__(
+        self,
+        model: Module,
+        device: Any = None,
+        avg_fn: AvgFn | None = None,
+        multi_avg_fn: Callable[..., None] | None = None,
+        use_buffers: bool = False,
+    ) -> None:
         super().__init__()
         if avg_fn is not None and multi_avg_fn is not None:
             raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
@@ -93,7 +116,10 @@ class AveragedModel(Module):
     def update_parameters(self, model: Module) -> None:
         """Take the model's parameters into the averages."""
         if self.use_buffers:
-            mine, theirs = chain(self.module.parameters(), self.module.buffers()), chain(model.parameters(), model.buffers())
+            mine, theirs = (
+                chain(self.module.parameters(), self.module.buffers()),
+                chain(model.parameters(), model.buffers()),
+            )
         else:
             mine, theirs = self.parameters(), model.parameters()
         averages, now = [p.detach() for p in mine], [p.detach() for p in theirs]
@@ -140,12 +166,20 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
 class SWALR(LRScheduler):
     """Move the rate to `swa_lr` in `anneal_epochs` steps, along a cosine or a line, and keep it there."""
 
-    def __init__(self, optimizer: Optimizer, swa_lr: Any, anneal_epochs: int = 10, anneal_strategy: str = "cos",
-                 last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: Any,
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
         for lr, group in zip(per_group("swa_lr", optimizer, swa_lr), optimizer.param_groups):
             group["swa_lr"] = lr
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
         self._anneal_strategy = anneal_strategy
         if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")

@@ -1,9 +1,11 @@
 """How a step runs: one event for all parameters of all groups.
 
-An optimizer says, per group, which formula applies and with which numbers. Python gathers tensors and computes the
-numbers; the event composes the formulas from primitives and writes parameters and states. Numbers are runtime inputs,
-so that a learning rate or a bias correction that changes from step to step changes nothing else.
+An optimizer says, per group, which formula applies and with which numbers. Python gathers tensors and
+computes the numbers; the event composes the formulas from primitives and writes parameters and states.
+Numbers are runtime inputs, so that a learning rate or a bias correction that changes from step to step
+changes nothing else.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
@@ -27,8 +29,8 @@ Rule = Callable[[Node, Node, Sequence[Node], Sequence[Node]], tuple[Node, Sequen
 class Formula:
     """How one parameter changes: rule(p, g, states, numbers) -> new p, new states. Compared by identity.
 
-    keys: the names of its states. exact: the rule wants values as they are, not complex numbers as pairs and 16-bit
-    floats in float32.
+    keys: the names of its states. exact: the rule wants values as they are, not complex numbers as pairs
+    and 16-bit floats in float32.
     """
 
     __slots__ = ("__weakref__", "exact", "keys", "rule")
@@ -68,18 +70,26 @@ def back(n: Node, like: Node) -> Node:
     return P.convert(n, like.dtype)
 
 
-def _update(formulas: list[Formula], counts: list[int], params: list, grads: list, states: list, numbers: list[float],
-            sizes: list[int], differentiable: bool) -> None:
+def _update(
+    formulas: list[Formula],
+    counts: list[int],
+    params: list,
+    grads: list,
+    states: list,
+    numbers: list[float],
+    sizes: list[int],
+    differentiable: bool,
+) -> None:
     """Apply each formula to its share of the parameters."""
     with grad_mode(differentiable):
         take: Any = read if differentiable else value
         first = held = used = 0
         for f, count, size in zip(formulas, counts, sizes):
-            n = Numbers(numbers[used:used + size])
+            n = Numbers(numbers[used : used + size])
             used += size
             k = len(f.keys)
-            for p, g in zip(params[first:first + count], grads[first:first + count]):
-                _apply(f, p, take(p), take(g), states[held:held + k], take, n)
+            for p, g in zip(params[first : first + count], grads[first : first + count]):
+                _apply(f, p, take(p), take(g), states[held : held + k], take, n)
                 held += k
             first += count
 
@@ -105,8 +115,7 @@ def scalar(x: Any) -> Any:
     """Return a number given as a number or as a tensor of one element."""
     if not isinstance(x, Handle):
         return x
-    known = x._storage.node.buffer
-    return float((compute(x) if known is None or x._chain else known).reshape(()))
+    return float(compute(x).reshape(()))
 
 
 def assign(t: Any, v: float) -> None:
@@ -124,7 +133,10 @@ def zeros_like(p: Any, fill: float | complex = 0) -> Any:
 
 
 def counter(start: float = 0.0) -> Any:
-    """Return a counter as PyTorch keeps it: a tensor without dimensions, in float32 unless the default is float64."""
+    """Return a counter as PyTorch keeps it.
+
+    A tensor without dimensions, in float32 unless the default is float64.
+    """
     d = dt.float64 if dt.get_default() is dt.float64 else dt.float32
     return wrap_array(np.array(start, d.np), d)
 
@@ -142,7 +154,10 @@ class Batch:
 
 
 class Stepper(Optimizer):
-    """An optimizer whose step is one event. An algorithm says how state begins, and names formula and numbers."""
+    """An optimizer whose step is one event.
+
+    An algorithm says how state begins, and names formula and numbers.
+    """
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Make the state of a parameter at its first step."""
@@ -167,7 +182,10 @@ class Stepper(Optimizer):
         assign(state["step"], when)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change all parameters that have gradients. closure: evaluates the model again and returns the loss."""
+        """Change all parameters that have gradients.
+
+        closure: evaluates the model again and returns the loss.
+        """
         loss = None
         if closure is not None:
             with grad_mode(True):
@@ -214,7 +232,9 @@ class Stepper(Optimizer):
             when = self._when(state)
             b = found.get(when)
             if b is None:
-                b = found[when] = Batch(self._formula(group, when), self._numbers(group, when, scalar(group["lr"])))
+                b = found[when] = Batch(
+                    self._formula(group, when), self._numbers(group, when, scalar(group["lr"]))
+                )
             b.params.append(p)
             b.grads.append(g)
             for key in b.formula.keys:
@@ -233,7 +253,12 @@ class Stepper(Optimizer):
                     if held and name in held and not isinstance(held[name], Handle):
                         held[name] = counter(float(held[name]))
 
-    _missing: dict[str, Any] = {"foreach": None, "maximize": False, "differentiable": False, "capturable": False}
+    _missing: dict[str, Any] = {
+        "foreach": None,
+        "maximize": False,
+        "differentiable": False,
+        "capturable": False,
+    }
     _counters: tuple[str, ...] = ("step",)
 
 

@@ -2,6 +2,7 @@
 
 Backward runs the user's Python again, so a segment with a checkpoint in it is never followed.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import fanal
-from fanal.core.autograd.backward import gradients
+from fanal.core.autograd.backward import gradients, target
 from fanal.core.base.dtype import float32
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.record import leave_path, unfollowable
@@ -89,7 +90,9 @@ class _Region:
 
     name = "CheckpointBackward"
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict, preserve: bool, again: AbstractContextManager) -> None:
+    def __init__(
+        self, function: Callable, args: tuple, kwargs: dict, preserve: bool, again: AbstractContextManager
+    ) -> None:
         self.function, self.args, self.kwargs, self.again = function, args, kwargs, again
         self.random = fanal.get_rng_state() if preserve else None
         self.given = _tensors((args, kwargs), [])
@@ -101,9 +104,11 @@ class _Region:
     def check(self) -> None:
         for t, v in zip(self.given, self.versions):
             if t._storage.version != v:
-                raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace "
-                                   f"operation: an argument of shape {list(t.shape)} of a checkpoint is at version "
-                                   f"{t._storage.version}; expected version {v} instead.")
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace "
+                    f"operation: an argument of shape {list(t.shape)} of a checkpoint is at version "
+                    f"{t._storage.version}; expected version {v} instead."
+                )
 
     def backward(self, grads: dict[int, Node]) -> list[Node | None]:
         """Run the function again and take its gradients."""
@@ -114,22 +119,30 @@ class _Region:
             out = self.function(*self.args, **self.kwargs)
         outs = _tensors(out, [])
         if [tuple(o.shape) for o in outs] != self.shapes:
-            raise CheckpointError("torch.utils.checkpoint: Recomputed values for the following tensors have different "
-                                  f"metadata than during the forward pass: {self.shapes} then, "
-                                  f"{[tuple(o.shape) for o in outs]} now")
+            raise CheckpointError(
+                "torch.utils.checkpoint: Recomputed values for the following tensors have different "
+                f"metadata than during the forward pass: {self.shapes} then, "
+                f"{[tuple(o.shape) for o in outs]} now"
+            )
         with grad_mode(True):
             roots = [read(outs[k]) for k in grads]
         if not all(r.needs_grad for r in roots):
             raise CheckpointError("torch.utils.checkpoint: an output that required gradients no longer does")
-        found = gradients(roots, list(grads.values()), {id(i) for i in self.inputs}, create_graph=create, retain=True,
-                          accumulate=None)
-        return [found.get(id(i)) for i in self.inputs]
+        found = gradients(
+            roots,
+            list(grads.values()),
+            {target(i) for i in self.inputs},
+            create_graph=create,
+            retain=True,
+            accumulate=None,
+        )
+        return [found.get(target(i)) for i in self.inputs]
 
 
 class _Rule:
     """The gradient rule of one output of a region: leave the gradient at the hub."""
 
-    __slots__ = ("region", "k", "__weakref__")
+    __slots__ = ("__weakref__", "k", "region")
     name = "CheckpointBackward"
 
     def __init__(self, region: _Region, k: int) -> None:
@@ -157,21 +170,22 @@ def _boundary(roots: list[Node], given: set[int]) -> list[Node]:
     """Return the leaves, and the values of arguments, from which outputs were computed."""
     found: dict[int, Node] = {}
     seen: set[int] = set()
-    todo = [r for r in roots if r.needs_grad]
-    while todo:
-        n = todo.pop()
+    queue = [r for r in roots if r.needs_grad]
+    while queue:
+        n = queue.pop()
         if id(n) in seen:
             continue
         seen.add(id(n))
         if n.leaf is not None or id(n) in given:
-            found[id(n)] = n
+            found.setdefault(target(n), n)
         else:
-            todo.extend(i for i in n.inputs if i.needs_grad)
+            queue.extend(i for i in n.inputs if i.needs_grad)
     return list(found.values())
 
 
 def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, context_fn: Callable) -> Any:
-    """Checkpoint without nesting backward: the region is one function of its arguments and of every leaf inside it."""
+    """Checkpoint without nesting backward: the region is one function of its arguments and of every leaf
+    inside it."""
     forward, again = context_fn()
     if not state.grad:
         with forward:
@@ -197,6 +211,7 @@ def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, contex
             return t
         with grad_mode(True):
             return wrap(tape((detach(value(t)), hub), _Rule(region, k)), t._strides)
+
     made = _map(result, out)
     leave_path()
     unfollowable(_REASON)
@@ -232,17 +247,29 @@ class CheckpointFunction(fanal.autograd.Function):
         return (None, None, *(x.grad if isinstance(x, Tensor) else None for x in own))
 
 
-def checkpoint(function: Callable, *args: Any, use_reentrant: bool | None = None, context_fn: Callable = noop_context_fn,
-               determinism_check: str = "default", debug: bool = False, early_stop: bool = True, **kwargs: Any) -> Any:
+def checkpoint(
+    function: Callable,
+    *args: Any,
+    use_reentrant: bool | None = None,
+    context_fn: Callable = noop_context_fn,
+    determinism_check: str = "default",
+    debug: bool = False,
+    early_stop: bool = True,
+    **kwargs: Any,
+) -> Any:
     """Run `function(*args)`; in backward run it again instead of keeping what it computed.
 
     preserve_rng_state=True (the default) gives both runs the same random numbers.
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
     """
     if use_reentrant is None:
-        warnings.warn("torch.utils.checkpoint: the use_reentrant parameter should be passed explicitly. use_reentrant=False is "
-                      "recommended, but if you need to preserve the current default behavior, you can pass "
-                      "use_reentrant=True.", stacklevel=2)
+        warnings.warn(
+            "torch.utils.checkpoint: the use_reentrant parameter should be passed explicitly. "
+            "use_reentrant=False is "
+            "recommended, but if you need to preserve the current default behavior, you can pass "
+            "use_reentrant=True.",
+            stacklevel=2,
+        )
         use_reentrant = True
     preserve = kwargs.pop("preserve_rng_state", True)
     if not use_reentrant:
@@ -256,11 +283,16 @@ def checkpoint(function: Callable, *args: Any, use_reentrant: bool | None = None
     return CheckpointFunction.apply(function, preserve, *args)
 
 
-def checkpoint_sequential(functions: Any, segments: int, input: Any, use_reentrant: bool | None = None, **kwargs: Any) -> Any:
+def checkpoint_sequential(
+    functions: Any, segments: int, input: Any, use_reentrant: bool | None = None, **kwargs: Any
+) -> Any:
     """Run a sequence of modules in `segments` parts, each but the last checkpointed."""
     if use_reentrant is None:
-        warnings.warn("torch.utils.checkpoint.checkpoint_sequential: the use_reentrant parameter should be passed explicitly.",
-                      stacklevel=2)
+        warnings.warn(
+            "torch.utils.checkpoint.checkpoint_sequential: the use_reentrant parameter should be passed "
+            "explicitly.",
+            stacklevel=2,
+        )
         use_reentrant = True
     preserve = kwargs.pop("preserve_rng_state", True)
     if kwargs:
@@ -272,7 +304,9 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any, use_reentra
             for j in range(start, end + 1):
                 x = modules[j](x)
             return x
+
         return forward
+
     size, end = len(modules) // segments, -1
     for start in range(0, size * (segments - 1), size):
         end = start + size - 1
@@ -280,5 +314,12 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any, use_reentra
     return part(end + 1, len(modules) - 1)(input)
 
 
-__all__ = ["CheckpointError", "CheckpointFunction", "checkpoint", "checkpoint_sequential", "detach_variable",
-           "noop_context_fn", "set_checkpoint_debug_enabled"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointFunction",
+    "checkpoint",
+    "checkpoint_sequential",
+    "detach_variable",
+    "noop_context_fn",
+    "set_checkpoint_debug_enabled",
+]

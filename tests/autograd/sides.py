@@ -1,4 +1,5 @@
 """Run one scenario with PyTorch and with Fanal, and compare what it returns or raises."""
+
 from __future__ import annotations
 
 import math

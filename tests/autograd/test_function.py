@@ -1,4 +1,5 @@
 """Custom functions, checked side by side with PyTorch."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,8 +15,9 @@ def square(m):
 
         @staticmethod
         def backward(ctx, g):
-            x, = ctx.saved_tensors
+            (x,) = ctx.saved_tensors
             return 2 * x * g
+
     return Square
 
 
@@ -28,7 +30,7 @@ def simple(m):
 
 def double(m):
     x = m.tensor([1.0, 2.0], requires_grad=True)
-    g, = m.autograd.grad(square(m).apply(x).sum(), x, create_graph=True)
+    (g,) = m.autograd.grad(square(m).apply(x).sum(), x, create_graph=True)
     return g, m.autograd.grad((g * g).sum(), x)
 
 
@@ -42,13 +44,14 @@ def saved_output(m):
 
         @staticmethod
         def backward(ctx, g):
-            y, = ctx.saved_tensors
+            (y,) = ctx.saved_tensors
             return y * g
+
     x = m.tensor([1.0, 2.0], requires_grad=True)
     y = Exp.apply(x)
-    g, = m.autograd.grad(y.sum(), x, create_graph=True)
-    h, = m.autograd.grad(g.sum(), x, create_graph=True)
-    k, = m.autograd.grad(h.sum(), x)
+    (g,) = m.autograd.grad(y.sum(), x, create_graph=True)
+    (h,) = m.autograd.grad(g.sum(), x, create_graph=True)
+    (k,) = m.autograd.grad(h.sum(), x)
     return y, g, h, k
 
 
@@ -67,6 +70,7 @@ def several(m):
             seen.append(gk)
             x, y = ctx.saved_tensors
             return gp * y + gs, None, gp * x + gs, None
+
     x, y = m.tensor([1.0, 2.0], requires_grad=True), m.tensor([3.0, 4.0])
     p, s, k = Both.apply(x, 5, y, "name")
     (p * 2 + s).sum().backward()
@@ -90,6 +94,7 @@ def not_materialized(m):
         def backward(ctx, a, b):
             seen.append(b is None)
             return a * 2
+
     x = m.tensor([1.0], requires_grad=True)
     Two.apply(x)[0].sum().backward()
     return seen, x.grad
@@ -107,10 +112,11 @@ def several_double(m):
         def backward(ctx, ga, gb):
             x, b = ctx.saved_tensors
             return 2 * x * ga + b * gb
+
     x = m.tensor([1.0, 0.5], requires_grad=True)
     a, b = Two.apply(x)
-    g, = m.autograd.grad((a * b).sum(), x, create_graph=True)
-    h, = m.autograd.grad(g.sum(), x, create_graph=True)
+    (g,) = m.autograd.grad((a * b).sum(), x, create_graph=True)
+    (h,) = m.autograd.grad(g.sum(), x, create_graph=True)
     return g, h, m.autograd.grad(h.sum(), x)
 
 
@@ -125,6 +131,7 @@ def dirty(m):
         @staticmethod
         def backward(ctx, g):
             return g * 5
+
     x = m.tensor([1.0, 2.0], requires_grad=True)
     h = x * 2
     y = AddOne.apply(h)
@@ -143,6 +150,7 @@ def dirty_leaf(m):
         @staticmethod
         def backward(ctx, g):
             return g
+
     AddOne.apply(m.tensor([1.0], requires_grad=True))
 
 
@@ -158,6 +166,7 @@ def fixed(m):
         @staticmethod
         def backward(ctx, g, gi, gd):
             return g.expand(2)
+
     x = m.tensor([1.0, 2.0], requires_grad=True)
     v, i, d = Top.apply(x)
     v.backward()
@@ -172,12 +181,13 @@ def split_style(m):
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            x, factor = inputs
+            _, factor = inputs
             ctx.factor = factor
 
         @staticmethod
         def backward(ctx, g):
             return g * ctx.factor, None
+
     x = m.tensor([1.0, 2.0], requires_grad=True)
     Scale.apply(x).sum().backward()
     first = x.grad.clone()
@@ -194,6 +204,7 @@ def identity(m):
         @staticmethod
         def backward(ctx, g):
             return -g
+
     x = m.tensor([1.0, 2.0], requires_grad=True)
     y = Same.apply(x)
     (y * 2).sum().backward()
@@ -209,6 +220,7 @@ def viewed(m):
         @staticmethod
         def backward(ctx, g):
             return g * 7
+
     h = m.tensor([1.0, 2.0], requires_grad=True) * 1
     View.apply(h).add_(1)
 
@@ -226,6 +238,7 @@ def no_grad_inside(m):
         def backward(ctx, g):
             seen.append((m.is_grad_enabled(), g.requires_grad))
             return g * 2
+
     x = m.tensor([1.0], requires_grad=True)
     F.apply(x).backward()
     m.autograd.grad(F.apply(x), x, create_graph=True)
@@ -259,6 +272,7 @@ def nothing_saved_twice(m):
         @staticmethod
         def backward(ctx, g):
             return g * 2
+
     x = m.tensor([1.0], requires_grad=True)
     y = Twice.apply(x)
     y.backward()
@@ -282,6 +296,7 @@ def too_few(m):
         @staticmethod
         def backward(ctx, g):
             return g
+
     x = m.tensor([1.0], requires_grad=True)
     F.apply(x, x).backward()
 
@@ -295,6 +310,7 @@ def grad_of_number(m):
         @staticmethod
         def backward(ctx, g):
             return g, g
+
     F.apply(m.tensor([1.0], requires_grad=True), 2).backward()
 
 
@@ -307,6 +323,7 @@ def wrong_shape(m):
         @staticmethod
         def backward(ctx, g):
             return m.ones(3)
+
     F.apply(m.ones(2, requires_grad=True)).sum().backward()
 
 
@@ -319,6 +336,7 @@ def wide_gradient(m):
         @staticmethod
         def backward(ctx, g):
             return g, g
+
     a, b = m.ones(2, 1, requires_grad=True), m.ones(2, 3, requires_grad=True)
     F.apply(a, b).sum().backward()
     return a.grad, b.grad
@@ -329,6 +347,7 @@ def no_backward(m):
         @staticmethod
         def forward(ctx, a):
             return a * 1
+
     F.apply(m.ones(1, requires_grad=True)).backward()
 
 
@@ -338,6 +357,7 @@ def save_number(m):
         def forward(ctx, a):
             ctx.save_for_backward(3)
             return a * 1
+
     F.apply(m.ones(1, requires_grad=True))
 
 
@@ -352,8 +372,9 @@ def once(m):
         @m.autograd.function.once_differentiable
         def backward(ctx, g):
             return 2 * g * ctx.saved_tensors[0]
+
     x = m.ones(1, requires_grad=True)
-    g, = m.autograd.grad(F.apply(x) ** 2, x, create_graph=True)
+    (g,) = m.autograd.grad(F.apply(x) ** 2, x, create_graph=True)
     g.backward()
 
 
@@ -385,6 +406,7 @@ def value_in_forward(m):
         @staticmethod
         def backward(ctx, g):
             return g * ctx.k if float(g.sum()) > 0 else g
+
     w = m.tensor([1.0, 2.0], requires_grad=True)
     found = []
     for _ in range(5):
@@ -397,19 +419,37 @@ def value_in_forward(m):
     return found
 
 
-VALUES = [simple, double, saved_output, several, not_materialized, several_double, dirty, fixed, split_style, identity,
-          no_grad_inside, retained, nothing_saved_twice, wide_gradient, in_training, value_in_forward]
-ERRORS = [(dirty_leaf, "a leaf Variable that requires grad has been used in an in-place operation"),
-          (viewed, "is a view and is being modified inplace", "custom Function"),
-          (second_backward, "Trying to backward through the graph a second time"),
-          (saved_and_written, "modified by an inplace operation", "version 1; expected version 0"),
-          (too_few, "returned an incorrect number of gradients (expected 2, got 1)"),
-          (grad_of_number, "returned a gradient different than None at position 2"),
-          (wrong_shape, "returned an invalid gradient at index 0 - got [3] but expected shape compatible with [2]"),
-          (no_backward, "You must implement either the backward or vjp method"),
-          (save_number, "save_for_backward can only save variables, but argument 0 is of type int"),
-          (once, "differentiate twice"),
-          (called, "Legacy autograd function with non-static forward method is deprecated")]
+VALUES = [
+    simple,
+    double,
+    saved_output,
+    several,
+    not_materialized,
+    several_double,
+    dirty,
+    fixed,
+    split_style,
+    identity,
+    no_grad_inside,
+    retained,
+    nothing_saved_twice,
+    wide_gradient,
+    in_training,
+    value_in_forward,
+]
+ERRORS = [
+    (dirty_leaf, "a leaf Variable that requires grad has been used in an in-place operation"),
+    (viewed, "is a view and is being modified inplace", "custom Function"),
+    (second_backward, "Trying to backward through the graph a second time"),
+    (saved_and_written, "modified by an inplace operation", "version 1; expected version 0"),
+    (too_few, "returned an incorrect number of gradients (expected 2, got 1)"),
+    (grad_of_number, "returned a gradient different than None at position 2"),
+    (wrong_shape, "returned an invalid gradient at index 0 - got [3] but expected shape compatible with [2]"),
+    (no_backward, "You must implement either the backward or vjp method"),
+    (save_number, "save_for_backward can only save variables, but argument 0 is of type int"),
+    (once, "differentiate twice"),
+    (called, "Legacy autograd function with non-static forward method is deprecated"),
+]
 
 
 @pytest.mark.parametrize("scenario", VALUES, ids=lambda f: f.__name__)
@@ -417,6 +457,8 @@ def test_values(scenario):
     agree(scenario)
 
 
-@pytest.mark.parametrize("scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    "scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", "")
+)
 def test_errors(scenario, words):
     agree(scenario, *words)

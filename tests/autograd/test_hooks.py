@@ -1,4 +1,5 @@
 """Hooks, checked side by side with PyTorch."""
+
 from __future__ import annotations
 
 import pytest
@@ -81,9 +82,9 @@ def hook_on_view(m):
 
 def hook_in_double_backward(m):
     x = m.tensor([1.0, 2.0], requires_grad=True)
-    h = x ** 3
+    h = x**3
     h.register_hook(lambda g: g * g)
-    g, = m.autograd.grad((h * h).sum(), x, create_graph=True)
+    (g,) = m.autograd.grad((h * h).sum(), x, create_graph=True)
     return g, m.autograd.grad(g.sum(), x)
 
 
@@ -176,15 +177,18 @@ def grad_fn_hooks(m):
 
 def names(m):
     x = m.tensor([1.0, 2.0], requires_grad=True)
-    return [t.grad_fn.name() for t in (x * 2, x + 1, x.exp(), x.view(2, 1), x / 3, x - 1, x.tanh())], \
-        (x * 2).grad_fn.next_functions[0][0].name()
+    return [t.grad_fn.name() for t in (x * 2, x + 1, x.exp(), x.view(2, 1), x / 3, x - 1, x.tanh())], (
+        x * 2
+    ).grad_fn.next_functions[0][0].name()
 
 
 def module_hooks(m):
     m.manual_seed(0)
     seen = []
     layer = m.nn.Linear(2, 2)
-    layer.register_full_backward_hook(lambda mod, gi, go: seen.append([len(gi), gi[0].shape == (3, 2), go[0].tolist()]))
+    layer.register_full_backward_hook(
+        lambda mod, gi, go: seen.append([len(gi), gi[0].shape == (3, 2), go[0].tolist()])
+    )
     layer.register_full_backward_pre_hook(lambda mod, go: (go[0] * 2,))
     x = m.ones(3, 2, requires_grad=True)
     layer(x).sum().backward()
@@ -194,21 +198,40 @@ def module_hooks(m):
 def multi_hook(m):
     seen = []
     a, b = m.ones(2, requires_grad=True), m.ones(2, requires_grad=True)
-    handle = m.autograd.graph.register_multi_grad_hook([a, b], lambda gs: seen.append([g.tolist() for g in gs]))
+    handle = m.autograd.graph.register_multi_grad_hook(
+        [a, b], lambda gs: seen.append([g.tolist() for g in gs])
+    )
     (a * 2 + b * 3).sum().backward()
     handle.remove()
     (a * 2 + b * 3).sum().backward()
     return seen, a.grad, b.grad
 
 
-VALUES = [order_of_hooks, retain_follows_in_place, retain_twice_accumulates, removed, leaf_hook_with_grad, hook_sees_sum,
-          hook_on_view, hook_in_double_backward, value_in_hook, every_step, hook_from_step_three, grad_fn_hooks, names,
-          module_hooks, multi_hook]
-ERRORS = [(changed_size, "has changed the size of value"), (changed_type, "has changed the type of value"),
-          (not_a_tensor, "expected Variable, but hook returned 'int'"),
-          (without_gradient, "cannot register a hook on a tensor that doesn't require gradient"),
-          (post_on_result, "post accumulate grad hooks cannot be registered on non-leaf tensors"),
-          (retain_without_gradient, "can't retain_grad on Tensor that has requires_grad=False")]
+VALUES = [
+    order_of_hooks,
+    retain_follows_in_place,
+    retain_twice_accumulates,
+    removed,
+    leaf_hook_with_grad,
+    hook_sees_sum,
+    hook_on_view,
+    hook_in_double_backward,
+    value_in_hook,
+    every_step,
+    hook_from_step_three,
+    grad_fn_hooks,
+    names,
+    module_hooks,
+    multi_hook,
+]
+ERRORS = [
+    (changed_size, "has changed the size of value"),
+    (changed_type, "has changed the type of value"),
+    (not_a_tensor, "expected Variable, but hook returned 'int'"),
+    (without_gradient, "cannot register a hook on a tensor that doesn't require gradient"),
+    (post_on_result, "post accumulate grad hooks cannot be registered on non-leaf tensors"),
+    (retain_without_gradient, "can't retain_grad on Tensor that has requires_grad=False"),
+]
 
 
 @pytest.mark.parametrize("scenario", VALUES, ids=lambda f: f.__name__)
@@ -216,6 +239,8 @@ def test_values(scenario):
     agree(scenario)
 
 
-@pytest.mark.parametrize("scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    "scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", "")
+)
 def test_errors(scenario, words):
     agree(scenario, *words)

@@ -1,4 +1,5 @@
 """The rules of backward, checked side by side with PyTorch."""
+
 from __future__ import annotations
 
 import pytest
@@ -63,12 +64,12 @@ def inplace_view_of_view_of_leaf(m):
 
 
 def inplace_unbind(m):
-    a, b = (leaf(m, 1.0, 2.0) * 2).unbind(0)
+    a, _ = (leaf(m, 1.0, 2.0) * 2).unbind(0)
     a.mul_(2)
 
 
 def inplace_split(m):
-    a, b = (leaf(m, 1.0, 2.0) * 2).split(1)
+    a, _ = (leaf(m, 1.0, 2.0) * 2).split(1)
     a.mul_(2)
 
 
@@ -258,14 +259,14 @@ def batched(m):
 
 def double(m):
     x = leaf(m, 2.0, 3.0)
-    g, = m.autograd.grad((x ** 3).sum(), x, create_graph=True)
-    h, = m.autograd.grad(g.sum(), x)
+    (g,) = m.autograd.grad((x**3).sum(), x, create_graph=True)
+    (h,) = m.autograd.grad(g.sum(), x)
     return g, h, g.requires_grad, h.requires_grad
 
 
 def double_by_backward(m):
     x = leaf(m, 2.0, 3.0)
-    g, = m.autograd.grad((x * x).sum(), x, create_graph=True)
+    (g,) = m.autograd.grad((x * x).sum(), x, create_graph=True)
     ((x * x).sum() + (g * g).sum()).backward()
     return x.grad
 
@@ -408,12 +409,43 @@ def inference_leaf(m):
     x.requires_grad_()
 
 
-VALUES = [second_backward_of_linear, retain, one_element, not_saved, view_shares_version,
-          inplace_on_view_reaches_base, inplace_on_base_reaches_view, grad_identity, grad_set_none, root_is_leaf,
-          root_and_leaf, only_inputs, inputs_not_leaf, grad_allow_unused, grad_materialize, grad_of_input_itself,
-          grad_between, grad_of_view, batched, double, double_by_backward, create_graph_replaces, broadcasting, mixed_types,
-          complex_gradient, detach_stops, no_history_in_no_grad, flag_setter, data_write, detach_in_place, copy_into_slice,
-          fan_out, leaf_twice_in_one_op, index_results_no_grad, inference]
+VALUES = [
+    second_backward_of_linear,
+    retain,
+    one_element,
+    not_saved,
+    view_shares_version,
+    inplace_on_view_reaches_base,
+    inplace_on_base_reaches_view,
+    grad_identity,
+    grad_set_none,
+    root_is_leaf,
+    root_and_leaf,
+    only_inputs,
+    inputs_not_leaf,
+    grad_allow_unused,
+    grad_materialize,
+    grad_of_input_itself,
+    grad_between,
+    grad_of_view,
+    batched,
+    double,
+    double_by_backward,
+    create_graph_replaces,
+    broadcasting,
+    mixed_types,
+    complex_gradient,
+    detach_stops,
+    no_history_in_no_grad,
+    flag_setter,
+    data_write,
+    detach_in_place,
+    copy_into_slice,
+    fan_out,
+    leaf_twice_in_one_op,
+    index_results_no_grad,
+    inference,
+]
 ERRORS = [
     (second_backward, "Trying to backward through the graph a second time"),
     (shared_subgraph_freed, "Trying to backward through the graph a second time"),
@@ -421,11 +453,20 @@ ERRORS = [
     (not_scalar, "grad can be implicitly created only for scalar outputs"),
     (grad_shape, "Mismatch in shape"),
     (inplace_leaf, "a leaf Variable that requires grad is being used in an in-place operation"),
-    (inplace_view_of_leaf, "a view of a leaf Variable that requires grad is being used in an in-place operation"),
-    (inplace_view_of_view_of_leaf, "a view of a leaf Variable that requires grad is being used in an in-place operation"),
+    (
+        inplace_view_of_leaf,
+        "a view of a leaf Variable that requires grad is being used in an in-place operation",
+    ),
+    (
+        inplace_view_of_view_of_leaf,
+        "a view of a leaf Variable that requires grad is being used in an in-place operation",
+    ),
     (inplace_unbind, "Output 0 of Unbind is a view and is being modified inplace"),
     (inplace_split, "Output 0 of Split is a view and is being modified inplace"),
-    (inplace_no_grad_view, "A view was created in no_grad mode and is being modified inplace with grad mode enabled"),
+    (
+        inplace_no_grad_view,
+        "A view was created in no_grad mode and is being modified inplace with grad mode enabled",
+    ),
     (inplace_no_grad_view_plain, "A view was created in no_grad mode"),
     (version, "modified by an inplace operation", "output 0 of ", "version 1; expected version 0"),
     (version_through_detach, "modified by an inplace operation", "version 1; expected version 0"),
@@ -452,6 +493,8 @@ def test_values(scenario):
     agree(scenario)
 
 
-@pytest.mark.parametrize("scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    "scenario,words", [(e[0], e[1:]) for e in ERRORS], ids=lambda x: getattr(x, "__name__", "")
+)
 def test_errors(scenario, words):
     agree(scenario, *words)

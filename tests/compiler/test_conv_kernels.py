@@ -33,6 +33,10 @@ CASES = [
     (1, 2, 3, (6, 6), (6, 6), (1, 1), (0, 0), (1, 1), 1),
     (2, 2, 20, (9, 40), (2, 5), (3, 4), (1, 3), (1, 1), 1),
     (1, 40, 40, (6, 6), (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    (5, 8, 40, (5, 5), (3, 3), (1, 1), (0, 0), (1, 1), 1),  # small images, in place
+    (30, 8, 80, (4, 5), (3, 3), (1, 1), (1, 1), (1, 1), 2),  # ... several to a unit, groups
+    (7, 20, 36, (6, 7), (3, 3), (2, 2), (1, 1), (1, 1), 1),  # ... with a stride
+    (2, 5, 20, (3, 4, 4), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),  # ... in three dimensions
     (2, 1, 2, (4, 4), (2, 2), (3, 3), (0, 0), (1, 1), 1),  # strides past the kernel: inputs no output reads
 ]
 
@@ -98,7 +102,7 @@ def test_float64(case) -> None:
 
 
 @pytest.mark.parametrize("name", FORCED)
-@pytest.mark.parametrize("case", [CASES[1], CASES[3], CASES[4], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[3], CASES[4], CASES[8], CASES[15]], ids=str)
 def test_other_instruction_sets(name: str, case) -> None:
     Case(*case).check(targets.named(name))
 
@@ -106,7 +110,7 @@ def test_other_instruction_sets(name: str, case) -> None:
 @pytest.mark.parametrize("name", ["avx512", "avx2", "sse2", "neon"])
 def test_object_code_for_every_target(name: str) -> None:
     target = targets.named(name)
-    for case in (CASES[1], CASES[4]):
+    for case in (CASES[1], CASES[4], CASES[15]):
         for entries in Case(*case).entries(target):
             for entry in entries:
                 if isinstance(entry, Launch):
@@ -114,7 +118,8 @@ def test_object_code_for_every_target(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", [
-    (3, 20, 40, (12, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1), (20, 4, 4, (9, 9), (3, 3), (2, 2), (1, 1), (1, 1), 4)],
+    (3, 20, 40, (12, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15],
+    (20, 4, 4, (9, 9), (3, 3), (2, 2), (1, 1), (1, 1), 4)],
     ids=str)
 def test_any_division_of_the_work_gives_the_same_bits(case) -> None:
     one = Case(*case)
@@ -124,8 +129,9 @@ def test_any_division_of_the_work_gives_the_same_bits(case) -> None:
             assert (got == want).all()
 
 
-def test_images_do_not_depend_on_each_other() -> None:
-    one = Case(5, 8, 24, (10, 11), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+@pytest.mark.parametrize("case", [(5, 8, 24, (10, 11), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15]], ids=str)
+def test_images_do_not_depend_on_each_other(case) -> None:
+    one = Case(*case)
     whole = one.run()
     one.x, one.g = one.x[:2].copy(), one.g[:2].copy()
     for got, want in zip(one.run()[:2], whole[:2], strict=True):
@@ -143,10 +149,10 @@ def test_infinities_stay_where_they_belong() -> None:
     assert (np.isfinite(dw).all(0) == ~np.pad([[[True]]], [(0, 1), (0, 2), (2, 0)])).all()
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[8], CASES[14], CASES[15]], ids=str)
 def test_epilogue(case) -> None:
     one = Case(*case)
-    bias, other = RNG.standard_normal(one.w.shape[0]).astype(np.float32), RNG.standard_normal(one.g.shape).astype(np.float32)
+    bias, other = (RNG.standard_normal(shape).astype(np.float32) for shape in (one.w.shape[0], one.g.shape))
     tail = epi.chain(epi.row_bias(6), epi.relu(), epi.residual(7))
     plain, out = one.run()[0], np.full_like(one.g, 7)
     arrays = {0: one.x, 1: one.w, 2: out, 6: bias, 7: other}

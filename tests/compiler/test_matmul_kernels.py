@@ -166,7 +166,8 @@ def test_epilogue_with_a_second_output() -> None:
 
 
 @pytest.mark.parametrize("shape, swap_a, swap_b", [
-    (((100, 90), (90, 200)), False, False), (((300, 1000), (1000, 90)), True, True), (((5, 31, 20), (5, 20, 33)), False, True)])
+    (((100, 90), (90, 200)), False, False), (((300, 1000), (1000, 90)), True, True),
+    (((5, 31, 20), (5, 20, 33)), False, True)])
 def test_any_division_of_the_work_gives_the_same_bits(shape, swap_a: bool, swap_b: bool) -> None:
     a, b = make(shape[0], swap=swap_a), make(shape[1], swap=swap_b)
     whole = run(a, b)

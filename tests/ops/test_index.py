@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.ops.oracle import check, check_gradient
 
 READS = """x[0] | x[-1, :, 1:3] | x[..., 0] | x[None] | x[:, None, 1] | x[::1, ::2] | x[[0, 1]] | x[[[0, 1], [1, 2]]]
@@ -22,7 +23,7 @@ WRITES = [("0", "1"), (":, 1", "x[:, 0] * 2"), ("..., 1:3", "m.tensor([1., 2.])"
           ("0,", "m.ones(2)"), ("m.tensor([0, 1])", "m.ones(5)"), ("m.tensor([0, 1])", "m.ones(4, dtype=m.long)"), ("0", "'a'"),
           ("0", "[1, 2]"), ("0", "1j"), ("m.tensor([0, 7])", "2."), ("0", "np.ones((3, 4), np.float32)"), ("0, 0, 0", "True")]
 INDEXES = "m.tensor([[0, 0, 1], [1, 1, 1]])"
-ELEMENTS = f"""x.gather(0, m.tensor([[0, 1, 0], [1, 1, 0]])) | x.gather(1, m.tensor([[0], [2]])) | x.index_select(1, m.tensor([2, 0, 0]))
+ELEMENTS = """x.gather(0, m.tensor([[0, 1, 0], [1, 1, 0]])) | x.gather(1, m.tensor([[0], [2]])) | x.index_select(1, m.tensor([2, 0, 0]))
 x.scatter(0, m.tensor([[0, 1, 0]]), 1.) | x.scatter(0, m.tensor([[0, 1, 0]]), x * 2) | x.scatter_add(1, m.tensor([[0, 0], [1, 1]]), x * 2)
 x.scatter(1, m.tensor([[0, 1], [1, 2]]), x, reduce='add') | x.index_add(0, m.tensor([0, 0]), x * 2, alpha=2)
 x.index_copy(1, m.tensor([0, 2]), x[:, :2] * 2) | x.index_fill(1, m.tensor([0, -1]), 3.) | x.take(m.tensor([[0, 5], [-1, 2]]))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.ops.oracle import check, check_gradient
 
 ORDER = """m.sort(x) | m.sort(x, 0, True) | x.sort(dim=1, descending=True) | x.argsort(0) | m.topk(x, 2) | m.topk(x, 1, 0, largest=False) | x.kthvalue(2)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.ops.oracle import check, check_gradient
 
 VIEWS = """x.view(6, 4) | x.view(-1, 2) | x.reshape(4, 6) | x.permute(2, 0, 1) | x.permute(2, 0, 1).reshape(-1) | x.transpose(0, 2)

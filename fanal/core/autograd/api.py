@@ -1,4 +1,5 @@
 """backward() and grad(), with PyTorch's rules about which tensors may be asked and what accumulates where."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,18 +33,28 @@ def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tup
             if not is_scalar_like(n.shape):
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
             if n.dtype.is_complex:
-                raise RuntimeError(f"grad can be implicitly created only for real scalar outputs but got torch.{n.dtype.name}")
+                raise RuntimeError(
+                    f"grad can be implicitly created only for real scalar outputs but got "
+                    f"torch.{n.dtype.name}"
+                )
             c = full(n.shape, 1, n.dtype)
         else:
             if not isinstance(g, Handle):
                 raise TypeError(f"gradients can be either Tensors or None, but got {type(g).__name__}")
             if tuple(g._shape) != n.shape:
-                raise RuntimeError(f"Mismatch in shape: grad_output[{k}] has a shape of torch.Size({list(g._shape)}) and "
-                                   f"output[{k}] has a shape of torch.Size({list(n.shape)}).")
+                raise RuntimeError(
+                    f"Mismatch in shape: grad_output[{k}] has a shape of "
+                    f"torch.Size({list(g._shape)}) and "
+                    f"output[{k}] has a shape of torch.Size({list(n.shape)})."
+                )
             if g._dtype.is_complex != n.dtype.is_complex:
-                raise RuntimeError("For complex Tensors, both grad_output and output are required to have the same "
-                                   "dtype. Mismatch in dtype: "
-                                   f"grad_output[{k}] has a dtype of {g._dtype} and output[{k}] has a dtype of {n.dtype}.")
+                raise RuntimeError(
+                    "For complex Tensors, both grad_output and output are required to have "
+                    "the same "
+                    "dtype. Mismatch in dtype: "
+                    f"grad_output[{k}] has a dtype of {g._dtype} and output[{k}] has a "
+                    f"dtype of {n.dtype}."
+                )
             with grad_mode(create):
                 c = read(g)
         roots.append(n)
@@ -77,16 +88,27 @@ def _key(t: Any, n: Node) -> int:
     return id(t) if t._leaf else target(n)
 
 
-def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-             inputs: Any = None) -> None:
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
     """Compute gradients of `tensors` and add them to the .grad of the leaves, as torch.autograd.backward."""
     ts = _tuple(tensors)
     gs = _tuple(grad_tensors) if grad_tensors is not None else (None,) * len(ts)
     retain = create_graph if retain_graph is None else retain_graph
     roots, cots = _roots(ts, gs, create_graph)
     if inputs is None:
-        gradients(roots, cots, None, create_graph=create_graph, retain=retain,
-                  accumulate=lambda t, g: accumulate(t, g, create_graph))
+        gradients(
+            roots,
+            cots,
+            None,
+            create_graph=create_graph,
+            retain=retain,
+            accumulate=lambda t, g: accumulate(t, g, create_graph),
+        )
         return
     targets = _tuple(inputs)
     if not targets:
@@ -100,13 +122,28 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
             accumulate(t, found[key], create_graph)
 
 
-def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
-         create_graph: bool = False, only_inputs: bool = True, allow_unused: bool | None = None,
-         is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple:
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple:
     """Return the gradients of `outputs` with respect to `inputs`, as torch.autograd.grad."""
     if is_grads_batched:
-        return _batched(_tuple(outputs), _tuple(inputs), grad_outputs, retain_graph, create_graph, allow_unused,
-                        materialize_grads)
+        return _batched(
+            _tuple(outputs),
+            _tuple(inputs),
+            grad_outputs,
+            retain_graph,
+            create_graph,
+            allow_unused,
+            materialize_grads,
+        )
     outs, ins = _tuple(outputs), _tuple(inputs)
     gs = _tuple(grad_outputs) if grad_outputs is not None else (None,) * len(outs)
     retain = create_graph if retain_graph is None else retain_graph
@@ -130,13 +167,23 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
             elif allow_unused:
                 result.append(None)
             else:
-                raise RuntimeError(f"The differentiated Tensor at index {k} appears to not have been used in the graph. "
-                                   "Set allow_unused=True if this is the desired behavior.")
+                raise RuntimeError(
+                    f"The differentiated Tensor at index {k} appears to not have been used "
+                    f"in the graph. "
+                    "Set allow_unused=True if this is the desired behavior."
+                )
     return tuple(result)
 
 
-def _batched(outs: tuple, ins: tuple, grad_outputs: Any, retain_graph: bool | None, create: bool,
-             allow_unused: bool | None, materialize: bool) -> tuple:
+def _batched(
+    outs: tuple,
+    ins: tuple,
+    grad_outputs: Any,
+    retain_graph: bool | None,
+    create: bool,
+    allow_unused: bool | None,
+    materialize: bool,
+) -> tuple:
     """Return gradients for a batch of grad_outputs (first dimension), stacked; one walk per member."""
     gs = _tuple(grad_outputs)
     given = [read(g) for g in gs if g is not None]
@@ -147,10 +194,14 @@ def _batched(outs: tuple, ins: tuple, grad_outputs: Any, retain_graph: bool | No
     for k in range(count):
         one = tuple(None if g is None else wrap(_row(read(g), k)) for g in gs)
         last = k == count - 1 and not (create if retain_graph is None else retain_graph)
-        found = grad(outs, ins, one, not last, create, allow_unused=allow_unused, materialize_grads=materialize)
+        found = grad(
+            outs, ins, one, not last, create, allow_unused=allow_unused, materialize_grads=materialize
+        )
         rows.append([None if g is None else read(g) for g in found])
-    return tuple(None if c[0] is None else wrap(concat([reshape(r, (1, *r.shape)) for r in c], 0))  # type: ignore[union-attr]
-                 for c in zip(*rows))
+    return tuple(
+        None if c[0] is None else wrap(concat([reshape(r, (1, *r.shape)) for r in c if r is not None], 0))
+        for c in zip(*rows)
+    )
 
 
 def _row(n: Node, k: int) -> Node:

@@ -1,8 +1,10 @@
 """Reverse-mode differentiation over recorded values.
 
-The walk visits values from the roots to the leaves in an order that respects use, asks each primitive's rule for the
-gradients of its inputs, and sums what meets. Rules build values, so the same walk gives gradients of any order.
+The walk visits values from the roots to the leaves in an order that respects use, asks each primitive's rule
+for the gradients of its inputs, and sums what meets. Rules build values, so the same walk gives gradients of
+any order.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -17,13 +19,19 @@ from fanal.core.base.where import show
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir.prims import add, alias, convert, real, sum_to, tape
-from fanal.core.ir.program import Node
+from fanal.core.ir.program import FREED as SPENT
+from fanal.core.ir.program import WALKED, Node
 from fanal.core.tensor.tensor import Tensor, compute, wrap
 
-FREED = ("Trying to backward through the graph a second time (or directly access saved tensors after they have already "
-         "been freed). Saved intermediate values of the graph are freed when you call .backward() or autograd.grad(). "
-         "Specify retain_graph=True if you need to backward through the graph a second time or if you need to access "
-         "saved tensors after calling backward.")
+FREED = (
+    "Trying to backward through the graph a second time (or directly access saved tensors after they "
+    "have already "
+    "been freed). Saved intermediate values of the graph are freed when you call .backward() or "
+    "autograd.grad(). "
+    "Specify retain_graph=True if you need to backward through the graph a second time or if you need "
+    "to access "
+    "saved tensors after calling backward."
+)
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -47,21 +55,25 @@ def order(roots: Sequence[Node]) -> list[Node]:
 
 
 def _saved(n: Node, g: Node, outs: Sequence[Node | None]) -> list[Node]:
-    """Return the forward values (inputs of `n`, or `n`) that a rule's result reads: what PyTorch saves, and frees."""
+    """Return the forward values (inputs of `n`, or `n`) that a rule's result reads: what PyTorch saves, and
+    frees."""
     mine = {id(i): i for i in n.inputs}
     mine[id(n)] = n
     found: list[Node] = []
-    seen = {id(g), *(id(i) for i in g.inputs if id(i) not in mine)}  # a view of `g` may be built on what `g` views
-    todo = [o for o in outs if o is not None]
-    while todo:
-        o = todo.pop()
+    seen = {
+        id(g),
+        *(id(i) for i in g.inputs if id(i) not in mine),
+    }  # a view of `g` may be built on what `g` views
+    queue = [o for o in outs if o is not None]
+    while queue:
+        o = queue.pop()
         if id(o) in seen:
             continue
         seen.add(id(o))
         if id(o) in mine:
             found.append(mine[id(o)])
         else:
-            todo.extend(o.inputs)
+            queue.extend(o.inputs)
     return found
 
 
@@ -79,24 +91,44 @@ def _check_versions(n: Node, saved: Sequence[Node]) -> None:
         at = show(n.where)
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace operation: "
-            f"[torch.{scalar_name(v.dtype)}Tensor {list(v.shape)}], which is output 0 of {grad_name(v)}, is at version "
-            f"{storage.version}; expected version {version} instead. Hint: enable anomaly detection to find the "
+            f"[torch.{scalar_name(v.dtype)}Tensor {list(v.shape)}], which is output 0 of {grad_name(v)}, "
+            f"is at version "
+            f"{storage.version}; expected version {version} instead. Hint: enable anomaly detection to "
+            f"find the "
             "operation that failed to compute its gradient, with torch.autograd.set_detect_anomaly(True)."
-            + (f" The value was needed by '{n.row.name}' at {at}: use an out-of-place operation, or clone() it before "
-               "writing." if at else ""))
+            + (
+                f" The value was needed by '{n.row.name}' at {at}: use an out-of-place operation, or "
+                f"clone() it before "
+                "writing."
+                if at
+                else ""
+            )
+        )
 
 
-_NAMES = {"sum": "SumBackward0", "reshape": "ViewBackward0", "dot": "MmBackward0", "max": "MaximumBackward0",
-          "min": "MinimumBackward0", "convert": "ToCopyBackward0", "broadcast": "ExpandBackward0",
-          "conv": "ConvolutionBackward0", "concat": "CatBackward0", "update_slice": "CopySlices", "tape": "AliasBackward0",
-          "take": "IndexSelectBackward0", "strided": "AsStridedBackward0", "window": "UnfoldBackward0"}
+_NAMES = {
+    "sum": "SumBackward0",
+    "reshape": "ViewBackward0",
+    "dot": "MmBackward0",
+    "max": "MaximumBackward0",
+    "min": "MinimumBackward0",
+    "convert": "ToCopyBackward0",
+    "broadcast": "ExpandBackward0",
+    "conv": "ConvolutionBackward0",
+    "concat": "CatBackward0",
+    "update_slice": "CopySlices",
+    "tape": "AliasBackward0",
+    "take": "IndexSelectBackward0",
+    "strided": "AsStridedBackward0",
+    "window": "UnfoldBackward0",
+}
 
 
 def grad_name(n: Node) -> str:
     """Return PyTorch's name for the backward function of a value."""
     if n.leaf is not None:
         return "AccumulateGrad"
-    if n.row.name == "tape":
+    if n.row.name == "tape" and n.params:
         name = getattr(n.params[-1], "name", None)
         if name:
             return name
@@ -120,8 +152,10 @@ def _check_nan(n: Node, outs: Sequence[Node | None]) -> None:
     for k, o in enumerate(o for o in outs if o is not None):
         if o.dtype.category >= 2 and np.isnan(compute(wrap(alias(o)))).any():
             at = show(n.where)
-            raise RuntimeError(f"Function '{grad_name(n)}' returned nan values in its {k}th output."
-                               + (f" Its forward ran at {at}." if at else ""))
+            raise RuntimeError(
+                f"Function '{grad_name(n)}' returned nan values in its {k}th output."
+                + (f" Its forward ran at {at}." if at else "")
+            )
 
 
 def _uses(walk: Sequence[Node]) -> dict[int, int]:
@@ -136,13 +170,22 @@ def _uses(walk: Sequence[Node]) -> dict[int, int]:
 
 
 def target(n: Node) -> int:
-    """Return the key of a value whose gradient is wanted. A leaf is one target, however many values were read from it."""
+    """Return the key of a value whose gradient is wanted. A leaf is one target, however many values were
+    read from it."""
     return id(n) if n.leaf is None else id(n.leaf)
 
 
-def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int] | None, *, create_graph: bool,
-              retain: bool, accumulate: Any) -> dict[int, Node]:
-    """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it is None."""
+def gradients(
+    roots: Sequence[Node],
+    cotangents: Sequence[Node],
+    wanted: set[int] | None,
+    *,
+    create_graph: bool,
+    retain: bool,
+    accumulate: Any,
+) -> dict[int, Node]:
+    """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it
+    is None."""
     walk = order(roots)
     inner: set[int] | None = None
     if wanted is not None:
@@ -181,7 +224,7 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
                 continue
             if n.leaf is not None or n.row.grad is None or (inner is not None and id(n) not in inner):
                 continue
-            if n.freed:
+            if n.freed == SPENT:
                 raise RuntimeError(FREED)
             rule = n.params[-1] if n.row is tape else None
             outs: list[Node | None] = n.row.grad(g, n, *n.inputs, *n.params)
@@ -204,8 +247,12 @@ def gradients(roots: Sequence[Node], cotangents: Sequence[Node], wanted: set[int
                     known = grads.get(id(i))
                     grads[id(i)] = o if known is None else add(known, o)
             _count_down(n, uses, arrive)
+    if not retain:
+        for n in walk:
+            if n.leaf is None:
+                n.freed = n.freed or WALKED
     for n in spent:
-        n.freed = True
+        n.freed = SPENT
     for rule in released:
         rule.release()
     return found
@@ -222,7 +269,8 @@ def _count_down(n: Node, uses: dict[int, int], arrive: Any) -> None:
 
 
 def _only_towards(walk: list[Node], wanted: set[int]) -> tuple[list[Node], set[int]]:
-    """Keep the values through which some wanted value is reached; also tell which of them have more behind them."""
+    """Keep the values through which some wanted value is reached; also tell which of them have more behind
+    them."""
     useful: set[int] = set()
     inner: set[int] = set()
     for n in reversed(walk):

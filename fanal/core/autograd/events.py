@@ -1,4 +1,5 @@
 """backward() and grad() as events, for the public modules that stand above the operators."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ def _event(name: str, fn: Callable) -> Any:
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         return dispatch(op, args, kwargs)
+
     return matcher.function(op.key, slow, fn.__name__, fn.__doc__, "fanal.autograd")
 
 

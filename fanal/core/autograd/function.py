@@ -1,9 +1,10 @@
 """Custom functions: a forward and a backward written by the user.
 
-Both are Python that must run in every step, so no segment with a custom function in it is ever followed. In the graph
-the outputs of a call are `tape` values. One output hangs on the inputs directly; several hang on a hub, whose rule
-runs the user's backward once, after the gradients of all outputs have arrived.
+Both are Python that must run in every step, so no segment with a custom function in it is ever followed. In
+the graph the outputs of a call are `tape` values. One output hangs on the inputs directly; several hang on a
+hub, whose rule runs the user's backward once, after the gradients of all outputs have arrived.
 """
+
 from __future__ import annotations
 
 import functools
@@ -17,7 +18,7 @@ from fanal.core.autograd.backward import FREED
 from fanal.core.base.dtype import float32, scalar_name
 from fanal.core.base.shape import broadcast_shapes
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.handle import Handle, Storage
+from fanal.core.engine.handle import Storage
 from fanal.core.engine.record import leave_path, unfollowable
 from fanal.core.ir.prims import detach, full, sum_to, tape, zeros
 from fanal.core.ir.program import Node
@@ -40,11 +41,13 @@ class FunctionCtx:
         self.needs_input_grad: tuple[bool, ...] = ()
 
     def save_for_backward(self, *tensors: Any) -> None:
-        """Keep tensors for backward, which finds them in ctx.saved_tensors. Inputs and outputs belong here."""
+        """Keep tensors for backward, which finds them in ctx.saved_tensors. Inputs and outputs belong
+        here."""
         self._to_save = tensors
 
     def save_for_forward(self, *tensors: Any) -> None:
-        """Keep tensors for jvp. Forward-mode differentiation is not part of Fanal, so nobody will read them."""
+        """Keep tensors for jvp. Forward-mode differentiation is not part of Fanal, so nobody will read
+        them."""
 
     def mark_dirty(self, *tensors: Any) -> None:
         """Say which inputs forward wrote in place."""
@@ -78,7 +81,7 @@ class FunctionCtx:
 class Saved:
     """A tensor kept for backward: its value, and the memory it stood in."""
 
-    __slots__ = ("output", "node", "storage", "weak", "version", "chain", "strides", "offset", "label")
+    __slots__ = ("chain", "label", "node", "offset", "output", "storage", "strides", "version", "weak")
 
     def __init__(self, t: Any, output: int, node: Node, label: str) -> None:
         self.output = output  # which output of the call it is; -1: none
@@ -96,11 +99,15 @@ class Saved:
         assert node is not None
         if storage is not None and storage.version != self.version:
             raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"[torch.{scalar_name(node.dtype)}Tensor {list(node.shape)}], which is output 0 of {self.label}, is at "
-                f"version {storage.version}; expected version {self.version} instead. Hint: enable anomaly detection to "
+                "one of the variables needed for gradient computation has been modified by an inplace "
+                "operation: "
+                f"[torch.{scalar_name(node.dtype)}Tensor {list(node.shape)}], which is output 0 of "
+                f"{self.label}, is at "
+                f"version {storage.version}; expected version {self.version} instead. Hint: enable anomaly "
+                f"detection to "
                 "find the operation that failed to compute its gradient, with "
-                "torch.autograd.set_detect_anomaly(True).")
+                "torch.autograd.set_detect_anomaly(True)."
+            )
         if node.leaf is not None:
             return node.leaf
         if self.output >= 0 and call is not None:
@@ -118,9 +125,9 @@ class Call:
     def __init__(self, cls: type[Function], ctx: Any, args: tuple) -> None:
         self.cls, self.ctx = cls, ctx
         self.name = cls.__name__ + "Backward"
-        self.places = [k for k, a in enumerate(args) if isinstance(a, Handle) and a.requires_grad]
+        self.places = [k for k, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
         self.arity = len(args)
-        self.tensors = [isinstance(a, Handle) for a in args]
+        self.tensors = [isinstance(a, Tensor) for a in args]
         self.inputs: list[Node] = []
         self.raws: list[Node | None] = []  # the outputs' values; None for an output that is no tensor
         self.shapes: list[tuple] = []
@@ -162,14 +169,18 @@ class Call:
         while len(outs) > self.arity and outs[-1] is None:
             outs.pop()
         if len(outs) != self.arity:
-            raise RuntimeError(f"function {self.name} returned an incorrect number of gradients (expected {self.arity}, "
-                               f"got {len(outs)})")
+            raise RuntimeError(
+                f"function {self.name} returned an incorrect number of gradients (expected {self.arity}, "
+                f"got {len(outs)})"
+            )
         result: list[Node | None] = []
         for k, o in enumerate(outs):
             if o is not None and not self.tensors[k]:
-                raise RuntimeError(f"function {self.name} returned a gradient different than None at position {k + 1}, but "
-                                   "the corresponding forward input was not a Variable")
-            if o is not None and not isinstance(o, Handle):
+                raise RuntimeError(
+                    f"function {self.name} returned a gradient different than None at position {k + 1}, but "
+                    "the corresponding forward input was not a Variable"
+                )
+            if o is not None and not isinstance(o, Tensor):
                 raise TypeError(f"expected Variable or None (got {type(o).__name__})")
             if k in self.places:
                 result.append(None if o is None else self._shaped(read(o), len(result)))
@@ -184,8 +195,10 @@ class Call:
                 return sum_to(g, shape)
         except RuntimeError:
             pass
-        raise RuntimeError(f"Function {self.name} returned an invalid gradient at index {k} - got {list(g.shape)} but "
-                           f"expected shape compatible with {list(shape)}")
+        raise RuntimeError(
+            f"Function {self.name} returned an invalid gradient at index {k} - got {list(g.shape)} but "
+            f"expected shape compatible with {list(shape)}"
+        )
 
     def release(self) -> None:
         """Free what was saved."""
@@ -196,7 +209,7 @@ class Call:
 class _Rule:
     """A gradient rule that belongs to a call."""
 
-    __slots__ = ("call", "k", "__weakref__")
+    __slots__ = ("__weakref__", "call", "k")
 
     def __init__(self, call: Call, k: int = 0) -> None:
         self.call, self.k = call, k
@@ -233,6 +246,7 @@ class Output(_Rule):
         known = waiting[self.k]
         if known is not None:
             from fanal.core.ir.prims import add
+
             g = add(known, g)
         waiting[self.k] = g
         return [zeros((), float32)]
@@ -265,9 +279,11 @@ class Function(FunctionCtx):
     generate_vmap_rule = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("Legacy autograd function with non-static forward method is deprecated. Please use new-style "
-                           "autograd function with static forward method. (Example: "
-                           "https://pytorch.org/docs/stable/autograd.html#torch.autograd.Function)")
+        raise RuntimeError(
+            "Legacy autograd function with non-static forward method is deprecated. Please use new-style "
+            "autograd function with static forward method. (Example: "
+            "https://pytorch.org/docs/stable/autograd.html#torch.autograd.Function)"
+        )
 
     @staticmethod
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -279,16 +295,19 @@ class Function(FunctionCtx):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         """Return one gradient per argument of forward, None for those that need none."""
-        raise NotImplementedError("You must implement either the backward or vjp method for your custom "
-                                  "autograd.Function to use it with backward mode AD.")
+        raise NotImplementedError(
+            "You must implement either the backward or vjp method for your custom "
+            "autograd.Function to use it with backward mode AD."
+        )
 
     vjp = backward
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         """Forward-mode differentiation: never called by Fanal."""
-        raise NotImplementedError("You must implement the jvp function for custom autograd.Function to use it with "
-                                  "forward mode AD.")
+        raise NotImplementedError(
+            "You must implement the jvp function for custom autograd.Function to use it with forward mode AD."
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -321,7 +340,7 @@ def _apply(cls: type[Function], args: tuple, kwargs: dict) -> Any:
         raise TypeError(f"{cls.__name__}.apply() takes no keyword arguments")
     ctx = object.__new__(cls)
     FunctionCtx.__init__(ctx)
-    ctx.needs_input_grad = tuple(isinstance(a, Handle) and a.requires_grad for a in args)
+    ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
     recording = state.grad and any(ctx.needs_input_grad)
     call = Call(cls, ctx, args)
     if recording:
@@ -353,22 +372,27 @@ def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> 
         if recording and t._leaf:
             raise RuntimeError("a leaf Variable that requires grad has been used in an in-place operation.")
         if not _among(t, outs):
-            raise RuntimeError("Some elements marked as dirty during the forward method were not returned as output. The "
-                               "inputs that are modified inplace must all be outputs of the Function.")
+            raise RuntimeError(
+                "Some elements marked as dirty during the forward method were not returned as output. The "
+                "inputs that are modified inplace must all be outputs of the Function."
+            )
     with grad_mode(False):
         for o in outs:
-            if isinstance(o, Handle):
+            if isinstance(o, Tensor):
                 n = value(o)
                 call.raws.append(detach(n) if n.needs_grad else n)
             else:
                 call.raws.append(None)
-    live = [k for k, o in enumerate(outs) if recording and isinstance(o, Handle) and o._dtype.category >= 2
-            and not _among(o, ctx._fixed)]
+    live = [
+        k
+        for k, o in enumerate(outs)
+        if recording and isinstance(o, Tensor) and o._dtype.category >= 2 and not _among(o, ctx._fixed)
+    ]
     call.direct = len(live) == 1
     hub = call.hub() if len(live) > 1 else None
     results: list[Any] = []
     for k, o in enumerate(outs):
-        if not isinstance(o, Handle):
+        if not isinstance(o, Tensor):
             results.append(o)
         elif k in live:
             raw = call.raws[k]
@@ -384,6 +408,7 @@ def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> 
 def _cut(o: Any) -> Any:
     t = blank(Tensor, o._storage, o._chain, o._shape, o._dtype, o._node, o._strides, o._offset)
     t._detached, t._seen = True, -1
+    value(t)
     return t
 
 
@@ -396,7 +421,7 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
         return o
     if _among(o, args):
         o = blank(Tensor, s, o._chain, o._shape, o._dtype, y, o._strides, o._offset)
-    elif not o._chain and not any(isinstance(a, Handle) and a._storage is s for a in args):
+    elif not o._chain and not any(isinstance(a, Tensor) and a._storage is s for a in args):
         s.node = y
         y.home = (ref(s), s.version)
         o._node, o._seen, o._detached = y, s.version, False
@@ -405,10 +430,14 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
     o._node, o._seen, o._detached = y, s.version, True
     y.home = (ref(s), s.version)
     o._base_ref = Forbidden(
-        f"Output {y.params[-1].k} of {call.cls.__name__} is a view and is being modified inplace. This view was created inside a "
-        "custom Function (or because an input was returned as-is) and the autograd logic to handle view+inplace would "
-        "override the custom backward associated with the custom Function, leading to incorrect gradients. This behavior "
-        "is forbidden. You can fix this by cloning the output of the custom Function.")
+        f"Output {y.params[-1].k} of {call.cls.__name__} is a view and is being modified inplace. This "
+        f"view was created inside a "
+        "custom Function (or because an input was returned as-is) and the autograd logic to handle "
+        "view+inplace would "
+        "override the custom backward associated with the custom Function, leading to incorrect gradients. "
+        "This behavior "
+        "is forbidden. You can fix this by cloning the output of the custom Function."
+    )
     return o
 
 
@@ -418,8 +447,10 @@ def _save(call: Call, ctx: Any, outs: list, results: list) -> None:
         if t is None:
             saved.append(None)
             continue
-        if not isinstance(t, Handle):
-            raise TypeError(f"save_for_backward can only save variables, but argument {k} is of type {type(t).__name__}")
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                f"save_for_backward can only save variables, but argument {k} is of type {type(t).__name__}"
+            )
         at = next((i for i, o in enumerate(outs) if o is t), -1)
         if at >= 0 and call.raws[at] is not None and results[at].requires_grad:
             raw = call.raws[at]
@@ -429,6 +460,7 @@ def _save(call: Call, ctx: Any, outs: list, results: list) -> None:
             with grad_mode(True):
                 n = read(t)
             from fanal.core.autograd.backward import grad_name
+
             saved.append(Saved(t, -1, n, grad_name(n)))
     ctx._saved = saved
 
@@ -439,22 +471,28 @@ class _Once:
     name = "torch::autograd::Error"
 
     def __call__(self, g: Node, y: Node, *inputs: Node) -> list[Node | None]:
-        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+        raise RuntimeError(
+            "trying to differentiate twice a function that was marked with @once_differentiable"
+        )
 
 
 def once_differentiable(f: Callable) -> Callable:
     """Decorate a backward that cannot be differentiated: a second differentiation raises."""
+
     @functools.wraps(f)
     def call(ctx: Any, *args: Any) -> Any:
         with grad_mode(False):
             outs = f(ctx, *args)
-        if not state.grad or not any(isinstance(a, Handle) and a.requires_grad for a in args):
+        if not state.grad or not any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return outs
-        history = [read(a) for a in args if isinstance(a, Handle) and a.requires_grad]
+        history = [read(a) for a in args if isinstance(a, Tensor) and a.requires_grad]
         several = isinstance(outs, tuple)
-        made = tuple(None if o is None else wrap(tape((value(o), *history), _Once()))
-                     for o in (outs if several else (outs,)))
+        made = tuple(
+            None if o is None else wrap(tape((value(o), *history), _Once()))
+            for o in (outs if several else (outs,))
+        )
         return made if several else made[0]
+
     return call
 
 
@@ -468,7 +506,9 @@ class InplaceFunction(Function):
 
 def traceable(f: type) -> type:
     """Return the class; kept for older programs."""
-    warnings.warn("torch.autograd.function.traceable is deprecated and has no effect", FutureWarning, stacklevel=2)
+    warnings.warn(
+        "torch.autograd.function.traceable is deprecated and has no effect", FutureWarning, stacklevel=2
+    )
     return f
 
 

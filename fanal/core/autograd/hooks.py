@@ -1,8 +1,9 @@
 """Hooks: Python that runs while gradients pass a tensor, a leaf or a backward function.
 
-A hook of a leaf hangs on the tensor, a hook of a computed tensor on the value it held when the hook was registered.
-Hooks are Python that must run in every step, so no segment in which they run is ever followed.
+A hook of a leaf hangs on the tensor, a hook of a computed tensor on the value it held when the hook was
+registered. Hooks are Python that must run in every step, so no segment in which they run is ever followed.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -23,7 +24,7 @@ REASON = "a hook runs Python during backward"
 class Hooks:
     """The hooks of one leaf or one value, in the order in which they run."""
 
-    __slots__ = ("tensor", "keep", "pre", "post", "after")
+    __slots__ = ("after", "keep", "post", "pre", "tensor")
 
     def __init__(self) -> None:
         self.tensor: OrderedDict[int, Callable] = OrderedDict()  # see, and may replace, the gradient
@@ -69,8 +70,10 @@ def _checked(hook: Callable, out: Any, g: Node) -> Node:
     if n.shape != g.shape:
         raise RuntimeError(f"hook '{_name(hook)}' has changed the size of value")
     if n.dtype is not g.dtype:
-        raise RuntimeError(f"hook '{_name(hook)}' has changed the type of value (was torch.{scalar_name(g.dtype)}Tensor got "
-                           f"torch.{scalar_name(n.dtype)}Tensor)")
+        raise RuntimeError(
+            f"hook '{_name(hook)}' has changed the type of value (was torch.{scalar_name(g.dtype)}Tensor got "
+            f"torch.{scalar_name(n.dtype)}Tensor)"
+        )
     return n
 
 
@@ -138,7 +141,7 @@ def retain_grad(self: Any) -> None:
 class GradFn:
     """The backward function of a value: its name, its place in the graph, its hooks."""
 
-    __slots__ = ("_node", "__weakref__")
+    __slots__ = ("__weakref__", "_node")
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -153,6 +156,7 @@ class GradFn:
     def name(self) -> str:
         """Return the name PyTorch gives this function."""
         from fanal.core.autograd.backward import grad_name
+
         name = grad_name(self._node)
         return "torch::autograd::AccumulateGrad" if name == "AccumulateGrad" else name
 
@@ -170,6 +174,7 @@ class GradFn:
     def metadata(self) -> dict:
         """Where the value was made: {"where": (file, line)}."""
         from fanal.core.base.where import line
+
         return {"where": line(self._node.where)}
 
     def register_hook(self, hook: Callable) -> RemovableHandle:

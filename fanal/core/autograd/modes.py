@@ -1,7 +1,9 @@
 """Switches of gradient recording: context managers, decorators, and the questions about them.
 
-A change of mode is an event, so that a segment in which the modes change elsewhere is never taken for another one.
+A change of mode is an event, so that a segment in which the modes change elsewhere is never taken for
+another one.
 """
+
 from __future__ import annotations
 
 import functools
@@ -43,7 +45,7 @@ class _Mode:
     def __call__(self, wrapped: Any) -> Any:
         if inspect.isclass(wrapped):
             init = wrapped.__init__
-            wrapped.__init__ = self._around(init)
+            setattr(wrapped, "__init__", self._around(init))
             return wrapped
         return self._around(wrapped)
 
@@ -60,6 +62,7 @@ class _Mode:
         def call(*args: Any, **kwargs: Any) -> Any:
             with fresh():
                 return f(*args, **kwargs)
+
         return call
 
     def __enter__(self) -> Any:
@@ -71,6 +74,7 @@ class _Mode:
 
 def _generator(fresh: Callable, f: Callable) -> Callable:
     """Hold the mode while the generator runs, and give the caller its own back at every yield."""
+
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
         gen = f(*args, **kwargs)
@@ -92,6 +96,7 @@ def _generator(fresh: Callable, f: Callable) -> Callable:
                         item = gen.send(sent)
         except StopIteration as e:
             return e.value
+
     return call
 
 
@@ -152,7 +157,8 @@ class set_grad_enabled(_Mode):
 
 
 class inference_mode(_Mode):
-    """Record nothing for autograd inside this block or function; tensors made there can never take part in it."""
+    """Record nothing for autograd inside this block or function; tensors made there can never take part in
+    it."""
 
     def __new__(cls, mode: Any = True) -> Any:
         return object.__new__(cls) if isinstance(mode, bool) else cls()(mode)

@@ -2,6 +2,7 @@
 
 Fanal is deterministic in every mode and computes float32 products in float32, whatever is asked for.
 """
+
 from __future__ import annotations
 
 import threading
@@ -39,9 +40,16 @@ def is_deterministic_algorithms_warn_only_enabled() -> bool:
 
 def set_deterministic_debug_mode(debug_mode: int | str) -> None:
     """Ask for deterministic algorithms by level: 0 "default", 1 "warn", 2 "error"."""
-    level = {"default": 0, "warn": 1, "error": 2}.get(debug_mode, debug_mode) if isinstance(debug_mode, str) else debug_mode
+    level = (
+        {"default": 0, "warn": 1, "error": 2}.get(debug_mode, debug_mode)
+        if isinstance(debug_mode, str)
+        else debug_mode
+    )
     if level not in (0, 1, 2):
-        raise RuntimeError(f"invalid value of debug_mode, expected 0, 1, 2, or `default`, `warn`, `error`, but got {debug_mode}")
+        raise RuntimeError(
+            f"invalid value of debug_mode, expected 0, 1, 2, or `default`, `warn`, `error`, but got "
+            f"{debug_mode}"
+        )
     use_deterministic_algorithms(level > 0, warn_only=level == 1)  # type: ignore[operator]
 
 
@@ -51,7 +59,8 @@ def get_deterministic_debug_mode() -> int:
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """Say how float32 products may be rounded: "highest", "high", "medium". Fanal always computes the highest."""
+    """Say how float32 products may be rounded: "highest", "high", "medium". Fanal always computes the
+    highest."""
     global _precision
     if precision not in ("highest", "high", "medium"):
         warnings.warn(f"{precision} is not one of 'highest', 'high', or 'medium'", stacklevel=2)

@@ -30,7 +30,7 @@ class Split(Exception):
 
 
 class Unmappable(Exception):
-    """`value` cannot be indexed through the views above it and must have a buffer."""
+    """`value` cannot be indexed from where it is used: it must have a buffer, written by a kernel of its own."""
 
     def __init__(self, value: Value) -> None:
         self.value = value
@@ -197,21 +197,16 @@ class Builder:
         row_shape = tuple(self.sizes[d] for d in kept)
         stores: list[tuple[int, Access]] = []
         for v in g.roots:
+            try:
+                at, spots = self._place(v, a, b, row_map, row_shape, size)
+            except ValueError:  # its shape and the others' cut the same elements differently
+                raise Unmappable(v) from None
             if v.role == "reduce":
                 x = v.inputs[0]
-                spots: list[Index] = []
-                # Kept and reduced dimensions of x in their order, from the loop dimensions in theirs.
-                spots = self._reduce_map(x, v.params[0], a, b)
                 source = self.value(x, tuple(spots))
                 self.of_root[v] = self._op("reduce", (source,), v.name, v.dtype)
                 self.flops += x.size
-                at = reshape_map(row_map, row_shape, v.shape, self.sizes)
-            elif g.kind == "reduce" or (g.kind == "row" and v.size != size):
-                at = reshape_map(row_map, row_shape, v.shape, self.sizes)
-                self.of_root[v] = self.expression(v, self._ones(at, v.shape))
             else:
-                full, shape = self._whole(range(len(self.sizes)))
-                at = reshape_map(full, shape, v.shape, self.sizes)
                 self.of_root[v] = self.expression(v, self._ones(at, v.shape))
             self.note(v)
             if v.output or v.outside:
@@ -221,6 +216,17 @@ class Builder:
                     "+".join(self.names[-12:]), list(self.where), self.flops)
         collapse(loop)
         return loop
+
+    def _place(self, v: Value, a: int, b: int, row_map: Map, row_shape: Shape, size: int) -> tuple[Map, list[Index]]:
+        """Return the index into a root, and into the operand of a reduction, from the loop dimensions."""
+        kind = self.group.kind
+        if v.role == "reduce":
+            return (reshape_map(row_map, row_shape, v.shape, self.sizes),
+                    self._reduce_map(v.inputs[0], v.params[0], a, b))
+        if kind == "reduce" or (kind == "row" and v.size != size):
+            return reshape_map(row_map, row_shape, v.shape, self.sizes), []
+        full, shape = self._whole(range(len(self.sizes)))
+        return reshape_map(full, shape, v.shape, self.sizes), []
 
     @staticmethod
     def _ones(at: Map, shape: Shape) -> Map:
@@ -319,6 +325,8 @@ class Builder:
         if name in READS:
             return self._read_at(v, at)
         self.note(v)
+        if name == "reshape" and base(v.inputs[0]).root and base(v.inputs[0]) not in self.of_root:
+            return self._load(base(v.inputs[0]), v.shape, at)
         return self.value(v.inputs[0], through(v, at, self.sizes))
 
     def _index(self, e: Index) -> int:

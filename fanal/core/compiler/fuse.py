@@ -55,7 +55,7 @@ def _role(v: Value, backend: Any) -> str:
         return "join"
     if not backend.special(v):
         return "host"
-    return "contract" if v.row.kind == "contract" else "special"
+    return "contract" if v.row.kind in ("contract", "pool") else "special"
 
 
 def _behind_views(v: Value) -> Value:
@@ -250,10 +250,12 @@ class _Grouper:
         before = 0
         for n in needs:
             before |= self.groups[n].before | 1 << n
-        found = self._find(root, kind, domain, reads, needs) if kind in ("loop", "row", "reduce") else None
+        found = None
+        if kind in ("loop", "row", "reduce") and not root.forced:
+            found = self._find(root, kind, domain, reads, needs)
         if found is not None and len(needs) > 1:
             for v in reads:
-                if v.group is not None and v.group is not found:
+                if v.group is not None and v.group is not found and not self._between(v.group, found, reads):
                     self._join(found, v.group)
             before = 0
             for v in reads:
@@ -271,6 +273,11 @@ class _Grouper:
             if v.size >= root.size or role == "reduce":
                 self.readers.setdefault(v, []).append(found)
 
+    def _between(self, b: Group, found: Group, reads: dict[Value, int]) -> bool:
+        """Tell whether something else that is read needs group b: then b must run before it, and not with the reader."""
+        return any(v.group is not None and v.group is not b and v.group is not found and v.group.before >> b.number & 1
+                   for v in reads)
+
     def _order(self, group: Group, before: int) -> None:
         if before | group.before != group.before:
             group.before |= before
@@ -281,7 +288,7 @@ class _Grouper:
 
     def _join(self, a: Group, b: Group) -> None:
         """Merge group b into a where both go over the same indices and neither needs the other through a third."""
-        if a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
+        if a.roots[0].forced or b.roots[0].forced or a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
             return
         if a.ops + b.ops > _GROUP_OPS or len(a.reads | b.reads) > _GROUP_READS:
             return
@@ -337,6 +344,8 @@ class _Grouper:
     def _fits(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int], g: Group,
               sibling: bool = False) -> bool:
         if g.ops + root.ops > _GROUP_OPS or len(g.reads | reads.keys()) > _GROUP_READS:
+            return False
+        if not g.roots or g.roots[0].forced:
             return False
         bit = g.number
         if any(n != bit and self.groups[n].before >> bit & 1 for n in needs):

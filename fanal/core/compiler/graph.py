@@ -74,7 +74,7 @@ class Value:
         self.outside = False  # some reader is not in its kernel
 
     def __repr__(self) -> str:
-        return f"%{self.id} {self.name}({self.dtype.name}{list(self.shape)})"
+        return f"{self.name}({self.dtype.name}{list(self.shape)})"
 
 
 def base(v: Value) -> Value:

@@ -111,6 +111,9 @@ def collapse(loop: Loop) -> None:
             loop.reduced, b = [loop.outer.pop(last)], [a.pop(last)]
         else:
             loop.reduced, b = [1], [zero]
+    if loop.form == "columns" and len(loop.inner) > 1:  # a broadcast kept them apart: only the last runs along vectors
+        loop.outer, a = loop.outer + loop.inner[:-1], a + c[:-1]
+        loop.inner, c = loop.inner[-1:], c[-1:]
     if loop.form == "columns" and not loop.inner:
         loop.inner, c = [1], [zero]
     if loop.form == "columns" and not loop.reduced:

@@ -36,6 +36,7 @@ def lower(program: Program, backend: Any = None, seen: dict[str, Any] | None = N
                 seen[stage] = result
         if not run.again:
             return run.lowered
+        assert not run.again <= forced, "a value with a kernel of its own cannot be indexed"
         forced |= run.again  # views that no index can follow: give what is behind them a buffer, and start over
 
 
@@ -49,11 +50,15 @@ def show_stages(program: Program, backend: Any = None) -> dict[str, str]:
     graph, groups, order, steps = (seen[s] for s in STAGES)
 
     def values(vs: list[Value]) -> str:
-        return "\n".join(f"{v!r} <- {', '.join(f'%{i.position}' if i.row else f'given {i.id}' for i in v.inputs)}" for v in vs)
-    return {"simplify": values(graph.values), "fuse": "\n\n".join(f"{g.kind} {g.domain}\n{values(g.roots)}" for g in groups),
+        return "\n".join(f"%{v.position} = {v!r} <- "
+                         + ", ".join(f"%{i.position}" if i.row else f"given {i.id}" for i in v.inputs) for v in vs)
+
+    def step(s: Any) -> str:
+        return f"host {s.label}" if isinstance(s, HostStep) else f"{s.kernel.name} {s.label} units={s.units}"
+    return {"simplify": values(graph.values),
+            "fuse": "\n\n".join(f"{g.kind} {g.domain}\n{values(g.roots)}" for g in groups),
             "order": "\n".join(f"{g.kind}: {', '.join(map(repr, g.roots))}" for g in order),
-            "emit": "\n".join(f"{s.kernel.name} {s.label} units={s.units}" if hasattr(s, "kernel") else f"host {s.label}"
-                              for s in steps.steps)}
+            "emit": "\n".join(map(step, steps.steps))}
 
 
 class _Lowering:

@@ -64,7 +64,8 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
         if x.name == "full" and not x.dtype.is_complex and not to.is_complex:
             with np.errstate(all="ignore"):
                 value = node.row.ref(np.asarray(x.params[1]).astype(x.dtype.np), to)
-            return _full(shape, value.item() if to.itemsize >= 4 and to.np.kind != "V" else float(value), to, node.where)
+            number = value.item() if to.itemsize >= 4 else float(value)
+            return _full(shape, number, to, node.where)
         while x.name == "convert" and lossless(x.inputs[0].dtype, x.dtype):
             x = x.inputs[0]
         if x.dtype is to:
@@ -186,8 +187,25 @@ def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> 
     return make("min_of", (make("where", (hit, index, none), (), at),), ((dim,),), at)
 
 
+def _masked_pool(make: Callable[..., Value], inputs: tuple[Value, ...], n: Node,
+                 seen: dict[object, Value]) -> Value | None:
+    """Mask the gradient of a max pooling before it is spread, where that can be told from the maxima, as after ReLU.
+
+    An element that gets any gradient is a maximum, so `0 < x` there is `0 < y` of the window.
+    """
+    mask, spread, zero = inputs
+    if spread.name != "max_pool_dx" or mask.name != "lt" or zero.name != "full" or zero.params[1] != 0:
+        return None
+    (g, x), (low, high) = spread.inputs, mask.inputs
+    y = seen.get(("max_pool", id(x), spread.params, x.dtype))
+    if y is None or high is not x or low.name != "full" or low.size != 1:
+        return None
+    inside = make("where", (make("lt", (low, y), (), n.where), g, zero), (), n.where)
+    return make("max_pool_dx", (inside, x), spread.params, spread.where)
+
+
 def simplify(program: Program) -> Graph:
-    """Return the graph of a program: no tape, no views of constants, no chains of views, nothing twice, nothing dead."""
+    """Return the graph of a program: no tape, no chains of views, nothing twice, nothing dead."""
     place: dict[int, Value] = {}
     given: list[Value] = []
     order: list[Value] = []
@@ -246,6 +264,10 @@ def simplify(program: Program) -> Graph:
             continue
         if row.name in _STEPS and _tiny(inputs[0], n.params[0]):
             place[id(n)] = _unrolled(make, row.name, inputs[0], n)
+            continue
+        if row.name == "where" and uses.get(id(n.inputs[1])) == 1 \
+                and (v := _masked_pool(make, inputs, n, seen)) is not None:
+            place[id(n)] = v
             continue
         if row.name == "fold" and _tiles(n):
             place[id(n)] = _tiled(make, inputs[0], n)

@@ -45,6 +45,8 @@ def operand(v: Value) -> Operand:
         for d, c in terms:
             strides[d] += c * step
         step *= n
+    while not x.root and x.name == "reshape":  # the same memory
+        x = x.inputs[0]
     return Operand(x, v.shape, tuple(strides), offset)
 
 
@@ -120,7 +122,9 @@ class TailBuilder:
             args = [self._op("index", (), None, dt.int64)]
             for i in v.inputs:
                 k = self._value(i, ONE)
-                args.append(k if i.dtype is dt.int64 else self._op("point", (k,), (ROWS["convert"], dt.int64), dt.int64))
+                if i.dtype is not dt.int64:
+                    k = self._op("point", (k,), (ROWS["convert"], dt.int64), dt.int64)
+                args.append(k)
             return self._op("point", tuple(args), (row,), v.dtype)
         raise Inexpressible
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from fanal.core.base import knobs
 from fanal.core.base.state import grad_mode
@@ -10,7 +11,7 @@ from fanal.core.engine.cache import run_program
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
 from fanal.core.ir.prims import input_
-from fanal.core.ir.program import Node, Program, toposort
+from fanal.core.ir.program import FREED, Node, Program, toposort
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
@@ -65,10 +66,11 @@ def flush_recorded(reason: str) -> None:
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused
+    handles = [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else ()
     s.begin()  # whatever is alive from here on is held by somebody else
     live = [st for st in (r() for r in touched.values()) if st is not None and st.node.buffer is None and not st.meta]
     extra = residuals([st.node for st in live]) if live else []
-    if extra:
+    if extra or any(st.node.needs_grad and not st.node.freed for st in live) or any(h() is not None for h in handles):
         refused = refused or "history is left over for a later backward"
     if drawn is not None and refused is None and learn is not None and drawn.covers(live):
         learn(drawn, mode)
@@ -98,7 +100,7 @@ def _compute(outputs: list[Node]) -> None:
 def forget(nodes: list[Node]) -> None:
     """Cut computed values from their past, unless gradients may still flow there."""
     for n in nodes:
-        if n.buffer is not None and (not n.needs_grad or n.freed):
+        if n.buffer is not None and (not n.needs_grad or n.freed == FREED):
             n.inputs = ()
             if not n.needs_grad:
                 n.row, n.params = input_, (n.shape, n.dtype)

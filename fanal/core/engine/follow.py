@@ -9,19 +9,20 @@ from sys import getrefcount
 from typing import Any
 from weakref import ref
 
+import numpy as np
+
 from fanal.core.base import knobs
 from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
 from fanal.core.engine.cache import executable
-from fanal.core.engine.handle import Storage
-from fanal.core.engine.handle import signature
+from fanal.core.engine.handle import Storage, shared_outside, signature
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Draft, Path, copy_handle, graft, stub
 from fanal.core.engine.record import OUT, Op, session
 from fanal.core.ir.prims import given, input_
-from fanal.core.ir.program import Node
+from fanal.core.ir.program import FREED, Node
 
 MAX_PATHS = 64  # known segments of one thread
 
@@ -92,8 +93,11 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
 def _current(p: Path) -> bool:
     """Tell whether the tensors from outside are still what the path was made for."""
     if p.epoch != session.epoch:
-        if any(slot.tensor is not None and signature(slot.tensor) != slot.signature for slot in p.slots):
-            return False
+        for slot in p.slots:
+            if slot.tensor is not None:
+                shared_outside(slot.tensor._storage)
+                if signature(slot.tensor) != slot.signature:
+                    return False
         p.epoch = session.epoch
     return True
 
@@ -343,8 +347,10 @@ def renew(path: Path, which: list[int]) -> None:
                     path.outs[k]._storage = new
                     path.outs[k]._seen = 0
         o = path.outs[i]
+        if o._path:
+            o._seen, o._path = -1, None
         node = Node(o._node.row, (), (), o._shape, o._dtype)
-        node.needs_grad, node.freed = o._node.needs_grad, True
+        node.needs_grad, node.freed = o._node.needs_grad, FREED
         _install(path, i, copy_handle(o, group.storage, node))
     for i in which:
         for s in path.holders.get(i, ()):
@@ -353,7 +359,7 @@ def renew(path: Path, which: list[int]) -> None:
 
 def _stub_of(node: Node) -> Node:
     n = Node(input_, (), (node.shape, node.dtype), node.shape, node.dtype)
-    n.needs_grad, n.freed = node.needs_grad, True
+    n.needs_grad, n.freed = node.needs_grad, FREED
     return n
 
 
@@ -363,8 +369,7 @@ def _flush(reason: str) -> None:
     path: Path | None = s.path
     if path is not None:
         k = position()
-        if k == len(path.steps):
-            commit(path)
+        if k == len(path.steps) and commit(path):
             return
         if k == 0:
             if not s.touched:
@@ -376,11 +381,14 @@ def _flush(reason: str) -> None:
 record.set_flusher(_flush)
 
 
-def commit(path: Path) -> None:
-    """Run the program of a path that was followed to its end, and give every tensor its value."""
+def commit(path: Path) -> bool:
+    """Run the program of a path that was followed to its end, and give every tensor its value.
+
+    Returns False, and does nothing, when somebody holds a tensor with a history that following did not make.
+    """
     now = path.count()
-    if now != path.usual:
-        _look_who_holds(path, now)
+    if now != path.usual and not _look_who_holds(path, now):
+        return False
     if path.exe is None:
         path.exe = executable(path.program())
     given_arrays, groups = path.arrays(), path.groups
@@ -388,6 +396,9 @@ def commit(path: Path) -> None:
     for i in path.unmade:
         fresh[i] = path.exe.new(i)
     results = path.exe.run(given_arrays, fresh)
+    for i, _ in path.overwritten:
+        if results[i] is not fresh[i]:
+            np.copyto(fresh[i], results[i])
     _settle_written(path)
     for i, g in path.own:
         group = groups[g]
@@ -402,7 +413,8 @@ def commit(path: Path) -> None:
         group = groups[g]
         st = group.storage
         node = given(results[i], st.node.dtype)
-        node.needs_grad, node.freed = st.node.needs_grad, True
+        if st.node.needs_grad:
+            node.row, node.needs_grad, node.freed = st.node.row, True, FREED
         st.node = node
         st.version += 1
         node.home = (ref(st), st.version)
@@ -416,18 +428,22 @@ def commit(path: Path) -> None:
         if slot.moves:
             path.release(slot)
     _expect_next(path)
+    return True
 
 
-def _look_who_holds(path: Path, now: list[int]) -> None:
+def _look_who_holds(path: Path, now: list[int]) -> bool:
     """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
     # Whether a .grad may serve again is asked when the next backward comes: until then its parameter holds it.
     held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
+    if not path.open.isdisjoint(held):
+        return False
     more = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
     if more:
         path.live |= more
         path.exe = None
     path.held = held
     path.usual = now
+    return True
 
 
 def _settle_written(path: Path) -> None:
@@ -440,7 +456,7 @@ def _settle_written(path: Path) -> None:
                 st = g.storage
                 old = st.node
                 st.node = given(old.buffer, old.dtype)
-                st.node.needs_grad, st.node.freed = old.needs_grad, True
+                st.node.needs_grad, st.node.freed = old.needs_grad, FREED
         nodes = [g.storage.node for g in path.written]
         path.alone = list(map(getrefcount, nodes))
     for g in path.written:

@@ -16,11 +16,17 @@ from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.ir.prims import input_
-from fanal.core.ir.program import Node, Program, toposort
+from fanal.core.ir.program import FREED, Node, Program, toposort
 
 NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
 MANUAL = 0  # the key of steps matched in Python; operations count from 1
 _new = object.__new__
+
+
+class ViewOfLeaf:
+    """What stands in `_base_ref` of a view of a leaf when the leaf itself must not be kept."""
+
+    _leaf = True
 
 
 def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
@@ -30,7 +36,10 @@ def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
     t._node, t._seen = node, storage.version
     t._strides, t._offset = o._strides, o._offset
     t._leaf, t._detached, t._retain, t._inference = o._leaf, o._detached, False, o._inference
-    t._grad = t._hooks = t._leaf_node = t._base_ref = t._path = None
+    t._grad = t._hooks = t._leaf_node = None
+    base = o._base_ref
+    t._base_ref = ViewOfLeaf if isinstance(base, Handle) else base  # keeps no user's tensor
+    t._path = True  # the value and its history are promised
     return t
 
 
@@ -45,7 +54,7 @@ def graft(o: Any, n: Any) -> None:
 def stub(n: Node) -> Node:
     """Return a stand-in that knows shape, dtype and whether gradients flowed, but holds no graph."""
     s = Node(n.row, (), (), n.shape, n.dtype)
-    s.needs_grad, s.freed = n.needs_grad, True
+    s.needs_grad, s.freed = n.needs_grad, FREED
     return s
 
 
@@ -232,6 +241,9 @@ class Draft:
                 s.version = st.version
                 g.storage = s
         self.outs: list[Any] = []
+        # Results through which somebody who holds them may yet send gradients: following keeps no history for that.
+        self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
+                     if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
         for o, g in zip(outs, self.out_groups):
             self.outs.append(copy_handle(o, self.groups[g].storage, stub(o._node)))
 
@@ -272,7 +284,7 @@ class Path:
         self.slots, self.groups, self.scalars = draft.slots, draft.groups, draft.scalars
         self.inputs, self.sources = draft.inputs, draft.sources
         self.order = draft.order
-        self.outs, self.out_groups = draft.outs, draft.out_groups
+        self.outs, self.out_groups, self.open = draft.outs, draft.out_groups, draft.open
         self.steps = draft.steps
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
@@ -499,6 +511,8 @@ class Path:
         results = self.results
         for i, j in self.in_place:
             results[i] = found[j]
+        for i, k in self.overwritten:
+            results[i] = groups[k].storage.node.buffer
         for j, k in self.from_copies:
             found[j] = self.slots[k].copy
         for entry in self.markers:
@@ -524,6 +538,8 @@ class Path:
                      if not self.groups[g].external and not self.groups[g].grad]
         self.results: list[Any] = [None] * len(self.keep)
         self.in_place = list(writes.items())
+        self.overwritten = [(i, g) for i, g in enumerate(self.keep)  # from outside, written without being read
+                            if self.groups[g].external and i not in writes]
         self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
         for i, g in self.own:
             self.groups[g].stub = self.groups[g].value = None

@@ -107,7 +107,7 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
                     s.unfollowable = "a tensor from outside is pending"
-        elif x._storage.foreign is not None:
+        elif shared_outside(x._storage):
             s.unfollowable = "memory shared with NumPy is read by several events"
         return (SLOT, k)
     if isinstance(x, (tuple, list)):
@@ -220,6 +220,11 @@ def written_ahead() -> bool:
     """Tell whether followed events have written to tensors from outside, whose memory does not show it yet."""
     path = session.path
     return path is not None and bool(path.writes) and not session.flushing and _position() > 0
+
+
+def busy() -> bool:
+    """Tell whether anything is pending on this thread, recorded or followed."""
+    return bool(session.touched or session.events) or (session.path is not None and _position() > 0)
 
 
 _leaver: Callable[[], None]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fanal.core.ir.row import Row
 
 Shape = tuple[int, ...]
+WALKED, FREED = 1, 2  # backward went through a value that saved nothing; through one whose saved values are gone
 
 
 class Node:
@@ -42,7 +43,7 @@ class Node:
         self.home: tuple[Any, int] | None = None  # (weak reference to a storage, version)
         self.leaf: Any = None  # the tensor whose .grad collects what arrives here
         self.hooks: Any = None  # autograd.hooks.Hooks
-        self.freed = False
+        self.freed = 0  # WALKED or FREED
 
     @property
     def size(self) -> int:

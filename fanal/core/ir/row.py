@@ -13,7 +13,7 @@ from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.base.state import state
 from fanal.core.ir.program import Node
 
-KINDS = ("source", "point", "view", "join", "reduce", "scan", "contract", "index", "tape", "opaque")
+KINDS = ("source", "point", "view", "join", "reduce", "scan", "contract", "pool", "index", "tape", "opaque")
 ROWS: dict[str, Row] = {}
 NO_GRADIENT = None  # written in a row whose result does not vary smoothly with its inputs
 
@@ -44,7 +44,7 @@ class Row:
         if self.grad is not None and state.grad and node.dtype.category >= 2:
             for i in inputs:
                 if i.needs_grad:
-                    node.needs_grad = True
+                    node.needs_grad = not state.inference
                     break
         return node
 

@@ -163,6 +163,7 @@ def _data(self: Any) -> Any:
     t._detached = True
     t._seen = -1
     t._base_ref = UNCOUNTED
+    value(t)
     return t
 
 

@@ -1,4 +1,5 @@
 """Pooling to a given size, fractional pooling, and the inverse of max pooling."""
+
 from __future__ import annotations
 
 import functools
@@ -19,25 +20,33 @@ from fanal.core.ops.reduce import mean_node, wrap_like
 
 def _target(x: Shape, size: Any, n: int) -> Shape:
     values = tuple(size) if isinstance(size, (tuple, list)) else (size,) * n
+    if n > 1 and isinstance(size, (tuple, list)) and len(x) <= len(values):
+        raise ValueError(f"Input dimension should be at least {len(values) + 1}")
     return tuple(x[-n + i] if v is None else int(v) for i, v in enumerate(values))
 
 
 def _check(x: Shape, out: Shape, n: int, op: str) -> None:
     if len(x) not in (n + 1, n + 2):
         if n == 1:
-            raise RuntimeError(f"Expected 2 to 3 dimensions, but got {len(x)}-dimensional tensor for argument #1 'self' "
-                               f"(while checking arguments for {op})")
+            raise RuntimeError(
+                f"Expected 2 to 3 dimensions, but got {len(x)}-dimensional tensor for argument #1 'self' "
+                f"(while checking arguments for {op})"
+            )
         colon = ":" if "max" in op else ""
         raise RuntimeError(f"{op}(): Expected {n + 1}D or {n + 2}D tensor, but got{colon} {list(x)}")
     if len(out) != n:
         raise RuntimeError(f"{op}: output_size must be {n}")
     for i in range(len(x) - n - (1 if "max" in op else 0), len(x)):
         if i > 0 and x[i] == 0:
-            raise RuntimeError(f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
-                               f"{list(x)} with dimension {i} being empty")
+            raise RuntimeError(
+                f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+                f"{list(x)} with dimension {i} being empty"
+            )
     if min(out) < 0:
-        raise RuntimeError(f"{op}: elements of output_size must be greater than or equal to 0 but received "
-                           "{" + ", ".join(map(str, out)) + "}")
+        raise RuntimeError(
+            f"{op}: elements of output_size must be greater than or equal to 0 but received "
+            "{" + ", ".join(map(str, out)) + "}"
+        )
 
 
 def _even(size: Shape, out: Shape) -> bool:
@@ -51,7 +60,9 @@ def _spans(n: int, out: int) -> tuple[np.ndarray, np.ndarray]:
     starts = [i * n // out for i in range(out)]
     stops = [-(-(i + 1) * n // out) for i in range(out)]
     k = max((b - a for a, b in zip(starts, stops)), default=1)
-    at = np.array([[min(a + j, b - 1) for j in range(k)] for a, b in zip(starts, stops)], np.int64).reshape(out, k)
+    at = np.array([[min(a + j, b - 1) for j in range(k)] for a, b in zip(starts, stops)], np.int64).reshape(
+        out, k
+    )
     inside = np.array([[a + j < b for j in range(k)] for a, b in zip(starts, stops)], bool).reshape(out, k)
     return at, inside
 
@@ -90,7 +101,9 @@ def _adaptive_avg(input: Any, output_size: Any, n: int) -> Any:
     out = _target(x.shape, output_size, n)
     _check(x.shape, out, n, f"adaptive_avg_pool{n}d")
     if x.dtype.category != 2:
-        raise NotImplementedError(f"\"adaptive_avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise NotImplementedError(
+            f"\"adaptive_avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'"
+        )
     return wrap_like(adaptive_average(x, out), input)
 
 
@@ -118,7 +131,9 @@ def _flat_table(size: Shape, spans: Sequence[np.ndarray]) -> np.ndarray:
     n = len(size)
     table = np.zeros((1,) * (2 * n), np.int64)
     for i, (s, at) in enumerate(zip(size, spans)):
-        table = table * s + at.reshape([at.shape[0] if j == i else at.shape[1] if j == n + i else 1 for j in range(2 * n)])
+        table = table * s + at.reshape(
+            [at.shape[0] if j == i else at.shape[1] if j == n + i else 1 for j in range(2 * n)]
+        )
     return np.ascontiguousarray(table.reshape(*table.shape[:n], -1))
 
 
@@ -133,12 +148,12 @@ def pick(x: Node, table: Node, n: int) -> tuple[Node, Node]:
         seen = P.take(P.detach(flat), table, len(lead))
         table = P.broadcast(table, seen.shape)
     else:
-        rows = (*lead, math.prod(table.shape[len(lead):]))
+        rows = (*lead, math.prod(table.shape[len(lead) :]))
         seen = P.reshape(P.gather(P.detach(flat), P.reshape(table, rows), len(lead)), table.shape)
     last = len(seen.shape) - 1
     best = P.argmax(seen, last)
     at = P.reshape(P.gather(table, P.reshape(best, (*best.shape, 1)), last), best.shape)
-    y = P.gather(flat, P.reshape(at, (*lead, math.prod(at.shape[len(lead):]))), len(lead))
+    y = P.gather(flat, P.reshape(at, (*lead, math.prod(at.shape[len(lead) :]))), len(lead))
     return P.reshape(y, at.shape), at
 
 
@@ -147,13 +162,24 @@ def _adaptive_max(input: Any, output_size: Any, indices: bool, n: int) -> Any:
     out = _target(x.shape, output_size, n)
     _check(x.shape, out, n, f"adaptive_max_pool{n}d")
     if x.dtype.category != 2:
-        raise NotImplementedError(f"\"adaptive_max_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise NotImplementedError(
+            f"\"adaptive_max_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'"
+        )
     if 0 in out or 0 in x.shape:
         shape = (*x.shape[:-n], *out)
-        y, at = P.slice_(x, (0,) * len(x.shape), (0,) * len(x.shape), (1,) * len(x.shape)), P.zeros(shape, dt.int64)
+        y, at = (
+            P.slice_(x, (0,) * len(x.shape), (0,) * len(x.shape), (1,) * len(x.shape)),
+            P.zeros(shape, dt.int64),
+        )
         y = P.reshape(y, shape)
+    elif _even(x.shape[-n:], out):
+        k = tuple(s // o for s, o in zip(x.shape[-n:], out))
+        geometry = Windows(f"adaptive_max_pool{n}d", x.shape, k, k, 0, 1, False, n).geometry
+        y, at = P.max_pool(x, *geometry), P.max_pool_at(x, *geometry)
     else:
-        y, at = pick(x, P.given(_flat_table(x.shape[-n:], [_spans(s, o)[0] for s, o in zip(x.shape[-n:], out)])), n)
+        y, at = pick(
+            x, P.given(_flat_table(x.shape[-n:], [_spans(s, o)[0] for s, o in zip(x.shape[-n:], out)])), n
+        )
     return (wrap_like(y, input), wrap_like(at, input)) if indices else wrap_like(y, input)
 
 
@@ -163,9 +189,12 @@ def _register_adaptive_max(n: int) -> Any:
 
     def both(input: Any, output_size: Any, return_indices: bool = True) -> Any:
         return _adaptive_max(input, output_size, True, n)
+
     name = f"adaptive_max_pool{n}d"
     plain.__name__, both.__name__ = name, name + "_with_indices"
-    plain.__doc__ = f"Return the maximum of {n}-dimensional windows, so many that the result has `output_size`."
+    plain.__doc__ = (
+        f"Return the maximum of {n}-dimensional windows, so many that the result has `output_size`."
+    )
     both.__doc__ = f"Return the maxima of {n}-dimensional windows and their flat positions."
     public(name, module="nn.functional", method=False)(plain)
     public(name + "_with_indices", module="nn.functional", method=False)(both)
@@ -173,16 +202,19 @@ def _register_adaptive_max(n: int) -> Any:
 
 
 adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(_register_adaptive_max, (1, 2, 3))
-public("adaptive_max_pool1d", method=False)(lambda input, output_size: _adaptive_max(input, output_size, True, 1))
+public("adaptive_max_pool1d", method=False)(
+    lambda input, output_size: _adaptive_max(input, output_size, True, 1)
+)
 
 
-def _fractional(input: Any, kernel_size: Any, output_size: Any, output_ratio: Any, indices: bool, samples: Any,
-                n: int) -> Any:
+def _fractional(
+    input: Any, kernel_size: Any, output_size: Any, output_ratio: Any, indices: bool, samples: Any, n: int
+) -> Any:
     name = f"fractional_max_pool{n}d"
     if output_size is None and output_ratio is None:
         raise ValueError(f"{name} requires specifying either an output_size or an output_ratio")
     x = read(input)
-    if len(x.shape) not in (n + 1, n + 2) or 0 in x.shape[-n - 1:]:
+    if len(x.shape) not in (n + 1, n + 2) or 0 in x.shape[-n - 1 :]:
         raise RuntimeError(f"{name}(): Expected {n + 1}D or {n + 2}D tensor, but got: {list(x.shape)}")
     kernel = spread(kernel_size, n, name, "kernel_size")
     size = x.shape[-n:]
@@ -197,16 +229,23 @@ def _fractional(input: Any, kernel_size: Any, output_size: Any, output_ratio: An
     batch, channels = (1 if single else x.shape[0]), x.shape[-n - 1]
     if samples is None:
         from fanal.core.ops.random import rand
+
         samples = rand(batch, channels, n, dtype=dt.float32 if x.dtype.itemsize < 8 else x.dtype)
     u = P.detach(read(samples))
     if u.dtype is not x.dtype and x.dtype.itemsize >= 4:
-        raise RuntimeError(f"expected scalar type {dt.scalar_name(x.dtype)} but found {dt.scalar_name(u.dtype)}")
+        raise RuntimeError(
+            f"expected scalar type {dt.scalar_name(x.dtype)} but found {dt.scalar_name(u.dtype)}"
+        )
     table: Node | None = None
     for i in range(n):
         # PyTorch's samples are ordered (w, h) in two dimensions and (t, h, w) in three.
         axis = n - 1 - i if n == 2 else i
-        start = _fractional_starts(P.reshape(P.slice_(u, (0, 0, axis), (batch, channels, axis + 1), (1, 1, 1)),
-                                             (batch, channels)), size[i], out[i], kernel[i])
+        start = _fractional_starts(
+            P.reshape(P.slice_(u, (0, 0, axis), (batch, channels, axis + 1), (1, 1, 1)), (batch, channels)),
+            size[i],
+            out[i],
+            kernel[i],
+        )
         shape = (batch, channels, *(out[j] if j == i else 1 for j in range(n)), *(1,) * n)
         step = P.iota((*(1,) * (n + 2), *(kernel[j] if j == i else 1 for j in range(n))), n + 2 + i, dt.int64)
         at = P.add(P.reshape(start, shape), step)
@@ -220,7 +259,10 @@ def _fractional(input: Any, kernel_size: Any, output_size: Any, output_ratio: An
 
 
 def _fractional_starts(u: Node, size: int, out: int, kernel: int) -> Node:
-    """Return (N, C, out) window starts. Source: Graham, "Fractional max-pooling" (2014), as PyTorch spaces them."""
+    """Return (N, C, out) window starts.
+
+    Source: Graham, "Fractional max-pooling" (2014), as PyTorch spaces them.
+    """
     last = P.full((*u.shape, 1), size - kernel, dt.int64)
     if out == 1:
         return last
@@ -232,16 +274,31 @@ def _fractional_starts(u: Node, size: int, out: int, kernel: int) -> Node:
 
 
 def _register_fractional(n: int) -> None:
-    def plain(input: Any, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = False,
-              _random_samples: Any = None) -> Any:
+    def plain(
+        input: Any,
+        kernel_size: Any,
+        output_size: Any = None,
+        output_ratio: Any = None,
+        return_indices: bool = False,
+        _random_samples: Any = None,
+    ) -> Any:
         return _fractional(input, kernel_size, output_size, output_ratio, return_indices, _random_samples, n)
 
-    def both(input: Any, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = True,
-             _random_samples: Any = None) -> Any:
+    def both(
+        input: Any,
+        kernel_size: Any,
+        output_size: Any = None,
+        output_ratio: Any = None,
+        return_indices: bool = True,
+        _random_samples: Any = None,
+    ) -> Any:
         return _fractional(input, kernel_size, output_size, output_ratio, True, _random_samples, n)
+
     name = f"fractional_max_pool{n}d"
     plain.__name__, both.__name__ = name, name + "_with_indices"
-    plain.__doc__ = "Return the maximum of windows at pseudo-random places; shapes as max_pool with `output_size`."
+    plain.__doc__ = (
+        "Return the maximum of windows at pseudo-random places; shapes as max_pool with `output_size`."
+    )
     both.__doc__ = "Return the maxima of windows at pseudo-random places and their flat positions."
     public(name, module="nn.functional", method=False)(plain)
     public(name + "_with_indices", module="nn.functional", method=False)(both)
@@ -251,17 +308,25 @@ _register_fractional(2)
 _register_fractional(3)
 
 
-def _unpool(input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any, n: int) -> Any:
+def _unpool(
+    input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any, n: int
+) -> Any:
     name = f"max_unpool{n}d"
     if indices._dtype is not dt.int64:
-        raise RuntimeError(f"elements in indices should be type int64 but got: {dt.scalar_name(indices._dtype)}")
+        raise RuntimeError(
+            f"elements in indices should be type int64 but got: {dt.scalar_name(indices._dtype)}"
+        )
     x = read(input)
     if len(x.shape) not in (n + 1, n + 2):
-        raise RuntimeError(f"Input to {name} should be a {n + 1}d or {n + 2}d Tensor, but got a tensor with {len(x.shape)} "
-                           "dimensions.")
+        raise RuntimeError(
+            f"Input to {name} should be a {n + 1}d or {n + 2}d Tensor, but got a tensor with {len(x.shape)} "
+            "dimensions."
+        )
     if indices._shape != x.shape:
-        raise RuntimeError(f"Expected shape of indices to be same as that of the input tensor ({list(x.shape)}) but got "
-                           f"indices tensor with shape: {list(indices._shape)}")
+        raise RuntimeError(
+            f"Expected shape of indices to be same as that of the input tensor ({list(x.shape)}) but got "
+            f"indices tensor with shape: {list(indices._shape)}"
+        )
     kernel = spread(kernel_size, n, name, "kernel_size")
     given = stride is not None and not (isinstance(stride, (tuple, list)) and not stride)
     step = spread(stride, n, name, "stride") if given else kernel
@@ -275,22 +340,36 @@ def _unpool(input: Any, indices: Any, kernel_size: Any, stride: Any, padding: An
         elif len(size) == n + 1 and len(x.shape) == n + 1:
             size = size[1:]
         if len(size) != n:
-            raise ValueError(f"output_size should be a sequence containing {n} or {n + 2} elements, but it has a length of "
-                             f"'{len(output_size)}'")
+            raise ValueError(
+                f"output_size should be a sequence containing {n} or {n + 2} elements, but it has a "
+                "length of "
+                f"'{len(output_size)}'"
+            )
         for d in range(n):
             low, high = usual[d] - step[d], usual[d] + step[d]
             if not low < size[d] < high:
-                raise ValueError(f"invalid output_size \"{list(output_size)}\" (dim {d} must be between {low} and {high})")
+                raise ValueError(
+                    f'invalid output_size "{list(output_size)}" (dim {d} must be between {low} and {high})'
+                )
     lead, total = x.shape[:-n], math.prod(size)
     rows = (*lead, math.prod(x.shape[-n:]))
-    y = P.scatter(P.zeros((*lead, total), x.dtype), P.reshape(read(indices), rows), P.reshape(x, rows), len(lead), "set")
+    y = P.scatter(
+        P.zeros((*lead, total), x.dtype), P.reshape(read(indices), rows), P.reshape(x, rows), len(lead), "set"
+    )
     return wrap_like(P.reshape(y, (*lead, *size)), input)
 
 
 def _register_unpool(n: int) -> None:
-    def unpool(input: Any, indices: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
-               output_size: Any = None) -> Any:
+    def unpool(
+        input: Any,
+        indices: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        output_size: Any = None,
+    ) -> Any:
         return _unpool(input, indices, kernel_size, stride, padding, output_size, n)
+
     unpool.__name__ = f"max_unpool{n}d"
     unpool.__doc__ = "Put values back at the positions that max pooling reports; zeros elsewhere."
     public(unpool.__name__, module="nn.functional", method=False)(unpool)

@@ -11,7 +11,18 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import (Operand, floating, is_number, node_of, nodes_of, public, read, result, result_type, wrap)
+from fanal.core.ops.build import (
+    Operand,
+    floating,
+    is_number,
+    node_of,
+    nodes_of,
+    public,
+    read,
+    result,
+    result_type,
+    wrap,
+)
 from fanal.core.tensor.tensor import Tensor, compute
 
 
@@ -77,6 +88,7 @@ def need_tensor(x: Any, name: str, argument: str = "other") -> None:
 
 def _logical(name: str, row: Any) -> Any:
     def fn(input: Any, other: Any) -> Any:
+        need_tensor(input, name, "input")
         need_tensor(other, name)
         return result(row(truth(read(input)), truth(read(other))), input, other)
     fn.__name__, fn.__doc__ = name, f"Return {name} of truth values."
@@ -172,6 +184,7 @@ def _sign_bit(x: Node) -> Node:
 def copysign(input: Operand, other: Operand) -> Any:
     """Return the magnitude of input with the sign of other."""
     from fanal.core.ops.pointwise import with_gradient
+    need_tensor(input, "copysign", "input")
     d = floating(result_type(input, other))
     a, b = node_of(input, d), node_of(other, d)
     m = P.abs_(P.detach(a))
@@ -186,6 +199,7 @@ def copysign(input: Operand, other: Operand) -> Any:
 @public(inplace=True, out=True)
 def heaviside(input: Any, values: Any) -> Any:
     """Return 0 below zero, 1 above, `values` at zero."""
+    need_tensor(input, "heaviside", "input")
     need_tensor(values, "heaviside", "values")
     a, b = read(input), read(values)
     if a.dtype is not b.dtype:
@@ -217,6 +231,7 @@ def close_node(a: Node, b: Node, rtol: float, atol: float, equal_nan: bool) -> N
 @public()
 def isclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Any:
     """Return where |input - other| <= atol + rtol * |other|."""
+    need_tensor(input, "isclose", "input")
     need_tensor(other, "isclose")
     if input._dtype is not other._dtype:
         raise RuntimeError(f"{dt.scalar_name(input._dtype)} did not match {dt.scalar_name(other._dtype)}")

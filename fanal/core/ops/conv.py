@@ -1,4 +1,5 @@
 """Convolutions and transposed convolutions over one, two or three dimensions."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,13 +14,18 @@ from fanal.core.ops.reduce import wrap_like
 
 
 def expand(x: Any, n: int, name: str) -> Shape:
-    """Return a convolution setting for every dimension. Raises PyTorch's error when there are too many or few."""
+    """Return a convolution setting for every dimension.
+
+    Raises PyTorch's error when there are too many or few.
+    """
     values = tuple(x) if isinstance(x, (tuple, list)) else (x,)
     if len(values) == 1:
         values = values * n
     if len(values) != n:
-        raise RuntimeError(f"expected {name} to be a single integer value or a list of {n} values to match the "
-                           f"convolution dimensions, but got {name}={list(values)}")
+        raise RuntimeError(
+            f"expected {name} to be a single integer value or a list of {n} values to match the "
+            f"convolution dimensions, but got {name}={list(values)}"
+        )
     return tuple(int(v) for v in values)
 
 
@@ -36,8 +42,10 @@ def _check_settings(stride: Shape, padding: Shape, dilation: Shape, groups: int)
 
 def _check_rank(input: Any, n: int, name: str) -> None:
     if len(input._shape) not in (n + 1, n + 2):
-        raise RuntimeError(f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {name}, but got input of size: "
-                           f"{list(input._shape)}")
+        raise RuntimeError(
+            f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {name}, but got input of size: "
+            f"{list(input._shape)}"
+        )
 
 
 def _check_types(input: Any, weight: Any, bias: Any) -> None:
@@ -45,32 +53,51 @@ def _check_types(input: Any, weight: Any, bias: Any) -> None:
     if d is dt.bool_:
         raise NotImplementedError("\"slow_conv2d_cpu\" not implemented for 'Bool'")
     if bias is not None and bias._dtype is not d:
-        raise RuntimeError(f"Input type ({_type_name(d)}) and bias type ({_type_name(bias._dtype)}) should be the same")
+        raise RuntimeError(
+            f"Input type ({_type_name(d)}) and bias type ({_type_name(bias._dtype)}) should be the same"
+        )
     if weight._dtype is not d:
-        raise RuntimeError(f"expected scalar type {dt.scalar_name(d)} but found {dt.scalar_name(weight._dtype)}")
+        raise RuntimeError(
+            f"expected scalar type {dt.scalar_name(d)} but found {dt.scalar_name(weight._dtype)}"
+        )
 
 
 def _type_name(d: dt.dtype) -> str:
-    return {"float64": "double", "float32": "float", "float16": "c10::Half", "bfloat16": "c10::BFloat16",
-            "int64": "long long", "int32": "int"}.get(d.name, d.name)
+    return {
+        "float64": "double",
+        "float32": "float",
+        "float16": "c10::Half",
+        "bfloat16": "c10::BFloat16",
+        "int64": "long long",
+        "int32": "int",
+    }.get(d.name, d.name)
 
 
 def _check_weight(weight: Shape, x: Shape, bias: Any, groups: int, transposed: bool) -> None:
     if weight[0] < groups:
-        raise RuntimeError(f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight "
-                           f"of size {list(weight)} instead")
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight "
+            f"of size {list(weight)} instead"
+        )
     if weight[0] % groups:
-        raise RuntimeError(f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got "
-                           f"weight of size [{list(weight)}] instead")
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got "
+            f"weight of size [{list(weight)}] instead"
+        )
     wanted, outs = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
     if x[1] != wanted:
         kind = f"transposed={int(transposed)}" if transposed else f"groups={groups}"
-        raise RuntimeError(f"Given {kind}, weight of size {list(weight)}, expected input{list(x)} to have {wanted} channels, "
-                           f"but got {x[1]} channels instead")
+        raise RuntimeError(
+            f"Given {kind}, weight of size {list(weight)}, expected input{list(x)} to have {wanted} "
+            "channels, "
+            f"but got {x[1]} channels instead"
+        )
     if bias is not None and (len(bias._shape) != 1 or bias._shape[0] != outs):
         given = "transposed=1, " if transposed else ""
-        raise RuntimeError(f"Given {given}weight of size {list(weight)}, expected bias to be 1-dimensional with {outs} "
-                           f"elements, but got bias of size {list(bias._shape)} instead")
+        raise RuntimeError(
+            f"Given {given}weight of size {list(weight)}, expected bias to be 1-dimensional with {outs} "
+            f"elements, but got bias of size {list(bias._shape)} instead"
+        )
 
 
 def _times(xs: Sequence[int]) -> str:
@@ -92,7 +119,9 @@ def _finish(y: Node, single: bool, input: Any) -> Any:
     return wrap_like(P.reshape(y, y.shape[1:]) if single else y, input)
 
 
-def _conv(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, n: int) -> Any:
+def _conv(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, n: int
+) -> Any:
     _check_rank(input, n, f"conv{n}d")
     _check_types(input, weight, bias)
     x, single = _batched(read(input), n)
@@ -109,8 +138,10 @@ def _conv(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilatio
     padded = tuple(s + 2 * p for s, p in zip(x.shape[2:], padding))
     reach = tuple(d * (s - 1) + 1 for s, d in zip(w.shape[2:], dilation))
     if any(r > s for r, s in zip(reach, padded)):
-        raise RuntimeError(f"Calculated padded input size per channel: {_times(padded)}. Kernel size: {_times(reach)}. "
-                           "Kernel size can't be greater than actual input size")
+        raise RuntimeError(
+            f"Calculated padded input size per channel: {_times(padded)}. Kernel size: {_times(reach)}. "
+            "Kernel size can't be greater than actual input size"
+        )
     return _finish(_add_bias(P.conv(x, w, stride, padding, dilation, groups), bias), single, input)
 
 
@@ -130,30 +161,63 @@ def _padding_by_name(x: Node, w: Node, padding: str, stride: Shape, dilation: Sh
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv1d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-           groups: int = 1) -> Any:
+def conv1d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
     """Convolve (N, C, L) with weight (O, C/groups, K). padding: int, tuple, "same" or "valid"."""
     return _conv(input, weight, bias, stride, padding, dilation, groups, 1)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv2d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-           groups: int = 1) -> Any:
+def conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
     """Convolve (N, C, H, W) with weight (O, C/groups, KH, KW). padding: int, tuple, "same" or "valid"."""
     return _conv(input, weight, bias, stride, padding, dilation, groups, 2)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv3d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-           groups: int = 1) -> Any:
-    """Convolve (N, C, D, H, W) with weight (O, C/groups, KD, KH, KW). padding: int, tuple, "same" or "valid"."""
+def conv3d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """Convolve (N, C, D, H, W) with weight (O, C/groups, KD, KH, KW).
+
+    padding: int, tuple, "same" or "valid".
+    """
     return _conv(input, weight, bias, stride, padding, dilation, groups, 3)
 
 
-def _transposed(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int,
-                dilation: Any, n: int) -> Any:
+def _transposed(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+    n: int,
+) -> Any:
     _check_rank(input, n, f"conv_transpose{n}d")
     _check_types(input, weight, bias)
     x, single = _batched(read(input), n)
@@ -161,20 +225,33 @@ def _transposed(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, o
     k = len(w.shape) - 2
     if k != n:
         stride = expand(stride, n, "stride")
-    stride, padding, dilation = expand(stride, k, "stride"), expand(padding, k, "padding"), expand(dilation, k, "dilation")
+    stride, padding, dilation = (
+        expand(stride, k, "stride"),
+        expand(padding, k, "padding"),
+        expand(dilation, k, "dilation"),
+    )
     extra = expand(output_padding, k, "output_padding")
     _check_settings(stride, padding, dilation, groups)
     _check_weight(w.shape, x.shape, bias, groups, True)
     if any(e >= s and e >= d for e, s, d in zip(extra, stride, dilation)):
         names = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}[n]
-        parts = [f"{what}_{a}: {v}" for what, vs in (("output_padding", extra), ("stride", stride), ("dilation", dilation))
-                 for a, v in zip(names, vs)]
-        raise RuntimeError("output padding must be smaller than either stride or dilation, but got " + " ".join(parts))
-    whole = tuple((s - 1) * t + d * (r - 1) + 1 for s, t, d, r in zip(x.shape[2:], stride, dilation, w.shape[2:]))
+        parts = [
+            f"{what}_{a}: {v}"
+            for what, vs in (("output_padding", extra), ("stride", stride), ("dilation", dilation))
+            for a, v in zip(names, vs)
+        ]
+        raise RuntimeError(
+            "output padding must be smaller than either stride or dilation, but got " + " ".join(parts)
+        )
+    whole = tuple(
+        (s - 1) * t + d * (r - 1) + 1 for s, t, d, r in zip(x.shape[2:], stride, dilation, w.shape[2:])
+    )
     size = tuple(f - 2 * p + e for f, p, e in zip(whole, padding, extra))
     if min(size) < 1:
-        raise RuntimeError(f"Given input size per channel: {_times(x.shape[2:])}. Calculated output size per channel: "
-                           f"{_times(size)}. Output size is too small")
+        raise RuntimeError(
+            f"Given input size per channel: {_times(x.shape[2:])}. Calculated output size per channel: "
+            f"{_times(size)}. Output size is too small"
+        )
     if all(e < s for e, s in zip(extra, stride)):
         y = P.conv_dx(x, w, size, stride, padding, dilation, groups)
     else:  # a convolution of that size would see more places than `input` has: compute all, then cut and pad
@@ -187,31 +264,64 @@ def _transposed(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, o
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv_transpose1d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-                     groups: int = 1, dilation: Any = 1) -> Any:
+def conv_transpose1d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
     """Apply the transpose of conv1d to (N, C, L), with weight (C, O/groups, K)."""
     return _transposed(input, weight, bias, stride, padding, output_padding, groups, dilation, 1)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv_transpose2d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-                     groups: int = 1, dilation: Any = 1) -> Any:
+def conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
     """Apply the transpose of conv2d to (N, C, H, W), with weight (C, O/groups, KH, KW)."""
     return _transposed(input, weight, bias, stride, padding, output_padding, groups, dilation, 2)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def conv_transpose3d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-                     groups: int = 1, dilation: Any = 1) -> Any:
+def conv_transpose3d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
     """Apply the transpose of conv3d to (N, C, D, H, W), with weight (C, O/groups, KD, KH, KW)."""
     return _transposed(input, weight, bias, stride, padding, output_padding, groups, dilation, 3)
 
 
 @public(method=False)
-def convolution(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-                output_padding: Any, groups: int) -> Any:
+def convolution(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Any:
     """Convolve over as many dimensions as the weight has, or apply the transpose of that."""
     n = len(weight._shape) - 2
     if transposed:

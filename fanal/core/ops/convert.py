@@ -182,7 +182,7 @@ def resize_(self: Any, *sizes: Any, memory_format: Any = None) -> Any:
     return resize(self, ints(sizes, "resize_", "size"))
 
 
-@public(function=False)
+@public()
 def resize_as_(self: Any, other: Any, memory_format: Any = None) -> Any:
     """Change the shape in place to that of another tensor."""
     return resize_(self, other._shape)

@@ -156,6 +156,9 @@ def empty_permuted(size: Any, physical_layout: Any, *, dtype: Dtype = None, devi
                    requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Any:
     """Return a dense tensor whose dimensions lie in memory in the given order."""
     shape, order = ints((size,)), tuple(physical_layout)
+    if sorted(order) != list(range(len(shape))):
+        raise RuntimeError(f"Number of dimensions in size does not match the length of the physical_layout; i.e. "
+                           f"len(size) = {len(shape)} is not equal to len(physical_layout) = {len(order)}")
     dense = contiguous_strides([shape[d] for d in order])
     st = [0] * len(shape)
     for d, s in zip(order, dense):
@@ -306,6 +309,8 @@ def complex_of(real: Any, imag: Any) -> Any:
 def polar(abs: Any, angle: Any) -> Any:
     """Return complex numbers from absolute values and angles."""
     for x in (abs, angle):
+        if not isinstance(x, Handle):
+            raise TypeError(f"polar(): argument 'angle' must be Tensor, not {type(x).__name__}")
         if x._dtype not in (dt.float32, dt.float64):
             raise RuntimeError("Expected both inputs to be Half, Float or Double tensors but got "
                                f"{dt.scalar_name(abs._dtype)} and {dt.scalar_name(angle._dtype)}")

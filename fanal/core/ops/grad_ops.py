@@ -4,10 +4,12 @@ from __future__ import annotations
 from typing import Any
 
 from fanal.core.autograd import api, hooks
+from fanal.core.base.state import state
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, changed, leave_path, unfollowable
 from fanal.core.ops.build import public
+from fanal.core.tensor.alias import value
 from fanal.core.tensor.tensor import Tensor, adopt
 
 
@@ -17,12 +19,15 @@ def requires_grad_(self: Any, requires_grad: bool = True) -> Any:
         raise RuntimeError("only Tensors of floating point dtype can require gradients")
     if not self.is_leaf:
         if not requires_grad:
-            raise RuntimeError("you can only change requires_grad flags of leaf variables. If you want to use a computed "
-                               "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach().")
+            raise RuntimeError("you can only change requires_grad flags of leaf variables. If you want to "
+                               "use a computed "
+                               "variable in a subgraph that doesn't require differentiation use "
+                               "var_no_grad = var.detach().")
         return self
     if self._leaf is not bool(requires_grad):
-        if requires_grad and self._inference:
-            raise RuntimeError("Setting requires_grad=True on inference tensor outside InferenceMode is not allowed.")
+        if requires_grad and self._inference and not state.inference:
+            raise RuntimeError("Setting requires_grad=True on inference tensor outside InferenceMode is "
+                               "not allowed.")
         self._leaf = bool(requires_grad)
         self._leaf_node = None
         changed()
@@ -70,6 +75,7 @@ def detach(self: Any) -> Any:
     t = adopt(Tensor, self)
     t._detached = True
     t._seen = -1
+    value(t)  # now, while the history to be cut is at hand: a known segment copies what the tensor holds
     return t
 
 
@@ -77,10 +83,14 @@ def detach(self: Any) -> Any:
 def detach_(self: Any) -> Any:
     """Cut this tensor from its history, in place."""
     if self._chain:
-        raise RuntimeError("Can't detach views in-place. Use detach() instead. If you are using DistributedDataParallel "
-                           "(DDP) for training, and gradient_as_bucket_view is set as True, gradients are views of DDP "
-                           "buckets, and hence detach_() cannot be called on these gradients. To fix this error, please "
-                           "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a solution.")
+        raise RuntimeError("Can't detach views in-place. Use detach() instead. If you are using "
+                           "DistributedDataParallel "
+                           "(DDP) for training, and gradient_as_bucket_view is set as True, gradients are "
+                           "views of DDP "
+                           "buckets, and hence detach_() cannot be called on these gradients. To fix this "
+                           "error, please "
+                           "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a "
+                           "solution.")
     leave_path()
     unfollowable("detach_ changes a tensor in place")
     self._leaf, self._leaf_node = False, None

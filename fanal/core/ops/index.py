@@ -60,7 +60,7 @@ def _width(item: Any) -> int:
 class Plan:
     """An index taken apart: a view by ints, slices and None, then positions for some dimensions of it."""
 
-    __slots__ = ("view", "at")
+    __slots__ = ("at", "view")
 
     def __init__(self, view: Any, at: dict[int, Any]) -> None:
         self.view, self.at = view, at

@@ -19,7 +19,7 @@ class finfo:
     """Limits of a floating dtype, as torch.finfo."""
 
     __module__ = "torch"
-    __slots__ = ("bits", "eps", "max", "min", "tiny", "smallest_normal", "resolution", "dtype")
+    __slots__ = ("bits", "dtype", "eps", "max", "min", "resolution", "smallest_normal", "tiny")
 
     def __init__(self, type: dt.dtype | None = None) -> None:
         d = (type or dt.get_default()).to_real()
@@ -45,7 +45,7 @@ class iinfo:
     """Limits of an integer dtype, as torch.iinfo."""
 
     __module__ = "torch"
-    __slots__ = ("bits", "max", "min", "dtype")
+    __slots__ = ("bits", "dtype", "max", "min")
 
     def __init__(self, type: dt.dtype) -> None:
         if not isinstance(type, dt.dtype) or type.category != 1:

@@ -12,11 +12,11 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Chain, Handle
-from fanal.core.engine.record import flush
+from fanal.core.engine.record import busy, changed, flush
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import public
 from fanal.core.ops.create import tensor
-from fanal.core.tensor.tensor import Tensor, strides_of, view_chain, wrap_array
+from fanal.core.tensor.tensor import Tensor, settled, strides_of, view_chain, wrap_array
 
 
 def owner_of(a: np.ndarray) -> Any:
@@ -43,7 +43,7 @@ class Borrowed:
 class Lent:
     """Owns nothing but keeps lent memory alive; arrays made from it, and their views, keep it alive in turn."""
 
-    __slots__ = ("__array_interface__", "memory", "__weakref__")
+    __slots__ = ("__array_interface__", "__weakref__", "memory")
 
     def __init__(self, shown: np.ndarray, memory: np.ndarray) -> None:
         self.__array_interface__ = shown.__array_interface__
@@ -103,13 +103,9 @@ def from_numpy(ndarray: Any) -> Any:
 
 def shown_array(t: Any) -> np.ndarray:
     """Return an array over the memory of a tensor's storage, with the tensor's shape and strides. Flushes."""
-    s = t._storage
-    if s.meta:
+    if t._storage.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-    if s.node.buffer is None:
-        flush("read")
-    memory = s.node.buffer
-    assert memory is not None
+    memory = settled(t)
     k = t._dtype.itemsize
     if not math.prod(t._shape):
         return np.zeros(t._shape, t._dtype.np)
@@ -125,6 +121,8 @@ def numpy(self: Any, *, force: bool = False) -> np.ndarray:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     if self._dtype in (dt.bfloat16, dt.float8_e4m3fn, dt.float8_e5m2):
         raise TypeError(f"Got unsupported ScalarType {dt.scalar_name(self._dtype)}")
+    if busy():
+        flush("numpy")  # what is pending must not see writes that come later
     a = shown_array(self)
     if not a.size:
         return a
@@ -136,6 +134,7 @@ def numpy(self: Any, *, force: bool = False) -> np.ndarray:
         a = shown_array(self)
     lent = Lent(a, memory)
     s.foreign = ref(lent) if s.foreign is None or s.foreign() is None else Sharers(s.foreign, ref(lent))
+    changed()
     return np.asarray(lent)
 
 
@@ -218,7 +217,7 @@ def asarray(obj: Any, *, dtype: dt.dtype | None = None, device: Any = None, copy
             raise ValueError("can't alias tensor with dtype '" + str(obj._dtype) + "' into dtype '" + str(dtype) + "'.")
         if not requires_grad:
             t = t.detach() if t.requires_grad else t
-    elif copy or not hasattr(obj, "__array_interface__") and not isinstance(obj, (bytes, bytearray, memoryview)):
+    elif copy or (not hasattr(obj, "__array_interface__") and not isinstance(obj, (bytes, bytearray, memoryview))):
         if copy is False:
             raise ValueError("can't alias arbitrary sequence into a tensor.")
         t = tensor(obj, dtype=dtype, device=device)

@@ -1,4 +1,5 @@
 """Padding of the last dimensions: with a constant, by reflection, by the edge, or in a circle."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -18,15 +19,20 @@ def crop(x: Node, dim: int, start: int, stop: int) -> Node:
 
 
 def constant_node(x: Node, pad: Sequence[int], value: Any) -> Node:
-    """Pad with a constant; negative amounts crop. pad: (low, high) of the last dimension, then of the one before, ..."""
+    """Pad with a constant; negative amounts crop.
+
+    pad: (low, high) of the last dimension, then of the one before, ...
+    """
     n = len(x.shape)
     low, high = [0] * n, [0] * n
     for i in range(len(pad) // 2):
         low[n - 1 - i], high[n - 1 - i] = pad[2 * i], pad[2 * i + 1]
     for d, (a, b) in enumerate(zip(low, high)):
         if x.shape[d] + a + b < 0:
-            raise RuntimeError(f"The input size {x.shape[d]}, plus negative padding {a} and {b} resulted in a negative "
-                               f"output size, which is invalid. Check dimension {d} of your input.")
+            raise RuntimeError(
+                f"The input size {x.shape[d]}, plus negative padding {a} and {b} resulted in a negative "
+                f"output size, which is invalid. Check dimension {d} of your input."
+            )
         if a < 0 or b < 0:
             # Where nothing is left of the input, the other side is padded less.
             start, stop = max(-a, 0), x.shape[d] - max(-b, 0)
@@ -50,7 +56,9 @@ def _reflect(x: Node, d: int, a: int, b: int) -> Node:
 
 def _replicate(x: Node, d: int, a: int, b: int) -> Node:
     n = x.shape[d]
-    edge = lambda k, i: P.broadcast(crop(x, d, i, i + 1), tuple(k if j == d else m for j, m in enumerate(x.shape)))
+    edge = lambda k, i: P.broadcast(
+        crop(x, d, i, i + 1), tuple(k if j == d else m for j, m in enumerate(x.shape))
+    )
     parts = [edge(a, 0)] if a > 0 else []
     parts.append(x)
     if b > 0:
@@ -77,28 +85,35 @@ _ROOM = {2: (2, 3), 4: (3, 4), 6: (4, 5)}
 
 def _check_room(x: Node, pad: Sequence[int], mode: str) -> None:
     if len(x.shape) not in _ROOM.get(len(pad), ()):
-        raise NotImplementedError("Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now")
+        raise NotImplementedError(
+            "Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now"
+        )
     k = len(pad) // 2
-    if 0 in x.shape[len(x.shape) - k - (mode != "circular"):]:
+    if 0 in x.shape[len(x.shape) - k - (mode != "circular") :]:
         names = {1: "2D or 3D", 2: "3D or 4D", 3: "4D or 5D"}[k]
-        raise RuntimeError(f"Expected {names} (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
-                           f"for input, but got: {list(x.shape)}")
+        raise RuntimeError(
+            f"Expected {names} (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
+            f"for input, but got: {list(x.shape)}"
+        )
 
 
 @public(module="nn.functional", method=False)
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad the last dimensions of `input`.
 
-    pad: (low, high) of the last dimension, then of the one before, ...; negative amounts crop. mode: "constant",
-    "reflect", "replicate" or "circular"; the last three pad 1 to 3 dimensions of an input with channels.
+    pad: (low, high) of the last dimension, then of the one before, ...; negative amounts crop. mode:
+    "constant", "reflect", "replicate" or "circular"; the last three pad 1 to 3 dimensions of an input with
+    channels.
     """
     amounts = [int(p) for p in pad]
     x = read(input)
     if len(amounts) % 2:
         raise RuntimeError("Padding length must be divisible by 2")
     if len(amounts) > 2 * len(x.shape):
-        raise RuntimeError("Padding length should be less than or equal to two times the input dimension but got padding "
-                           f"length {len(amounts)} and input of dimension {len(x.shape)}")
+        raise RuntimeError(
+            "Padding length should be less than or equal to two times the input dimension but got padding "
+            f"length {len(amounts)} and input of dimension {len(x.shape)}"
+        )
     if mode == "constant":
         return wrap_like(constant_node(x, amounts, value or 0), input)
     if value:
@@ -117,8 +132,10 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             continue
         if mode == "reflect":
             if a >= n or b >= n:
-                raise RuntimeError("Argument #4: Padding size should be less than the corresponding input dimension, but "
-                                   f"got: padding ({a}, {b}) at dimension {d} of input {list(input._shape)}")
+                raise RuntimeError(
+                    "Argument #4: Padding size should be less than the corresponding input dimension, but "
+                    f"got: padding ({a}, {b}) at dimension {d} of input {list(input._shape)}"
+                )
             x = _reflect(x, d, a, b)
         else:
             x = _replicate(x, d, a, b)
@@ -133,6 +150,8 @@ def constant_pad_nd(input: Any, pad: Sequence[int], value: Any = 0) -> Any:
     if len(pad) % 2:
         raise RuntimeError(f"Length of pad must be even but instead it equals {len(pad)}")
     if len(pad) > 2 * len(input._shape):
-        raise RuntimeError("Length of pad should be no more than twice the number of dimensions of the input. Pad length is "
-                           f"{len(pad)} while the input has {len(input._shape)} dimensions.")
+        raise RuntimeError(
+            "Length of pad should be no more than twice the number of dimensions of the input. Pad length is "
+            f"{len(pad)} while the input has {len(input._shape)} dimensions."
+        )
     return wrap_like(constant_node(read(input), [int(p) for p in pad], value), input)

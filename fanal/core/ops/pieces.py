@@ -1,6 +1,7 @@
 """Views of parts: select, narrow, unbind and the ways to split."""
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from fanal.core.base.shape import wrap_dim
@@ -92,7 +93,7 @@ def slice_copy(input: Any, dim: int = 0, start: int | None = None, end: int | No
     return _copy(sliced(input, d, a, max(a, b), s))
 
 
-@public()
+@public(out=True)
 def slice_scatter(input: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None,
                   step: int = 1) -> Any:
     """Return input with input[start:end:step] along `dim` replaced by src."""
@@ -117,20 +118,20 @@ def _replaced(t: Any, src: Any, part: Any) -> Any:
     return result(n, t)
 
 
-@public()
+@public(out=True)
 def select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
     """Return input with position `index` along `dim` replaced by src."""
     return _replaced(input, src, lambda t: select(t, dim, index))
 
 
-@public()
+@public(out=True)
 def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Return input with a diagonal replaced by src."""
     from fanal.core.ops.shape import diagonal
     return _replaced(input, src, lambda t: diagonal(t, offset, dim1, dim2))
 
 
-@public()
+@public(out=True)
 def as_strided_scatter(input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
     """Return input with the elements of as_strided(input, size, stride) replaced by src."""
     from fanal.core.ops.shape import as_strided, clone, contiguous
@@ -158,7 +159,7 @@ def _many(views: tuple, name: str) -> tuple:
     return views
 
 
-@public(method=False)
+@public(method=False, out=True)
 def unbind_copy(input: Any, dim: int = 0) -> tuple:
     """Return copies of all positions along a dimension."""
     return tuple(_copy(t) for t in unbind(input, dim))
@@ -207,7 +208,7 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     return tuple(out)
 
 
-@public(method=False)
+@public(method=False, out=True)
 def split_with_sizes_copy(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     """Return copies of parts of the given sizes."""
     return tuple(_copy(t) for t in split_with_sizes(input, split_sizes, dim))
@@ -246,10 +247,12 @@ def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0, *, indices:
         return tuple(sliced(input, d, a, b) for a, b in zip([0, *ends], ends))
     cuts = [slice(int(i), None).indices(n)[0] for i in at]
     bounds = [0, *cuts, n]
-    return tuple(sliced(input, d, a, max(a, b)) for a, b in zip(bounds, bounds[1:]))
+    return tuple(sliced(input, d, a, max(a, b)) for a, b in pairwise(bounds))
 
 
 def _split_along(t: Any, how: Any, dim: int, name: str) -> tuple:
+    if isinstance(how, str):
+        raise TypeError(f"{name}(): argument 'indices' (position 2) must be tuple of ints, not str")
     if isinstance(how, int):
         n = t._shape[dim]
         if how <= 0 or n % how:

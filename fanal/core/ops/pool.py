@@ -1,10 +1,9 @@
 """Pooling over sliding windows: maximum, average and power mean."""
+
 from __future__ import annotations
 
 import math
 from typing import Any
-
-import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
@@ -27,7 +26,10 @@ def spread(x: Any, n: int, op: str, name: str) -> Shape:
 
 
 def pooled_size(n: int, k: int, stride: int, pad: int, dilation: int, ceil: bool) -> int:
-    """Return how many windows there are; a window that ceil_mode adds must begin inside the input or left padding."""
+    """Return how many windows there are.
+
+    A window that ceil_mode adds must begin inside the input or left padding.
+    """
     over = n + 2 * pad - dilation * (k - 1) - 1 + (stride - 1 if ceil else 0)
     out = over // stride + 1
     if ceil and (out - 1) * stride >= n + pad:
@@ -40,19 +42,25 @@ class Windows:
 
     __slots__ = ("dilation", "kernel", "n", "out", "pad", "size", "stride")
 
-    def __init__(self, op: str, x: Shape, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool, n: int) -> None:
+    def __init__(
+        self, op: str, x: Shape, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool, n: int
+    ) -> None:
         self.n = n
         self.kernel = spread(kernel, n, op, "kernel_size")
         given = stride is not None and not (isinstance(stride, (tuple, list)) and not stride)
         self.stride = spread(stride, n, op, "stride") if given else self.kernel
         self.pad = spread(pad, n, op, "padding")
         self.dilation = spread(dilation, n, op, "dilation")
-        if len(x) not in (n + 1, n + 2) or 0 in x[-n - 1:]:
+        if len(x) not in (n + 1, n + 2) or 0 in x[-n - 1 :]:
             if op.startswith("max_pool2d"):
-                raise RuntimeError("Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "
-                                   f"got:{list(x)}")
-            raise RuntimeError(f"{op}: Expected {n + 1}D or {n + 2}D (batch mode) tensor with optional 0 dim batch size for "
-                               f"input, but got:{list(x)}")
+                raise RuntimeError(
+                    "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "
+                    f"got:{list(x)}"
+                )
+            raise RuntimeError(
+                f"{op}: Expected {n + 1}D or {n + 2}D (batch mode) tensor with optional 0 dim batch size for "
+                f"input, but got:{list(x)}"
+            )
         if min(self.kernel) <= 0:
             raise RuntimeError(f"kernel size should be greater than zero, but got {list(self.kernel)}")
         if min(self.stride) <= 0:
@@ -64,22 +72,35 @@ class Windows:
             if p < 0:
                 raise RuntimeError(f"pad must be non-negative, but got pad: {p}")
             if p > (d * (k - 1) + 1) // 2:
-                raise RuntimeError("pad should be at most half of effective kernel size, but got "
-                                   f"pad={p}, kernel_size={k} and dilation={d}")
+                raise RuntimeError(
+                    "pad should be at most half of effective kernel size, but got "
+                    f"pad={p}, kernel_size={k} and dilation={d}"
+                )
         self.size = x[-n:]
-        self.out = tuple(pooled_size(s, k, t, p, d, ceil) for s, k, t, p, d in
-                         zip(self.size, self.kernel, self.stride, self.pad, self.dilation))
+        self.out = tuple(
+            pooled_size(s, k, t, p, d, ceil)
+            for s, k, t, p, d in zip(self.size, self.kernel, self.stride, self.pad, self.dilation)
+        )
         if min(self.out) < 1:
             c = x[-n - 1]
             shown = ["x".join(map(str, (c, *v))) for v in (self.size, self.out)]
-            raise RuntimeError(f"Given input size: ({shown[0]}). Calculated output size: ({shown[1]}). Output size is too "
-                               "small")
+            raise RuntimeError(
+                f"Given input size: ({shown[0]}). Calculated output size: ({shown[1]}). Output size is too "
+                "small"
+            )
 
     def margins(self, rank: int) -> tuple[Shape, Shape]:
-        """Return the padding before and after each of `rank` dimensions; the last window may end beyond `pad`."""
+        """Return the padding before and after each of `rank` dimensions.
+
+        The last window may end beyond `pad`.
+        """
         lead = (0,) * (rank - self.n)
-        high = tuple(max(0, (o - 1) * s + d * (k - 1) + 1 - p - m) for o, s, d, k, p, m in
-                     zip(self.out, self.stride, self.dilation, self.kernel, self.pad, self.size))
+        high = tuple(
+            max(0, (o - 1) * s + d * (k - 1) + 1 - p - m)
+            for o, s, d, k, p, m in zip(
+                self.out, self.stride, self.dilation, self.kernel, self.pad, self.size
+            )
+        )
         return lead + self.pad, lead + high
 
     def cut(self, x: Node, fill: float) -> Node:
@@ -89,69 +110,15 @@ class Windows:
         x = P.pad(x, low, high, fill)
         dims = tuple(range(rank - self.n, rank))
         w = P.window(x, dims, self.kernel, self.stride, self.dilation)
-        if w.shape[rank - self.n:rank] != self.out:  # a stride that leaves elements over at the end
-            stops = (*w.shape[:rank - self.n], *self.out, *self.kernel)
+        if w.shape[rank - self.n : rank] != self.out:  # a stride that leaves elements over at the end
+            stops = (*w.shape[: rank - self.n], *self.out, *self.kernel)
             w = P.slice_(w, (0,) * len(stops), stops, (1,) * len(stops))
         return w
 
-    def flat(self, w: Node) -> Node:
-        """Merge the dimensions of the kernel."""
-        return P.reshape(w, (*w.shape[:-self.n], math.prod(self.kernel)))
-
-    def uncut(self, g: Node, x: Shape) -> Node:
-        """Sum (..., *out, K) back to where the windows came from: the transpose of flat(cut(x))."""
-        rank = len(x)
-        low, high = self.margins(rank)
-        whole = tuple(n + a + b for n, a, b in zip(x, low, high))
-        g = P.reshape(g, (*g.shape[:-1], *self.kernel))
-        y = P.fold(g, whole, tuple(range(rank - self.n, rank)), self.kernel, self.stride, self.dilation)
-        return P.slice_(y, low, tuple(a + n for a, n in zip(low, x)), (1,) * rank)
-
-
-def lowest(d: dt.dtype) -> float:
-    """Return the smallest value of a dtype: -inf for floating-point numbers."""
-    return -math.inf if d.category == 2 else int(np.iinfo(d.np).min)
-
-
-def _first_inside(w: Windows) -> Node:
-    """Return, per window, the first flat offset that lies inside the input: where PyTorch's search begins."""
-    offset: Node | None = None
-    for i, (k, s, p, d) in enumerate(zip(w.kernel, w.stride, w.pad, w.dilation)):
-        shape = tuple(o if j == i else 1 for j, o in enumerate(w.out))
-        start = P.mul(P.iota(shape, i, dt.int64), P.full((), s, dt.int64))
-        first = P.full(shape, 0, dt.int64)
-        for j in range(-(-p // d)):  # one for each step that is still in the padding
-            first = P.add(first, P.convert(P.lt(start, P.full((), p - j * d, dt.int64)), dt.int64))
-        offset = first if offset is None else P.add(P.mul(offset, P.full((), k, dt.int64)), first)
-    assert offset is not None
-    return offset
-
-
-def _max_nodes(x: Node, w: Windows) -> tuple[Node, Node]:
-    """Return the maximum of every window and the flat offset of its first occurrence."""
-    low = lowest(x.dtype)
-    d = P.detach(x)
-    cut = w.cut(d, low)
-    y = P.max_of(cut, tuple(range(len(cut.shape) - w.n, len(cut.shape))))
-    at = P.argmax(w.flat(cut), len(cut.shape) - w.n)
-    if any(w.pad):  # all lowest: the first offset may be padding, PyTorch names the first element
-        at = P.where(P.eq(y, P.num(y, low)), _first_inside(w), at)
-
-    def rule(g: Node, y: Node, x: Node, at: Node) -> list[Node | None]:
-        offsets = P.iota((math.prod(w.kernel),), 0, dt.int64)
-        chosen = P.eq(offsets, P.reshape(at, (*at.shape, 1)))
-        return [w.uncut(P.where(chosen, P.reshape(g, (*g.shape, 1)), P.num(g, 0)), x.shape), None]
-    return with_gradient(y, rule, x, at), at
-
-
-def _positions(at: Node, w: Windows) -> Node:
-    """Return offsets within windows as flat positions in the input."""
-    n = math.prod(w.size)
-    grid = P.reshape(P.iota((n,), 0, dt.int64), w.size)
-    table = w.flat(w.cut(grid, 0))
-    table = P.broadcast(table, (*at.shape, table.shape[-1]))
-    last = len(at.shape)
-    return P.reshape(P.gather(table, P.reshape(at, (*at.shape, 1)), last), at.shape)
+    @property
+    def geometry(self) -> tuple[Shape, ...]:
+        """Return the parameters of the primitives of max pooling."""
+        return self.kernel, self.stride, self.pad, self.dilation, self.out
 
 
 def _check_max_dtype(d: dt.dtype, name: str) -> None:
@@ -159,22 +126,28 @@ def _check_max_dtype(d: dt.dtype, name: str) -> None:
         raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(d)}'")
 
 
-def _max_pool(input: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, indices: bool, n: int) -> Any:
+def _max_pool(
+    input: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, indices: bool, n: int
+) -> Any:
     x = read(input)
     w = Windows(f"max_pool{n}d", x.shape, kernel, stride, padding, dilation, ceil, n)
     _check_max_dtype(x.dtype, f"max_pool{n}d")
-    y, at = _max_nodes(x, w)
-    if not indices:
-        return wrap_like(y, input)
-    return wrap_like(y, input), wrap_like(_positions(at, w), input)
+    y = wrap_like(P.max_pool(x, *w.geometry), input)
+    return (y, wrap_like(P.max_pool_at(x, *w.geometry), input)) if indices else y
 
 
-def _check_max1(input: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, indices: bool, ceil: bool) -> None:
+def _check_max1(
+    input: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, indices: bool, ceil: bool
+) -> None:
     if len(input._shape) not in (2, 3):
-        raise RuntimeError("max_pool1d: Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size for input, but "
-                           f"got:{list(input._shape)}")
-    k, p, d = (spread(v, 1, "max_pool1d", m)[0] for v, m in ((kernel, "kernel_size"), (padding, "padding"),
-                                                             (dilation, "dilation")))
+        raise RuntimeError(
+            "max_pool1d: Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size for input, but "
+            f"got:{list(input._shape)}"
+        )
+    k, p, d = (
+        spread(v, 1, "max_pool1d", m)[0]
+        for v, m in ((kernel, "kernel_size"), (padding, "padding"), (dilation, "dilation"))
+    )
     s = k if stride is None or stride == () or stride == [] else spread(stride, 1, "max_pool1d", "stride")[0]
     if k <= 0:
         raise RuntimeError(f"max_pool1d() kernel_size must be greater than zero, but got {k}")
@@ -183,8 +156,10 @@ def _check_max1(input: Any, kernel: Any, stride: Any, padding: Any, dilation: An
     if p < 0:
         raise RuntimeError(f"max_pool1d() padding must be non-negative, but got {p}")
     if p > k // 2:
-        raise RuntimeError(f"max_pool1d() padding should be at most half of kernel size, but got padding={p} and "
-                           f"kernel_size={k}")
+        raise RuntimeError(
+            f"max_pool1d() padding should be at most half of kernel size, but got padding={p} and "
+            f"kernel_size={k}"
+        )
     if d <= 0:
         raise RuntimeError(f"max_pool1d() dilation must be greater than zero, but got {d}")
     out = pooled_size(input._shape[-1], k, s, p, d, ceil)
@@ -196,8 +171,15 @@ def _check_max1(input: Any, kernel: Any, stride: Any, padding: Any, dilation: An
 
 @public("max_pool1d_with_indices", method=False)
 @public("max_pool1d_with_indices", module="nn.functional", method=False)
-def max_pool1d_with_indices(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-                            ceil_mode: bool = False, return_indices: bool = True) -> Any:
+def max_pool1d_with_indices(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = True,
+) -> Any:
     """Return the maxima of windows of (N, C, L), and their positions."""
     _check_max1(input, kernel_size, stride, padding, dilation, True, ceil_mode)
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 1)
@@ -205,39 +187,74 @@ def max_pool1d_with_indices(input: Any, kernel_size: Any, stride: Any = None, pa
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def max_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool1d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """Return the maximum of each window of (N, C, L); the gradient goes to the first maximum."""
     _check_max1(input, kernel_size, stride, padding, dilation, return_indices, ceil_mode)
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 1)
 
 
 @public("max_pool2d_with_indices", module="nn.functional", method=False)
-def max_pool2d_with_indices(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-                            ceil_mode: bool = False, return_indices: bool = True) -> Any:
+def max_pool2d_with_indices(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = True,
+) -> Any:
     """Return the maxima of windows of (N, C, H, W), and their positions in H * W."""
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 2)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """Return the maximum of each window of (N, C, H, W); the gradient goes to the first maximum."""
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 2)
 
 
 @public("max_pool3d_with_indices", module="nn.functional", method=False)
-def max_pool3d_with_indices(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-                            ceil_mode: bool = False, return_indices: bool = True) -> Any:
+def max_pool3d_with_indices(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = True,
+) -> Any:
     """Return the maxima of windows of (N, C, D, H, W), and their positions in D * H * W."""
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 3)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def max_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool3d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """Return the maximum of each window of (N, C, D, H, W); the gradient goes to the first maximum."""
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 3)
 
@@ -264,7 +281,7 @@ def average(x: Node, w: Windows, ceil: bool, include_pad: bool, divisor: int | N
     y = P.sum_(cut, tuple(range(len(cut.shape) - w.n, len(cut.shape))))
     if divisor is not None:
         by = number(divisor, dt.int64)
-    elif (ceil or (any(w.pad) and not include_pad)):
+    elif ceil or (any(w.pad) and not include_pad):
         by = _counts(w, include_pad, x.dtype if x.dtype.category == 1 else _real(x.dtype))
     else:
         by = number(math.prod(w.kernel), dt.int64)
@@ -277,39 +294,65 @@ def _real(d: dt.dtype) -> dt.dtype:
     return dt.ACCUMULATE.get(d, d)
 
 
-def _check_avg(input: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, divisor: Any, n: int) -> Windows:
+def _check_avg(
+    input: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, divisor: Any, n: int
+) -> Windows:
     if divisor == 0:
         raise RuntimeError("divisor must be not zero")
     if n == 1 and len(input._shape) not in (2, 3):
-        raise RuntimeError(f"Expected 2 to 3 dimensions, but got {len(input._shape)}-dimensional tensor for argument #1 "
-                           "'self' (while checking arguments for avg_pool1d)")
+        raise RuntimeError(
+            f"Expected 2 to 3 dimensions, but got {len(input._shape)}-dimensional tensor for argument #1 "
+            "'self' (while checking arguments for avg_pool1d)"
+        )
     if n == 2 and len(input._shape) == 2:
         raise IndexError("Dimension out of range (expected to be in range of [-2, 1], but got -3)")
     if input._dtype.category != 2 and input._dtype not in (dt.int64,):
-        raise NotImplementedError(f"\"avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(input._dtype)}'")
+        raise NotImplementedError(
+            f"\"avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(input._dtype)}'"
+        )
     return Windows(f"avg_pool{n}d", input._shape, kernel, stride, padding, 1, ceil, n)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def avg_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-               count_include_pad: bool = True) -> Any:
+def avg_pool1d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Any:
     """Return the mean of each window of (N, C, L)."""
     w = _check_avg(input, kernel_size, stride, padding, ceil_mode, None, 1)
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, None), input)
 
 
-@public(module="nn.functional", method=False)
-def avg_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-               count_include_pad: bool = True, divisor_override: int | None = None) -> Any:
+@public(module="nn.functional", method=False, out=True)
+def avg_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
     """Return the mean of each window of (N, C, H, W), or its sum over `divisor_override`."""
     w = _check_avg(input, kernel_size, stride, padding, ceil_mode, divisor_override, 2)
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, divisor_override), input)
 
 
-@public(module="nn.functional", method=False)
-def avg_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-               count_include_pad: bool = True, divisor_override: int | None = None) -> Any:
+@public(module="nn.functional", method=False, out=True)
+def avg_pool3d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
     """Return the mean of each window of (N, C, D, H, W), or its sum over `divisor_override`."""
     w = _check_avg(input, kernel_size, stride, padding, ceil_mode, divisor_override, 3)
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, divisor_override), input)
@@ -317,11 +360,14 @@ def avg_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
 
 def _lp(input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool, n: int) -> Any:
     from fanal.core.ops.pointwise import pow_node
+
     x = read(input)
     w = Windows(f"avg_pool{n}d", x.shape, kernel_size, stride, 0, 1, ceil_mode, n)
     y = average(pow_node(x, norm_type), w, ceil_mode, True, None)
     k = number(math.prod(w.kernel), x.dtype)
-    positive = P.mul(P.sign(y), with_gradient(P.max_(P.detach(P.abs_(y)), P.num(y, 0)), _relu_rule, P.abs_(y)))
+    positive = P.mul(
+        P.sign(y), with_gradient(P.max_(P.detach(P.abs_(y)), P.num(y, 0)), _relu_rule, P.abs_(y))
+    )
     return wrap_like(pow_node(P.mul(positive, k), 1.0 / norm_type), input)
 
 
@@ -330,21 +376,27 @@ def _relu_rule(g: Node, y: Node, x: Node) -> list[Node]:
 
 
 @public(module="nn.functional", method=False)
-def lp_pool1d(input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Any:
+def lp_pool1d(
+    input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
     """Return the p-norm of each window of (N, C, L)."""
     return _lp(input, norm_type, kernel_size, stride, ceil_mode, 1)
 
 
 @public(module="nn.functional", method=False)
-def lp_pool2d(input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Any:
+def lp_pool2d(
+    input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
     """Return the p-norm of each window of (N, C, H, W)."""
     return _lp(input, norm_type, kernel_size, stride, ceil_mode, 2)
 
 
 @public(module="nn.functional", method=False)
-def lp_pool3d(input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Any:
+def lp_pool3d(
+    input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
     """Return the p-norm of each window of (N, C, D, H, W)."""
     return _lp(input, norm_type, kernel_size, stride, ceil_mode, 3)
 
 
-__all__ = ["Windows", "average", "lowest", "pooled_size", "spread"]
+__all__ = ["Windows", "average", "pooled_size", "spread"]

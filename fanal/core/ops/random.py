@@ -34,7 +34,7 @@ def _dense(a: np.ndarray) -> np.ndarray:
 class Generator:
     """A stream of random numbers on the CPU, as torch.Generator."""
 
-    __slots__ = ("_mt", "__weakref__")
+    __slots__ = ("__weakref__", "_mt")
     __module__ = "torch._C"
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -299,7 +299,7 @@ def _like(name: str, draw: Callable) -> None:
         _note()
         if name == "randn_like":
             named["contiguous"] = st is None
-        one = lambda s: draw(stream(generator), s, d, *limits, **named)  # noqa: E731
+        one = lambda s: draw(stream(generator), s, d, *limits, **named)
         a = _ordered(input._shape, st, one) if st else _dense(one(input._shape))
         return placed(wrap(given(a, d), st), "cpu", requires_grad)
     fn.__name__, fn.__doc__ = name, f"Return a tensor in the shape of input, filled as by {name[:-5]}."

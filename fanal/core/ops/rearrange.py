@@ -74,7 +74,9 @@ def roll(input: Any, shifts: Any, dims: Any = ()) -> Any:
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(by)}, dims:{len(at)}")
     for s, d in zip(by, at):
         w = wrap_dim(d, len(x.shape))
-        x = rolled(x, s, w) if x.shape else x
+        if not x.shape:
+            raise IndexError("Dimension specified as 0 but tensor has no dimensions")
+        x = rolled(x, s, w)
     return plain(x, input)
 
 
@@ -205,7 +207,8 @@ def diag_embed(input: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> A
 @public(out=True)
 def diag(input: Any, diagonal: int = 0) -> Any:
     """Return the matrix with a vector on its diagonal, or the diagonal of a matrix."""
-    from fanal.core.ops.shape import clone, diagonal as view
+    from fanal.core.ops.shape import clone
+    from fanal.core.ops.shape import diagonal as view
     n = len(input._shape)
     if n not in (1, 2):
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")

@@ -1,4 +1,8 @@
-"""Resizing images: nearest, linear and cubic interpolation along each dimension, with antialiasing if wanted."""
+"""Resizing images.
+
+Nearest, linear and cubic interpolation along each dimension, with antialiasing if wanted.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -41,8 +45,9 @@ def _step(n: int, out: int, align: bool, scale: float | None) -> float:
 
 
 @functools.lru_cache(512)
-def table(kind: str, n: int, out: int, align: bool, scale: float | None, antialias: bool,
-          real: str) -> tuple[np.ndarray, np.ndarray | None]:
+def table(
+    kind: str, n: int, out: int, align: bool, scale: float | None, antialias: bool, real: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (out, K) positions in the input and their weights, or None for weights of one."""
     f = np.dtype(real).type
     if kind in NEAREST:
@@ -67,7 +72,10 @@ def table(kind: str, n: int, out: int, align: bool, scale: float | None, antiali
 
 
 def _antialiased(kind: str, n: int, out: int, step: float, f: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and weights of a filter as wide as the step. Source: Pillow's resize, which PyTorch follows."""
+    """Return positions and weights of a filter as wide as the step.
+
+    Source: Pillow's resize, which PyTorch follows.
+    """
     reach = (2.0 if kind == "cubic" else 1.0) * max(step, 1.0)
     shrink = 1.0 / step if step >= 1.0 else 1.0
     center = step * (np.arange(out) + 0.5)
@@ -121,7 +129,9 @@ def _fixed(at: np.ndarray, weights: np.ndarray, n: int) -> tuple[np.ndarray, np.
     first = at[:, :1]
     k = int((at - first).max()) + 1
     merged = np.zeros((len(at), k))
-    np.add.at(merged, (np.arange(len(at))[:, None], at - first), weights)  # the border counts for all beyond it
+    np.add.at(
+        merged, (np.arange(len(at))[:, None], at - first), weights
+    )  # the border counts for all beyond it
     top, bits = float(merged.max()), 0
     while bits < 22 and int(0.5 + top * (1 << bits + 1)) < 1 << 15:
         bits += 1
@@ -135,7 +145,9 @@ def _resample_bytes(x: Node, size: Shape, kind: str, align: bool, scales: tuple,
     for i in reversed(range(len(size))):
         dim = len(x.shape) - len(size) + i
         n = x.shape[dim]
-        at, w, bits = _fixed(*table(kind, n, size[i], align, scales[i], antialias, "float64"), n)  # type: ignore[arg-type]
+        listed, weights = table(kind, n, size[i], align, scales[i], antialias, "float64")
+        assert weights is not None
+        at, w, bits = _fixed(listed, weights, n)
         y = P.add(resize_along(P.convert(x, dt.int32), dim, at, w), P.full((), 1 << bits - 1, dt.int32))
         y = P.shr(y, P.full((), bits, dt.int32))
         x = P.convert(P.min_(P.max_(y, P.num(y, 0)), P.num(y, 255)), dt.uint8)
@@ -150,9 +162,11 @@ def _sizes(x: Shape, size: Any, scale: Any, recompute: Any) -> tuple[Shape, tupl
     if size is not None:
         if isinstance(size, (tuple, list)):
             if len(size) != n:
-                raise ValueError("Input and output must have the same number of spatial dimensions, but got input with "
-                                 f"spatial dimensions of {list(x[2:])} and output size of {size}. Please provide input "
-                                 "tensor in (N, C, d1, d2, ...,dK) format and output size in (o1, o2, ...,oK) format.")
+                raise ValueError(
+                    "Input and output must have the same number of spatial dimensions, but got input with "
+                    f"spatial dimensions of {list(x[2:])} and output size of {size}. Please provide input "
+                    "tensor in (N, C, d1, d2, ...,dK) format and output size in (o1, o2, ...,oK) format."
+                )
             out = tuple(int(s) for s in size)
         else:
             out = (int(size),) * n
@@ -163,9 +177,12 @@ def _sizes(x: Shape, size: Any, scale: Any, recompute: Any) -> tuple[Shape, tupl
         raise ValueError("either size or scale_factor should be defined")
     if isinstance(scale, (tuple, list)):
         if len(scale) != n:
-            raise ValueError("Input and scale_factor must have the same number of spatial dimensions, but got input with "
-                             f"spatial dimensions of {list(x[2:])} and scale_factor of shape {scale}. Please provide input "
-                             "tensor in (N, C, d1, d2, ...,dK) format and scale_factor in (s1, s2, ...,sK) format.")
+            raise ValueError(
+                "Input and scale_factor must have the same number of spatial dimensions, but got input with "
+                f"spatial dimensions of {list(x[2:])} and scale_factor of shape {scale}. Please "
+                "provide input "
+                "tensor in (N, C, d1, d2, ...,dK) format and scale_factor in (s1, s2, ...,sK) format."
+            )
         scales = tuple(float(s) for s in scale)
     else:
         scales = (float(scale),) * n
@@ -174,37 +191,54 @@ def _sizes(x: Shape, size: Any, scale: Any, recompute: Any) -> tuple[Shape, tupl
 
 
 @public(module="nn.functional", method=False)
-def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-                align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
-                antialias: bool = False) -> Any:
+def interpolate(
+    input: Any,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
     """Resize (N, C, *) to `size`, or by `scale_factor`.
 
-    mode: "nearest", "nearest-exact", "area" in 1 to 3 dimensions; "linear", "bilinear", "bicubic", "trilinear" in theirs.
+    mode: "nearest", "nearest-exact", "area" in 1 to 3 dimensions; "linear", "bilinear", "bicubic",
+    "trilinear" in theirs.
     """
     if mode in ("nearest", "area", "nearest-exact"):
         if align_corners is not None:
-            raise ValueError("align_corners option can only be set with the interpolating modes: " + ALIGNABLE)
+            raise ValueError(
+                "align_corners option can only be set with the interpolating modes: " + ALIGNABLE
+            )
     elif align_corners is None:
         align_corners = False
     x = read(input)
     n = len(x.shape) - 2
     out, scales = _sizes(x.shape, size, scale_factor, recompute_scale_factor)
     if antialias and not (mode in ("bilinear", "bicubic") and n == 2):
-        raise ValueError("Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input")
+        raise ValueError(
+            "Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input"
+        )
     if n not in (1, 2, 3):
-        raise NotImplementedError(f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {n + 2}D) for the modes: "
-                                  f"nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})")
+        raise NotImplementedError(
+            f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {n + 2}D) for the modes: "
+            f"nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})"
+        )
     wanted = LINEAR.get(mode, 2 if mode == "bicubic" else n)
     if mode not in (*NEAREST, *LINEAR, "bicubic", "area") or (wanted != n and mode == "bicubic"):
-        raise NotImplementedError(f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {n + 2}D) for the modes: "
-                                  f"nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})")
+        raise NotImplementedError(
+            f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {n + 2}D) for the modes: "
+            f"nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})"
+        )
     if wanted != n:
         raise NotImplementedError(f"Got {n + 2}D input, but {mode} mode needs {wanted + 2}D input")
     if mode == "area":
         return wrap_like(adaptive_average(x, out), input)
     if min(out) <= 0 or 0 in x.shape[1:]:
-        raise RuntimeError(f"Input and output sizes should be greater than 0, but got input (sizes: {list(x.shape[2:])}) "
-                           f"output (sizes: {list(out)})")
+        raise RuntimeError(
+            f"Input and output sizes should be greater than 0, but got input (sizes: {list(x.shape[2:])}) "
+            f"output (sizes: {list(out)})"
+        )
     if x.dtype.category != 2 and not (x.dtype is dt.uint8 and (mode in NEAREST or n == 2)):
         name = {"bicubic": "upsample_bicubic2d"}.get(mode, f"upsample_{mode.replace('-', '_')}{n}d")
         raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(x.dtype)}'")
@@ -213,22 +247,35 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
 
 
 @public(module="nn.functional", method=False)
-def upsample(input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-             align_corners: bool | None = None) -> Any:
+def upsample(
+    input: Any,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+) -> Any:
     """Resize; the former name of interpolate."""
-    warnings.warn("`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2
+    )
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
 @public(module="nn.functional", method=False)
 def upsample_nearest(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
     """Resize by the nearest neighbour."""
-    warnings.warn("`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=2,
+    )
     return interpolate(input, size, scale_factor, "nearest")
 
 
 @public(module="nn.functional", method=False)
 def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
     """Resize linearly, corners on corners."""
-    warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=2,
+    )
     return interpolate(input, size, scale_factor, "bilinear", align_corners=True)

@@ -70,7 +70,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
         raise RuntimeError("torch.take_along_dim(): input and indices should have the same number of dimensions, but got "
                            f"{len(x.shape)} dimensions for input, and {len(i.shape)} dimensions for indices")
     d = wrap_dim(dim, len(x.shape))
-    one = lambda s: tuple(1 if k == d else n for k, n in enumerate(s))  # noqa: E731
+    one = lambda s: tuple(1 if k == d else n for k, n in enumerate(s))
     shape = broadcast_shapes(one(x.shape), one(i.shape))
     x = P.broadcast(x, tuple(x.shape[d] if k == d else n for k, n in enumerate(shape)))
     i = P.broadcast(i, tuple(i.shape[d] if k == d else n for k, n in enumerate(shape)))
@@ -167,7 +167,8 @@ def scatter_reduce_node(x: Node, i: Node, v: Node, d: int, reduce: str, include_
     a, b = P.detach(x), P.detach(v)
     y = P.scatter(a, i, b, d, mode)
     rule = _prod_rule if reduce == "prod" else _extreme_rule
-    return with_gradient(y, lambda g, y, x, v: rule(g, y, x, v, i, d), x, v)
+    # An alias: in-place forms overwrite x, whose value the rule reads.
+    return with_gradient(y, lambda g, y, x, v: rule(g, y, x, v, i, d), P.alias(x), v)
 
 
 def _extreme_rule(g: Node, y: Node, x: Node, v: Node, i: Node, d: int) -> list[Node]:
@@ -246,9 +247,9 @@ def index_fill(input: Any, dim: int, index: Any, value: Any) -> Any:
     i = vector_index(index, "index_fill")
     x = _vector(read(input))
     i = _in_range(i, x.shape[d], IndexError, f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}", True)
-    shape = (*x.shape[:d], i.size, *x.shape[d + 1:])
-    v = P.broadcast(node_of(value, x.dtype), shape)
-    return result(P.reshape(P.put(x, i, v, d, "set"), input._shape), input)
+    hit = P.put(P.full((x.shape[d],), False, dt.bool_), i, P.full((i.size,), True, dt.bool_), 0, "set")
+    hit = P.reshape(hit, tuple(n if k == d else 1 for k, n in enumerate(x.shape)))
+    return result(P.reshape(P.where(hit, node_of(value, x.dtype), x), input._shape), input)
 
 
 @public(inplace=True, out=True)

@@ -85,8 +85,8 @@ def bincount(input: Any, weights: Any = None, minlength: int = 0) -> Any:
 
 
 def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.0) -> tuple[float, float]:
-    if low == high and a.size:
-        low, high = float(a.min()), float(a.max())
+    if low == high:
+        low, high = (float(a.min()), float(a.max())) if a.size else (low, low + 1)
     if low == high:
         low, high = low - widen, high + widen
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -8,8 +8,15 @@ from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout
-from fanal.core.base.shape import (Shape, contiguous_strides, infer_size, is_contiguous, view_strides, wrap_dim,
-                                   wrap_dims)
+from fanal.core.base.shape import (
+    Shape,
+    contiguous_strides,
+    infer_size,
+    is_contiguous,
+    view_strides,
+    wrap_dim,
+    wrap_dims,
+)
 from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P

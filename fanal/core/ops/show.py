@@ -15,13 +15,13 @@ from fanal.core.engine.record import hold
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import is_number, public
 from fanal.core.tensor.alias import derive
-from fanal.core.tensor.tensor import Tensor, blank, compute, strides_of
+from fanal.core.tensor.tensor import Tensor, blank, compute, settled, strides_of
 
 
 class _Options:
     """What set_printoptions sets."""
 
-    __slots__ = ("precision", "threshold", "edgeitems", "linewidth", "sci_mode")
+    __slots__ = ("edgeitems", "linewidth", "precision", "sci_mode", "threshold")
 
     def __init__(self) -> None:
         self.precision, self.threshold, self.edgeitems, self.linewidth = 4, 1000.0, 3, 80
@@ -69,7 +69,7 @@ public("printoptions", method=False, event=False)(printoptions)
 class _Format:
     """One width and style for all shown elements."""
 
-    __slots__ = ("floating", "whole", "sci", "width")
+    __slots__ = ("floating", "sci", "whole", "width")
 
     def __init__(self, shown: np.ndarray) -> None:
         self.floating = shown.dtype.kind == "f"
@@ -105,7 +105,7 @@ class _Format:
 class _ComplexFormat:
     """Real and imaginary parts, each with a format of its own."""
 
-    __slots__ = ("real", "imag", "width")
+    __slots__ = ("imag", "real", "width")
 
     def __init__(self, shown: np.ndarray) -> None:
         self.real, self.imag = _Format(shown.real), _Format(shown.imag)
@@ -156,7 +156,7 @@ def array_text(a: np.ndarray, indent: int) -> str:
     """Return the values of an array as nested lists."""
     if not a.size:
         return "[]"
-    if a.dtype.kind not in "biufc" or a.dtype.itemsize <= 2 and a.dtype.kind not in "biu":
+    if a.dtype.kind not in "biufc" or (a.dtype.itemsize <= 2 and a.dtype.kind not in "biu"):
         a = a.astype(np.float32)
     short = a.size > OPTIONS.threshold
     shown = _edges(a) if short else a
@@ -225,12 +225,14 @@ def _deepcopy(self: Any, memo: dict) -> Any:
         raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the "
                            "moment.  If you were attempting to deepcopy a module, this may be because of a torch.nn.utils."
                            "weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001")
+    if not self._storage.meta:
+        settled(self)
     s = self._storage
     known = memo.get(id(s))
     if known is None:
         node = P.alias(P.detach(s.node))
-        if s.node.buffer is not None:
-            node = P.given(s.node.buffer.copy(), s.node.dtype)
+        if not s.meta:
+            node = P.given(settled(self).copy(), self._storage.node.dtype)
         known = memo[id(s)] = Storage(node, s.meta)
         if node.buffer is None:
             hold(known)

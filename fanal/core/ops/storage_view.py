@@ -9,21 +9,15 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
-from fanal.core.engine.record import flush
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import public
 from fanal.core.tensor.alias import write
-from fanal.core.tensor.tensor import Tensor, blank
+from fanal.core.tensor.tensor import Tensor, blank, settled
 
 
 def memory_of(t: Any) -> np.ndarray:
     """Return the memory of a tensor's storage, flat, in elements of the storage. Flushes."""
-    s = t._storage
-    if s.node.buffer is None:
-        flush("read")
-    a = s.node.buffer
-    assert a is not None
-    return a.reshape(-1)
+    return settled(t).reshape(-1)
 
 
 class UntypedStorage:
@@ -33,6 +27,8 @@ class UntypedStorage:
     __slots__ = ("_storage",)
 
     def __init__(self, tensor: Any) -> None:
+        if not tensor._storage.meta:
+            settled(tensor)
         self._storage = tensor._storage
 
     @property

@@ -1,4 +1,5 @@
 """Rearranging images: pixel shuffles, patches and back, and sampling at given points."""
+
 from __future__ import annotations
 
 import math
@@ -18,14 +19,18 @@ def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
     """Rearrange (*, C * r * r, H, W) to (*, C, H * r, W * r)."""
     x, r = read(input), int(upscale_factor)
     if len(x.shape) < 3:
-        raise RuntimeError("pixel_shuffle expects input to have at least 3 dimensions, but got input with "
-                           f"{len(x.shape)} dimension(s)")
+        raise RuntimeError(
+            "pixel_shuffle expects input to have at least 3 dimensions, but got input with "
+            f"{len(x.shape)} dimension(s)"
+        )
     if r <= 0:
         raise RuntimeError(f"pixel_shuffle expects a positive upscale_factor, but got {r}")
     *lead, c, h, w = x.shape
     if c % (r * r):
-        raise RuntimeError("pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of "
-                           f"upscale_factor, but input.size(-3)={c} is not divisible by {r * r}")
+        raise RuntimeError(
+            "pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of "
+            f"upscale_factor, but input.size(-3)={c} is not divisible by {r * r}"
+        )
     n = len(lead)
     y = P.reshape(x, (*lead, c // (r * r), r, r, h, w))
     y = P.permute(y, (*range(n), n, n + 3, n + 1, n + 4, n + 2))
@@ -38,15 +43,19 @@ def pixel_unshuffle(input: Any, downscale_factor: int) -> Any:
     """Rearrange (*, C, H * r, W * r) to (*, C * r * r, H, W)."""
     x, r = read(input), int(downscale_factor)
     if len(x.shape) < 3:
-        raise RuntimeError("pixel_unshuffle expects input to have at least 3 dimensions, but got input with "
-                           f"{len(x.shape)} dimension(s)")
+        raise RuntimeError(
+            "pixel_unshuffle expects input to have at least 3 dimensions, but got input with "
+            f"{len(x.shape)} dimension(s)"
+        )
     if r <= 0:
         raise RuntimeError(f"pixel_unshuffle expects a positive downscale_factor, but got {r}")
     *lead, c, h, w = x.shape
     for name, size in (("height", h), ("width", w)):
         if size % r:
-            raise RuntimeError(f"pixel_unshuffle expects {name} to be divisible by downscale_factor, but input.size("
-                               f"{-2 if name == 'height' else -1})={size} is not divisible by {r}")
+            raise RuntimeError(
+                f"pixel_unshuffle expects {name} to be divisible by downscale_factor, but input.size("
+                f"{-2 if name == 'height' else -1})={size} is not divisible by {r}"
+            )
     n = len(lead)
     y = P.reshape(x, (*lead, c, h // r, r, w // r, r))
     y = P.permute(y, (*range(n), n, n + 2, n + 4, n + 1, n + 3))
@@ -61,12 +70,18 @@ def channel_shuffle(input: Any, groups: int) -> Any:
     """Interleave `groups` groups of the channels of (N, C, *)."""
     x = read(input)
     if len(x.shape) < 3:
-        raise RuntimeError(f"channel_shuffle expects input with > 2 dims, but got input with sizes {list(x.shape)}")
+        raise RuntimeError(
+            f"channel_shuffle expects input with > 2 dims, but got input with sizes {list(x.shape)}"
+        )
     if groups <= 0:
-        raise RuntimeError("Number of groups to divide channels in must be positive. Value of groups:" f"{groups}")
+        raise RuntimeError(
+            f"Number of groups to divide channels in must be positive. Value of groups:{groups}"
+        )
     b, c, *rest = x.shape
     if c % groups:
-        raise RuntimeError(f"Number of channels must be divisible by groups. Got {c} channels and {groups} groups.")
+        raise RuntimeError(
+            f"Number of channels must be divisible by groups. Got {c} channels and {groups} groups."
+        )
     y = P.permute(P.reshape(x, (b, groups, c // groups, *rest)), (0, 2, 1, *range(3, len(rest) + 3)))
     return wrap_like(P.reshape(y, x.shape), input)
 
@@ -78,7 +93,9 @@ def _two(x: Any) -> tuple[int, int]:
 def _positive(name: str, values: tuple[int, int], least: int = 1) -> None:
     if min(values) < least:
         word = "non-negative" if least == 0 else "greater than zero"
-        raise RuntimeError(f"{name} should be {word}, but got {name}_height: {values[0]} {name}_width: {values[1]}")
+        raise RuntimeError(
+            f"{name} should be {word}, but got {name}_height: {values[0]} {name}_width: {values[1]}"
+        )
 
 
 def _patch_settings(kernel: Any, dilation: Any, padding: Any, stride: Any) -> tuple:
@@ -102,15 +119,19 @@ def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, st
     x = read(input)
     single = len(x.shape) == 3
     if not (len(x.shape) in (3, 4) and 0 not in x.shape[-3:]):
-        raise RuntimeError("Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
-                           f"for input, but got: {list(x.shape)}")
+        raise RuntimeError(
+            "Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
+            f"for input, but got: {list(x.shape)}"
+        )
     if single:
         x = P.reshape(x, (1, *x.shape))
     out = _blocks(x.shape[2:], k, d, p, s)
     if min(out) < 1:
-        raise RuntimeError(f"Given input with spatial size {x.shape[2:]}, kernel_size={k}, dilation={d}, padding={p}, "
-                           f"calculated shape of the array of sliding blocks as {out}, but its components must be at least "
-                           "one.")
+        raise RuntimeError(
+            f"Given input with spatial size {x.shape[2:]}, kernel_size={k}, dilation={d}, padding={p}, "
+            f"calculated shape of the array of sliding blocks as {out}, but its components must be at least "
+            "one."
+        )
     w = P.window(P.pad(x, (0, 0, *p), (0, 0, *p), 0), (2, 3), k, s, d)
     y = P.reshape(P.permute(w, (0, 1, 4, 5, 2, 3)), (x.shape[0], x.shape[1] * k[0] * k[1], out[0] * out[1]))
     return wrap_like(P.reshape(y, y.shape[1:]) if single else y, input)
@@ -118,26 +139,35 @@ def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, st
 
 @public("col2im", method=False)
 @public(module="nn.functional", method=False)
-def fold(input: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
+def fold(
+    input: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Any:
     """Sum columns (N, C * KH * KW, L) of patches to an image (N, C, *output_size)."""
     k, d, p, s = _patch_settings(kernel_size, dilation, padding, stride)
     size = _two(output_size)
     x = read(input)
     single = len(x.shape) == 2
     if not (len(x.shape) in (2, 3) and 0 not in x.shape[-2:]):
-        raise RuntimeError("Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero "
-                           f"dimensions for input, but got: {list(x.shape)}")
+        raise RuntimeError(
+            "Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero "
+            f"dimensions for input, but got: {list(x.shape)}"
+        )
     if single:
         x = P.reshape(x, (1, *x.shape))
     n, rows, columns = x.shape
     if rows % (k[0] * k[1]):
-        raise RuntimeError("Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
-                           f"input.size(1)={rows} and kernel_size={k}.")
+        raise RuntimeError(
+            "Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
+            f"input.size(1)={rows} and kernel_size={k}."
+        )
     out = _blocks(size, k, d, p, s)
     if columns != math.prod(out) or min(out) < 1:
-        raise RuntimeError(f"Given output_size={size}, kernel_size={k}, dilation={d}, padding={p}, stride={s}, expected size "
-                           f"of input's dimension 2 to match the calculated number of sliding blocks {out[0]} * {out[1]} = "
-                           f"{math.prod(out)}, but got input.size(2)={columns}.")
+        raise RuntimeError(
+            f"Given output_size={size}, kernel_size={k}, dilation={d}, padding={p}, stride={s}, "
+            "expected size "
+            f"of input's dimension 2 to match the calculated number of sliding blocks {out[0]} * {out[1]} = "
+            f"{math.prod(out)}, but got input.size(2)={columns}."
+        )
     c = rows // (k[0] * k[1])
     w = P.permute(P.reshape(x, (n, c, *k, *out)), (0, 1, 4, 5, 2, 3))
     whole = (n, c, size[0] + 2 * p[0], size[1] + 2 * p[1])
@@ -156,10 +186,14 @@ def affine_grid_generator(theta: Any, size: Any, align_corners: bool | None = No
         raise ValueError(f"Expected theta to have floating point type, but got {t.dtype}")
     n = len(size) - 2
     if n not in (2, 3):
-        raise NotImplementedError("affine_grid only supports 4D and 5D sizes, for 2D and 3D affine transforms, respectively. "
-                                  f"Got size {size}.")
+        raise NotImplementedError(
+            "affine_grid only supports 4D and 5D sizes, for 2D and 3D affine transforms, respectively. "
+            f"Got size {size}."
+        )
     if len(t.shape) != 3 or t.shape[-2:] != (n, n + 1):
-        raise ValueError(f"Expected a batch of {n}D affine matrices of shape Nx{n}x{n + 1} for size {size}. Got {t.shape}.")
+        raise ValueError(
+            f"Expected a batch of {n}D affine matrices of shape Nx{n}x{n + 1} for size {size}. Got {t.shape}."
+        )
     if min(size) <= 0:
         raise ValueError(f"Expected non-zero, positive output size. Got {size}")
     space = size[2:]
@@ -247,6 +281,7 @@ def _cubic(t: Node) -> list[Node]:
     def far(x: Node) -> Node:
         y = P.sub(P.mul(P.num(x, a), x), P.num(x, 5 * a))
         return P.sub(P.mul(P.add(P.mul(y, x), P.num(x, 8 * a)), x), P.num(x, 4 * a))
+
     one = P.num(t, 1)
     return [far(P.add(t, one)), near(t), near(P.sub(one, t)), far(P.sub(P.num(t, 2), t))]
 
@@ -265,55 +300,84 @@ MODES, PADDINGS = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "refle
 
 
 @public("grid_sampler", method=False)
-def grid_sampler(input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Any:
+def grid_sampler(
+    input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Any:
     """Sample an image at points; modes by number."""
     return grid_sample(input, grid, MODES[interpolation_mode], PADDINGS[padding_mode], align_corners)
 
 
 @public("grid_sampler_2d", method=False)
-def grid_sampler_2d(input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Any:
+def grid_sampler_2d(
+    input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Any:
     """Sample a flat image at points; modes by number."""
     return grid_sample(input, grid, MODES[interpolation_mode], PADDINGS[padding_mode], align_corners)
 
 
 @public("grid_sampler_3d", method=False)
-def grid_sampler_3d(input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Any:
+def grid_sampler_3d(
+    input: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Any:
     """Sample a volume at points; modes by number."""
     return grid_sample(input, grid, MODES[interpolation_mode], PADDINGS[padding_mode], align_corners)
 
 
 def _check_grid(x: Node, g: Node, mode: str, padding: str) -> int:
     if mode not in MODES:
-        raise ValueError("nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or 'bicubic', but got: "
-                         f"'{mode}'")
+        raise ValueError(
+            "nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or 'bicubic', but got: "
+            f"'{mode}'"
+        )
     if padding not in PADDINGS:
-        raise ValueError("nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or 'reflection', but "
-                         f"got: '{padding}'")
+        raise ValueError(
+            "nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or "
+            "'reflection', but "
+            f"got: '{padding}'"
+        )
     n = len(x.shape) - 2
     if n not in (2, 3) or len(g.shape) != n + 2:
-        raise RuntimeError("grid_sampler(): expected 4D or 5D input and grid with same number of dimensions, but got input "
-                           f"with sizes {list(x.shape)} and grid with sizes {list(g.shape)}")
+        raise RuntimeError(
+            "grid_sampler(): expected 4D or 5D input and grid with same number of dimensions, but got input "
+            f"with sizes {list(x.shape)} and grid with sizes {list(g.shape)}"
+        )
     if x.shape[0] != g.shape[0]:
-        raise RuntimeError("grid_sampler(): expected grid and input to have same batch size, but got input with sizes "
-                           f"{list(x.shape)} and grid with sizes {list(g.shape)}")
+        raise RuntimeError(
+            "grid_sampler(): expected grid and input to have same batch size, but got input with sizes "
+            f"{list(x.shape)} and grid with sizes {list(g.shape)}"
+        )
     if g.shape[-1] != n:
-        raise RuntimeError(f"grid_sampler(): expected grid to have size {n} in last dimension, but got grid with sizes "
-                           f"{list(g.shape)}")
+        raise RuntimeError(
+            f"grid_sampler(): expected grid to have size {n} in last dimension, but got grid with sizes "
+            f"{list(g.shape)}"
+        )
     if 0 in x.shape[2:]:
-        raise RuntimeError("grid_sampler(): expected input to have non-empty spatial dimensions, but input has sizes "
-                           f"{list(x.shape)}")
+        raise RuntimeError(
+            "grid_sampler(): expected input to have non-empty spatial dimensions, but input has sizes "
+            f"{list(x.shape)}"
+        )
     if n == 3 and mode == "bicubic":
         raise RuntimeError("grid_sampler(): bicubic interpolation only supports 4D input")
     if x.dtype is not g.dtype:
-        raise RuntimeError("grid_sampler(): expected input and grid to have same dtype, but input has "
-                           f"{dt.scalar_name(x.dtype)} and grid has {dt.scalar_name(g.dtype)}")
+        raise RuntimeError(
+            "grid_sampler(): expected input and grid to have same dtype, but input has "
+            f"{dt.scalar_name(x.dtype)} and grid has {dt.scalar_name(g.dtype)}"
+        )
     return n
 
 
 @public(module="nn.functional", method=False)
-def grid_sample(input: Any, grid: Any, mode: str = "bilinear", padding_mode: str = "zeros",
-                align_corners: bool | None = None) -> Any:
-    """Sample (N, C, H, W) at points (N, H', W', 2) in [-1, 1], x first; or (N, C, D, H, W) at (N, D', H', W', 3)."""
+def grid_sample(
+    input: Any,
+    grid: Any,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Any:
+    """Sample (N, C, H, W) at points (N, H', W', 2) in [-1, 1], x first.
+
+    Or (N, C, D, H, W) at (N, D', H', W', 3).
+    """
     x, g = read(input), read(grid)
     n = _check_grid(x, g, mode, padding_mode)
     align, sizes = bool(align_corners), x.shape[2:]
@@ -328,13 +392,17 @@ def grid_sample(input: Any, grid: Any, mode: str = "bilinear", padding_mode: str
     if mode == "nearest":
         y = _at(x, [P.round_(P.detach(p)) for p in points], sizes)
         # The points receive a gradient of zeros, as in PyTorch, not none.
-        nothing = [P.mul(P.where(P.eq(p, p), P.round_(p), P.num(p, 0)), P.num(p, 0)) for p in points] if g.needs_grad else []
+        nothing = (
+            [P.mul(P.where(P.eq(p, p), P.round_(p), P.num(p, 0)), P.num(p, 0)) for p in points]
+            if g.needs_grad
+            else []
+        )
         for p in nothing:
             y = P.add(y, P.reshape(p, (p.shape[0], 1, *p.shape[1:])))
         return wrap_like(y, input)
     floors = [P.floor(P.detach(p)) for p in points]
     corners = []
-    for code in range(2 ** n):
+    for code in range(2**n):
         where, weight = [], None
         for i, (p, f) in enumerate(zip(points, floors)):
             up = code >> (n - 1 - i) & 1
@@ -357,7 +425,9 @@ def _grid_cubic(x: Node, points: list[Node], sizes: Shape, padding: str, align: 
             if padding == "border":
                 where = [P.max_(P.min_(w, P.num(w, s - 1)), P.num(w, 0)) for w, s in zip(where, sizes)]
             elif padding == "reflection":
-                where = [_clip(_reflect(w, 0, 2 * (s - 1)) if align else _reflect(w, -1, 2 * s - 1), s)
-                         for w, s in zip(where, sizes)]
+                where = [
+                    _clip(_reflect(w, 0, 2 * (s - 1)) if align else _reflect(w, -1, 2 * s - 1), s)
+                    for w, s in zip(where, sizes)
+                ]
             corners.append((where, P.mul(weights[0][i], weights[1][j])))
     return _weighted(x, corners, sizes)

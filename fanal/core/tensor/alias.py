@@ -46,8 +46,10 @@ def _snapshot(t: Handle) -> Node:
         a = row.ref(a, *params)
     n = given(np.array(a, order="C", copy=True), t._dtype)
     note_snapshot(n, t)
-    if s.node.needs_grad and not t._detached:  # keep the history, take the bytes
-        n = tape((n, derive(s.node, t._chain)), _pass)
+    if not t._detached:  # keep the history, take the bytes; a view of a leaf has its history in its own value
+        past = derive(s.node, t._chain) if s.node.needs_grad else t._node if t._seen == s.version else None
+        if past is not None and past.needs_grad:
+            n = tape((n, past), _pass)
     return n
 
 

@@ -10,8 +10,8 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Storage
-from fanal.core.engine.record import flush, hold, written_ahead
+from fanal.core.engine.handle import Chain, Handle, Storage, root_array
+from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
@@ -48,11 +48,11 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
-        return self._leaf or value(self).needs_grad
+        return self._leaf or (self._node if self._path else value(self)).needs_grad
 
     @property
     def is_leaf(self) -> bool:
-        return self._leaf or not value(self).needs_grad
+        return self._leaf or not (self._node if self._path else value(self)).needs_grad
 
     @property
     def _version(self) -> int:
@@ -176,10 +176,13 @@ def strides_of(t: Handle) -> Shape:
 
 def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     """Return a handle of class `cls` that shares the storage of `data`, outside its history."""
+    if data._storage.node.buffer is None:
+        leave_path()  # a result of following has no value of its own yet
     t = blank(cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset)
     if value(data).needs_grad or data._detached:
         t._detached = True
         t._seen = -1
+        value(t)
     t._leaf = requires_grad
     t._inference = data._inference
     if requires_grad and data._dtype.category < 2:
@@ -187,15 +190,18 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     return t
 
 
+def settled(t: Handle) -> np.ndarray:
+    """Return the computed root value of a tensor's storage. Flushes when work is pending that may change it."""
+    if t._storage.node.buffer is None or written_ahead():
+        flush("read")
+    return root_array(t._storage)  # of the storage it has now: what was handed out while following may have moved
+
+
 def compute(t: Handle) -> np.ndarray:
     """Return the value of a tensor as an array that shares the memory of its storage. Flushes."""
-    s = t._storage
-    if s.meta:
+    if t._storage.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-    if s.node.buffer is None or written_ahead():
-        flush("read")
-    a = s.node.buffer
-    assert a is not None
+    a = settled(t)
     for row, params in t._chain:
         a = row.ref(a, *params)
     return a

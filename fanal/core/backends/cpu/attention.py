@@ -123,7 +123,8 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
     flops = 2 * batch * heads * pairs * ((d + e) if forward else (3 * d + 2 * e))
     nbytes = size * batch * heads * (rows + keys) * (d + e) * (1 if forward else 2)
     name = target.symbol(spec.key)
-    label = f"attention {'' if forward else 'gradient '}{batch}x{heads}x{rows}x{keys}x{d} {q.dtype.name} {form}".rstrip()
+    label = f"attention {'' if forward else 'gradient '}{batch}x{heads}x{rows}x{keys}x{d} {q.dtype.name}"
+    label += f" {form}" if form else ""
     units = batch * heads * (blocks if forward else 1)
     kernel = Kernel(name, functools.partial(ir.attention_source, target, name, spec))
     args = [words.get(i, 0) for i in range(ir.AT + len(ir.SCRATCH))]

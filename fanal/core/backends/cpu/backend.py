@@ -9,6 +9,7 @@ from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import CONVOLUTIONS, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.launch import loop_launches
+from fanal.core.backends.cpu.pool import POOLS, pool_launches
 from fanal.core.backends.cpu.scatter import scatter_launches
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
@@ -42,6 +43,8 @@ class CpuBackend:
             return v.dtype.is_floating_point and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
             return v.dtype in (dt.float32, dt.float64) and 3 <= len(v.shape) <= 5 and all(i.size for i in v.inputs)
+        if v.name in POOLS:
+            return True
         if v.name == "fold":
             return v.dtype not in dt.ACCUMULATE
         if v.name in ("put", "scatter"):
@@ -54,6 +57,8 @@ class CpuBackend:
 
     def contract(self, v: Value, operands: list[strided.Operand], tail: Tail) -> list[Temp | Launch]:
         """Return the launches of a contraction and its tail. Raises ValueError for a layout it cannot read."""
+        if v.name in POOLS:
+            return pool_launches(v, operands, self.target)
         return contract_launches(v, operands, tail, self.target)
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:

@@ -7,22 +7,34 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import conv_ir as ir
 from fanal.core.backends.cpu import conv_weight_ir as weight_ir
+from fanal.core.backends.cpu import conv_wide_ir as wide_ir
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
-from fanal.core.backends.cpu.matmul import TEMP_IDS, Operand, choose_tile, matmul_launches
+from fanal.core.backends.cpu.matmul import (
+    TEMP_IDS,
+    Operand,
+    Problem,
+    choose_tile,
+    matmul_launches,
+    pack_launch,
+)
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
 _BAND = 1024  # flat positions of a band of output rows: their accumulators stay in the first-level cache
 _WEIGHT_BYTES = 512 << 10  # weights a unit goes through: they stay in the second-level cache
 _PARTS = 16  # units a weight gradient is divided into when there are images enough
+_WIDE_HEIGHTS = {32: 10, 16: 5}  # pixels of a tile in the form for small images: their offsets are in registers
+_WIDE_PIXELS = 96  # pixels taken together there, at least
+_WIDE_UNITS = 16
+_WIDE_GAIN = 1.1
 _FEW_CHANNELS = 4  # output channels to a group below which lanes are better filled with pixels
 _PART_BYTES = 64 << 20  # most memory spent on the parts
 _GRADIENT_BYTES = 128 << 10  # packed output gradient of a band
@@ -93,8 +105,8 @@ def conv_launches(x: Operand, w: Operand, out: Operand, stride: Sequence[int], p
     channels = x.shape[1]
     flops = 2 * prod(out.shape) * prod(w.shape[1:])
     label = f"conv {'x'.join(map(str, x.shape))} * {'x'.join(map(str, w.shape))} {x.dtype.name}"
-    return _forward(x, w.buf, (w.value_id,), out, axes, channels // groups, w.shape[0] // groups, groups, (1, 1, 1),
-                    (0, 0, 0), epilogue, flops, label, target)
+    return _forward(_Convolution(x, w.buf, out, axes, channels // groups, w.shape[0] // groups, groups, (1, 1, 1),
+                                 (0, 0, 0), epilogue, flops, label), target)
 
 
 def _as_matmul(x: Operand, w: Operand, out: Operand, groups: int, epilogue: Epilogue | None,
@@ -135,19 +147,10 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
             axes.append(_Axis(places[i], -(-(size[i] - r) // steps[i]), 1, taps))
         taken = [(kz * kernel[1] + ky) * kernel[2] + kx
                  for (kz, _), (ky, _), (kx, _) in itertools.product(*(a.taps for a in axes))]
-        temp = Temp(next(TEMP_IDS), max(64, groups * channels * m * len(taken) * w.dtype.itemsize))
-        if taken:
-            name = target.symbol(f"mirror1:{w.dtype.name}")
-            source = functools.partial(ir.mirror_source, target, name, w.dtype.name)
-            words: list[Buf | int] = [w.buf, Buf(temp.id), channels, m, prod(kernel), len(taken), *taken]
-            result += [temp, Launch(Kernel(name, source), words, groups * channels, 0, 0, 2 * temp.nbytes,
-                                    (w.value_id,), (temp.id,), "transpose weight")]
-        else:
-            result.append(temp)
         flops = 2 * g.shape[0] * groups * channels * m * len(taken) * prod(a.out for a in axes)
         label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
-        result += _forward(g, Buf(temp.id), (temp.id,), out, axes, m, channels, groups, steps, residue, None, flops,
-                           label, target)
+        result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, None, flops, label,
+                                        Mirror(prod(kernel), taken)), target)
     return result
 
 
@@ -208,60 +211,169 @@ def _band(axes: list[_Axis], width: int, limit: int) -> int:
     return min(range(1, max(1, min(limit, y.out)) + 1), key=lambda rows: (cost(rows), -rows))
 
 
-def _forward(image: Operand, weight: Buf, weight_reads: tuple[int, ...], out: Operand, axes: list[_Axis], cg: int,
-             m: int, groups: int, out_steps: Triple, residue: Triple, epilogue: Epilogue | None, flops: int,
-             label: str, target: Target) -> list[Temp | Launch]:
-    """Plan one convolution whose weight lies as (groups * m, cg, taps)."""
-    n, size = image.shape[0], image.dtype.itemsize
+@dataclass(frozen=True)
+class Mirror:
+    """That a weight lies as (group, input channel of the convolution, output channel, tap), and the taps taken."""
+
+    taps: int
+    taken: list[int]
+
+
+@dataclass
+class _Convolution:
+    """A convolution as both forms of its kernel take it; its weight lies as (group, m, cg, taps) but for `mirror`."""
+
+    image: Operand
+    weight: Buf
+    out: Operand
+    axes: list[_Axis]
+    cg: int
+    m: int
+    groups: int
+    out_steps: Triple  # outputs are this far apart, from `residue` on
+    residue: Triple
+    epilogue: Epilogue | None
+    flops: int
+    label: str
+    mirror: Mirror | None = None
+
+    @property
+    def count(self) -> int:
+        return prod(len(a.taps) for a in self.axes)
+
+    @property
+    def line(self) -> int:
+        """Elements of a row of the flat image, over all channels, phases and planes."""
+        z, y, x = self.axes
+        return self.cg * len(z.phases) * len(y.phases) * len(x.phases) * (1 + z.span) * (x.out + x.span)
+
+    def laid_out(self, width: int, target: Target) -> tuple[list[Temp | Launch], Buf]:
+        """Return what lays the weight out, and where it is then.
+
+        width 0: rows of (cg, taps) for every output channel; else panels of `width` output channels.
+        """
+        size, dtype = self.image.dtype.itemsize, self.image.dtype.name
+        depth = self.cg * self.count
+        panels = -(-self.m // width) if width else 1
+        if not self.mirror:
+            if not width:
+                return [], self.weight
+            weight = Operand(self.weight.value_id, self.image.dtype, (), (), self.weight.offset // size)
+            batch = [(self.groups, 0, self.m * depth, 0)] if self.groups > 1 else []
+            problem = Problem(self.m, self.m, depth, (depth, 1), (1, depth), 0, batch)
+            temp, pack, _ = pack_launch(problem, weight, "k", self.image.dtype, width // target.lanes(size),
+                                        [self.m * depth] * len(batch), target)
+            return [temp, pack], Buf(temp.id)
+        temp = Temp(next(TEMP_IDS), max(64, self.groups * depth * (panels * width or self.m) * size))
+        name = target.symbol(f"mirror2:{dtype}:{'panels' if width else 'rows'}")
+        source = functools.partial(ir.mirror_source, target, name, dtype, bool(width))
+        words: list[Buf | int] = [self.weight, Buf(temp.id), self.m, self.cg, self.mirror.taps, self.count,
+                                  width or self.m, panels, *self.mirror.taken]
+        units = self.groups * (panels if width else self.m)
+        launch = Launch(Kernel(name, source), words, units, 0, 0, 2 * temp.nbytes, (self.weight.value_id,), (temp.id,),
+                        "transpose weight")
+        return [temp, launch], Buf(temp.id)
+
+    def launch(self, spec: ir.ConvSpec, write: Callable[..., str], words: dict[int, Buf | int], tables: list[int],
+               units: int, scratch: int, target: Target) -> Launch:
+        """Return the launch of a kernel, with the words that say where the output lies added."""
+        size, out, groups, m = self.image.dtype.itemsize, self.out, self.groups, self.m
+        n = self.image.shape[0]
+        d, h, row = _three(out.shape[2:], 1)
+        start = out.offset + (self.residue[0] * h + self.residue[1]) * row + self.residue[2]
+        words |= {ir.Y: Buf(out.value_id, start * size), ir.Y_IMAGE: groups * m * d * h * row,
+                  ir.Y_CHANNEL: d * h * row, ir.Y_Z: self.out_steps[0] * h * row, ir.Y_ROW: self.out_steps[1] * row,
+                  ir.Y_COL: self.out_steps[2]}
+        args = [words.get(i, 0) for i in range(ir.BASE)]
+        name = target.symbol(spec.key + "|" + (self.epilogue.structure if self.epilogue else ""))
+        source = functools.partial(write, target, name, spec, self.epilogue)
+        weights = words[ir.W]
+        assert isinstance(weights, Buf)
+        reads, writes, flops, label = [self.image.value_id, weights.value_id], [out.value_id], self.flops, self.label
+        if self.count == 0:
+            reads.pop()
+        if self.epilogue:
+            args += self.epilogue.args
+            reads += self.epilogue.reads
+            writes += self.epilogue.writes
+            flops += self.epilogue.flops * prod(out.shape)
+            label += " " + self.epilogue.label
+        places = n * groups * m * prod(a.out for a in self.axes)
+        nbytes = (prod(self.image.shape) + groups * m * self.cg * self.count + places) * size
+        return Launch(Kernel(name, source), [*args, *tables], units, scratch, flops, nbytes, tuple(reads),
+                      tuple(writes), label)
+
+
+def _forward(c: _Convolution, target: Target) -> list[Temp | Launch]:
+    """Plan a convolution with vectors along the flat image, or along output channels where that wastes less."""
+    n, size, m = c.image.shape[0], c.image.dtype.itemsize, c.m
     lanes = target.lanes(size)
-    z, y, x = axes
-    flat = not (_in_place(axes) and target.masks)
+    z, y, x = c.axes
+    flat = not (_in_place(c.axes) and target.masks)
     pitch = x.out + x.span if flat else x.size
     height, vectors = choose_tile(m, min(_BAND, (y.out - 1) * pitch + x.out), lanes, target.registers)
     height = min(height, m)  # a partial tile goes back to rows before it: there must be some
     width = lanes * vectors
-    count = prod(len(a.taps) for a in axes)
-    channels = cg if count else 0
-    line = channels * len(z.phases) * len(y.phases) * len(x.phases) * (1 + z.span) * (x.out + x.span) * size
     limit = _BAND // pitch
-    if flat and line:
-        limit = min(limit, target.l2 // 2 // line - y.span)
-    band = _band(axes, width, limit)
-    extents, taps, phases = _geometry(axes, flat, band, size)
+    if flat and c.line:
+        limit = min(limit, target.l2 // 2 // (c.line * size) - y.span)
+    band = _band(c.axes, width, limit)
+    whole, rest = divmod(y.out, band)
+    computed = sum(_up((rows - 1) * pitch + x.out, width) for rows in [band] * whole + [rest] * (rest > 0))
+    if c.count and c.out_steps == (1, 1, 1) and m >= lanes:
+        plan = _wide(c, y.out * x.out / computed, target)
+        if plan is not None:
+            return plan
+    extents, taps, phases = _geometry(c.axes, flat, band, size)
     wide = _up((band - 1) * extents[2] + x.out, width)
     block = m
-    if m * cg * count * size > _WEIGHT_BYTES:
-        block = max(1, _WEIGHT_BYTES // (cg * count * size) // height) * height
-
-    scatter = out_steps[2] != 1
-    spec = ir.ConvSpec("forward", height, vectors, image.dtype.name, flat, x.stride == 1, scatter)
+    if m * c.cg * c.count * size > _WEIGHT_BYTES:
+        block = max(1, _WEIGHT_BYTES // (c.cg * c.count * size) // height) * height
+    spec = ir.ConvSpec("forward", height, vectors, c.image.dtype.name, flat, x.stride == 1, c.out_steps[2] != 1)
     pack_at = _up(height * wide * size, 64)
-    flat_at = _up(pack_at + cg * count * 8, 64)
-    scratch = flat_at + (_up(line * (band + y.span) + (width + 2 * lanes) * size, 64) if flat else 0)
-    d, h, row = _three(out.shape[2:], 1)
-    words = _words(axes, image, n, groups, channels, m, extents, taps, phases, flat, band)
-    start = out.offset + (residue[0] * h + residue[1]) * row + residue[2]
-    words |= {ir.W: weight, ir.Y: Buf(out.value_id, start * size), ir.Y_IMAGE: groups * m * d * h * row,
-              ir.Y_CHANNEL: d * h * row, ir.Y_Z: out_steps[0] * h * row, ir.Y_ROW: out_steps[1] * row,
-              ir.Y_COL: out_steps[2], ir.BLOCK: block, ir.W_ROW: cg * count, ir.WIDE: wide, ir.FLAT_AT: flat_at,
-              ir.PACK_AT: pack_at}
-    if channels == 0:
-        words[ir.W] = Buf(out.value_id)  # never read
-    args = [words[i] for i in range(ir.BASE)]
-    name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
-    source = functools.partial(ir.forward_source, target, name, spec, epilogue)
-    reads, writes = [image.value_id, *weight_reads], [out.value_id]
-    if epilogue:
-        args += epilogue.args
-        reads += epilogue.reads
-        writes += epilogue.writes
-        flops += epilogue.flops * prod(out.shape)
-        label += " " + epilogue.label
-    args += [*taps, *phases]
-    units = n * groups * z.out * -(-y.out // band) * -(-m // block)
-    nbytes = (prod(image.shape) + groups * m * cg * count + n * groups * m * prod(a.out for a in axes)) * size
-    return [Launch(Kernel(name, source), args, units, scratch, flops, nbytes, tuple(reads), tuple(writes),
-                   label)]
+    flat_at = _up(pack_at + c.cg * c.count * 8, 64)
+    scratch = flat_at + (_up((c.line * (band + y.span) + width + 2 * lanes) * size, 64) if flat else 0)
+    words = _words(c.axes, c.image, n, c.groups, c.cg if c.count else 0, m, extents, taps, phases, flat, band)
+    before, weight = c.laid_out(0, target) if c.count else ([], Buf(c.out.value_id))
+    words |= {ir.W: weight, ir.BLOCK: block, ir.W_ROW: c.cg * c.count,
+              ir.WIDE: wide, ir.FLAT_AT: flat_at, ir.PACK_AT: pack_at}
+    units = n * c.groups * z.out * -(-y.out // band) * -(-m // block)
+    return [*before, c.launch(spec, ir.forward_source, words, [*taps, *phases], units, scratch, target)]
+
+
+def _wide(c: _Convolution, useful: float, target: Target) -> list[Temp | Launch] | None:
+    """Plan the form for small images, unless the other computes a larger part, `useful`, of what is wanted."""
+    n, size, m = c.image.shape[0], c.image.dtype.itemsize, c.m
+    lanes = target.lanes(size)
+    z, y, x = c.axes
+    height, vectors = _WIDE_HEIGHTS[target.registers], 1 if m <= lanes else 2
+    width = lanes * vectors
+    area = y.out * x.out
+    flat = not _in_place(c.axes)
+    held = c.line * (y.out + y.span) * size if flat else 1
+    most = max(1, min(n, target.l2 // 2 // held, -(-2 * _WIDE_PIXELS // area)))
+    least = min(most, -(-_WIDE_PIXELS // area))
+    images = min(range(least, most + 1), key=lambda i: (_up(i * area, height) / (i * area), i))
+    if area * images / _up(area * images, height) * m / _up(m, width) < useful * _WIDE_GAIN:
+        return None
+    before, weight = c.laid_out(width, target)
+    depth = c.cg * c.count
+    parts = -(-n // images)
+    blocks = max(1, min(-(-m // width), _WIDE_UNITS // (parts * c.groups * z.out)))
+    block = _up(-(-m // blocks), width)
+    extents, taps, phases = _geometry(c.axes, flat, y.out, size)
+    spec = ir.ConvSpec("wide", height, vectors, c.image.dtype.name, flat, x.stride == 1)
+    wide = _up(images * area, lanes) + lanes
+    at, scratch = {}, height * width * size
+    for word, nbytes in ((ir.SUMS_AT, width * wide * size), (ir.PACK_AT, depth * 8),
+                         (ir.PIXELS_AT, (images * area + height) * 8),
+                         (ir.FLAT_AT, images * held + 4 * lanes * size if flat else 0)):
+        at[word] = scratch
+        scratch = _up(scratch + nbytes, 64)
+    words = _words(c.axes, c.image, n, c.groups, c.cg, m, extents, taps, phases, flat, y.out)
+    words |= {ir.W: weight, ir.BLOCK: block, ir.WIDE: wide, ir.PARTS: parts, ir.IMAGES: images, **at}
+    units = z.out * parts * c.groups * -(-m // block)
+    return [*before, c.launch(spec, wide_ir.wide_source, words, [*taps, *phases], units, scratch, target)]
 
 
 def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],
@@ -316,15 +428,17 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
     write = weight_ir.dot_source if dot else weight_ir.weight_source
     label = f"conv_dw {'x'.join(map(str, g.shape))} * {'x'.join(map(str, x.shape))} {x.dtype.name}"
     sums = Launch(Kernel(name, functools.partial(write, target, name, spec)),
-                  [*(words[i] for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch,
+                  [*(words.get(i, 0) for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch,
                   2 * prod(g.shape) * total, (prod(g.shape) + prod(x.shape) + parts * one) * item,
                   (g.value_id, x.value_id), (temp.id,), label)
     which = "sumlanes" if dot else "sumparts"
-    name = target.symbol(f"{which}1:{x.dtype.name}")
+    name = target.symbol(f"{which}2:{x.dtype.name}")
     write_sum = weight_ir.sum_lanes_source if dot else weight_ir.sum_parts_source
-    rest = [] if dot else [cg, taps_count, m, wide]
+    sum_blocks = -(-total // lanes)
+    rest = [] if dot else [total, m, wide, sum_blocks]
     add = Launch(Kernel(name, functools.partial(write_sum, target, name, x.dtype.name)),
-                 [Buf(temp.id), out.buf, parts, one, *rest], prod(out.shape) if dot else groups * cg, 64,
+                 [Buf(temp.id), out.buf, parts, one, *rest], prod(out.shape) if dot else groups * sum_blocks,
+                 lanes * lanes * item,
                  parts * one, (parts * one + prod(out.shape)) * item, (temp.id,), (out.value_id,),
                  f"{label}: add up parts")
     return [temp, sums, add]

@@ -24,14 +24,14 @@ from fanal.core.base import dtype as dt
 # offsets along z and y, first source column, first and last flat column that lie inside.
 (X, W, Y, N, GROUPS, CG, M, X_IMAGE, X_CHANNEL, X_PLANE, X_ROW, D, H, SZ, SY, SX, EZ, EY, DQ, HQ, WQ, PHASES, TAPS,
  OD, OH, OW, BAND, BANDS, Y_IMAGE, Y_CHANNEL, Y_Z, Y_ROW, Y_COL, BLOCK, W_ROW, WIDE, FLAT_AT, PACK_AT, PARTS, IMAGES,
- BASE) = range(41)
+ SUMS_AT, PIXELS_AT, BASE) = range(43)
 
 
 @dataclass(frozen=True)
 class ConvSpec:
     """Structure of one convolution kernel."""
 
-    kind: str  # "forward", "weight" or "dot"
+    kind: str  # "forward", "wide", "weight" or "dot"
     height: int
     vectors: int
     dtype: str
@@ -41,7 +41,7 @@ class ConvSpec:
 
     @property
     def key(self) -> str:
-        return "conv4:" + ":".join(str(v) for v in vars(self).values())
+        return "conv5:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Convolution:
@@ -121,13 +121,17 @@ class Convolution:
             return []
         w.loop("0", channels, "1", channel)
 
-    def source(self, image: Value, first: Value, channels: Value, oz: Value, oy: Value) -> tuple[Value, Value]:
-        """Return the address of the flat image for a band, and the elements from one channel to the next."""
+    def source(self, image: Value, first: Value, channels: Value, oz: Value, oy: Value,
+               shift: Value = "0") -> tuple[Value, Value]:
+        """Return the address of the flat image for a band, and the elements from one channel to the next.
+
+        A copy is put `shift` elements into its place in scratch.
+        """
         w, p = self.w, self.words
         x = w.at(p[X], w.add(w.mul(image, p[X_IMAGE]), w.mul(first, p[X_CHANNEL])), self.size)
         if not self.spec.flat:
             return w.at(x, w.add(w.mul(oz, p[X_PLANE]), w.mul(oy, p[X_ROW])), self.size), p[X_CHANNEL]
-        out = w.at("%scratch", p[FLAT_AT])
+        out = w.at(w.at("%scratch", p[FLAT_AT]), shift, self.size)
         self.flatten(x, channels, oz, oy, out)
         return out, w.mul(w.mul(p[PHASES], p[DQ]), w.mul(p[HQ], p[WQ]))
 
@@ -146,7 +150,7 @@ class Convolution:
             w.loop("0", p[TAPS], "1", tap)
             return []
         w.loop("0", channels, "1", channel)
-        if self.spec.kind != "forward":
+        if self.spec.kind in ("weight", "dot"):
             total = w.mul(channels, p[TAPS])
             last = w.let(f"load i64, ptr {w.at(table, w.sub(total, '1'), 8)}, align 8")
 
@@ -303,36 +307,53 @@ def forward_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue
     return module([main, _forward_part(target, declared, spec, name)], declared)
 
 
-def mirror_source(target: Target, name: str, dtype: str) -> str:
-    """Return the kernel that lays a weight out by input channel: (group, c, m, tap) from (group, m, c, tap).
+def mirror_source(target: Target, name: str, dtype: str, panels: bool) -> str:
+    """Return the kernel that lays a weight (group, c, m, tap) out for the input gradient, taking some of its taps.
 
-    Units are group x input channel. Words: weight, output, CG, M, taps of the weight, taps taken, then which.
+    As rows (group, m, c, tap), units being the rows, or as panels (group, panel, c, tap, lane), units being the
+    panels. Words: weight, output, M, CG, taps, taps taken, lanes of a panel, panels, then which taps.
     """
     declared: set[str] = set()
     w = Writer(target, declared)
     kind = SCALAR[dtype]
     size = bits(kind) // 8
     source, out = w.word("%args", 0, True), w.word("%args", 1, True)
-    cg, m, taps, taken = (w.word("%args", i) for i in range(2, 6))
-    table = w.at("%args", "6", 8)
+    m, cg, taps, taken, lanes, count = (w.word("%args", i) for i in range(2, 8))
+    table = w.at("%args", "8", 8)
 
     def unit(u: Value) -> list[Value]:
-        group = w.div(u, cg)
-        channel = w.sub(u, w.mul(group, cg))
+        units = count if panels else m
+        group = w.div(u, units)
+        first = w.sub(u, w.mul(group, units))
+        first = w.mul(first, lanes) if panels else first
+        used = w.min(w.sub(m, first), lanes) if panels else "1"
+        width = lanes if panels else "1"
+        to = w.at(out, w.mul(w.mul(u, width), w.mul(cg, taken)), size)
 
-        def row(i: Value) -> list[Value]:
-            place = w.add(w.mul(w.add(w.mul(group, m), i), cg), channel)
+        def channel(c: Value) -> list[Value]:
+            place = w.add(w.mul(w.add(w.mul(group, cg), c), m), first)
             at = w.at(source, w.mul(place, taps), size)
-            to = w.at(out, w.mul(w.add(w.mul(u, m), i), taken), size)
+            row = w.at(to, w.mul(w.mul(c, taken), width), size)
 
             def tap(t: Value) -> list[Value]:
                 which = w.let(f"load i64, ptr {w.at(table, t, 8)}, align 8")
-                value = w.let(f"load {kind}, ptr {w.at(at, which, size)}")
-                w.do(f"store {kind} {value}, ptr {w.at(to, t, size)}")
+                here, there = w.at(at, which, size), w.at(row, w.mul(t, width), size)
+
+                def lane(i: Value) -> list[Value]:
+                    value = w.let(f"load {kind}, ptr {w.at(here, w.mul(i, taps), size)}")
+                    w.do(f"store {kind} {value}, ptr {w.at(there, i, size)}")
+                    return []
+
+                def zero(i: Value) -> list[Value]:
+                    w.do(f"store {kind} 0.0, ptr {w.at(there, i, size)}")
+                    return []
+                w.loop("0", used, "1", lane, once=True)
+                if panels:
+                    w.loop(used, width, "1", zero)
                 return []
             w.loop("0", taken, "1", tap)
             return []
-        w.loop("0", m, "1", row)
+        w.loop("0", cg, "1", channel)
         return []
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

@@ -9,7 +9,7 @@ from fanal.core.backends.cpu import conv_ir as words
 from fanal.core.backends.cpu.conv_ir import Convolution, ConvSpec
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import Tile, pack_panel
+from fanal.core.backends.cpu.matmul_ir import Tile, pack_panel, transpose
 from fanal.core.backends.cpu.target import Target
 
 
@@ -128,19 +128,11 @@ def weight_source(target: Target, name: str, spec: ConvSpec) -> str:
     return module([main, _weight_part(target, declared, spec, name)], declared)
 
 
-def _store_lanes(w: Writer, kind: str, size: int, lane_buffer: Value, count: Value, out: Value, step: Value) -> None:
-    """Store the first `count` elements of a buffer `step` elements apart."""
-    def one(i: Value) -> list[Value]:
-        value = w.let(f"load {kind}, ptr {w.at(lane_buffer, i, size)}")
-        w.do(f"store {kind} {value}, ptr {w.at(out, w.mul(i, step), size)}")
-        return []
-    w.loop("0", count, "1", one)
-
-
 def sum_parts_source(target: Target, name: str, dtype: str) -> str:
-    """Return the kernel that adds up the parts of a weight gradient in order. Units are group x input channel.
+    """Return the kernel that adds up the parts of a weight gradient in order and transposes the result.
 
-    Words: partial sums, output, parts, elements of a part, CG, TAPS, M, row length of the partial sums.
+    Units are groups x blocks of (input channel, tap) rows, a vector's lanes in each. Words: partial sums, output,
+    parts, elements of a part, rows of a group, M, row length of the partial sums, blocks.
     """
     declared: set[str] = set()
     w = Writer(target, declared)
@@ -149,31 +141,43 @@ def sum_parts_source(target: Target, name: str, dtype: str) -> str:
     lanes = target.lanes(size)
     vector = f"<{lanes} x {kind}>"
     partial, out = w.word("%args", 0, True), w.word("%args", 1, True)
-    parts, stride, cg, taps, m, wide = (w.word("%args", i) for i in range(2, 8))
+    parts, stride, total, m, wide, blocks = (w.word("%args", i) for i in range(2, 8))
 
     def unit(u: Value) -> list[Value]:
-        group = w.div(u, cg)
-        channel = w.sub(u, w.mul(group, cg))
+        group = w.div(u, blocks)
+        r0 = w.mul(w.sub(u, w.mul(group, blocks)), str(lanes))
+        rows = w.min(w.sub(total, r0), str(lanes))
+        at = w.at(partial, w.mul(w.add(w.mul(group, total), r0), wide), size)
+        to = w.at(out, w.add(w.mul(w.mul(group, m), total), r0), size)
 
-        def tap(t: Value) -> list[Value]:
-            at = w.at(partial, w.mul(w.add(w.mul(u, taps), t), wide), size)
+        def added(at: Value, kind: str) -> Value:
+            def part(q: Value, acc: Value) -> list[Value]:
+                more = w.let(f"load {kind}, ptr {w.at(at, w.mul(q, stride), size)}, align {size}")
+                return [w.let(f"fadd {kind} {acc}, {more}")]
+            return w.loop("1", parts, "1", part, [(kind, w.let(f"load {kind}, ptr {at}, align {size}"))])[0]
 
-            def columns(j: Value) -> list[Value]:
-                here = w.at(at, j, size)
+        def columns(j: Value) -> list[Value]:
+            block = [added(w.at(at, w.add(w.mul(str(r), wide), j), size), vector) for r in range(lanes)]
+            for i, x in enumerate(transpose(w, vector, block)):
+                w.store(vector, x, w.at("%scratch", str(i * lanes), size), None, size)
 
-                def part(q: Value, acc: Value) -> list[Value]:
-                    more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
-                    return [w.let(f"fadd {vector} {acc}, {more}")]
-                total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
-                w.store(vector, total, "%scratch", None, size)
-                row = w.add(w.mul(group, m), j)
-                place = w.add(w.mul(w.add(w.mul(row, cg), channel), taps), t)
-                _store_lanes(w, kind, size, "%scratch", w.min(w.sub(m, j), str(lanes)), w.at(out, place, size),
-                             w.mul(cg, taps))
+            def column(i: Value) -> list[Value]:
+                x = w.load(vector, w.at("%scratch", w.mul(i, str(lanes)), size), None, size)
+                w.store(vector, x, w.at(to, w.mul(w.add(j, i), total), size), None, size)
                 return []
-            w.loop("0", m, str(lanes), columns)
+            w.loop("0", w.min(w.sub(m, j), str(lanes)), "1", column)
             return []
-        w.loop("0", taps, "1", tap)
+
+        def elements() -> None:
+            def row(r: Value) -> list[Value]:
+                def one(j: Value) -> list[Value]:
+                    x = added(w.at(at, w.add(w.mul(r, wide), j), size), kind)
+                    w.do(f"store {kind} {x}, ptr {w.at(to, w.add(w.mul(j, total), r), size)}")
+                    return []
+                w.loop("0", m, "1", one)
+                return []
+            w.loop("0", rows, "1", row)
+        w.when(w.less(rows, str(lanes)), elements, lambda: w.loop("0", m, str(lanes), columns))
         return []
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu.columns import CHUNK, ColumnsWriter
 from fanal.core.backends.cpu.emit import LANES
-from fanal.core.backends.cpu.loops import access_key, accumulator, op_key, word_bits
+from fanal.core.backends.cpu.loops import WRITTEN, access_key, accumulator, op_key, word_bits
 from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
@@ -35,7 +35,7 @@ def loop_words(loop: Loop) -> list[Buf | int]:
     for a in [*loop.loads, *(a for _, a in loop.stores)]:
         size = a.dtype.itemsize
         words.append(Buf(a.value, a.offset * size))
-        words += [s * size for d, s in enumerate(a.strides) if s != 0 and not (s == 1 and d == last)]
+        words += [s * size for d, s in enumerate(a.strides) if s != 0 and not (s in WRITTEN and d == last)]
         words += [s * size for _, s in a.at]
     for op in loop.ops:
         if op.kind == "word":
@@ -148,8 +148,8 @@ def _combine(loop: Loop, target: Target, reduces: list[int], temps: list, blocks
         place[i] = len(ops) - 1
     stores = [(place[i], Access(a.value, a.dtype, a.offset, (*a.strides[:len(outer)], 0, *(a.strides[skip:] or (0,)))))
               for i, a in loop.stores]
-    second = Loop("columns", list(outer), [blocks], list(loop.inner) or [1], ops, loads, stores, loop.label + " combine",
-                  loop.where, 0)
+    second = Loop("columns", list(outer), [blocks], list(loop.inner) or [1], ops, loads, stores,
+                  loop.label + " combine", loop.where, 0)
     find_deps(second)
     return _columns(second, target, whole=True)
 

@@ -16,6 +16,11 @@ _WIDTH = {"i1": 8, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "half": 16, "float"
 IOTA = "<" + ", ".join(f"i64 {i}" for i in range(LANES)) + ">"
 
 
+WRITTEN = (1, 2)  # strides along vectors that are part of a kernel's text
+_EVEN = ", ".join(f"i32 {2 * i}" for i in range(LANES // 2))
+_ODD = ", ".join(f"i32 {LANES + 2 * i + 1}" for i in range(LANES // 2))
+
+
 def accumulator(dtype: DType) -> DType:
     """Return the dtype a reduction adds up in."""
     return dt.ACCUMULATE.get(dtype, dtype)
@@ -55,8 +60,9 @@ def word_bits(value: float | int | bool, dtype: DType) -> int:
 
 
 def access_key(a: Access, vector_dim: int | None) -> str:
-    """Return the structure of an access: per dimension 0, 1 (along vectors) or s (a run-time stride)."""
-    kinds = "".join("0" if s == 0 else "1" if s == 1 and d == vector_dim else "s" for d, s in enumerate(a.strides))
+    """Return the structure of an access: per dimension 0, 1 or 2 (along vectors) or s (a run-time stride)."""
+    kinds = "".join("0" if s == 0 else str(s) if s in WRITTEN and d == vector_dim else "s"
+                    for d, s in enumerate(a.strides))
     return f"{a.dtype.name}[{kinds}]" + "".join(f"@{i}" for i, _ in a.at)
 
 
@@ -109,8 +115,9 @@ class LoopWriter:
             self.pointers.append(w.word("%args", next(self.words), pointer=True))
             steps: list[Value] = []
             for d, s in enumerate(a.strides):
-                one = s == 1 and d == self.vector_dim
-                steps.append("0" if s == 0 else str(a.dtype.itemsize) if one else w.word("%args", next(self.words)))
+                known = s in WRITTEN and d == self.vector_dim
+                steps.append("0" if s == 0 else str(s * a.dtype.itemsize) if known
+                             else w.word("%args", next(self.words)))
             self.strides.append(steps)
             self.at.append([w.word("%args", next(self.words)) for _ in a.at])
         self.op_words: dict[int, list[Value]] = {}
@@ -226,6 +233,15 @@ class LoopWriter:
         if not varied and a.strides[self.vector_dim] == 1:
             where = w.let(f"getelementptr {kind}, ptr {address}, i64 {at}")
             return self.vector.unpack(w.load(vector(kind, LANES), where, mask, size), op.dtype, LANES)
+        if not varied and a.strides[self.vector_dim] == 2:
+            where = w.at(address, at, 2 * size)
+            full = vector(kind, LANES)
+            # The upper half begins one element early: nothing is read past the last element that is asked for.
+            low = w.load(full, where, self._spaced(mask, 0, 0) if mask else None, size)
+            high = w.load(full, w.at(where, str(LANES - 1), size), self._spaced(mask, LANES // 2, 1) if mask else None,
+                          size)
+            both = w.let(f"shufflevector {full} {low}, {full} {high}, <{LANES} x i32> <{_EVEN}, {_ODD}>")
+            return self.vector.unpack(both, op.dtype, LANES)
         if not varied and step == "0":
             one = self.scalar.unpack(w.let(f"load {kind}, ptr {address}"), op.dtype, 1)
             return self.vector.splat(one)
@@ -245,6 +261,12 @@ class LoopWriter:
         """Return an op in lanes, as the current body knows it."""
         raise NotImplementedError
 
+    def _spaced(self, x: Value, first: int, skip: int, kind: str = "i1") -> Value:
+        """Return half the lanes of `x`, from `first` on, at every other lane from `skip` on, and zeros between."""
+        full = vector(kind, LANES)
+        order = ", ".join(f"i32 {first + i // 2 if i % 2 == skip else LANES}" for i in range(LANES))
+        return self.w.let(f"shufflevector {full} {x}, {full} zeroinitializer, <{LANES} x i32> <{order}>")
+
     def store(self, access: int, value: Scalar, address: Value, at: Value, mask: Value | None) -> None:
         """Store a vector."""
         w, a = self.w, self.accesses[access]
@@ -253,6 +275,12 @@ class LoopWriter:
         full = vector(kind, LANES)
         if a.strides[self.vector_dim] == 1:
             w.store(full, packed, w.let(f"getelementptr {kind}, ptr {address}, i64 {at}"), mask, size)
+            return
+        if a.strides[self.vector_dim] == 2:
+            lanes = mask or "splat (i1 true)"
+            for half in (0, LANES):
+                w.store(full, self._spaced(packed, half // 2, 0, kind), w.at(w.at(address, at, 2 * size), str(half), size),
+                        self._spaced(lanes, half // 2, 0), size)
             return
         offsets = self.lane_offsets("0", at, self.strides[access][self.vector_dim])
         where = w.let(f"getelementptr i8, ptr {address}, <{LANES} x i64> {offsets}")
@@ -278,5 +306,5 @@ class LoopWriter:
         return sorted(seen)
 
 
-__all__ = ["INNER", "OUTER", "REDUCED", "LoopWriter", "Words", "access_key", "accumulator", "combine", "identity",
+__all__ = ["INNER", "OUTER", "REDUCED", "WRITTEN", "LoopWriter", "Words", "access_key", "accumulator", "combine", "identity",
            "op_key", "word_bits"]

@@ -25,6 +25,7 @@ _BLOCK_K = 384
 _FLAT_K = 768  # K up to this is done in one go
 _UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
 _UNIT_PACK_TILES = 10  # up to this many tiles of rows each panel of B is packed by the unit that uses it
+_UNITS = 8  # units wanted where each copies its rows of A
 _UNIT_TILES = 8  # rows of a unit, in tiles: their part of A stays in the second-level cache
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
 
@@ -45,7 +46,7 @@ class Operand:
 
 
 @dataclass
-class _Problem:
+class Problem:
     """One product after the batch axes are merged. Strides in elements, batch as (extent, a, b, c)."""
 
     m: int
@@ -86,7 +87,7 @@ def _transposed(x: Operand) -> Operand:
                    strides=(*x.strides[:-2], x.strides[-1], x.strides[-2]))
 
 
-def _problem(a: Operand, b: Operand, out: Operand) -> _Problem:
+def _problem(a: Operand, b: Operand, out: Operand) -> Problem:
     """Check shapes, broadcast and merge batch axes, and fold them into the rows where the layout allows."""
     *outer, m, n = out.shape
     k = a.shape[-1]
@@ -116,7 +117,7 @@ def _problem(a: Operand, b: Operand, out: Operand) -> _Problem:
     if len(batch) > 3:
         raise ValueError(f"matmul kernels take up to three batch axes, {len(batch)} remain of {a.shape} @ {b.shape}")
     # The step of an axis of extent one is free: call it contiguous.
-    return _Problem(m, n, k, (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
+    return Problem(m, n, k, (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
                     (b.strides[-2], 1 if n == 1 and b.strides[-2] != 1 else b.strides[-1]), c_m, batch)
 
 
@@ -157,15 +158,16 @@ def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: i
     high = row_tiles if per_unit else min(_UNIT_TILES, row_tiles)
     across = limit
     if copied and not per_unit:
-        high = min(high, max(1, wanted // (tile * across)))
+        while high > 1 and -(-row_tiles // high) * -(-panels // across) * stack < _UNITS:
+            high //= 2
     else:
         across = min(across, max(1, wanted // (tile * high)))
-    if not per_unit:
-        high = min(high, max(1, wanted // (tile * across)))
+        if not per_unit:
+            high = min(high, max(1, wanted // (tile * across)))
     return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
 
 
-def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None,
+def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None,
           target: Target) -> list[Temp | Launch]:
     size = acc.itemsize
     lanes = target.lanes(size)
@@ -212,7 +214,7 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
     reads = [a.value_id, b.value_id]
     if not in_place and not per_unit:
-        temp, launch, b_steps = _pack_launch(p, b, b_form, acc, vectors, b_steps, target)
+        temp, launch, b_steps = pack_launch(p, b, b_form, acc, vectors, b_steps, target)
         result += [temp, launch]
         b_buf, b_k, b_panel = Buf(temp.id), width, p.k * width
         reads[1] = temp.id
@@ -245,7 +247,7 @@ def _plan(p: _Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epil
     return result
 
 
-def _pack_launch(p: _Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int],
+def pack_launch(p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int],
                  target: Target) -> tuple[Temp, Launch, list[int]]:
     """Return the temporary, the launch that fills it with panels of B, and its batch steps."""
     width = target.lanes(acc.itemsize) * vectors

@@ -299,9 +299,9 @@ class Executable:
                   for value, shape in zip(step.inputs, step.shapes, strict=True)]
         target = self._view(step.output, space, inputs, outputs)
         result = np.asarray(step.fn(*arrays))
-        if result.shape != target.shape:
+        if result.size != target.size:
             raise RuntimeError(f"{step.label} gave shape {list(result.shape)}, expected {list(target.shape)}")
-        np.copyto(target, result, casting="unsafe")
+        np.copyto(target, result.reshape(target.shape), casting="unsafe")
 
     def _view(self, value: int, space: _Workspace, inputs: Arrays, outputs: Arrays) -> np.ndarray:
         if value in self._outside:

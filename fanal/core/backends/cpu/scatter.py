@@ -44,7 +44,8 @@ def scatter_launches(v: Value, target: Target) -> list[Temp | Launch]:
     key = f"scatter:{mode}:{v.dtype.name}:{index.dtype.name}:{len(sizes)}:{wide}"
     name = target.symbol(key)
     sources = base(index).id, base(new).id
-    words: list[Buf | int] = [Buf(v.id), *(Buf(s) for s in sources), x.shape[dim] if x.shape else 1, count, width, *along]
+    extent = x.shape[dim] if x.shape else 1
+    words: list[Buf | int] = [Buf(v.id), *(Buf(s) for s in sources), extent, count, width, *along]
     for n, s in zip(sizes, steps):
         words += [n, *s]
     moved = (2 if mode == "set" else 3) * new.size * v.dtype.itemsize + index.size * index.dtype.itemsize

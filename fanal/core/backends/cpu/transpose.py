@@ -54,8 +54,8 @@ def _launch(a: Access, sizes: list[int], steps: list[int], across: int, result: 
     for d in batch:
         words += [sizes[d], steps[d] * size, to[d] * size]
     units = math.prod(sizes[d] for d in batch) * -(-sizes[across] // _BAND)
-    return Launch(Kernel(name, lambda: _source(target, name, size, len(batch))), words, units, 0, 0, 2 * size * math.prod(sizes),
-                  (a.value,), (result.value_id,), "transpose", loop.where)
+    return Launch(Kernel(name, lambda: _source(target, name, size, len(batch))), words, units, 0, 0,
+                  2 * size * math.prod(sizes), (a.value,), (result.value_id,), "transpose", loop.where)
 
 
 def _turned(w: Writer, kind: str, rows: list[Value]) -> list[Value]:

@@ -1,9 +1,9 @@
 """Mathematical functions as straight-line vector code, float32 within 1.5 ULP and float64 within 2.
 
 Sources: Cephes (Moshier) for the polynomials of exp, log and tanh in float32; fdlibm (Sun) for log, sin and cos in
-float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of
-erf, erfc and expm1 are our own Chebyshev fits. Rare functions call the C library in double precision, lane by lane,
-so a lane's result never depends on its neighbours.
+float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of erf
+are minimax fits (Lawson's iteration). Rare functions call the C library in double precision, lane by lane, so a
+lane's result never depends on its neighbours.
 """
 from __future__ import annotations
 

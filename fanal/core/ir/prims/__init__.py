@@ -6,6 +6,7 @@ from fanal.core.ir.prims.point import (abs_, acos, acosh, add, and_, asin, asinh
                                        floor, fmod, idiv, imag, le, lgamma, log, log1p, log2, lt, max_, min_, mul, ne,
                                        neg, nextafter, not_, num, or_, polygamma, polygamma_value, pow_, real, round_,
                                        scalar_map, shl, shr, sign, sin, sinh, sqrt, sub, tan, tanh, trunc, where, xor)
+from fanal.core.ir.prims.pool import max_pool, max_pool_at, max_pool_dx
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
 from fanal.core.ir.prims.view import (alias, broadcast, concat, detach, flip, fold, pad, permute, recast, reshape, slice_,

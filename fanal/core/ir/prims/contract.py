@@ -73,7 +73,7 @@ def _conv_ref(x: np.ndarray, w: np.ndarray, stride: Shape, padding: Shape, dilat
     p = p.reshape(p.shape[0], groups, p.shape[1] // groups, *p.shape[2:])
     ww = ww.reshape(groups, w.shape[0] // groups, *w.shape[1:])
     y = np.einsum(f"ngc{o}{k},gmc{k}->ngm{o}", p, ww, optimize=True)
-    return y.reshape(y.shape[0], -1, *y.shape[3:]).astype(x.dtype)
+    return y.reshape(y.shape[0], ww.shape[0] * ww.shape[1], *y.shape[3:]).astype(x.dtype)
 
 
 def _conv_dw_ref(g: np.ndarray, x: np.ndarray, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape,
@@ -86,7 +86,7 @@ def _conv_dw_ref(g: np.ndarray, x: np.ndarray, kernel: Shape, stride: Shape, pad
     p = p.reshape(p.shape[0], groups, p.shape[1] // groups, *p.shape[2:])
     wg = wg.reshape(g.shape[0], groups, g.shape[1] // groups, *g.shape[2:])
     y = np.einsum(f"ngc{o}{k},ngm{o}->gmc{k}", p, wg, optimize=True)
-    return y.reshape(-1, *y.shape[2:]).astype(x.dtype)
+    return y.reshape(g.shape[1], *y.shape[2:]).astype(x.dtype)
 
 
 def _conv_dx_ref(g: np.ndarray, w: np.ndarray, size: Shape, stride: Shape, padding: Shape, dilation: Shape,
@@ -102,7 +102,7 @@ def _conv_dx_ref(g: np.ndarray, w: np.ndarray, size: Shape, stride: Shape, paddi
         at = tuple(slice(u * d, u * d + s * (m - 1) + 1, s) for u, d, s, m in zip(offset, dilation, stride, g.shape[2:]))
         out[(slice(None),) * 3 + at] += p[(..., *offset)]
     out = out[(slice(None),) * 3 + tuple(slice(q, q + s) for s, q in zip(size, padding))]
-    return np.ascontiguousarray(out).reshape(n, -1, *size).astype(g.dtype)
+    return np.ascontiguousarray(out).reshape(n, groups * w.shape[1], *size).astype(g.dtype)
 
 
 

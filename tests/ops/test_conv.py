@@ -1,0 +1,54 @@
+"""Convolutions against PyTorch."""
+
+import pytest
+import torch
+
+from tests.ops.against_torch import compare, same_error
+
+CASES = [
+    ("conv1d", [(2, 4, 9), (6, 2, 3), (6,)], {"groups": 2, "dilation": 2}),
+    ("conv1d", [(2, 3, 8), (4, 3, 4)], {"padding": "same"}),
+    ("conv2d", [(2, 3, 7, 8), (4, 3, 3, 3), (4,)], {"stride": 2, "padding": 1}),
+    ("conv2d", [(3, 7, 8), (4, 3, 3, 2)], {"padding": "same"}),
+    ("conv2d", [(2, 4, 7, 8), (4, 1, 3, 3), (4,)], {"groups": 4, "padding": (1, 0)}),
+    ("conv2d", [(0, 3, 7, 8), (4, 3, 3, 3)], {}),
+    ("conv3d", [(2, 2, 5, 6, 5), (3, 2, 2, 3, 2)], {"stride": (1, 2, 1)}),
+    ("conv_transpose1d", [(2, 4, 5), (4, 3, 3), (3,)], {"stride": 2}),
+    (
+        "conv_transpose2d",
+        [(2, 4, 5, 6), (4, 3, 3, 3), (6,)],
+        {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2},
+    ),
+    ("conv_transpose2d", [(2, 4, 5, 6), (4, 3, 3, 3)], {"padding": 2, "output_padding": 1, "dilation": 2}),
+    ("conv_transpose3d", [(1, 2, 3, 3, 2), (2, 2, 2, 3, 2)], {"stride": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "shapes", "kwargs"), CASES)
+def test_values_and_gradients(name, shapes, kwargs):
+    compare(name, *shapes, **kwargs)
+
+
+R = torch.randn
+WRONG = [
+    ("conv2d", (R(1, 1, 5, 5), R(4, 3, 3, 3)), {}),
+    ("conv2d", (R(1, 3, 5, 5).double(), R(4, 3, 3, 3)), {}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3), R(4).double()), {}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3), R(3)), {}),
+    ("conv2d", (R(3, 5), R(4, 3, 3, 3)), {}),
+    ("conv2d", (R(1, 3, 2, 2), R(4, 3, 3, 3)), {}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"stride": 0}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"padding": -1}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"dilation": 0}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"groups": 3}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"stride": (1, 1, 1)}),
+    ("conv2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {"padding": "same", "stride": 2}),
+    ("conv_transpose2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {}),
+    ("conv_transpose2d", (R(1, 3, 5, 5), R(3, 3, 3, 3)), {"output_padding": 1}),
+    ("conv_transpose2d", (R(1, 3, 1, 1), R(3, 3, 3, 3)), {"padding": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "tensors", "kwargs"), WRONG)
+def test_errors(name, tensors, kwargs):
+    same_error(name, *tensors, **kwargs)
