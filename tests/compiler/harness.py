@@ -9,6 +9,7 @@ import numpy as np
 
 from fanal.core.backends.contract import Buf, Launch
 from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.backend import default
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower
 from fanal.core.ir.interp import interpret
@@ -118,7 +119,7 @@ def program_of(inputs, outputs, writes=None) -> Program:
 
 def run(inputs, outputs, writes=None, parts: int = 1, backend=None, arrays=None):
     program = program_of(inputs, outputs, writes)
-    lowered = lower(program, backend)
+    lowered = lower(program, backend or default())
     arrays = arrays or [contents[i] for i in inputs]
     memory, _ = execute(lowered, arrays, parts)
     return [memory[o].view(n.dtype.np).reshape(n.shape).copy() for o, n in zip(lowered.outputs, outputs)], lowered

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from harness import check, contents, inp, program_of, run
 
+from fanal.core.backends.cpu.backend import default
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower
 from fanal.core.ir import prims as P
@@ -233,7 +234,7 @@ def test_adam_is_one_kernel_per_parameter():
             outputs.append(o)
         inputs += [p, g, m, v]
     check(inputs, outputs, writes=writes, kernels=3)
-    lowered = lower(program_of(inputs, outputs, writes))
+    lowered = lower(program_of(inputs, outputs, writes), default())
     assert len({s.kernel.name for s in lowered.steps}) == 1
     assert not lowered.buffers
 
@@ -251,7 +252,7 @@ def test_another_size_compiles_nothing():
     for n, c in ((32, 128), (7, 130), (1000, 1001)):
         x, w, b = inp((n, c)), inp((c,)), inp((c,))
         y, _ = layer_norm(x, w, b)
-        lowered = lower(program_of([x, w, b], [y, softmax(x), P.sum_(gelu(x), (0,))]))
+        lowered = lower(program_of([x, w, b], [y, softmax(x), P.sum_(gelu(x), (0,))]), default())
         names.append({s.kernel.name for s in lowered.steps})
     assert names[0] == names[1]
     assert len(names[0]) <= 3

@@ -6,6 +6,7 @@ import pytest
 from harness import contents, inp, program_of
 from test_loops import gelu, layer_norm, softmax
 
+from fanal.core.backends.cpu.backend import default
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower, show_stages
 from fanal.core.ir import prims as P
@@ -36,7 +37,7 @@ def test_printed_programs_run():
 
 def test_every_stage_prints():
     program, _ = _program()
-    stages = show_stages(program)
+    stages = show_stages(program, default())
     assert list(stages) == ["simplify", "fuse", "order", "emit"]
     assert all(stages.values())
     assert "k_" in stages["emit"] and "exp" in stages["fuse"]
@@ -66,8 +67,8 @@ def test_compile_time_per_primitive():
     for _ in range(400):
         v = P.max_(P.add(P.mul(v, P.num(v, 1.01)), x), P.num(v, 0))
     program = program_of([x], [v])
-    lower(program)
-    best = min(_timed(lambda: lower(program), time) for _ in range(3))
+    lower(program, default())
+    best = min(_timed(lambda: lower(program, default()), time) for _ in range(3))
     assert best / len(program.nodes) < 500e-6  # a bound for busy machines; the budget is 50 us
     assert np.isfinite(best)
 

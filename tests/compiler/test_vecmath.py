@@ -22,7 +22,8 @@ RANGES = {
     "sinh": ([(-5, 5)], 1.5, 2), "asinh": ([(-5, 5)], 1.5, 2), "sqrt": ([(0, 1e9)], 0.5, 0.5),
 }
 EXACT = {"exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "log2": np.log2, "sin": np.sin,
-         "cos": np.cos, "tanh": np.tanh, "erf": np.vectorize(math.erf), "erfc": np.vectorize(math.erfc), "atan": np.arctan,
+         "cos": np.cos, "tanh": np.tanh, "erf": np.vectorize(math.erf), "erfc": np.vectorize(math.erfc),
+         "atan": np.arctan,
          "tan": np.tan, "sinh": np.sinh, "asinh": np.arcsinh, "sqrt": np.sqrt}
 
 

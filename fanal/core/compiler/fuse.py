@@ -288,7 +288,9 @@ class _Grouper:
 
     def _join(self, a: Group, b: Group) -> None:
         """Merge group b into a where both go over the same indices and neither needs the other through a third."""
-        if a.roots[0].forced or b.roots[0].forced or a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
+        if a.roots[0].forced or b.roots[0].forced:
+            return
+        if a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
             return
         if a.ops + b.ops > _GROUP_OPS or len(a.reads | b.reads) > _GROUP_READS:
             return

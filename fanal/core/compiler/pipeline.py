@@ -18,15 +18,12 @@ from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.ir.program import Program
 
 
-def lower(program: Program, backend: Any = None, seen: dict[str, Any] | None = None) -> Lowered:
+def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None) -> Lowered:
     """Return the steps that compute a program.
 
-    `backend` says what kernels can do and turns loops into launches; None is this machine's CPU. `seen` collects the
-    result of every stage, by name.
+    `backend` says what kernels can do and turns loops into launches. `seen` collects the result of every stage, by
+    name.
     """
-    if backend is None:
-        from fanal.core.backends.cpu.backend import default  # the backend loader: the one import that goes up
-        backend = default()
     forced: set[int] = set()
     while True:
         run = _Lowering(program, backend, forced)
@@ -43,7 +40,7 @@ def lower(program: Program, backend: Any = None, seen: dict[str, Any] | None = N
 STAGES = ("simplify", "fuse", "order", "emit")
 
 
-def show_stages(program: Program, backend: Any = None) -> dict[str, str]:
+def show_stages(program: Program, backend: Any) -> dict[str, str]:
     """Return the result of every stage as text: values, kernels, their order, and what is launched."""
     seen: dict[str, Any] = {}
     lower(program, backend, seen)

@@ -86,11 +86,11 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
 
 
 def _tiny(x: Value, dims: Shape) -> bool:
-    """Tell whether a reduction is over a few trailing elements of many places, as in pooling."""
+    """Tell whether a reduction is over a few elements of many places, as in pooling, along the last dimension too."""
     shape = x.shape
     real = [d for d in range(len(shape)) if shape[d] != 1]
     gone = [d for d in real if d in dims]
-    if not gone or real[-len(gone):] != gone or not x.size or x.dtype.is_complex:
+    if not gone or real[-1] != gone[-1] or not x.size or x.dtype.is_complex:
         return False
     r = math.prod(shape[d] for d in gone)
     return r <= (_TINY if len(gone) > 1 else _TINIEST) and x.size // r >= _MANY

@@ -40,7 +40,10 @@ def operand(v: Value) -> Operand:
         x = x.inputs[0]
     strides = [0] * len(v.shape)
     offset, step = 0, 1
-    for (constant, terms), n in zip(reversed(at), reversed(x.shape)):
+    shape = x.shape
+    if not x.root and base(x).root:  # a reshape that no index follows is still that buffer
+        x = base(x)
+    for (constant, terms), n in zip(reversed(at), reversed(shape)):
         offset += constant * step
         for d, c in terms:
             strides[d] += c * step

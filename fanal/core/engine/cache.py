@@ -57,10 +57,11 @@ class Compiled:
 
     def __init__(self, program: Program) -> None:
         # The backend loader: one of the two late imports of the house.
+        from fanal.core.backends.cpu.backend import default
         from fanal.core.backends.cpu.run import Executable
         from fanal.core.compiler.pipeline import lower
         begin = time.perf_counter()
-        self.exe = Executable(lower(program))
+        self.exe = Executable(lower(program, default()))
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [None if a is None else (o.shape, o.dtype.np) for a, o in zip(self.exe.allocate(), program.outputs)]
         ledger.compile_seconds += time.perf_counter() - begin

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sys import getrefcount
 from typing import Any
-from weakref import ref
+from weakref import getweakrefcount, ref
 
 import numpy as np
 
@@ -424,6 +424,8 @@ def commit(path: Path) -> bool:
     ledger.flushes += 1
     if path.held:
         renew(path, path.held)
+    if any(map(vars, path.outs)) or any(map(getweakrefcount, path.outs)):  # what hangs on a tensor ends with it
+        renew(path, [i for i, o in enumerate(path.outs) if i not in path.grads and (vars(o) or getweakrefcount(o))])
     for slot in path.slots:
         if slot.moves:
             path.release(slot)

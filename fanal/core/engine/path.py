@@ -61,9 +61,12 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("tensor", "signature", "group", "uses", "returned", "moves", "copy")
+    __slots__ = ("place", "tensor", "signature", "group", "first", "step", "uses", "returned", "moves", "copy")
 
-    def __init__(self, tensor: Handle, made: tuple, group: int) -> None:
+    def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
+        self.place = place  # slots are numbered in the order of their first use
+        self.first: Any = None  # the specification of the first use: only there may another tensor come in
+        self.step = -1  # the step of the first use
         self.tensor: Any = tensor
         self.signature = made
         self.group = group
@@ -108,7 +111,7 @@ class Draft:
         self.epoch = s.began
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
-        self.slots = [Slot(t, made, self._group(st, True)) for t, made, st in slots]
+        self.slots = [Slot(k, t, made, self._group(st, True)) for k, (t, made, st) in enumerate(slots)]
         for s in self.slots:
             self.groups[s.group].slots += 1
         for st, _, version in starts.values():
@@ -320,6 +323,7 @@ class Path:
                     self.refs.setdefault(x, []).append((s.native, place))
                 elif kind == RUNTIME:
                     self.scalars[x][3] = (s.native, place)
+            self._note_first(s.specs, i)
             self._note_holder(s.out, s)
             if before is not None:
                 matcher.link(before.native, s.native)
@@ -329,6 +333,15 @@ class Path:
             if slot.signature[-1] is False:
                 self.foreign = True
                 self.release(slot)
+
+    def _note_first(self, specs: list[tuple], step: int) -> None:
+        for spec in specs:
+            if spec[0] == SLOT:
+                slot = self.slots[spec[1]]
+                if slot.first is None:
+                    slot.first, slot.step = spec, step
+            elif spec[0] == SEQUENCE:
+                self._note_first(spec[1][1], step)
 
     def _note_holder(self, spec: tuple, s: Step) -> None:
         kind, x = spec
@@ -383,14 +396,17 @@ class Path:
         g = self.groups[slot.group]
         s = t._storage
         if g.storage is not s:
-            if g.slots > 1 and any(o.tensor is not None and o.tensor._storage is not s and o is not slot and not o.moves
-                                   for o in self.slots if o.group == slot.group):
-                return False
-            for k in self.writes:
-                if self.groups[k].storage is s and k != slot.group:
-                    return False
             if s.node.buffer is None:
                 return False
+            written = slot.group in self.writes
+            for o in self.slots:
+                if o is slot or o.tensor is None or (o.moves and o.place > slot.place):
+                    continue  # it comes later, and is looked at then
+                if o.group == slot.group:
+                    if o.tensor._storage is not s:
+                        return False  # two views of one tensor became views of two
+                elif o.tensor._storage is s and (written or o.group in self.writes):
+                    return False  # what was two tensors became one, and a write to it would be missed
             g.storage = s
             for k in g.outs:
                 self.outs[k]._storage = s
@@ -417,7 +433,7 @@ class Path:
             slot = self.slots[x]
             if a is slot.tensor and a._storage.foreign is None:
                 return True
-            return isinstance(a, Handle) and self.bind(slot, a)
+            return spec is slot.first and isinstance(a, Handle) and self.bind(slot, a)
         if kind == CONST:
             return a is x or (type(a) is type(x) and a == x)
         if kind == RUNTIME:
@@ -479,7 +495,8 @@ class Path:
             if t is None or t._grad is not expected:
                 if before is None or before[0] != SLOT or t is None or t._grad is None:
                     return False
-                if not self.bind(self.slots[before[1]], t._grad):
+                slot = self.slots[before[1]]
+                if 0 <= slot.step < s.index or not self.bind(slot, t._grad):
                     return False
         return True
 

@@ -50,6 +50,8 @@ def _check_rank(input: Any, n: int, name: str) -> None:
 
 def _check_types(input: Any, weight: Any, bias: Any) -> None:
     d = input._dtype
+    if len(weight._shape) < 3:
+        raise RuntimeError("weight should have at least three dimensions")
     if d is dt.bool_:
         raise NotImplementedError("\"slow_conv2d_cpu\" not implemented for 'Bool'")
     if bias is not None and bias._dtype is not d:

@@ -89,11 +89,9 @@ def _antialiased(kind: str, n: int, out: int, step: float, f: Any) -> tuple[np.n
     return np.minimum(first[:, None] + offset, n - 1), (w / np.where(total == 0, 1, total)).astype(f)
 
 
-def resize_along(x: Node, dim: int, at: np.ndarray, weights: np.ndarray | None) -> Node:
+def resize_along(x: Node, dim: int, at: np.ndarray, weights: np.ndarray) -> Node:
     """Resample one dimension from listed positions with listed weights."""
     out, k = at.shape
-    if weights is None:
-        return P.take(x, P.given(np.ascontiguousarray(at[:, 0])), dim)
     shape = tuple(out if d == dim else 1 for d in range(len(x.shape)))
     total: Node | None = None
     for j in range(k):
@@ -109,9 +107,14 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     d = x.dtype
     n = len(size)
     if kind in NEAREST:
-        for i, (o, s) in enumerate(zip(size, scales)):
-            dim = len(x.shape) - n + i
-            x = resize_along(x, dim, *table(kind, x.shape[dim], o, False, s, False, "float32"))
+        lead = x.shape[:-n]
+        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0] for m, o, s in zip(x.shape[-n:], size, scales)]
+        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all() for m, o, at in zip(x.shape[-n:], size, tables)):
+            ones = tuple(k for m in x.shape[-n:] for k in (m, 1))
+            many = tuple(k for m, o in zip(x.shape[-n:], size) for k in (m, o // m))
+            return P.reshape(P.broadcast(P.reshape(x, (*lead, *ones)), (*lead, *many)), (*lead, *size))
+        for i, at in enumerate(tables):
+            x = P.take(x, P.given(np.ascontiguousarray(at)), len(lead) + i)
         return x
     if d is dt.uint8:
         return _resample_bytes(x, size, kind, align, scales, antialias)

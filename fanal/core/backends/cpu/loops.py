@@ -306,5 +306,5 @@ class LoopWriter:
         return sorted(seen)
 
 
-__all__ = ["INNER", "OUTER", "REDUCED", "WRITTEN", "LoopWriter", "Words", "access_key", "accumulator", "combine", "identity",
-           "op_key", "word_bits"]
+__all__ = ["INNER", "OUTER", "REDUCED", "WRITTEN", "LoopWriter", "Words", "access_key", "accumulator", "combine",
+           "identity", "op_key", "word_bits"]
