@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test bench promises lint types clean
 
 demo: $(STAMP)
 	$(BIN)/fanal run examples/digits.py --out out/digits.png
@@ -13,6 +13,9 @@ test: $(TEST_STAMP)
 	$(BIN)/ruff check fanal tests bench examples
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
+
+promises: $(TEST_STAMP)
+	$(BIN)/python bench/promises.py
 
 bench: $(TEST_STAMP)
 	$(BIN)/python bench/steps.py

@@ -74,7 +74,7 @@ class Case:
         y, dx, dw = (operand(i, a) for i, a in ((2, self.g), (4, self.x), (5, self.w)))
         x, w, g = operand(0, self.x), operand(1, self.w), operand(3, self.g)
         return (conv.conv_launches(x, w, y, *self.how, epilogue, target),
-                conv.input_gradient_launches(g, w, dx, *self.how, target),
+                conv.input_gradient_launches(g, w, dx, *self.how, None, target),
                 conv.weight_gradient_launches(g, x, dw, *self.how, target))
 
     def run(self, target=None, cuts=1) -> list[np.ndarray]:

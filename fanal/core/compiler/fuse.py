@@ -72,6 +72,17 @@ def _make_root(v: Value) -> None:
         v.root = True
 
 
+def _spread_source(v: Value) -> Value:
+    """Return what `v` spreads over its dimensions, or `v` when loops over them do not index that."""
+    x = v
+    while x.role == "inline" and not x.root and x.name in ("broadcast", "permute", "reshape"):
+        source = x.inputs[0]
+        if x.name == "reshape" and [n for n in x.shape if n != 1] != [n for n in source.shape if n != 1]:
+            return v
+        x = source
+    return x if x.size < v.size else v
+
+
 def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     """Mark roots and measure the expressions between them."""
     values = graph.values
@@ -92,7 +103,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
                 _make_root(i)
         elif role == "special":
             for i in v.inputs[1:] or v.inputs:  # scatters start from a copy of the first
-                _make_root(i)
+                _make_root(_spread_source(i) if v.name == "fold" else i)
         elif role == "contract":
             for i in v.inputs:
                 _make_root(i if v.name != "dot" else operand(i).value)
@@ -216,7 +227,9 @@ def reduce_form(v: Value) -> tuple[str, Any]:
 def _trails(g: Group, root: Value) -> bool:
     """Tell whether a pointwise root can be done to the elements of a contraction as they are produced."""
     first = g.roots[0]
-    if first.forced or first.name not in ("dot", "conv") or (first.name == "conv" and first.params[3] != 1):
+    if first.forced or first.name not in ("dot", "conv", "conv_dx") or (first.name != "dot" and first.params[-1] != 1):
+        return False
+    if first.name == "conv_dx" and set(first.params[1]) != {1}:  # with a stride it is several convolutions
         return False
     builder = TailBuilder(first)
     try:

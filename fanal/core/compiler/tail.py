@@ -145,6 +145,6 @@ class TailBuilder:
                 d = real[0]
                 if self.tail.of.name == "dot" and d == len(big.shape) - 1 and big.shape[d] == result[-1]:
                     return COLUMN
-                if self.tail.of.name == "conv" and d == 1 and big.shape == result:
+                if self.tail.of.name in ("conv", "conv_dx") and d == 1 and big.shape == result:
                     return ROW
         raise Inexpressible

@@ -1,6 +1,7 @@
 """What happened: counts of events, flushes, plans and kernels, and every executable with its costs by source line."""
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 
@@ -17,7 +18,7 @@ class Ledger:
         self.plans = 0  # programs planned
         self.compile_seconds = 0.0
         self.profiling = False  # time some runs kernel by kernel
-        self.executables: list[Any] = []
+        self.executables: deque[Any] = deque(maxlen=1024)  # the latest
         self.refused: dict[str, int] = {}  # why segments could not be kept for following
 
     def snapshot(self) -> dict[str, int]:

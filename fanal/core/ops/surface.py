@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +15,13 @@ from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, store
 from fanal.core.tensor.alias import read
 from fanal.core.tensor.tensor import Tensor
 
-TOPICS = ("pointwise", "compare", "reduce", "create", "shape", "pieces", "rearrange", "join", "index", "grad_ops", "access", "random", "matmul",
-          "norm", "activation", "loss", "margin", "ctc", "dropout", "einsum", "distance", "conv", "pool", "adaptive_pool", "pad", "vision", "resample", "attention", "embedding", "scan", "sort", "linalg", "show",
-          "convert", "factory", "modes", "special", "numpy_share", "limits", "scatter", "order", "search", "type_tools", "storage_view")
+# The topic files, in the order in which their operators are made public.
+TOPICS = (
+    "pointwise", "compare", "reduce", "create", "shape", "pieces", "rearrange", "join", "index", "grad_ops", "access",
+    "random", "matmul", "norm", "activation", "loss", "margin", "ctc", "dropout", "einsum", "distance", "conv", "pool",
+    "adaptive_pool", "pad", "vision", "resample", "attention", "embedding", "scan", "sort", "show", "convert", "factory",
+    "numpy_share", "limits", "scatter", "search", "storage_view", "modes",
+)
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None,
                              **layout.CONSTANTS}
@@ -73,8 +76,7 @@ MODULES = {"nn.functional": "fanal.nn.functional", "linalg": "fanal.linalg", "sp
 def install() -> None:
     """Make every registered operator public."""
     for topic in TOPICS:
-        if importlib.util.find_spec(f"fanal.core.ops.{topic}") is not None:
-            importlib.import_module(f"fanal.core.ops.{topic}")
+        importlib.import_module(f"fanal.core.ops.{topic}")
     for e in ENTRIES:
         _install(e)
 

@@ -36,7 +36,7 @@ def contract_launches(v: Value, operands: list[strided.Operand], tail: Tail, tar
             stride, padding, dilation, groups = v.params
             found = conv_launches(a, b, out, stride, padding, dilation, groups, epilogue, target)
         elif v.name == "conv_dx":
-            found = input_gradient_launches(a, b, out, *v.params[1:], target)
+            found = input_gradient_launches(a, b, out, *v.params[1:], epilogue, target)
         else:
             found = weight_gradient_launches(a, b, out, *v.params[1:], target)
     where = ([v.where] if v.where is not None else []) + [w for w in tail.where if w != v.where]

@@ -124,12 +124,15 @@ def _as_matmul(x: Operand, w: Operand, out: Operand, groups: int, epilogue: Epil
 
 
 def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequence[int], padding: Sequence[int],
-                            dilation: Sequence[int], groups: int, target: Target | None = None) -> list[Temp | Launch]:
+                            dilation: Sequence[int], groups: int, epilogue: Epilogue | None = None,
+                            target: Target | None = None) -> list[Temp | Launch]:
     """Return what computes the gradient of a convolution by its input (also the transposed convolution).
 
     g (N, O, *places), w (O, C/groups, *kernel), out (N, C, *size). Each residue of the input coordinates modulo the
-    stride is a convolution of its own with stride one, with the taps that reach it.
+    stride is a convolution of its own with stride one, with the taps that reach it. An epilogue needs stride one.
     """
+    if epilogue is not None and set(stride) != {1}:
+        raise ValueError("the input gradient of a convolution with a stride takes no epilogue")
     target = target or targets.host()
     _check("convolution", g, w, out)
     if 0 in out.shape:
@@ -149,7 +152,7 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
                  for (kz, _), (ky, _), (kx, _) in itertools.product(*(a.taps for a in axes))]
         flops = 2 * g.shape[0] * groups * channels * m * len(taken) * prod(a.out for a in axes)
         label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
-        result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, None, flops, label,
+        result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, epilogue, flops, label,
                                         Mirror(prod(kernel), taken)), target)
     return result
 
