@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "compiler")]
 
 from kernel_bench import Prepared  # noqa: E402
 
+from fanal.core.backends.contract import Buf  # noqa: E402
 from fanal.core.backends.cpu.attention import attention_backward_launches, attention_launches  # noqa: E402
 from fanal.core.backends.cpu.matmul import Operand  # noqa: E402
 from fanal.core.base import dtype as dt  # noqa: E402
@@ -38,8 +39,8 @@ def measure(b: int, h: int, t: int, d: int, budget: float) -> None:
     arrays = {0: q, 1: k, 2: v, 3: out, 4: np.empty((b, h, t, 2), np.float32), 5: g, 6: dq, 7: dk, 8: dv}
     o = {i: operand(i, x) for i, x in arrays.items()}
     scale = d ** -0.5
-    forward = Prepared(attention_launches(o[0], o[1], o[2], o[3], 4, scale, causal=True), arrays)
-    backward = Prepared(attention_backward_launches(o[0], o[1], o[2], 4, o[5], o[6], o[7], o[8], scale, causal=True),
+    forward = Prepared(attention_launches(o[0], o[1], o[2], o[3], Buf(4), scale, causal=True), arrays)
+    backward = Prepared(attention_backward_launches(o[0], o[1], o[2], Buf(4), o[5], o[6], o[7], o[8], scale, causal=True),
                         arrays)
     leaves = [torch.from_numpy(x).requires_grad_() for x in (q, k, v)]
     tg = torch.from_numpy(g)

@@ -37,8 +37,8 @@ def mlp(torch: Any, sizes: tuple[int, ...] = (64, 128, 10), batch: int = 32, opt
     return step
 
 
-def cnn(torch: Any, batch: int = 64, dropout: float = 0.0) -> Step:
-    """The MNIST network: two convolutions, pooling, two linear layers."""
+def cnn(torch: Any, batch: int = 64, dropout: float = 0.0, different: int = 2) -> Step:
+    """The MNIST network: two convolutions, pooling, two linear layers; `different` batches come in turn."""
     nn, F = torch.nn, torch.nn.functional
 
     class Net(nn.Module):
@@ -60,12 +60,12 @@ def cnn(torch: Any, batch: int = 64, dropout: float = 0.0) -> Step:
     torch.manual_seed(0)
     model = Net()
     opt = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches = [(torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))) for _ in range(2)]
+    batches = [(torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))) for _ in range(different)]
     count = 0
 
     def step() -> Any:
         nonlocal count
-        x, y = batches[count % 2]
+        x, y = batches[count % different]
         count += 1
         opt.zero_grad()
         loss = F.nll_loss(model(x), y)

@@ -6,6 +6,7 @@ import pytest
 from kernel_bench import Prepared, assemble
 
 import fanal
+from fanal.core.backends.contract import Buf
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.attention import attention_backward_launches, attention_launches
 from fanal.core.backends.cpu.matmul import Operand
@@ -42,8 +43,8 @@ class Case:
             mask = operand(9, np.broadcast_to(self.mask, shape))
         q, k, v, g = (operand(i, x) for i, x in enumerate((self.q, self.k, self.v, self.g)))
         o, dq, dk, dv = (operand(4 + i, x) for i, x in enumerate(out))
-        return (attention_launches(q, k, v, o, 8, self.scale, self.causal, mask, target),
-                attention_backward_launches(q, k, v, 8, g, dq, dk, dv, self.scale, self.causal, mask, target))
+        return (attention_launches(q, k, v, o, Buf(8), self.scale, self.causal, mask, target),
+                attention_backward_launches(q, k, v, Buf(8), g, dq, dk, dv, self.scale, self.causal, mask, target))
 
     def run(self, target=None, cuts=1) -> list[np.ndarray]:
         out = [np.full_like(x, 7) for x in (self.g, self.q, self.k, self.v)]

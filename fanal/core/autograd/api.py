@@ -9,7 +9,7 @@ from fanal.core.autograd.backward import gradients, is_scalar_like, target
 from fanal.core.autograd.hooks import REASON
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import session, unfollowable
+from fanal.core.engine.record import name, session, unfollowable
 from fanal.core.ir.prims import add, alias, concat, full, reshape, slice_, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
@@ -75,6 +75,7 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
         t._grad = wrap(add(read(t._grad), g))
         unfollowable("create_graph replaces .grad")
     else:
+        name(t._grad)
         write(t._grad, add(value(t._grad), g))
         if event is not None:
             event.grads.append((t, t._grad, None))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Graph, Value, base
-from fanal.core.compiler.tail import Inexpressible, TailBuilder, operand
+from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operand
 
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
 _GROUP_OPS, _GROUP_READS = 96, 20
@@ -83,6 +83,19 @@ def _spread_source(v: Value) -> Value:
     return x if x.size < v.size else v
 
 
+def _read_by(v: Value, n: int) -> Value:
+    """Return what must have a buffer for a contraction to read its n-th operand."""
+    i = v.inputs[n]
+    if v.name not in STRIDED:
+        return i
+    seen = operand(i)
+    if v.name != "dot" and i.shape[-1] != 1:  # attention reads rows contiguously; those of a mask may repeat
+        step = seen.strides[-1]
+        if step != 1 and (step or n != (3 if v.name == "attention" else 5)):
+            return i
+    return seen.value
+
+
 def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     """Mark roots and measure the expressions between them."""
     values = graph.values
@@ -105,8 +118,8 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
             for i in v.inputs[1:] or v.inputs:  # scatters start from a copy of the first
                 _make_root(_spread_source(i) if v.name == "fold" else i)
         elif role == "contract":
-            for i in v.inputs:
-                _make_root(i if v.name != "dot" else operand(i).value)
+            for n in range(len(v.inputs)):
+                _make_root(_read_by(v, n))
         elif v.name == "window" and any(s < k for k, s in zip(v.params[1], v.params[2])):
             source = _behind_views(v)  # windows overlap: what they show is computed once
             if source.role == "inline" and (source.heavy or source.ops > 2):

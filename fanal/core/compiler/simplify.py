@@ -86,7 +86,7 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
 
 
 def _tiny(x: Value, dims: Shape) -> bool:
-    """Tell whether a reduction is over a few elements of many places, as in pooling, along the last dimension too."""
+    """Tell whether a reduction is over a few elements of many places, the last dimension's among them."""
     shape = x.shape
     real = [d for d in range(len(shape)) if shape[d] != 1]
     gone = [d for d in real if d in dims]

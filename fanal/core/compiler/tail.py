@@ -14,6 +14,7 @@ from fanal.core.ir.row import ROWS
 
 # How a tail reads an operand, given the place in the result at hand: there, at its column or row, or one number.
 HERE, COLUMN, ROW, ONE = "here", "column", "row", "one"
+STRIDED = ("dot", "attention", "attention_grad")  # primitives that read views of buffers where they lie
 _VIEWS = tuple(v for v in VIEWS if v != "flip")  # backends take no negative strides
 
 

@@ -10,7 +10,7 @@ from fanal.core.base.state import grad_mode
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
-from fanal.core.ir.prims import input_
+from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, Program, toposort
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
@@ -52,7 +52,7 @@ def residuals(roots: list[Node]) -> list[Node]:
                     needed[id(r)] = r
                 else:
                     todo.extend(r.inputs)
-    return [n for n in needed.values() if n.buffer is None]
+    return [n for n in needed.values() if n.buffer is None and not (n.row is alias and n.inputs[0].buffer is not None)]
 
 
 def flush_recorded(reason: str) -> None:

@@ -125,6 +125,13 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
         return (CONST, x)
 
 
+def name(x: Handle) -> None:
+    """Note a tensor that the present event writes though no argument names it. Call it before the write."""
+    s = session
+    if s.event is not None:
+        spec_of(x, s, s.event)
+
+
 def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     """Run one call as an event of the segment, or plainly when inside another one."""
     s = session
@@ -159,7 +166,7 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     for _, _, new in event.grads:
         if new is not None:
             _note_outs(new, s)
-    if op.flush or (len(s.touched) > MAX_PENDING and not s.flushing):
+    if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
         flush(op.name)
     return out
 

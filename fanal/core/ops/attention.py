@@ -6,6 +6,8 @@ from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes
+from fanal.core.base.state import state
+from fanal.core.compiler.loopir import ROW_BLOCK
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import wide
@@ -51,22 +53,73 @@ def _repeat_heads(x: Node, heads: int) -> Node:
 def attention_nodes(q: Node, k: Node, v: Node, mask: Node | None, p: float, causal: bool,
                     scale: float | None) -> tuple[Node, Node]:
     """Return softmax(q k^T * scale + mask) v, and the weights."""
-    if scale is None:
-        scale = 1 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
     to = q.dtype
     q, k, v = wide(q), wide(k), wide(v)
-    scores = P.mul(P.dot(q, P.swap(k)), number(float(scale), q.dtype))
-    if causal:
-        mask = causal_mask(q.shape[-2], k.shape[-2])
-    if mask is not None:
-        if mask.dtype is dt.bool_:
-            scores = P.where(mask, scores, P.num(scores, -math.inf))
-        else:
-            scores = P.add(scores, P.convert(mask, scores.dtype))
-    w = attention_weights(scores)
+    w = attention_weights(_scores(q, k, mask, causal, default_scale(q) if scale is None else scale))
     if p > 0:
         w = dropped(w, p, w.shape)
     return P.convert(P.dot(w, v), to), P.convert(w, to)
+
+
+def default_scale(q: Node) -> float:
+    """1 / sqrt of the width of a head."""
+    return 1 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
+
+
+def _scores(q: Node, k: Node, mask: Node | None, causal: bool, scale: float) -> Node:
+    scores = P.mul(P.dot(q, P.swap(k)), number(float(scale), q.dtype))
+    if causal:
+        mask = causal_mask(q.shape[-2], k.shape[-2])
+    if mask is None:
+        return scores
+    if mask.dtype is dt.bool_:
+        return P.where(mask, scores, P.num(scores, -math.inf))
+    return P.add(scores, P.convert(mask, scores.dtype))
+
+
+def _fits(q: Node, k: Node, v: Node, mask: Node | None) -> bool:
+    """Tell whether `fused_attention` takes these operands."""
+    if q.dtype not in (dt.float32, dt.float64) or len(q.shape) != 4 or not q.shape == k.shape == v.shape \
+            or not q.size or q.shape[2] > ROW_BLOCK:
+        return False
+    full = (*q.shape[:3], q.shape[2])
+    return mask is None or (not mask.needs_grad and broadcast_shapes(mask.shape, full) == full)
+
+
+def fused_attention(q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float) -> Node:
+    """Return what attention_nodes does, to the bit, and the same gradients, without storing the weights.
+
+    Shapes: (B, H, L, D) three times; a mask broadcasts to (B, H, L, L). Dtypes: float32, float64.
+    """
+    b, h, length, d = q.shape
+    more = () if mask is None else (P.broadcast(mask, (b, h, length, length)),)
+    both = P.attention((P.detach(q), P.detach(k), P.detach(v), *more), float(scale), causal)
+    at = P.stats_at(q.shape)
+    y = P.permute(P.reshape(P.slice_(both, (0,), (at,), (1,)), (b, length, h, d)), (0, 2, 1, 3))
+    stats = P.reshape(P.slice_(both, (at,), both.shape, (1,)), (b, h, length, 2))
+
+    def rule(g: Node, y: Node, q: Node, k: Node, v: Node, stats: Node, *more: Node) -> list[Node | None]:
+        if state.grad:  # these gradients are to be differentiated
+            return [*_open_gradients(g, q, k, v, more[0] if more else None, causal, scale), *[None] * (1 + len(more))]
+        packed = P.attention_grad((q, k, v, stats, g, *more), float(scale), causal)
+        parts = [P.slice_(packed, (0, 0, i, 0, 0), (b, length, i + 1, h, d), (1,) * 5) for i in range(3)]
+        return [*[P.permute(P.reshape(x, (b, length, h, d)), (0, 2, 1, 3)) for x in parts],
+                *[None] * (1 + len(more))]
+    return with_gradient(y, rule, q, k, v, stats, *more)
+
+
+def _open_gradients(g: Node, q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float) -> list[Node]:
+    """The gradients of attention by q, k and v in products and sums, which have gradients in turn."""
+    s = _scores(q, k, mask, causal, scale)
+    w = attention_weights(s)
+    p = P.mul(P.dot(g, P.swap(v)), w)
+    ds = P.sub(p, P.mul(w, P.reshape(P.sum_(p, (3,)), (*p.shape[:3], 1))))
+    if causal:
+        mask = causal_mask(q.shape[2], k.shape[2])
+    if mask is not None and mask.dtype is dt.bool_:
+        ds = P.where(mask, ds, P.num(ds, 0))
+    ds = P.mul(ds, number(float(scale), q.dtype))
+    return [P.dot(ds, k), P.swap(P.dot(P.swap(q), ds)), P.dot(P.swap(w), g)]
 
 
 def _lift(x: Node, batch: Shape) -> Node:
@@ -113,6 +166,10 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
                            f"{v.shape[-2]}x{v.shape[-1]})")
     batch = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (_lift(x, batch) for x in (q, k, v))
+    if scale is None:
+        scale = default_scale(q)
+    if not dropout_p and _fits(q, k, v, mask):
+        return wrap(fused_attention(q, k, v, mask, is_causal, scale))
     out, _ = attention_nodes(q, k, v, mask, dropout_p, is_causal, scale)
     return wrap(out)
 

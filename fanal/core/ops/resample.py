@@ -107,11 +107,11 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     d = x.dtype
     n = len(size)
     if kind in NEAREST:
-        lead = x.shape[:-n]
-        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0] for m, o, s in zip(x.shape[-n:], size, scales)]
-        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all() for m, o, at in zip(x.shape[-n:], size, tables)):
-            ones = tuple(k for m in x.shape[-n:] for k in (m, 1))
-            many = tuple(k for m, o in zip(x.shape[-n:], size) for k in (m, o // m))
+        lead, old = x.shape[:-n], x.shape[-n:]
+        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0] for m, o, s in zip(old, size, scales)]
+        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all() for m, o, at in zip(old, size, tables)):
+            ones = tuple(k for m in old for k in (m, 1))
+            many = tuple(k for m, o in zip(old, size) for k in (m, o // m))
             return P.reshape(P.broadcast(P.reshape(x, (*lead, *ones)), (*lead, *many)), (*lead, *size))
         for i, at in enumerate(tables):
             x = P.take(x, P.given(np.ascontiguousarray(at)), len(lead) + i)
@@ -123,6 +123,7 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     for i in reversed(range(n)):  # along rows first
         dim = len(x.shape) - n + i
         at, w = table(kind, x.shape[dim], size[i], align, scales[i], antialias, wide.np.name)
+        assert w is not None  # weights of one are those of the nearest neighbour
         x = resize_along(x, dim, at, w)
     return P.convert(x, d)
 

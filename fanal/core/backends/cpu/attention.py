@@ -33,13 +33,13 @@ def _up(x: int, step: int) -> int:
     return -(-x // step) * step
 
 
-def attention_launches(q: Operand, k: Operand, v: Operand, out: Operand, stats: int, scale: float,
+def attention_launches(q: Operand, k: Operand, v: Operand, out: Operand, stats: Buf, scale: float,
                        causal: bool = False, mask: Operand | None = None,
                        target: Target | None = None) -> list[Temp | Launch]:
     """Return what computes `out = softmax(q k^T * scale + mask) v`.
 
     Shapes: q (B, H, L, D), k (B, H, S, D), v (B, H, S, E), out (B, H, L, E); mask (B, H, L, S) with steps of zero
-    where it repeats, bool (True takes part) or of q's dtype. `stats` is the id of a buffer (B, H, L, 2) that
+    where it repeats, bool (True takes part) or of q's dtype. `stats` is a contiguous buffer (B, H, L, 2) that
     receives the largest score and the sum of exponentials of every row, for the backward pass.
     Dtypes: float32, float64. Raises ValueError for rows that are not contiguous and for S above 8192.
     """
@@ -47,7 +47,7 @@ def attention_launches(q: Operand, k: Operand, v: Operand, out: Operand, stats: 
     return _plan("forward", q, k, v, out, stats, None, None, scale, causal, mask, target or targets.host())
 
 
-def attention_backward_launches(q: Operand, k: Operand, v: Operand, stats: int, g: Operand, dq: Operand, dk: Operand,
+def attention_backward_launches(q: Operand, k: Operand, v: Operand, stats: Buf, g: Operand, dq: Operand, dk: Operand,
                                 dv: Operand, scale: float, causal: bool = False, mask: Operand | None = None,
                                 target: Target | None = None) -> list[Temp | Launch]:
     """Return what computes the gradients of attention by q, k and v from that by its output, `g`."""
@@ -55,7 +55,7 @@ def attention_backward_launches(q: Operand, k: Operand, v: Operand, stats: int, 
     return _plan("backward", q, k, v, None, stats, g, (dq, dk, dv), scale, causal, mask, target or targets.host())
 
 
-def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, stats: int, g: Operand | None,
+def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, stats: Buf, g: Operand | None,
           gradients: tuple[Operand, Operand, Operand] | None, scale: float, causal: bool, mask: Operand | None,
           target: Target) -> list[Temp | Launch]:
     batch, heads, rows, d = q.shape
@@ -103,11 +103,11 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
         struct.unpack("<q", struct.pack("<d", scale))[0]
     words: dict[int, Buf | int] = {
         ir.HEADS: heads, ir.TQ: rows, ir.TK: keys, ir.D: d, ir.E: e, ir.SCALE: bits, ir.BLOCK: block,
-        ir.BLOCKS: blocks, ir.WIDE: wide, ir.D_WIDE: d_wide, ir.E_WIDE: e_wide, ir.STATS: Buf(stats),
+        ir.BLOCKS: blocks, ir.WIDE: wide, ir.D_WIDE: d_wide, ir.E_WIDE: e_wide, ir.STATS: stats,
         ir.MASK_COL: mask.strides[-1] if mask else 0, **at}
 
     def put(pointer: int, step: int, x: Operand | None) -> None:
-        words[pointer] = x.buf if x else Buf(stats)  # the latter is never read
+        words[pointer] = x.buf if x else stats  # the latter is never read
         for i in range(3):
             words[step + i] = x.strides[i] if x else 0
 
@@ -118,7 +118,7 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
         put(pointer, step, x)
     reads = [x.value_id for x in (q, k, v, g, mask) if x]
     writes = [x.value_id for x in (out, dq, dk, dv) if x]
-    (writes if forward else reads).append(stats)
+    (writes if forward else reads).append(stats.value_id)
     pairs = rows * keys - (min(rows, keys) * (min(rows, keys) - 1) // 2 if causal else 0)
     flops = 2 * batch * heads * pairs * ((d + e) if forward else (3 * d + 2 * e))
     nbytes = size * batch * heads * (rows + keys) * (d + e) * (1 if forward else 2)
@@ -128,4 +128,5 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
     units = batch * heads * (blocks if forward else 1)
     kernel = Kernel(name, functools.partial(ir.attention_source, target, name, spec))
     args = [words.get(i, 0) for i in range(ir.AT + len(ir.SCRATCH))]
-    return [Launch(kernel, args, units, scratch, flops, nbytes, tuple(reads), tuple(writes), label)]
+    return [Launch(kernel, args, units, scratch, flops, nbytes, tuple(dict.fromkeys(reads)),
+                   tuple(dict.fromkeys(writes)), label)]

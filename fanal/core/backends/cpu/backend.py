@@ -6,7 +6,7 @@ from typing import Any
 
 from fanal.core.backends.contract import Launch, Temp
 from fanal.core.backends.cpu import target as targets
-from fanal.core.backends.cpu.contraction import CONVOLUTIONS, contract_launches
+from fanal.core.backends.cpu.contraction import ATTENTION, CONVOLUTIONS, attention, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.pool import POOLS, pool_launches
@@ -43,7 +43,7 @@ class CpuBackend:
             return v.dtype.is_floating_point and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
             return v.dtype in (dt.float32, dt.float64) and 3 <= len(v.shape) <= 5 and all(i.size for i in v.inputs)
-        if v.name in POOLS:
+        if v.name in POOLS or v.name in ATTENTION:
             return True
         if v.name == "fold":
             return v.dtype not in dt.ACCUMULATE
@@ -59,6 +59,8 @@ class CpuBackend:
         """Return the launches of a contraction and its tail. Raises ValueError for a layout it cannot read."""
         if v.name in POOLS:
             return pool_launches(v, operands, self.target)
+        if v.name in ATTENTION:
+            return attention(v, operands, self.target)
         return contract_launches(v, operands, tail, self.target)
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fanal.core.backends.contract import Buf, Launch, Temp
+from fanal.core.backends.cpu.attention import attention_backward_launches, attention_launches
 from fanal.core.backends.cpu.conv import conv_launches, input_gradient_launches, weight_gradient_launches
 from fanal.core.backends.cpu.emit import REGISTER, Scalar, vector
 from fanal.core.backends.cpu.epilogue import Epilogue, Site
@@ -16,8 +17,29 @@ from fanal.core.base.shape import contiguous_strides
 from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
 from fanal.core.compiler.tail import COLUMN, HERE, ROW, Tail
+from fanal.core.ir.prims.attention import stats_at
 
 CONVOLUTIONS = ("conv", "conv_dx", "conv_dw")
+ATTENTION = ("attention", "attention_grad")
+
+
+def attention(v: Value, operands: list[strided.Operand], target: Target) -> list[Temp | Launch]:
+    """Return what computes attention or its gradient. Raises ValueError for a layout that cannot be read."""
+    scale, causal = v.params
+    q, k, x, *rest = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset) for o in operands)
+    (b, h, length, d), size = q.shape, v.dtype.itemsize
+    if v.name == "attention":
+        out = Operand(v.id, v.dtype, q.shape, (length * h * d, d, h * d, 1))
+        stats = Buf(v.id, stats_at(q.shape) * size)
+        found = attention_launches(q, k, x, out, stats, scale, causal, *rest, target=target)
+    else:
+        stats, g, *rest = rest
+        if stats.strides != contiguous_strides(stats.shape):
+            raise ValueError("the statistics of attention are read contiguously")
+        row = 3 * h * d
+        dq, dk, dv = (Operand(v.id, v.dtype, q.shape, (length * row, d, row, 1), i * h * d) for i in range(3))
+        found = attention_backward_launches(q, k, x, stats.buf, g, dq, dk, dv, scale, causal, *rest, target=target)
+    return [replace(x, where=[v.where] if v.where is not None else []) if isinstance(x, Launch) else x for x in found]
 
 
 def contract_launches(v: Value, operands: list[strided.Operand], tail: Tail, target: Target) -> list[Temp | Launch]:

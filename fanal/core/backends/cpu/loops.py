@@ -238,8 +238,8 @@ class LoopWriter:
             full = vector(kind, LANES)
             # The upper half begins one element early: nothing is read past the last element that is asked for.
             low = w.load(full, where, self._spaced(mask, 0, 0) if mask else None, size)
-            high = w.load(full, w.at(where, str(LANES - 1), size), self._spaced(mask, LANES // 2, 1) if mask else None,
-                          size)
+            high = w.load(full, w.at(where, str(LANES - 1), size),
+                          self._spaced(mask, LANES // 2, 1) if mask else None, size)
             both = w.let(f"shufflevector {full} {low}, {full} {high}, <{LANES} x i32> <{_EVEN}, {_ODD}>")
             return self.vector.unpack(both, op.dtype, LANES)
         if not varied and step == "0":
@@ -279,8 +279,9 @@ class LoopWriter:
         if a.strides[self.vector_dim] == 2:
             lanes = mask or "splat (i1 true)"
             for half in (0, LANES):
-                w.store(full, self._spaced(packed, half // 2, 0, kind), w.at(w.at(address, at, 2 * size), str(half), size),
-                        self._spaced(lanes, half // 2, 0), size)
+                there = w.at(w.at(address, at, 2 * size), str(half), size)
+                spread = self._spaced(packed, half // 2, 0, kind)
+                w.store(full, spread, there, self._spaced(lanes, half // 2, 0), size)
             return
         offsets = self.lane_offsets("0", at, self.strides[access][self.vector_dim])
         where = w.let(f"getelementptr i8, ptr {address}, <{LANES} x i64> {offsets}")

@@ -18,7 +18,9 @@ TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
 
 # Rows of the register tile for each number of vector columns: accumulators, a row of B and one splat must fit.
 _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4: 2}}
-_FEW_TILES = 1  # an output at most this many full tiles high is fitted exactly, a higher one by proportion
+# An output of fewer rows is fitted exactly. Others take the tile that is best by proportion, whatever their rows, so
+# that a last partial batch finds the kernels of the others.
+_EXACT_ROWS = 14
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
 _FAR_BYTES = 2048  # rows this far apart are on pages of their own and fall on the same lines of the cache
 _BLOCK_K = 384
@@ -136,7 +138,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
 
     def time(height: int, vectors: int) -> float:
         whole, rest = divmod(m, height)
-        if whole > _FEW_TILES:
+        if m >= _EXACT_ROWS:
             high = m / height * step(height, vectors)
         else:
             part = next(h for h in heights(height) if h >= rest)
@@ -183,7 +185,7 @@ def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilo
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = p.n % width != 0
     in_place = b_form == "n" and b.dtype is acc and (target.masks or not partial) and (
-        row_tiles <= 2 or b_bytes <= _DIRECT_BYTES)
+        p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
     per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == b_stack
 
     # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or its

@@ -1,8 +1,8 @@
 """Maximum pooling: the maximum of each window, where it lies, and the gradient, which goes there.
 
-A unit is one plane of the input (one channel of one image), so the gradient adds up windows in row-major order. A
-row of windows runs along vectors; offsets inside the windows are looped over, those outside the input left out.
-Axes missing in front of the size are taken as of extent one.
+A unit is one plane of the input (one channel of one image), so the gradient adds up windows in row-major
+order. A row of windows runs along vectors; offsets inside the windows are looped over, those outside the input
+left out. Axes missing in front of the size are taken as of extent one.
 """
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def pool_launches(v: Value, operands: list[Operand], target: Target) -> list[Tem
     moved = sum(math.prod(o.shape) * o.value.dtype.itemsize for o in operands) + v.size * v.dtype.itemsize
     label = f"{v.name} {'x'.join(map(str, x.shape))} {'x'.join(map(str, kernel))} {x.value.dtype.name}"
     flops = v.row.flops(v.inputs, v.params)  # type: ignore[union-attr]
-    return [Launch(Kernel(name, lambda: _Pooling(spec, target).text(name)), words, math.prod(x.shape[:-n]), scratch,
-                   flops, moved, tuple(o.value.id for o in operands), (v.id,), label,
+    return [Launch(Kernel(name, lambda: _Pooling(spec, target).text(name)), words, math.prod(x.shape[:-n]),
+                   scratch, flops, moved, tuple(o.value.id for o in operands), (v.id,), label,
                    [v.where] if v.where is not None else [])]
 
 
@@ -253,8 +253,9 @@ class _Pooling:
         short = {"float": "f32", "double": "f64", "half": "f16"}.get(self.kind, self.kind)
 
         def load(skip: int, mask: Name) -> Name:
-            return w.call(full, f"llvm.masked.load.v{LANES}{short}.p0", ("ptr", w.at(address, str(skip), self.size)),
-                          ("i32", str(self.size)), (_MASK, mask), (full, fill))
+            where = w.at(address, str(skip), self.size)
+            return w.call(full, f"llvm.masked.load.v{LANES}{short}.p0", ("ptr", where), ("i32", str(self.size)),
+                          (_MASK, mask), (full, fill))
         if self.spec.stride == 1:
             return e.unpack(load(0, inside), self.spec.dtype, LANES)
         if self.spec.stride == 2:

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from fanal.core.base import knobs
 
 from . import cache
 from .host import processor_id
@@ -77,7 +79,23 @@ def _ask_llvm() -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def host() -> Target:
-    """Return the target of this machine."""
+    """Return the target of this machine: its best, or the one that FANAL_CPU names.
+
+    Raises ValueError when FANAL_CPU names a target this machine cannot run.
+    """
+    best = _best()
+    if not knobs.cpu:
+        return best
+    able = _RUNS[best.name]
+    if knobs.cpu not in able:
+        raise ValueError(f"FANAL_CPU={knobs.cpu}: this machine runs {', '.join(able)}")
+    return best if knobs.cpu == best.name else replace(named(knobs.cpu), triple=best.triple, l1=best.l1, l2=best.l2)
+
+
+_RUNS = {"avx512": ("avx512", "avx2", "sse2"), "avx2": ("avx2", "sse2"), "sse2": ("sse2",), "neon": ("neon",)}
+
+
+def _best() -> Target:
     facts = cache.recall("host", processor_id(), _ask_llvm)
     triple, flags = facts["triple"], set(facts["features"])
     # Only what is present, sorted, without the name-independent noise of absent features: this enters cache keys.

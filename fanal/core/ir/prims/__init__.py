@@ -1,4 +1,5 @@
 """The rows, by kind."""
+from fanal.core.ir.prims.attention import attention, attention_grad, stats_at
 from fanal.core.ir.prims.contract import conv, conv_dw, conv_dx, conv_size, dot, swap
 from fanal.core.ir.prims.index import argsort, gather, host, put, scatter, take
 from fanal.core.ir.prims.point import (abs_, acos, acosh, add, and_, asin, asinh, atan, atan2, atanh, bitcast, ceil, conj,

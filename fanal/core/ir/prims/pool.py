@@ -1,7 +1,8 @@
 """Maximum pooling. Sums over windows need no rows of their own: they are `window` and `sum`.
 
-Geometry: kernel, stride, padding, dilation, out, one int each for every one of the last dimensions of x. `padding` is
-in front; `out` counts the windows, of which the last may end beyond the input. Elements outside never count.
+Geometry: kernel, stride, padding, dilation, out, one int each for every one of the last dimensions of x.
+`padding` is in front; `out` counts the windows, of which the last may end beyond the input. Elements outside
+never count.
 """
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ def _search(x: np.ndarray, kernel: Shape, stride: Shape, padding: Shape, dilatio
     padded = np.pad(x, [(0, 0)] * len(lead) + margins)
     best, at = np.zeros((*lead, *out), x.dtype), np.full((*lead, *out), -1, np.int64)
     for offset in np.ndindex(*kernel):
-        where = tuple(slice(a * d, a * d + s * (o - 1) + 1, s) for a, d, s, o in zip(offset, dilation, stride, out))
-        value, place = padded[(..., *where)], places[where]
+        where = tuple(slice(a * d, a * d + s * (o - 1) + 1, s)
+                      for a, d, s, o in zip(offset, dilation, stride, out))
+        value, place = padded[(slice(None),) * len(lead) + where], places[where]
         with np.errstate(invalid="ignore"):
             better = (place >= 0) & ((at < 0) | (value > best) | (value != value))
         best, at = np.where(better, value, best), np.where(better, place, at)
@@ -46,6 +48,10 @@ def _dx_ref(g: np.ndarray, x: np.ndarray, *geometry: Shape) -> np.ndarray:
     inside = at >= 0  # a dilated window may miss the input
     np.add.at(y, (rows[inside], at[inside]), g.reshape(at.shape)[inside].astype(y.dtype))
     return y.astype(g.dtype).reshape(x.shape)
+
+
+def _grad(g: Node, y: Node, x: Node, *geometry: Shape) -> list[Node | None]:
+    return [max_pool_dx(g, x, *geometry)]
 
 
 def _dx_grad(v: Node, y: Node, g: Node, x: Node, *geometry: Shape) -> list[Node | None]:
@@ -67,8 +73,9 @@ def _work(i: tuple, p: tuple) -> int:
 
 # x (..., *size) -> (..., *out). The gradient goes to one element of each window; NaN propagates.
 max_pool = prim("max_pool", kind="pool", shape=_windows, dtype=kept, ref=lambda x, *p: _search(x, *p)[0],
-                grad=lambda g, y, x, *p: [max_pool_dx(g, x, *p)], code=None, flops=_work, exact=True)
-# The flat position, in the last dimensions of x, of the element that max_pool takes: the first of equals, the last NaN.
+                grad=_grad, code=None, flops=_work, exact=True)
+# The flat position, in the last dimensions of x, of the element that max_pool takes: the first of equals, the
+# last NaN.
 max_pool_at = prim("max_pool_at", kind="pool", shape=_windows, dtype=lambda i, p: dt.int64,
                    ref=lambda x, *p: _search(x, *p)[1], grad=NO_GRADIENT, code=None, flops=_work, exact=True)
 # g (..., *out), x (..., *size) -> (..., *size): each window adds its g to the element it took, in row-major order.
