@@ -18,7 +18,7 @@ from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
-from fanal.core.ir.prims import add, alias, convert, real, sum_to, tape
+from fanal.core.ir.prims import add, alias, convert, disjoint, real, region_of_zeros, sum_to, tape, update_slice
 from fanal.core.ir.program import FREED as SPENT
 from fanal.core.ir.program import WALKED, Node
 from fanal.core.tensor.tensor import Tensor, compute, wrap
@@ -195,6 +195,7 @@ def gradients(
     uses = _uses(walk)
     found: dict[int, Node] = {}
     grads: dict[int, Node] = {}
+    regions: dict[int, list] = {}  # where gradients that are sums of regions may differ from zero
     spent: list[Node] = []
     released: list[Any] = []  # at the end: one call may stand behind several values
     with grad_mode(create_graph):
@@ -245,7 +246,19 @@ def gradients(
                 if o is not None and i.needs_grad:
                     o = _fit(o, i)
                     known = grads.get(id(i))
-                    grads[id(i)] = o if known is None else add(known, o)
+                    region = region_of_zeros(o)
+                    if known is None:
+                        grads[id(i)] = o
+                        if region is not None:
+                            regions[id(i)] = [region]
+                        continue
+                    before = regions.get(id(i))
+                    if region is None or before is None or not all(disjoint(region, r) for r in before):
+                        regions.pop(id(i), None)
+                        grads[id(i)] = add(known, o)
+                    else:  # parts of one value: each is written into its place
+                        grads[id(i)] = update_slice(known, o.inputs[1], *region)
+                        before.append(region)
             _count_down(n, uses, arrive)
     if not retain:
         for n in walk:

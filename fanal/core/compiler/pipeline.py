@@ -171,7 +171,7 @@ class _Lowering:
                 v.id = self.graph.number()
             if v.known is not None:
                 self.known[v.id] = v.known
-            elif v.output or v.outside or v.role in ("host", "empty"):
+            elif v.output or v.outside or v.role in ("host", "empty", "special"):
                 self.buffers[v.id] = Buffer(v.size * v.dtype.itemsize, v.shape, v.dtype)
 
     def _emit(self, g: Group) -> None:

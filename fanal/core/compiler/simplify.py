@@ -10,6 +10,7 @@ from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import Graph, Value
+from fanal.core.compiler.regions import assembled, joined
 from fanal.core.ir.program import Node, Program
 from fanal.core.ir.row import ROWS
 
@@ -59,6 +60,10 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
             if x.name == "broadcast":
                 return Value(node.row, (x.inputs[0],), params, shape, node.dtype, node.where)
         return None
+    if row_name == "update_slice":
+        return assembled(x, inputs[1], params, shape, node.where)
+    if row_name == "concat":
+        return joined(inputs, params[0], shape, node.where)
     if row_name == "convert":
         to = params[0]
         if x.name == "full" and not x.dtype.is_complex and not to.is_complex:

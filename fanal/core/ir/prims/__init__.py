@@ -10,7 +10,7 @@ from fanal.core.ir.prims.point import (abs_, acos, acosh, add, and_, asin, asinh
 from fanal.core.ir.prims.pool import max_pool, max_pool_at, max_pool_dx
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
-from fanal.core.ir.prims.view import (alias, broadcast, concat, detach, flip, fold, pad, permute, recast, reshape, slice_,
-                                      strided, sum_to, tape, update_slice, window, zeros)
+from fanal.core.ir.prims.view import (alias, broadcast, concat, detach, flip, fold, pad, disjoint, permute, recast, region_of_zeros,
+                                      reshape, slice_, strided, sum_to, tape, update_slice, window, zeros)
 
 __all__ = [name for name in dir() if not name.startswith("__")]

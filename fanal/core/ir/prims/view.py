@@ -173,6 +173,19 @@ update_slice = prim("update_slice", kind="join", arity=2, shape=same, dtype=kept
                     code=None, flops=0, exact=True)
 
 
+def region_of_zeros(n: Node) -> tuple[Shape, Shape, Shape] | None:
+    """Return the region outside which a value is zero by construction, as the gradient of a slice is."""
+    if n.row is not update_slice or not n.inputs:
+        return None
+    x = n.inputs[0]
+    return n.params if x.row.name == "full" and x.params[1] == 0 else None
+
+
+def disjoint(a: tuple[Shape, Shape, Shape], b: tuple[Shape, Shape, Shape]) -> bool:
+    """Tell whether two regions of one value surely have no element in common."""
+    return any(e <= s or f <= r for r, e, s, f in zip(a[0], a[1], b[0], b[1]))
+
+
 def zeros(shape: Shape, dtype: dt.dtype) -> Node:
     """Return a constant zero of a shape."""
     from fanal.core.ir.prims.source import full
