@@ -45,7 +45,7 @@ def save_checkpoint(adapter: Adapter, obj: Any, file: Any, protocol: int = DEFAU
         if callable(getattr(file, "flush", None)):
             file.flush()
     else:
-        raise AttributeError(  # noqa: TRY004 -- as torch.save
+        raise AttributeError(
             "expected 'f' to be string, path, or a file-like object with a 'write' attribute, "
             f"got {file!r:.80}"
         )
@@ -90,7 +90,7 @@ def load_checkpoint(
         raise ValueError("f must be a file path in order to use the mmap argument")
     for method in ("read", "seek", "tell"):
         if not callable(getattr(file, method, None)):
-            raise AttributeError(  # noqa: TRY004 -- as torch.load
+            raise AttributeError(
                 f"'{type(file).__name__}' object has no attribute '{method}'. You can only load from a file "
                 "that is seekable. Please pre-load the data into a buffer like io.BytesIO and try to load "
                 "from it instead."
@@ -248,7 +248,7 @@ def unsafe_globals(file: Any) -> list[str]:
     """Return the names in a checkpoint that ``weights_only=True`` would refuse."""
     from .safe import user_globals
 
-    opened = open(file, "rb") if isinstance(file, (str, os.PathLike)) else file  # noqa: SIM115
+    opened = open(file, "rb") if isinstance(file, (str, os.PathLike)) else file
     try:
         begin = opened.tell()
         if opened.read(len(LOCAL_MAGIC)) != LOCAL_MAGIC:

@@ -53,7 +53,7 @@ class LegacyFile:
         except (pickle.UnpicklingError, RecordError) as error:
             raise RuntimeError(f"{complaint} ({error})") from error
         if isinstance(found.value, Opaque):
-            raise RuntimeError(complaint)  # noqa: TRY004 -- the file is wrong, not an argument
+            raise RuntimeError(complaint)
         return found
 
     def _locate(self, keys: Structure, storages: dict[str, Any]) -> None:

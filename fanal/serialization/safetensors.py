@@ -55,13 +55,13 @@ def save(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> byt
 def load_file(filename: Any, device: Any = "cpu") -> dict[str, Any]:
     """Read all tensors of a file, in the order of their bytes."""
     with safe_open(filename, device=device) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def load(data: bytes) -> dict[str, Any]:
     """Return the tensors in the bytes of a safetensors file."""
     file = safe_open(io.BytesIO(data))
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {name: file.get_tensor(name) for name in file.keys()}
 
 
 class safe_open:  # a context manager, named as in the safetensors package
@@ -73,7 +73,7 @@ class safe_open:  # a context manager, named as in the safetensors package
         self.as_numpy = framework in ("numpy", "np")
         self.device = str(device)
         self.file: IO[bytes]
-        self.file = filename if hasattr(filename, "read") else open(os.fspath(filename), "rb")  # noqa: SIM115
+        self.file = filename if hasattr(filename, "read") else open(os.fspath(filename), "rb")
         try:
             self.begin, self.tensors, self._metadata = _read_header(self.file)
         except BaseException:

@@ -32,7 +32,7 @@ def on_a_thread(work: Callable[[], Any]) -> Any:
     def body() -> None:
         try:
             box.append((True, work()))
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller
+        except BaseException as error:
             box.append((False, error))
     t = threading.Thread(target=body)
     t.start()

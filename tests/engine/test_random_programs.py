@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 import pytest
+from programs import run, source
 
 import fanal
-from programs import run, source
 
 torch = pytest.importorskip("torch")
 COUNT = int(os.environ.get("FANAL_PROGRAMS", "300"))

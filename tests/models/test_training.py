@@ -13,7 +13,7 @@ from fanal.core.engine.ledger import ledger
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
-import models  # noqa: E402
+import models
 
 STEPS = {"mlp": 100, "cnn": 100, "gpt": 100}
 

@@ -18,7 +18,17 @@ from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
-from fanal.core.ir.prims import add, alias, convert, disjoint, real, region_of_zeros, sum_to, tape, update_slice
+from fanal.core.ir.prims import (
+    add,
+    alias,
+    convert,
+    disjoint,
+    real,
+    region_of_zeros,
+    sum_to,
+    tape,
+    update_slice,
+)
 from fanal.core.ir.program import FREED as SPENT
 from fanal.core.ir.program import WALKED, Node
 from fanal.core.tensor.tensor import Tensor, compute, wrap
@@ -32,6 +42,8 @@ FREED = (
     "to access "
     "saved tensors after calling backward."
 )
+
+MOST_REGIONS = 64  # compared when gradients of slices meet
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -253,7 +265,8 @@ def gradients(
                             regions[id(i)] = [region]
                         continue
                     before = regions.get(id(i))
-                    if region is None or before is None or not all(disjoint(region, r) for r in before):
+                    if region is None or before is None or len(before) > MOST_REGIONS \
+                            or not all(disjoint(region, r) for r in before):
                         regions.pop(id(i), None)
                         grads[id(i)] = add(known, o)
                     else:  # parts of one value: each is written into its place

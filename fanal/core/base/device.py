@@ -1,15 +1,20 @@
 """Devices: a type and an index, as torch.device."""
 from __future__ import annotations
 
+from typing import Any
+
 _TYPES = ("cpu", "cuda", "meta", "mps", "xpu", "xla", "hip", "mkldnn", "ipu", "hpu", "mtia", "privateuseone")
 
 
 class device:
     """A place where tensors live: device("cpu"), device("cuda", 0), device("meta")."""
 
-    __slots__ = ("type", "index")
+    __slots__ = ("index", "type")
 
-    def __new__(cls, type: str | int | device, index: int | None = None) -> device:
+    type: str
+    index: int | None
+
+    def __new__(cls, type: Any, index: int | None = None) -> device:
         if isinstance(type, device):
             return type
         self = object.__new__(cls)

@@ -15,7 +15,7 @@ class dtype:
 
     def __init__(self, name: str, np_dtype: object, category: int, rank: int) -> None:
         self.name = name
-        self.np = np.dtype(np_dtype)
+        self.np = np.dtype(np_dtype)  # type: ignore[call-overload]
         self.itemsize = self.np.itemsize
         self.category = category  # 0 bool, 1 integer, 2 floating, 3 complex
         self.rank = rank  # order inside a category

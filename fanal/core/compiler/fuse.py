@@ -240,7 +240,9 @@ def reduce_form(v: Value) -> tuple[str, Any]:
 def _trails(g: Group, root: Value) -> bool:
     """Tell whether a pointwise root can be done to the elements of a contraction as they are produced."""
     first = g.roots[0]
-    if first.forced or first.name not in ("dot", "conv", "conv_dx") or (first.name != "dot" and first.params[-1] != 1):
+    if first.forced or first.name not in ("dot", "conv", "conv_dx"):
+        return False
+    if first.name != "dot" and first.params[-1] != 1:  # rows are channels of all groups
         return False
     if first.name == "conv_dx" and set(first.params[1]) != {1}:  # with a stride it is several convolutions
         return False

@@ -110,7 +110,8 @@ def _fold(v: Value) -> Iterator[Builder]:
     shape = x.shape[:n]
     strides = contiguous_strides(v.shape)
     for flat in range(math.prod(sizes)):
-        offsets, rest = [], flat
+        offsets: list[int] = []
+        rest = flat
         for k in reversed(sizes):
             offsets.insert(0, rest % k)
             rest //= k

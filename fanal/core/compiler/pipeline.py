@@ -276,7 +276,7 @@ class _Lowering:
         for item in found:
             if hasattr(item, "kernel"):
                 if ids:
-                    item.args = [a._replace(value_id=ids.get(a.value_id, a.value_id)) if isinstance(a, tuple) else a
+                    item.args = [a if isinstance(a, int) else a._replace(value_id=ids.get(a.value_id, a.value_id))
                                  for a in item.args]
                     item.reads = tuple(ids.get(r, r) for r in item.reads)
                     item.writes = tuple(ids.get(w, w) for w in item.writes)

@@ -10,7 +10,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import Value
 from fanal.core.ir.row import ROWS
 
-_MOST = 8  # regions looked at
+_MOST = 64  # regions looked at
 
 
 def _along(shape: Shape, starts: Shape, stops: Shape, steps: Shape) -> int | None:

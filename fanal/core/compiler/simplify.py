@@ -84,7 +84,7 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
     elif node.row.kind == "reduce" and row_name in ("sum", "prod", "max_of", "min_of"):
         if all(x.shape[d] == 1 for d in params[0]):
             return Value(ROWS["reshape"], (x,), (shape,), shape, node.dtype, node.where) if x.shape != shape else x
-        if x.size == 0 and math.prod(shape):
+        if x.size == 0 and 0 not in shape:
             if row_name in ("sum", "prod"):
                 return _full(shape, int(row_name == "prod"), node.dtype, node.where)
     return None

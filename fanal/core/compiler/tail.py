@@ -123,13 +123,13 @@ class TailBuilder:
         if name in ("reshape", "broadcast"):
             return self._value(v.inputs[0], self._how(v.inputs[0], v, how))
         if name == "philox" and how == HERE:
-            args = [self._op("index", (), None, dt.int64)]
+            words = [self._op("index", (), None, dt.int64)]
             for i in v.inputs:
                 k = self._value(i, ONE)
                 if i.dtype is not dt.int64:
                     k = self._op("point", (k,), (ROWS["convert"], dt.int64), dt.int64)
-                args.append(k)
-            return self._op("point", tuple(args), (row,), v.dtype)
+                words.append(k)
+            return self._op("point", tuple(words), (row,), v.dtype)
         raise Inexpressible
 
     def _how(self, small: Value, big: Value, how: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fanal.core.base import knobs
 from fanal.core.backends.cpu.memory import empty_aligned
+from fanal.core.base import knobs
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program

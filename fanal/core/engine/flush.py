@@ -52,7 +52,13 @@ def residuals(roots: list[Node]) -> list[Node]:
                     needed[id(r)] = r
                 else:
                     todo.extend(r.inputs)
-    return [n for n in needed.values() if n.buffer is None and not (n.row is alias and n.inputs[0].buffer is not None)]
+    found: dict[int, Node] = {}
+    for n in needed.values():
+        while n.row is alias and n.buffer is None:
+            n = n.inputs[0]  # where a leaf's gradient arrives, the value is the leaf's own
+        if n.buffer is None:
+            found[id(n)] = n
+    return list(found.values())
 
 
 def flush_recorded(reason: str) -> None:
@@ -60,7 +66,8 @@ def flush_recorded(reason: str) -> None:
     s = session
     touched, s.touched = s.touched, {}
     refused, s.unfollowable = s.unfollowable, None
-    drawn = mode = None
+    drawn: Any = None
+    mode: tuple = ()
     if s.events:
         mode = s.events[0].mode
         if refused is None and draft is not None and knobs.follow:

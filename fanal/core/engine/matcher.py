@@ -291,7 +291,7 @@ def _choose() -> Matcher:
             from fanal.core.engine.native import Native
 
             return Native()
-        except Exception as error:  # noqa: BLE001 - whatever machine code lacks here, the twin does not need
+        except Exception as error:
             global without
             without = error
     return PurePython()

@@ -99,6 +99,17 @@ class Step:
 
     __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "grads", "native", "index", "key")
 
+    op: Any
+    specs: list[tuple]
+    kwnames: tuple[str, ...]
+    positional: int
+    out: tuple
+    where: Any
+    mode: tuple
+    grads: list[tuple]
+    native: Any
+    index: int
+
 
 class Draft:
     """What will become a path if the segment turns out to be repeatable. Made before the segment runs."""
@@ -112,16 +123,15 @@ class Draft:
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
         self.slots = [Slot(k, t, made, self._group(st, True)) for k, (t, made, st) in enumerate(slots)]
-        for s in self.slots:
-            self.groups[s.group].slots += 1
-        for st, _, version in starts.values():
-            g = self.groups[self._group(st, True)]
-            g.writes = st.version - version
+        for slot in self.slots:
+            self.groups[slot.group].slots += 1
+        for storage, _, version in starts.values():
+            self.groups[self._group(storage, True)].writes = storage.version - version
         self.out_groups: list[int] = []
         for k, o in enumerate(outs):
-            g = self._group(o._storage, False)
-            self.out_groups.append(g)
-            self.groups[g].outs.append(k)
+            place = self._group(o._storage, False)
+            self.out_groups.append(place)
+            self.groups[place].outs.append(k)
         roots: list[Node] = []
         for g in self.groups:
             st = g.weak()
@@ -137,7 +147,7 @@ class Draft:
 
     def snapshot(self, slot: int) -> np.ndarray:
         """Return the copy that was read while recording."""
-        return next(n.buffer for k, n in self.snapshots.values() if k == slot)  # type: ignore[return-value]
+        return next(n.buffer for k, n in self.snapshots.values() if k == slot)  # type: ignore[misc]
 
     def covers(self, live: list[Storage]) -> bool:
         """Tell whether every storage that must be computed is one of the segment's results."""
@@ -163,7 +173,8 @@ class Draft:
             known[nid] = ("snapshot", k)
         for e in events:
             self._runtime(e, known)
-        copies = self.copies = {}
+        self.copies: dict[int, Node] = {}
+        copies = self.copies
         self.originals = toposort(roots)
         for n in self.originals:
             args = []
@@ -247,8 +258,8 @@ class Draft:
         # Results through which somebody who holds them may yet send gradients: following keeps no history for that.
         self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
                      if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
-        for o, g in zip(outs, self.out_groups):
-            self.outs.append(copy_handle(o, self.groups[g].storage, stub(o._node)))
+        for o, k in zip(outs, self.out_groups):
+            self.outs.append(copy_handle(o, self.groups[k].storage, stub(o._node)))
 
     def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
         s = Step()
@@ -465,7 +476,8 @@ class Path:
         entry[0] = v
         entry[1][()] = v
         if entry[3] is not None:
-            matcher.set_arg(*entry[3], v)
+            native, place = entry[3]
+            matcher.set_arg(native, place, v)
 
     def _numbers(self, specs: list[tuple], a: Any) -> bool:
         """Match a list of numbers, taking over what changed."""

@@ -11,9 +11,7 @@ from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import flush, leave_path, set_grad
-from fanal.core.ops.build import public
-from fanal.core.tensor.alias import value
-from fanal.core.tensor.alias import UNCOUNTED
+from fanal.core.tensor.alias import UNCOUNTED, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
 
@@ -184,7 +182,7 @@ Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]
 
 
 def _is_view(self: Any) -> bool:
-    return bool(self._chain) and self._strides is not None or self._base_ref is not None or bool(self._chain)
+    return (bool(self._chain) and self._strides is not None) or self._base_ref is not None or bool(self._chain)
 
 
 _plain("_is_view", _is_view)

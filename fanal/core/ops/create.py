@@ -7,11 +7,11 @@ import numpy as np
 
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
-from fanal.core.engine.handle import Handle
-from fanal.core.ops.build import public, result
-from fanal.core.ir.prims import full as full_p
-from fanal.core.tensor.tensor import Tensor, compute, install_constructor, wrap, wrap_array
 from fanal.core.base.shape import Shape
+from fanal.core.engine.handle import Handle
+from fanal.core.ir.prims import full as full_p
+from fanal.core.ops.build import public, result
+from fanal.core.tensor.tensor import Tensor, compute, install_constructor, wrap, wrap_array
 
 
 def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dtype]:

@@ -108,8 +108,10 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     n = len(size)
     if kind in NEAREST:
         lead, old = x.shape[:-n], x.shape[-n:]
-        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0] for m, o, s in zip(old, size, scales)]
-        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all() for m, o, at in zip(old, size, tables)):
+        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0]
+                  for m, o, s in zip(old, size, scales)]
+        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all()
+               for m, o, at in zip(old, size, tables)):  # every element several times
             ones = tuple(k for m in old for k in (m, 1))
             many = tuple(k for m, o in zip(old, size) for k in (m, o // m))
             return P.reshape(P.broadcast(P.reshape(x, (*lead, *ones)), (*lead, *many)), (*lead, *size))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import layout
-from fanal.core.engine.handle import Handle
 from fanal.core.engine.follow import dispatch
+from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, store

@@ -12,8 +12,25 @@ import numpy as np
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Storage, shared_outside
 from fanal.core.engine.record import flush, hold, note_snapshot
-from fanal.core.ir.prims import (alias, broadcast, detach, flip, full, given, iota, permute, put, recast, reshape, slice_, strided,
-                                 tape, update_slice, window, zeros)
+from fanal.core.ir.prims import (
+    alias,
+    broadcast,
+    detach,
+    flip,
+    full,
+    given,
+    iota,
+    permute,
+    put,
+    recast,
+    reshape,
+    slice_,
+    strided,
+    tape,
+    update_slice,
+    window,
+    zeros,
+)
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
 

@@ -104,7 +104,7 @@ NO_GRAD_VIEW = ("A view was created in no_grad mode and is being modified inplac
 def blank(cls: type, storage: Storage, chain: Chain, shape: Shape, d: dt.dtype, node: Node, strides: Shape | None,
           offset: int) -> Any:
     """Return a handle with every slot set."""
-    t = _new(cls)
+    t: Any = _new(cls)
     t._storage, t._chain, t._shape, t._dtype = storage, chain, shape, d
     t._node, t._seen = node, storage.version
     t._strides, t._offset = strides, offset

@@ -1,8 +1,8 @@
 """Maximum pooling: the maximum of each window, where it lies, and the gradient, which goes there.
 
 A unit is one plane of the input (one channel of one image), so the gradient adds up windows in row-major
-order. A row of windows runs along vectors; offsets inside the windows are looped over, those outside the input
-left out. Axes missing in front of the size are taken as of extent one.
+order. A row of windows runs along vectors; offsets inside the windows are looped over, those outside the
+input left out. Axes missing in front of the size are taken as of extent one.
 """
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class _Pooling:
         if self.spec.what == "max_pool_dx":
             self.apart = w.word("%args", 21)
         w.loop("%lo", "%hi", "1", self._unit)
-        return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
-                      w.declared)
+        signature = f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)"
+        return module([w.function(signature)], w.declared)
 
     def _narrow(self, x: Name) -> Name:
         return x if x[0] != "%" else self.w.let(f"trunc i64 {x} to i32")
@@ -254,8 +254,8 @@ class _Pooling:
 
         def load(skip: int, mask: Name) -> Name:
             where = w.at(address, str(skip), self.size)
-            return w.call(full, f"llvm.masked.load.v{LANES}{short}.p0", ("ptr", where), ("i32", str(self.size)),
-                          (_MASK, mask), (full, fill))
+            return w.call(full, f"llvm.masked.load.v{LANES}{short}.p0", ("ptr", where),
+                          ("i32", str(self.size)), (_MASK, mask), (full, fill))
         if self.spec.stride == 1:
             return e.unpack(load(0, inside), self.spec.dtype, LANES)
         if self.spec.stride == 2:
@@ -276,7 +276,7 @@ class _Pooling:
     # The gradient.
 
     def _note_row(self, row: Name, image: Name, oz: Name, oy: Name) -> None:
-        """Write the search of a row of windows into scratch; what follows its end is overwritten by the next."""
+        """Write the search of a row of windows into scratch; the next overwrites what follows its end."""
         w = self.w
         to = w.at("%scratch", row, 4)
 
@@ -301,7 +301,8 @@ class _Pooling:
     def _round_to(self, of: Name, to: Name, at: Name, mask: Name | None) -> None:
         w, e, kind = self.w, self.vector, vector(STORED[self.wide], LANES)
         sums = Scalar(w.load(kind, w.at(of, at, self.wide.itemsize), mask), self.wide, LANES)
-        w.store(vector(self.kind, LANES), e.pack(e.convert(sums, self.spec.dtype)), w.at(to, at, self.size), mask)
+        rounded = e.pack(e.convert(sums, self.spec.dtype))
+        w.store(vector(self.kind, LANES), rounded, w.at(to, at, self.size), mask)
 
 
 __all__ = ["POOLS", "pool_launches"]

@@ -7,10 +7,10 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes
-from fanal.core.ir.program import Node
 from fanal.core.ir.prims.point import conj
 from fanal.core.ir.prims.view import permute, sum_to
-from fanal.core.ir.row import kept, prim
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import Row, kept, prim
 
 
 def swap(x: Node) -> Node:
@@ -33,7 +33,7 @@ def _dot_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # (..., M, K) x (..., K, N) -> (..., M, N); batch dimensions broadcast; equal rank.
-dot = prim("dot", kind="contract", arity=2, dtype=kept, ref=_dot_ref,
+dot: Row = prim("dot", kind="contract", arity=2, dtype=kept, ref=_dot_ref,
            shape=lambda i, p: (*broadcast_shapes(i[0].shape[:-2], i[1].shape[:-2]), i[0].shape[-2], i[1].shape[-1]),
            grad=lambda g, y, a, b: [sum_to(dot(g, conj(swap(b))), a.shape) if a.needs_grad else None,
                                     sum_to(dot(conj(swap(a)), g), b.shape) if b.needs_grad else None],
@@ -108,20 +108,20 @@ def _conv_dx_ref(g: np.ndarray, w: np.ndarray, size: Shape, stride: Shape, paddi
 
 
 # x (N, C, *size), w (O, C/groups, *kernel) -> (N, O, *out); parameters: stride, padding, dilation (tuples), groups.
-conv = prim("conv", kind="contract", arity=2, dtype=kept, ref=_conv_ref, shape=_conv_shape,
+conv: Row = prim("conv", kind="contract", arity=2, dtype=kept, ref=_conv_ref, shape=_conv_shape,
             grad=lambda g, y, x, w, s, q, d, n: [
                 conv_dx(g, conj(w), x.shape[2:], s, q, d, n) if x.needs_grad else None,
                 conv_dw(g, conj(x), w.shape[2:], s, q, d, n) if w.needs_grad else None],
             code=None, flops=lambda i, p: 2 * math.prod(_conv_shape(i, p)) * math.prod(i[1].shape[1:]))
 # The gradient of conv by its input: g (N, O, *out), w -> (N, C, *size); also the transposed convolution.
-conv_dx = prim("conv_dx", kind="contract", arity=2, dtype=kept, ref=_conv_dx_ref,
+conv_dx: Row = prim("conv_dx", kind="contract", arity=2, dtype=kept, ref=_conv_dx_ref,
                shape=lambda i, p: (i[0].shape[0], i[1].shape[1] * p[4], *p[0]),
                grad=lambda g, y, x, w, size, s, q, d, n: [
                    conv(g, conj(w), s, q, d, n) if x.needs_grad else None,
                    conv_dw(conj(x), g, w.shape[2:], s, q, d, n) if w.needs_grad else None],
                code=None, flops=lambda i, p: 2 * i[0].size * math.prod(i[1].shape[1:]))
 # The gradient of conv by its weight: g (N, O, *out), x (N, C, *size) -> (O, C/groups, *kernel).
-conv_dw = prim("conv_dw", kind="contract", arity=2, dtype=kept, ref=_conv_dw_ref,
+conv_dw: Row = prim("conv_dw", kind="contract", arity=2, dtype=kept, ref=_conv_dw_ref,
                shape=lambda i, p: (i[0].shape[1], i[1].shape[1] // p[4], *p[0]),
                grad=lambda g, y, x, v, k, s, q, d, n: [
                    conv(v, conj(g), s, q, d, n) if x.needs_grad else None,

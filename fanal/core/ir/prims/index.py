@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.ir.program import Node
 from fanal.core.ir.prims.view import zeros
-from fanal.core.ir.row import NO_GRADIENT, kept, prim, same
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
 
 _AT: dict[str, Callable] = {"add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min": np.minimum.at}
 
@@ -44,21 +44,21 @@ def _take_grad(g: Node, y: Node, x: Node, i: Node, dim: int) -> list[Node | None
 
 # Whole slices: x.shape[:dim] + index.shape + x.shape[dim+1:]. index_select, embedding, advanced indexing.
 # Indices are int64 in [-n, n).
-take = prim("take", kind="index", arity=2, dtype=kept,
+take: Row = prim("take", kind="index", arity=2, dtype=kept,
             shape=lambda i, p: (*i[0].shape[:p[0]], *i[1].shape, *i[0].shape[p[0] + 1:]),
             ref=lambda x, i, dim: np.take(x, _check(i, x.shape[dim]), dim), grad=_take_grad, code=None, flops=0, exact=True)
 # x with v written at the places `take` reads. Modes: set (last wins), add, mul, max, min.
-put = prim("put", kind="index", arity=3, shape=same, dtype=kept,
+put: Row = prim("put", kind="index", arity=3, shape=same, dtype=kept,
            ref=lambda x, i, v, dim, mode: _put(x, (slice(None),) * dim + (_check(i, x.shape[dim]),), v, mode),
            grad=lambda g, y, x, i, v, dim, mode: _write_grad(put, take, g, x, i, v, dim, mode), code=None,
            flops=lambda i, p: i[2].size)
 # Single elements: y[.., j, ..] = x[.., index[.., j, ..], ..] along `dim`; index.shape[d] <= x.shape[d] elsewhere.
-gather = prim("gather", kind="index", arity=2, dtype=kept, shape=lambda i, p: i[1].shape,
+gather: Row = prim("gather", kind="index", arity=2, dtype=kept, shape=lambda i, p: i[1].shape,
               ref=lambda x, i, dim: x[_along(_check(i, x.shape[dim]), dim)],
               grad=lambda g, y, x, i, dim: [scatter(zeros(x.shape, g.dtype), i, g, dim, "add"), None],
               code=None, flops=0, exact=True)
 # x with v (index.shape) written at the places `gather` reads.
-scatter = prim("scatter", kind="index", arity=3, shape=same, dtype=kept,
+scatter: Row = prim("scatter", kind="index", arity=3, shape=same, dtype=kept,
                ref=lambda x, i, v, dim, mode: _put(x, _along(_check(i, x.shape[dim]), dim), v, mode),
                grad=lambda g, y, x, i, v, dim, mode: _write_grad(scatter, gather, g, x, i, v, dim, mode), code=None,
                flops=lambda i, p: i[2].size)
@@ -83,8 +83,8 @@ def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
 
 
 # Order that sorts along `dim`, stable; NaN is the largest.
-argsort = prim("argsort", kind="opaque", shape=same, dtype=lambda i, p: dt.int64, ref=_argsort_ref, grad=NO_GRADIENT,
+argsort: Row = prim("argsort", kind="opaque", shape=same, dtype=lambda i, p: dt.int64, ref=_argsort_ref, grad=NO_GRADIENT,
                code=None, flops=lambda i, p: 20 * i[0].size, exact=True)
 # Any function of arrays, run on the host between kernels: host(*arrays) -> array. For LAPACK, FFT, searching.
-host = prim("host", kind="opaque", arity=-1, shape=lambda i, p: p[1], dtype=lambda i, p: p[2],
+host: Row = prim("host", kind="opaque", arity=-1, shape=lambda i, p: p[1], dtype=lambda i, p: p[2],
             ref=lambda *a: a[-3](*a[:-3]), grad=NO_GRADIENT, code=None, flops=0)

@@ -6,12 +6,14 @@ them down. `code` is written once against a scalar emitter.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.ir.program import Node
-from fanal.core.ir.row import NO_GRADIENT, kept, prim, same, spread
+from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same, spread
 
 
 def _bool(inputs: tuple, params: tuple) -> dt.dtype:
@@ -34,12 +36,16 @@ def _quiet(f):  # type: ignore[no-untyped-def]
     return call
 
 
-def unary(name, ref, grad, code, flops=1, domain=(-2, 2), exact=False, dtype=kept, fold=None):  # type: ignore[no-untyped-def]
+def unary(name: str, ref: Callable, grad: Any, code: Any, flops: int = 1, domain: tuple = (-2, 2), exact: bool = False,
+          dtype: Callable = kept, fold: Callable | None = None) -> Row:
+    """Declare a pointwise primitive of one operand."""
     return prim(name, kind="point", shape=same, dtype=dtype, ref=_quiet(ref), grad=grad, code=code, flops=flops,
                 domain=domain, exact=exact, fold=fold)
 
 
-def binary(name, ref, grad, code, flops=1, domain=(-2, 2), exact=False, dtype=kept):  # type: ignore[no-untyped-def]
+def binary(name: str, ref: Callable, grad: Any, code: Any, flops: int = 1, domain: tuple = (-2, 2), exact: bool = False,
+           dtype: Callable = kept) -> Row:
+    """Declare a pointwise primitive of two operands."""
     return prim(name, kind="point", arity=2, shape=spread, dtype=dtype, ref=_quiet(ref), grad=grad, code=code,
                 flops=flops, domain=domain, exact=exact)
 
@@ -61,24 +67,24 @@ def _convert_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
     return x.astype(to.np)
 
 
-convert = prim("convert", kind="point", shape=same, dtype=lambda i, p: p[0], ref=_quiet(_convert_ref),
+convert: Row = prim("convert", kind="point", shape=same, dtype=lambda i, p: p[0], ref=_quiet(_convert_ref),
                grad=lambda g, y, x, to: [convert(real(g) if g.dtype.is_complex and not x.dtype.is_complex else g,
                                                  x.dtype)],
                code=lambda e, x, to: e.convert(x, to), flops=0, exact=True,
                fold=lambda x, to: x if x.dtype is to else None)
-bitcast = prim("bitcast", kind="point", shape=same, dtype=lambda i, p: p[0], ref=lambda x, to: x.view(to.np),
+bitcast: Row = prim("bitcast", kind="point", shape=same, dtype=lambda i, p: p[0], ref=lambda x, to: x.view(to.np),
                grad=NO_GRADIENT, code=lambda e, x, to: e.bitcast(x, to), flops=0, exact=True,
                fold=lambda x, to: x if x.dtype is to else None)
 
-conj = unary("conj", np.conj, lambda g, y, x: [conj(g)], lambda e, x: e.conj(x), exact=True,
+conj: Row = unary("conj", np.conj, lambda g, y, x: [conj(g)], lambda e, x: e.conj(x), exact=True,
              fold=lambda x: None if x.dtype.is_complex else x)
-real = unary("real", np.real, lambda g, y, x: [convert(g, x.dtype)], lambda e, x: e.real(x), exact=True, dtype=_real,
+real: Row = unary("real", np.real, lambda g, y, x: [convert(g, x.dtype)], lambda e, x: e.real(x), exact=True, dtype=_real,
              fold=lambda x: None if x.dtype.is_complex else x)
-imag = unary("imag", np.imag, lambda g, y, x: [mul(convert(g, x.dtype), num(x, 1j))], lambda e, x: e.imag(x),
+imag: Row = unary("imag", np.imag, lambda g, y, x: [mul(convert(g, x.dtype), num(x, 1j))], lambda e, x: e.imag(x),
              exact=True, dtype=_real)
 
-neg = unary("neg", np.negative, lambda g, y, x: [neg(g)], lambda e, x: e.neg(x), exact=True)
-abs_ = unary("abs", np.abs, lambda g, y, x: [mul(g, sign(x))] if not x.dtype.is_complex else
+neg: Row = unary("neg", np.negative, lambda g, y, x: [neg(g)], lambda e, x: e.neg(x), exact=True)
+abs_: Row = unary("abs", np.abs, lambda g, y, x: [mul(g, sign(x))] if not x.dtype.is_complex else
              [mul(convert(g, x.dtype), sign(x))], lambda e, x: e.abs(x), exact=True, dtype=_real)
 
 
@@ -86,10 +92,12 @@ def _sign_ref(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "c":
         r = np.abs(x)
         return np.where(r == 0, 0, x / np.where(r == 0, 1, r)).astype(x.dtype)
-    return np.where(np.isnan(x), np.zeros((), x.dtype), np.sign(x)) if x.dtype.kind not in "iub" else np.sign(x)
+    if x.dtype.kind in "iub":
+        return x if x.dtype == bool else np.sign(x)
+    return np.where(np.isnan(x), np.zeros((), x.dtype), np.sign(x))
 
 
-sign = unary("sign", _sign_ref, lambda g, y, x: [mul(g, num(g, 0))] if not x.dtype.is_complex else
+sign: Row = unary("sign", _sign_ref, lambda g, y, x: [mul(g, num(g, 0))] if not x.dtype.is_complex else
              [div(sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype))), convert(abs_(x), x.dtype))],
              lambda e, x: e.sign(x), exact=True)
 
@@ -98,28 +106,28 @@ def _zero(g: Node, y: Node, x: Node) -> list[Node | None]:
     return [mul(g, num(g, 0))]
 
 
-floor = unary("floor", np.floor, _zero, lambda e, x: e.floor(x), exact=True)
-ceil = unary("ceil", np.ceil, _zero, lambda e, x: e.ceil(x), exact=True)
-trunc = unary("trunc", np.trunc, _zero, lambda e, x: e.trunc(x), exact=True)
-round_ = unary("round", np.rint, _zero, lambda e, x: e.round(x), exact=True)  # half to even, as PyTorch
-sqrt = unary("sqrt", np.sqrt, lambda g, y, x: [div(g, conj(mul(num(y, 2), y)))], lambda e, x: e.sqrt(x), 4, (0.1, 4), True)
-exp = unary("exp", np.exp, lambda g, y, x: [mul(g, conj(y))], lambda e, x: e.exp(x), 8)
-expm1 = unary("expm1", np.expm1, lambda g, y, x: [mul(g, conj(add(y, num(y, 1))))], lambda e, x: e.expm1(x), 10)
-log = unary("log", np.log, lambda g, y, x: [div(g, conj(x))], lambda e, x: e.log(x), 10, (0.1, 4))
-log1p = unary("log1p", np.log1p, lambda g, y, x: [div(g, conj(add(x, num(x, 1))))], lambda e, x: e.log1p(x), 12, (-0.9, 4))
-log2 = unary("log2", np.log2, lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))], lambda e, x: e.log2(x), 10, (0.1, 4))
-sin = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
-cos = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
-tan = unary("tan", np.tan, lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))], lambda e, x: e.tan(x), 20, (-1, 1))
-asin = unary("asin", np.arcsin, lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))], lambda e, x: e.asin(x), 20, (-.9, .9))
-acos = unary("acos", np.arccos, lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))], lambda e, x: e.acos(x), 20, (-.9, .9))
-atan = unary("atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20)
-sinh = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
-cosh = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
-tanh = unary("tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15)
-asinh = unary("asinh", np.arcsinh, lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))], lambda e, x: e.asinh(x), 25)
-acosh = unary("acosh", np.arccosh, lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))], lambda e, x: e.acosh(x), 25, (1.1, 4))
-atanh = unary("atanh", np.arctanh, lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))], lambda e, x: e.atanh(x), 25, (-.9, .9))
+floor: Row = unary("floor", np.floor, _zero, lambda e, x: e.floor(x), exact=True)
+ceil: Row = unary("ceil", np.ceil, _zero, lambda e, x: e.ceil(x), exact=True)
+trunc: Row = unary("trunc", np.trunc, _zero, lambda e, x: e.trunc(x), exact=True)
+round_: Row = unary("round", np.rint, _zero, lambda e, x: e.round(x), exact=True)  # half to even, as PyTorch
+sqrt: Row = unary("sqrt", np.sqrt, lambda g, y, x: [div(g, conj(mul(num(y, 2), y)))], lambda e, x: e.sqrt(x), 4, (0.1, 4), True)
+exp: Row = unary("exp", np.exp, lambda g, y, x: [mul(g, conj(y))], lambda e, x: e.exp(x), 8)
+expm1: Row = unary("expm1", np.expm1, lambda g, y, x: [mul(g, conj(add(y, num(y, 1))))], lambda e, x: e.expm1(x), 10)
+log: Row = unary("log", np.log, lambda g, y, x: [div(g, conj(x))], lambda e, x: e.log(x), 10, (0.1, 4))
+log1p: Row = unary("log1p", np.log1p, lambda g, y, x: [div(g, conj(add(x, num(x, 1))))], lambda e, x: e.log1p(x), 12, (-0.9, 4))
+log2: Row = unary("log2", np.log2, lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))], lambda e, x: e.log2(x), 10, (0.1, 4))
+sin: Row = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
+cos: Row = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
+tan: Row = unary("tan", np.tan, lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))], lambda e, x: e.tan(x), 20, (-1, 1))
+asin: Row = unary("asin", np.arcsin, lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))], lambda e, x: e.asin(x), 20, (-.9, .9))
+acos: Row = unary("acos", np.arccos, lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))], lambda e, x: e.acos(x), 20, (-.9, .9))
+atan: Row = unary("atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20)
+sinh: Row = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
+cosh: Row = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
+tanh: Row = unary("tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15)
+asinh: Row = unary("asinh", np.arcsinh, lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))], lambda e, x: e.asinh(x), 25)
+acosh: Row = unary("acosh", np.arccosh, lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))], lambda e, x: e.acosh(x), 25, (1.1, 4))
+atanh: Row = unary("atanh", np.arctanh, lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))], lambda e, x: e.atanh(x), 25, (-.9, .9))
 
 
 def scalar_map(f):  # type: ignore[no-untyped-def]
@@ -198,22 +206,22 @@ def polygamma_value(n: int, x: float) -> float:
 
 
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
-erf = unary("erf", scalar_map(math.erf), lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erf(x), 15)
-erfc = unary("erfc", scalar_map(math.erfc), lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erfc(x), 20)
-erfinv = unary("erfinv", scalar_map(_erfinv), lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))], None, 40, (-.9, .9))
-lgamma = unary("lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4))
-polygamma = prim("polygamma", kind="point", shape=same, dtype=kept,
+erf: Row = unary("erf", scalar_map(math.erf), lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erf(x), 15)
+erfc: Row = unary("erfc", scalar_map(math.erfc), lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erfc(x), 20)
+erfinv: Row = unary("erfinv", scalar_map(_erfinv), lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))], None, 40, (-.9, .9))
+lgamma: Row = unary("lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4))
+polygamma: Row = prim("polygamma", kind="point", shape=same, dtype=kept,
                  ref=lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x),
                  grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))], code=None, flops=60, domain=(0.5, 4))
-not_ = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
+not_: Row = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
 
-add = binary("add", np.add, lambda g, y, a, b: [g, g], lambda e, a, b: e.add(a, b), exact=True)
-sub = binary("sub", lambda a, b: np.bitwise_xor(a, b) if a.dtype == bool else np.subtract(a, b),
+add: Row = binary("add", np.add, lambda g, y, a, b: [g, g], lambda e, a, b: e.add(a, b), exact=True)
+sub: Row = binary("sub", lambda a, b: np.bitwise_xor(a, b) if a.dtype == bool else np.subtract(a, b),
              lambda g, y, a, b: [g, neg(g)], lambda e, a, b: e.sub(a, b), exact=True)
-mul = binary("mul", np.multiply, lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None,
+mul: Row = binary("mul", np.multiply, lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None,
                                                      mul(g, conj(a)) if b.needs_grad else None],
              lambda e, a, b: e.mul(a, b), exact=True)
-div = binary("div", np.divide, lambda g, y, a, b: [div(g, conj(b)),
+div: Row = binary("div", np.divide, lambda g, y, a, b: [div(g, conj(b)),
                                                    neg(mul(div(g, conj(b)), conj(div(a, b)))) if b.needs_grad else None],
              lambda e, a, b: e.div(a, b), 4, (0.5, 2), True)
 
@@ -226,25 +234,25 @@ def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # Integer division rounds toward zero; op `floor_divide` corrects it. Division by zero raises, so it runs on the host.
-idiv = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
-fmod = binary("fmod", np.fmod, lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))], lambda e, a, b: e.fmod(a, b), 20, (0.5, 2), True)
-pow_ = binary("pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2))
-atan2 = binary("atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2))
+idiv: Row = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
+fmod: Row = binary("fmod", np.fmod, lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))], lambda e, a, b: e.fmod(a, b), 20, (0.5, 2), True)
+pow_: Row = binary("pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2))
+atan2: Row = binary("atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2))
 # NaN propagates; equal operands share the gradient evenly (checked against PyTorch 2.13).
-max_ = binary("max", np.maximum, lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b), lambda e, a, b: e.max(a, b), exact=True)
-min_ = binary("min", np.minimum, lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b), lambda e, a, b: e.min(a, b), exact=True)
-and_ = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
-or_ = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
-xor = binary("xor", np.bitwise_xor, NO_GRADIENT, lambda e, a, b: e.xor(a, b), exact=True)
-shl = binary("shl", lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype), NO_GRADIENT, lambda e, a, b: e.shl(a, b), exact=True, domain=(0, 5))
-shr = binary("shr", lambda a, b: np.right_shift(a, np.where((b < 0) | (b >= 8 * a.itemsize), 8 * a.itemsize - 1, b).astype(a.dtype)), NO_GRADIENT, lambda e, a, b: e.shr(a, b), exact=True, domain=(0, 5))
-eq = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
-ne = binary("ne", np.not_equal, NO_GRADIENT, lambda e, a, b: e.ne(a, b), exact=True, dtype=_bool)
-lt = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
-le = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
-nextafter = binary("nextafter", lambda a, b: np.nextafter(a, b), NO_GRADIENT, None, exact=True)
+max_: Row = binary("max", np.maximum, lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b), lambda e, a, b: e.max(a, b), exact=True)
+min_: Row = binary("min", np.minimum, lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b), lambda e, a, b: e.min(a, b), exact=True)
+and_: Row = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
+or_: Row = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
+xor: Row = binary("xor", np.bitwise_xor, NO_GRADIENT, lambda e, a, b: e.xor(a, b), exact=True)
+shl: Row = binary("shl", lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype), NO_GRADIENT, lambda e, a, b: e.shl(a, b), exact=True, domain=(0, 5))
+shr: Row = binary("shr", lambda a, b: np.right_shift(a, np.where((b < 0) | (b >= 8 * a.itemsize), 8 * a.itemsize - 1, b).astype(a.dtype)), NO_GRADIENT, lambda e, a, b: e.shr(a, b), exact=True, domain=(0, 5))
+eq: Row = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
+ne: Row = binary("ne", np.not_equal, NO_GRADIENT, lambda e, a, b: e.ne(a, b), exact=True, dtype=_bool)
+lt: Row = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
+le: Row = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
+nextafter: Row = binary("nextafter", lambda a, b: np.nextafter(a, b), NO_GRADIENT, None, exact=True)
 
-where = prim("where", kind="point", arity=3, shape=spread, dtype=_second, ref=np.where,
+where: Row = prim("where", kind="point", arity=3, shape=spread, dtype=_second, ref=np.where,
              grad=lambda g, y, c, a, b: [None, where(c, g, num(g, 0)), where(c, num(g, 0), g)],
              code=lambda e, c, a, b: e.where(c, a, b), flops=1, exact=True)
 

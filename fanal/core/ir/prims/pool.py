@@ -78,6 +78,7 @@ max_pool = prim("max_pool", kind="pool", shape=_windows, dtype=kept, ref=lambda 
 # last NaN.
 max_pool_at = prim("max_pool_at", kind="pool", shape=_windows, dtype=lambda i, p: dt.int64,
                    ref=lambda x, *p: _search(x, *p)[1], grad=NO_GRADIENT, code=None, flops=_work, exact=True)
-# g (..., *out), x (..., *size) -> (..., *size): each window adds its g to the element it took, in row-major order.
-max_pool_dx = prim("max_pool_dx", kind="pool", arity=2, shape=lambda i, p: i[1].shape, dtype=kept, ref=_dx_ref,
-                   grad=_dx_grad, code=None, flops=_work)
+# g (..., *out), x (..., *size) -> (..., *size): each window adds its g to the element it took, in row-major
+# order.
+max_pool_dx = prim("max_pool_dx", kind="pool", arity=2, shape=lambda i, p: i[1].shape, dtype=kept,
+                   ref=_dx_ref, grad=_dx_grad, code=None, flops=_work)

@@ -5,10 +5,10 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, reduced_shape
-from fanal.core.ir.program import Node
 from fanal.core.ir.prims.point import _quiet, div, eq, mul, num, where
-from fanal.core.ir.prims.view import broadcast, reshape, slice_, pad, flip
-from fanal.core.ir.row import NO_GRADIENT, kept, prim, same
+from fanal.core.ir.prims.view import broadcast, flip, pad, reshape, slice_
+from fanal.core.ir.program import Node
+from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
 
 
 def _out(i: tuple, p: tuple) -> Shape:
@@ -37,12 +37,12 @@ def _none(x: Node, dims: Shape) -> Node | None:
     return x if not dims else None
 
 
-sum_ = _reduce("sum", _wide(lambda x, d: np.sum(x, d, dtype=x.dtype) if x.dtype != bool else np.any(x, d)),
+sum_: Row = _reduce("sum", _wide(lambda x, d: np.sum(x, d, dtype=x.dtype) if x.dtype != bool else np.any(x, d)),
                lambda g, y, x, d: [spread_back(g, x, d)], _none)
-prod = _reduce("prod", _wide(lambda x, d: np.prod(x, d, dtype=x.dtype)), lambda g, y, x, d: _prod_grad(g, y, x, d), _none)
+prod: Row = _reduce("prod", _wide(lambda x, d: np.prod(x, d, dtype=x.dtype)), lambda g, y, x, d: _prod_grad(g, y, x, d), _none)
 # Over all elements of `dims`; ties share the gradient evenly; NaN propagates.
-max_of = _reduce("max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
-min_of = _reduce("min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
+max_of: Row = _reduce("max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
+min_of: Row = _reduce("min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
 
 
 def _arg(f):  # type: ignore[no-untyped-def]
@@ -51,8 +51,8 @@ def _arg(f):  # type: ignore[no-untyped-def]
                 code=None, flops=lambda i, p: i[0].size, exact=True)
 
 
-argmax = _arg(np.argmax)  # first of equals; the first NaN wins
-argmin = _arg(np.argmin)
+argmax: Row = _arg(np.argmax)  # first of equals; the first NaN wins
+argmin: Row = _arg(np.argmin)
 
 
 def _extreme_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
@@ -112,5 +112,5 @@ def _scan_grad(g: Node, y: Node, x: Node, op: str, dim: int) -> list[Node | None
 
 
 # Inclusive running combination along one dimension.
-scan = prim("scan", kind="scan", shape=same, dtype=kept, ref=_quiet(_scan_ref), grad=_scan_grad, code=None,
+scan: Row = prim("scan", kind="scan", shape=same, dtype=kept, ref=_quiet(_scan_ref), grad=_scan_grad, code=None,
             flops=lambda i, p: i[0].size)

@@ -8,7 +8,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir.program import Node
-from fanal.core.ir.row import kept, prim, same
+from fanal.core.ir.row import Row, kept, prim, same
 
 
 def _view(name, shape, ref, grad, fold=None, flops=0):  # type: ignore[no-untyped-def]
@@ -32,13 +32,13 @@ def sum_to(g: Node, shape: Shape) -> Node:
     return reshape(sum_(g, dims) if dims else g, shape)
 
 
-broadcast = _view("broadcast", lambda i, p: p[0], lambda x, shape: np.broadcast_to(x, shape),
+broadcast: Row = _view("broadcast", lambda i, p: p[0], lambda x, shape: np.broadcast_to(x, shape),
                   lambda g, y, x, shape: [sum_to(g, x.shape)], lambda x, shape: x if x.shape == shape else None)
-reshape = _view("reshape", lambda i, p: p[0], lambda x, shape: np.reshape(x, shape),
+reshape: Row = _view("reshape", lambda i, p: p[0], lambda x, shape: np.reshape(x, shape),
                 lambda g, y, x, shape: [reshape(g, x.shape)],
                 lambda x, shape: x if x.shape == shape else
                 reshape(x.inputs[0], shape) if x.row is reshape and not x.needs_grad and x.buffer is None else None)
-permute = _view("permute", lambda i, p: tuple(i[0].shape[d] for d in p[0]), lambda x, dims: np.transpose(x, dims),
+permute: Row = _view("permute", lambda i, p: tuple(i[0].shape[d] for d in p[0]), lambda x, dims: np.transpose(x, dims),
                 lambda g, y, x, dims: [permute(g, _inverse(dims))],
                 lambda x, dims: x if dims == tuple(range(len(dims))) else None)
 
@@ -52,10 +52,10 @@ def _slices(starts: Shape, stops: Shape, steps: Shape) -> tuple[slice, ...]:
 
 
 # starts, stops, steps: one int per dimension, 0 <= start <= stop <= size, step >= 1.
-slice_ = _view("slice", _slice_shape, lambda x, a, b, s: x[_slices(a, b, s)],
+slice_: Row = _view("slice", _slice_shape, lambda x, a, b, s: x[_slices(a, b, s)],
                lambda g, y, x, a, b, s: [update_slice(zeros(x.shape, g.dtype), g, a, b, s)],
                lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None)
-flip = _view("flip", same, lambda x, dims: np.flip(x, dims), lambda g, y, x, dims: [flip(g, dims)])
+flip: Row = _view("flip", same, lambda x, dims: np.flip(x, dims), lambda g, y, x, dims: [flip(g, dims)])
 
 
 def _pad_ref(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray:
@@ -65,7 +65,7 @@ def _pad_ref(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray
 
 
 # Constant padding, low and high >= 0 (op `pad` crops with slice first).
-pad = _view("pad", lambda i, p: tuple(n + a + b for n, a, b in zip(i[0].shape, p[0], p[1])), _pad_ref,
+pad: Row = _view("pad", lambda i, p: tuple(n + a + b for n, a, b in zip(i[0].shape, p[0], p[1])), _pad_ref,
             lambda g, y, x, low, high, value: [slice_(g, low, tuple(a + n for a, n in zip(low, x.shape)), (1,) * len(low))],
             lambda x, low, high, value: x if not any(low) and not any(high) else None)
 
@@ -87,7 +87,7 @@ def _window_ref(x: np.ndarray, dims: Shape, sizes: Shape, steps: Shape, gaps: Sh
 
 
 # Sliding windows over `dims`: their offsets become trailing dimensions of `sizes`; the base of pooling and unfold.
-window = _view("window", _window_shape, _window_ref,
+window: Row = _view("window", _window_shape, _window_ref,
                lambda g, y, x, dims, sizes, steps, gaps: [fold(g, x.shape, dims, sizes, steps, gaps)])
 
 
@@ -104,7 +104,7 @@ def _fold_ref(x: np.ndarray, shape: Shape, dims: Shape, sizes: Shape, steps: Sha
 
 
 # The transpose of window: every element sums the windows that cover it, offsets in row-major order.
-fold = prim("fold", kind="reduce", shape=lambda i, p: p[0], dtype=kept, ref=_fold_ref,
+fold: Row = prim("fold", kind="reduce", shape=lambda i, p: p[0], dtype=kept, ref=_fold_ref,
             grad=lambda g, y, x, shape, dims, sizes, steps, gaps: [window(g, dims, sizes, steps, gaps)],
             code=None, flops=lambda i, p: i[0].size)
 
@@ -122,7 +122,7 @@ def _strided_grad(g: Node, y: Node, x: Node, shape: Shape, strides: Shape, offse
 
 
 # Any walk over a flat value, elements may repeat: torch.as_strided.
-strided = prim("strided", kind="opaque", shape=lambda i, p: p[0], dtype=kept, ref=_strided_ref, grad=_strided_grad,
+strided: Row = prim("strided", kind="opaque", shape=lambda i, p: p[0], dtype=kept, ref=_strided_ref, grad=_strided_grad,
                code=None, flops=0, exact=True)
 
 
@@ -138,7 +138,7 @@ def _recast_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
 
 
 # The bytes read as another dtype; the last dimension changes with the size of an element. Complex numbers are pairs.
-recast = prim("recast", kind="opaque", shape=_recast_shape, dtype=lambda i, p: p[0], ref=_recast_ref,
+recast: Row = prim("recast", kind="opaque", shape=_recast_shape, dtype=lambda i, p: p[0], ref=_recast_ref,
               grad=lambda g, y, x, to: [recast(g, x.dtype)], code=None, flops=0, exact=True,
               fold=lambda x, to: x if x.dtype is to else None)
 
@@ -154,7 +154,7 @@ def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
     return out
 
 
-concat = prim("concat", kind="join", arity=-1, dtype=kept,
+concat: Row = prim("concat", kind="join", arity=-1, dtype=kept,
               shape=lambda i, p: tuple(sum(x.shape[d] for x in i) if d == p[0] else n for d, n in enumerate(i[0].shape)),
               ref=lambda *a: np.concatenate(a[:-1], a[-1]), grad=_concat_grad, code=None, flops=0, exact=True,
               fold=lambda xs, dim: xs[0] if len(xs) == 1 else None)
@@ -167,7 +167,7 @@ def _update_ref(x: np.ndarray, v: np.ndarray, a: Shape, b: Shape, s: Shape) -> n
 
 
 # x with the region x[starts:stops:steps] replaced by v.
-update_slice = prim("update_slice", kind="join", arity=2, shape=same, dtype=kept, ref=_update_ref,
+update_slice: Row = prim("update_slice", kind="join", arity=2, shape=same, dtype=kept, ref=_update_ref,
                     grad=lambda g, y, x, v, a, b, s: [update_slice(g, zeros(v.shape, g.dtype), a, b, s),
                                                       slice_(g, a, b, s)],
                     code=None, flops=0, exact=True)
@@ -199,8 +199,8 @@ def size(shape: Shape) -> int:
 
 # The tape. `detach` stops gradients; `tape` is its first input with a gradient rule of its own:
 # rule(g, y, *inputs) -> one node or None per remaining input.
-detach = prim("detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True)
-alias = prim("alias", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=lambda g, y, x: [g], code=None,
+detach: Row = prim("detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True)
+alias: Row = prim("alias", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=lambda g, y, x: [g], code=None,
              flops=0, exact=True)
-tape = prim("tape", kind="tape", arity=-1, shape=lambda i, p: i[0].shape, dtype=lambda i, p: i[0].dtype,
+tape: Row = prim("tape", kind="tape", arity=-1, shape=lambda i, p: i[0].shape, dtype=lambda i, p: i[0].dtype,
             ref=lambda x, *_: x, grad=lambda g, y, x, *rest: [None, *rest[-1](g, y, *rest[:-1])], code=None, flops=0, exact=True)
