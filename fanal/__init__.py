@@ -2,6 +2,7 @@
 
 This file is the door: PyTorch's top-level names. Operators come from one table; submodules are imported on first use.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -15,11 +16,42 @@ from fanal.core.base.shape import Size as Size
 from fanal.core.ops import surface as _surface
 from fanal.core.tensor.tensor import Tensor as Tensor
 
-__version__ = "2.13.0+fanal0.1.0"  # scripts compare it with PyTorch's; Fanal's own number follows the plus sign
+__version__ = (
+    "2.13.0+fanal0.1.0"  # scripts compare it with PyTorch's; Fanal's own number follows the plus sign
+)
 
-_SUBMODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "serialization", "random", "cuda", "backends",
-               "version", "testing", "func", "amp", "jit", "onnx", "distributions", "lens", "cli", "compat", "overrides",
-               "types", "compiler", "cpu", "mps", "multiprocessing", "hub", "functional", "return_types")
+_SUBMODULES = (
+    "nn",
+    "optim",
+    "utils",
+    "autograd",
+    "linalg",
+    "fft",
+    "special",
+    "serialization",
+    "random",
+    "cuda",
+    "backends",
+    "version",
+    "testing",
+    "func",
+    "amp",
+    "jit",
+    "onnx",
+    "distributions",
+    "lens",
+    "cli",
+    "compat",
+    "overrides",
+    "types",
+    "compiler",
+    "cpu",
+    "mps",
+    "multiprocessing",
+    "hub",
+    "functional",
+    "return_types",
+)
 for _d in _dt.ALL:
     globals()[_d.name] = _d
 for _name, _d in _dt.ALIASES.items():
@@ -30,14 +62,39 @@ globals().update(_surface.CONSTANTS)
 # Names that live in a submodule, resolved on first use.
 _ELSEWHERE = {
     **dict.fromkeys(("save", "load"), "serialization"),
-    **dict.fromkeys(("are_deterministic_algorithms_enabled", "compiled_with_cxx11_abi", "get_default_device",
-                     "get_deterministic_debug_mode", "get_float32_matmul_precision", "get_num_interop_threads",
-                     "is_deterministic_algorithms_warn_only_enabled", "is_warn_always_enabled", "set_default_device",
-                     "set_deterministic_debug_mode", "set_float32_matmul_precision", "set_flush_denormal",
-                     "set_num_interop_threads", "set_warn_always", "use_deterministic_algorithms"), "core.base.settings"),
+    **dict.fromkeys(
+        (
+            "are_deterministic_algorithms_enabled",
+            "compiled_with_cxx11_abi",
+            "get_default_device",
+            "get_deterministic_debug_mode",
+            "get_float32_matmul_precision",
+            "get_num_interop_threads",
+            "is_deterministic_algorithms_warn_only_enabled",
+            "is_warn_always_enabled",
+            "set_default_device",
+            "set_deterministic_debug_mode",
+            "set_float32_matmul_precision",
+            "set_flush_denormal",
+            "set_num_interop_threads",
+            "set_warn_always",
+            "use_deterministic_algorithms",
+        ),
+        "core.base.settings",
+    ),
     **dict.fromkeys(("get_num_threads", "set_num_threads"), "core.backends.cpu.threads"),
-    **dict.fromkeys(("autocast", "clear_autocast_cache", "get_autocast_cpu_dtype", "get_autocast_dtype",
-                     "get_autocast_gpu_dtype", "is_autocast_cpu_enabled", "is_autocast_enabled"), "amp"),
+    **dict.fromkeys(
+        (
+            "autocast",
+            "clear_autocast_cache",
+            "get_autocast_cpu_dtype",
+            "get_autocast_dtype",
+            "get_autocast_gpu_dtype",
+            "is_autocast_cpu_enabled",
+            "is_autocast_enabled",
+        ),
+        "amp",
+    ),
     **dict.fromkeys(("compile",), "compiler"),
     **dict.fromkeys(("vmap",), "func"),
 }
@@ -54,7 +111,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"fanal.{_ELSEWHERE[name]}"), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'torch' has no attribute '{name}' in Fanal {__version__}; gaps.txt lists what is missing")
+    raise AttributeError(
+        f"module 'torch' has no attribute '{name}' in Fanal {__version__}; gaps.txt lists what is missing"
+    )
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,5 @@
 """Linear algebra: the functions of torch.linalg that are composed of primitives."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,4 +10,6 @@ globals().update(_surface.FUNCTIONS.get("linalg", {}))
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module 'torch.linalg' has no attribute '{name}' in Fanal; gaps.txt lists what is missing")
+    raise AttributeError(
+        f"module 'torch.linalg' has no attribute '{name}' in Fanal; gaps.txt lists what is missing"
+    )

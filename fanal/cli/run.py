@@ -38,7 +38,9 @@ def run_target(target: str, arguments: list[str], *, as_module: bool, report: bo
         code, module = (_load_module if as_module else _load_script)(target, arguments)
         sys.modules["__main__"] = module
         if report:
-            importlib.import_module("fanal.core.engine.ledger").ledger.profiling = True  # time a few runs, by kernel
+            importlib.import_module(
+                "fanal.core.engine.ledger"
+            ).ledger.profiling = True  # time a few runs, by kernel
         exec(code, module.__dict__)
     except CannotStart as error:
         print(f"fanal: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 Times come from a few runs of every program that were timed kernel by kernel; each kernel's time is then counted for
 every run. A kernel fused from several lines counts for each line in equal parts.
 """
+
 from __future__ import annotations
 
 import linecache
@@ -60,10 +61,20 @@ def report() -> Report:
         total += _add(exe, lines)
     counts = ledger.snapshot()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Report(counts["followed"], counts["recorded"], counts["diverged"], counts["flushes"], counts["plans"],
-                  counts["kernels"], counts["compiled"], ledger.compile_seconds, total,
-                  peak * (1 if sys.platform == "darwin" else 1024),
-                  sorted(lines.values(), key=lambda x: (-x.seconds, x.file, x.number)), dict(ledger.refused))
+    return Report(
+        counts["followed"],
+        counts["recorded"],
+        counts["diverged"],
+        counts["flushes"],
+        counts["plans"],
+        counts["kernels"],
+        counts["compiled"],
+        ledger.compile_seconds,
+        total,
+        peak * (1 if sys.platform == "darwin" else 1024),
+        sorted(lines.values(), key=lambda x: (-x.seconds, x.file, x.number)),
+        dict(ledger.refused),
+    )
 
 
 def _add(exe: Any, lines: dict[tuple[str, int], Line]) -> float:
@@ -79,7 +90,9 @@ def _add(exe: Any, lines: dict[tuple[str, int], Line]) -> float:
             samples.setdefault(step, []).append(seconds)
     total = 0.0
     for k, step in enumerate(exe.exe.lowered.steps):
-        places = {at for at in map(line, getattr(step, "where", ())) if at is not None} or {("(outside any line)", 0)}
+        places = {at for at in map(line, getattr(step, "where", ())) if at is not None} or {
+            ("(outside any line)", 0)
+        }
         seconds = statistics.median(samples[k]) * exe.runs if k in samples else 0.0
         total += seconds
         for at in places:
@@ -110,12 +123,18 @@ def print_report(file: TextIO | None = None, top: int = 12) -> None:
     events = r.events_followed + r.events_recorded
     share = 100 * r.events_followed / events if events else 0.0
     print("\nfanal: what this run did", file=out)
-    print(f"  events     {events:,}: {r.events_followed:,} followed ({share:.1f} %), {r.events_recorded:,} recorded, "
-          f"{r.diverged:,} segments left half-way", file=out)
+    print(
+        f"  events     {events:,}: {r.events_followed:,} followed ({share:.1f} %), {r.events_recorded:,} recorded, "
+        f"{r.diverged:,} segments left half-way",
+        file=out,
+    )
     print(f"  programs   {r.plans:,} planned, run {r.flushes:,} times", file=out)
     cached = r.kernels - r.compiled
-    print(f"  kernels    {r.kernels:,}: {r.compiled:,} compiled, {cached:,} from the cache; planning and compiling took "
-          f"{r.compile_seconds:.2f} s", file=out)
+    print(
+        f"  kernels    {r.kernels:,}: {r.compiled:,} compiled, {cached:,} from the cache; planning and compiling took "
+        f"{r.compile_seconds:.2f} s",
+        file=out,
+    )
     print(f"  memory     {amount(r.peak_bytes, 'B')} resident at the peak", file=out)
     if r.lines and r.seconds:
         print(f"\n  {'time':>9} {'share':>6} {'bytes':>9} {'FLOPs':>9} {'rate':>13}  line", file=out)
@@ -127,7 +146,11 @@ def print_report(file: TextIO | None = None, top: int = 12) -> None:
             speed = amount(rate, "FLOP/s") if rate > band / 4 else amount(band, "B/s")
             place = f"{os.path.basename(entry.file)}:{entry.number}"
             bar = "#" * max(1, round(20 * entry.seconds / r.lines[0].seconds))
-            print(f"  {entry.seconds * 1e3:7.1f}ms {100 * entry.seconds / r.seconds:5.1f}% {amount(entry.nbytes, 'B'):>9} "
-                  f"{amount(entry.flops, ''):>9} {speed:>13}  {place:<18} {bar:<20} {entry.text[:50]}", file=out)
+            print(
+                f"  {entry.seconds * 1e3:7.1f}ms {100 * entry.seconds / r.seconds:5.1f}% "
+                f"{amount(entry.nbytes, 'B'):>9} "
+                f"{amount(entry.flops, ''):>9} {speed:>13}  {place:<18} {bar:<20} {entry.text[:50]}",
+                file=out,
+            )
     for reason, n in sorted(r.refused.items(), key=lambda x: -x[1])[:5]:
         print(f"  not followed {n:,} times: {reason}", file=out)

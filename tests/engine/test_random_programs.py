@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +32,34 @@ def compare(seed: int) -> None:
                 continue
             assert x.shape == y.shape, f"round {k}, result {i}: {x.shape} {y.shape}\n{text}"
             np.testing.assert_allclose(y, x, rtol=2e-4, atol=2e-5, err_msg=f"round {k}, result {i}\n{text}")
+
+
+def with_a_read(text: str, seed: int) -> str:
+    """Return the program with one value more that is read, in some rounds or in all."""
+    lines = text.split("\n")
+    r = random.Random(seed)
+    places = [(i, m) for i, line in enumerate(lines) if (m := re.match(r"    (t\d+)(, \w+)? = ", line))]
+    if places:
+        i, m = r.choice(places)
+        lines.insert(i + 1, r.choice(["    ", "    if k == 3: "]) + m[1] + r.choice([".tolist()", ".detach().numpy()", ".sum().item()"]))
+    return "\n".join(lines)
+
+
+def same_bits(seed: int) -> None:
+    text = source(seed)
+    other = with_a_read(text, seed)
+    a, b = run(fanal, text, seed, _array), run(fanal, other, seed, _array)
+    for k, (x, y) in enumerate(zip(a, b)):
+        assert len(x) == len(y), f"round {k}: {x[:1]}, {y[:1]}\n{other}"
+        for i, (u, v) in enumerate(zip(x, y)):
+            fine = u.tobytes() == v.tobytes() if isinstance(u, np.ndarray) and isinstance(v, np.ndarray) else u is v or u == v
+            assert fine, f"round {k}, result {i}\n{other}"
+
+
+@pytest.mark.parametrize("block", range(max(1, COUNT // 50)))
+def test_a_read_changes_no_bit(block: int) -> None:
+    for seed in range(block * 50, min(COUNT, (block + 1) * 50)):
+        same_bits(seed)
 
 
 @pytest.mark.parametrize("block", range(max(1, COUNT // 50)))

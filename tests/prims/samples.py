@@ -96,7 +96,7 @@ _NONE_LEFT = cases((((0, 3),), ((0,),)), (((3, 0),), ((1,),)))
 _ARG = cases((((5, 37),), (1,)), (((5, 37),), (0,)), (((3, 4, 7),), (1,)), (((6,),), (0,)))
 _POOLS = cases((((2, 3, 8, 9),), ((2, 3), (2, 2), (0, 1), (1, 1), (4, 5))), (((2, 7),), ((3,), (1,), (1,), (2,), (5,))),
                (((0, 3, 6),), ((2,), (2,), (0,), (1,), (3,))))
-_CONVS = (((2, 4, 7), (6, 2, 3), (4,), (2,), (1,), (1,), 2), ((2, 3, 6, 5), (4, 3, 3, 2), (5, 3), (1, 2), (1, 0), (1, 1), 1),
+_CONVS = (((2, 4, 7), (6, 2, 3), (4,), (2,), (1,), (1,), 2), ((2, 3, 6, 5), (4, 3, 3, 2), (6, 2), (1, 2), (1, 0), (1, 1), 1),
           ((1, 2, 9), (3, 2, 2), (7,), (1,), (0,), (2,), 1), ((1, 1, 4, 4, 4), (2, 1, 2, 2, 2), (3, 3, 3), (1, 1, 1), (0, 0, 0),
                                                            (1, 1, 1), 1))
 
@@ -133,7 +133,7 @@ SAMPLES: dict[str, Sample] = {
     # Binary and ternary.
     **{n: point(ALL, BINARY) for n in ("add", "mul")},
     "sub": point(ALL, BINARY), "div": point(FLOATS + COMPLEX, BINARY), "idiv": point(INTS, BINARY),
-    "fmod": point(NUMBERS, BINARY, apart=0.05), "pow": point(FLOATS + COMPLEX, BINARY), "atan2": point(FLOATS, BINARY),
+    "fmod": point(NUMBERS, BINARY), "pow": point(FLOATS + COMPLEX, BINARY), "atan2": point(FLOATS, BINARY),
     **{n: point(BOOL + NUMBERS, BINARY, apart=0.05) for n in ("max", "min")},
     **{n: point(BOOL + INTS, BINARY) for n in ("and", "or", "xor")},
     **{n: point(INTS, BINARY) for n in ("shl", "shr")},
@@ -152,8 +152,9 @@ SAMPLES: dict[str, Sample] = {
     "fold": Sample(cases((((2, 4, 3),), ((2, 9), (1,), (3,), (2,), (1,))),
                          (((5, 2, 2, 3),), ((7, 6), (0, 1), (2, 3), (1, 2), (2, 1)))), NUMBERS + COMPLEX, "terms"),
     "strided": Sample(cases((((24,),), ((3, 4), (5, 2), 1)), (((6,),), ((3, 2), (0, 1), 2)), (((5,),), ((), (), 3))), ALL),
-    "recast": Sample((Case(((3, 4),), (dt.int64,)), Case(((5, 2),), (dt.uint8,)), Case(((0, 2),), (dt.float64,))),
-                     (dt.float32, dt.int32)),
+    "recast": Sample((Case(((3, 4),), (dt.int64,)), Case(((5, 2),), (dt.uint8,)), Case(((0, 2),), (dt.float64,)),
+                      Case(((2, 4),), (dt.complex128,)), Case(((2, 4),), (dt.float64,))),
+                     (dt.float32, dt.int32, dt.float64, dt.complex128)),
     "concat": Sample(cases((((2, 3), (2, 5)), (1,)), (((2, 3), (0, 3), (4, 3)), (0,))), ALL),
     "update_slice": Sample(cases((((6, 9), (3, 4)), ((1, 0), (6, 8), (2, 2))), (((6,), (0,)), ((2,), (2,), (1,)))), ALL),
     # The tape.
@@ -189,7 +190,7 @@ SAMPLES: dict[str, Sample] = {
     "prod": Sample(_REDUCED[1:5] + _NONE_LEFT, NUMBERS + COMPLEX, limit=60, low=0.5, high=1.5),
     "max_of": Sample(_REDUCED, BOOL + NUMBERS, limit=0, apart=0.01), "min_of": Sample(_REDUCED, BOOL + NUMBERS, limit=0, apart=0.01),
     "argmax": Sample(_ARG, BOOL + NUMBERS), "argmin": Sample(_ARG, BOOL + NUMBERS),
-    "scan": Sample(tuple(Case(s, (op, d), smooth=op in ("add", "logaddexp")) for op in ("add", "mul", "max", "min", "logaddexp")
+    "scan": Sample(tuple(Case(s, (op, d), smooth=op in ("add", "mul", "logaddexp")) for op in ("add", "mul", "max", "min", "logaddexp")
                          for s, d in ((((4, 6),), 1), (((4, 6),), 0), (((0, 3),), 0))), FLOATS, "terms", 40, 0.5, 1.5),
     # Sources.
     "input": Sample((), ()),

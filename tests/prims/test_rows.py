@@ -59,14 +59,14 @@ class Draw:
     def input(self, shape: tuple[int, ...], d: dt.dtype) -> Node:
         """Return a new input of the program."""
         n = P.input_(shape, d)
-        self.values[n] = self.numbers(shape, d)
+        self.values[n] = np.asarray(self.numbers(shape, d))
         return n
 
     def operand(self, shape: tuple[int, ...], kind: Any, layout: str) -> Node:
         """Return an operand, seen through views in some layouts."""
         if isinstance(kind, Index):
             n = P.input_(shape, dt.int64)
-            self.values[n] = self._indices(shape, kind)
+            self.values[n] = np.asarray(self._indices(shape, kind))
             return n
         if layout == "transposed" and len(shape) > 1:
             back = tuple(reversed(range(len(shape))))
@@ -132,7 +132,8 @@ def assert_close(row: Row, sample: Sample, y: Node, args: list[np.ndarray], got:
     else:
         scale = np.abs(want)
     with np.errstate(all="ignore"):
-        bound = sample.limit * unit(scale, y.dtype.to_real())
+        # NumPy's own complex functions, which run here as they are, are several units off in either part.
+        bound = sample.limit * (8 if y.dtype.is_complex else 1) * unit(scale, y.dtype.to_real())
         error = np.abs(widened(got) - want)
         ok = (error <= bound) | (widened(got) == want) | (np.isnan(want) & np.isnan(widened(got)))
         limit = float(ml_dtypes.finfo(y.dtype.to_real().np).max)
@@ -184,7 +185,7 @@ def test_compiled_against_reference(row: Row) -> None:
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -3.5, float("inf"), float("-inf"), float("nan"), 1e-3, -1e-3, 30.0, -30.0, 1e4]
 REAL_POINTS = [r for r in ROW_IDS if r.kind == "point" and r.arity in (1, 2)
-               and dt.float32 in SAMPLES[r.name].dtypes and r.name not in ("convert", "bitcast", "polygamma")]
+               and dt.float32 in SAMPLES[r.name].dtypes and r.name not in ("convert", "bitcast")]
 
 
 @pytest.mark.parametrize("row", REAL_POINTS, ids=lambda r: r.name)
@@ -201,7 +202,7 @@ def test_special_values(row: Row) -> None:
         values[x] = a.reshape(-1, 1)
         if row.arity == 2:
             values[z] = a
-        uses.append((use(row, [x, z][:row.arity], ()), d.name))
+        uses.append((use(row, [x, z][:row.arity], (1,) if row.name == "polygamma" else ()), d.name))
     compare(row, sample, values, uses)
 
 
@@ -239,7 +240,7 @@ def total(parts: list[tuple[Node, Node]]) -> Node:
 def check_gradient(draw: Draw, y: Node, xs: list[Node], second: bool, note: Any) -> None:
     """Compare the gradients of sum(w * y) by the leaves `xs`, and theirs, with differences."""
     w = Draw(P.add, SAMPLES["add"], str(note)).input(y.shape, y.dtype)
-    draw.values[w] = np.random.default_rng(7).uniform(-1, 1, y.shape).astype(y.dtype.np)
+    draw.values[w] = np.asarray(np.random.default_rng(7).uniform(-1, 1, y.shape), y.dtype.np)
     w.needs_grad = True
     loss = total([(w, y)])
     found = gradients([y], [w], {id(x) for x in xs}, create_graph=True, retain=True, accumulate=None)
@@ -253,7 +254,7 @@ def check_gradient(draw: Draw, y: Node, xs: list[Node], second: bool, note: Any)
     pairs = []
     for g in found.values():
         v = Draw(P.add, SAMPLES["add"], "v").input(g.shape, g.dtype)
-        draw.values[v] = np.random.default_rng(8).uniform(-1, 1, g.shape).astype(g.dtype.np)
+        draw.values[v] = np.asarray(np.random.default_rng(8).uniform(-1, 1, g.shape), g.dtype.np)
         pairs.append((v, g))
     if not second or not pairs:
         return

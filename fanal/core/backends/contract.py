@@ -5,6 +5,7 @@ words in the order of `Launch.args` (addresses of buffers and plain integers); [
 thread does; `scratch` is 64-byte aligned memory of its own. The bits of the result do not depend on how the
 units are divided.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Devices: a type and an index, as torch.device."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -22,17 +23,25 @@ class device:
             type = f"cuda:{type}"
         kind, _, number = type.partition(":")
         if kind not in _TYPES:
-            raise RuntimeError(f"Expected one of {', '.join(_TYPES)} device type at start of device string: {type}")
+            raise RuntimeError(
+                f"Expected one of {', '.join(_TYPES)} device type at start of device string: {type}"
+            )
         if number and not number.isdigit():
             raise RuntimeError(f"Invalid device string: '{type}'")
         if number and index is not None:
-            raise RuntimeError(f"type (string) must not include an index because index was passed explicitly: {type}")
+            raise RuntimeError(
+                f"type (string) must not include an index because index was passed explicitly: {type}"
+            )
         self.type = kind
         self.index = int(number) if number else index
         return self
 
     def __repr__(self) -> str:
-        return f"device(type='{self.type}')" if self.index is None else f"device(type='{self.type}', index={self.index})"
+        return (
+            f"device(type='{self.type}')"
+            if self.index is None
+            else f"device(type='{self.type}', index={self.index})"
+        )
 
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"
@@ -61,6 +70,8 @@ def resolve(spec: str | int | device | None) -> device:
     if found.type == "meta":
         return META
     if found.type == "cuda":
-        raise AssertionError("Torch not compiled with CUDA enabled: this build of Fanal computes on the CPU; "
-                             "use device='cpu', or guard with torch.cuda.is_available()")
+        raise AssertionError(
+            "Torch not compiled with CUDA enabled: this build of Fanal computes on the CPU; "
+            "use device='cpu', or guard with torch.cuda.is_available()"
+        )
     raise RuntimeError(f"device '{found}' is not available in Fanal; available: cpu, meta")

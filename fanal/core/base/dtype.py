@@ -2,6 +2,7 @@
 
 Source of the promotion rules: PyTorch documentation, "Tensor Attributes", section torch.dtype.
 """
+
 from __future__ import annotations
 
 import ml_dtypes
@@ -62,12 +63,37 @@ float64 = dtype("float64", np.float64, 2, 3)
 complex64 = dtype("complex64", np.complex64, 3, 2)
 complex128 = dtype("complex128", np.complex128, 3, 3)
 
-ALL = (bool_, uint8, int8, uint16, int16, uint32, int32, uint64, int64, float8_e4m3fn, float8_e5m2, float16,
-       bfloat16, float32, float64, complex64, complex128)
+ALL = (
+    bool_,
+    uint8,
+    int8,
+    uint16,
+    int16,
+    uint32,
+    int32,
+    uint64,
+    int64,
+    float8_e4m3fn,
+    float8_e5m2,
+    float16,
+    bfloat16,
+    float32,
+    float64,
+    complex64,
+    complex128,
+)
 _BY_NAME = {d.name: d for d in ALL}
 _BY_NP = {d.np: d for d in ALL}
-ALIASES = {"float": float32, "double": float64, "half": float16, "long": int64, "int": int32, "short": int16,
-           "cfloat": complex64, "cdouble": complex128}
+ALIASES = {
+    "float": float32,
+    "double": float64,
+    "half": float16,
+    "long": int64,
+    "int": int32,
+    "short": int16,
+    "cfloat": complex64,
+    "cdouble": complex128,
+}
 
 # The accumulator in which sums and products of a type are carried.
 ACCUMULATE = {float16: float32, bfloat16: float32, float8_e4m3fn: float32, float8_e5m2: float32}
@@ -82,9 +108,12 @@ def from_numpy(np_dtype: object) -> dtype:
     """Return the dtype of a NumPy dtype. Raises TypeError when PyTorch has none."""
     found = _BY_NP.get(np.dtype(np_dtype))  # type: ignore[call-overload]
     if found is None:
-        names = "float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, uint16, uint8, and bool"
-        raise TypeError(f"can't convert np.ndarray of type {np.dtype(np_dtype)}. "  # type: ignore[call-overload]
-                        f"The only supported types are: {names}.")
+        names = ("float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, uint16, "
+                 "uint8, and bool")
+        raise TypeError(
+            f"can't convert np.ndarray of type {np.dtype(np_dtype)}. "  # type: ignore[call-overload]
+            f"The only supported types are: {names}."
+        )
     return found
 
 
@@ -104,8 +133,10 @@ def promote_types(a: dtype, b: dtype) -> dtype:
         return high
     if a.category == 1:
         if a in _UNSIGNED or b in _UNSIGNED:
-            raise RuntimeError(f"Promotion for uint16, uint32, uint64 types is not supported, "
-                               f"attempted to promote {_cap(a)} and {_cap(b)}")
+            raise RuntimeError(
+                f"Promotion for uint16, uint32, uint64 types is not supported, "
+                f"attempted to promote {_cap(a)} and {_cap(b)}"
+            )
         if uint8 in (a, b) and int8 in (a, b):
             return int16
         return a if a.rank > b.rank else b
@@ -113,16 +144,34 @@ def promote_types(a: dtype, b: dtype) -> dtype:
         return float32
     if a.category == 2 and 0 in (a.rank, b.rank):
         if a.rank == b.rank:
-            raise RuntimeError(f"Promotion for Float8 Types is not supported, attempted to promote {_cap(a)} and {_cap(b)}")
-        raise RuntimeError(f"Promotion for Float8 Types is not supported, attempted to promote {_cap(a)} and {_cap(b)}")
+            raise RuntimeError(
+                f"Promotion for Float8 Types is not supported, attempted to promote {_cap(a)} and {_cap(b)}"
+            )
+        raise RuntimeError(
+            f"Promotion for Float8 Types is not supported, attempted to promote {_cap(a)} and {_cap(b)}"
+        )
     return a if a.rank > b.rank else b
 
 
-_SCALAR_NAMES = {"bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long",
-                 "float16": "Half", "float32": "Float", "float64": "Double", "bfloat16": "BFloat16",
-                 "complex64": "ComplexFloat", "complex128": "ComplexDouble", "uint16": "UInt16",
-                 "uint32": "UInt32", "uint64": "UInt64", "float8_e4m3fn": "Float8_e4m3fn",
-                 "float8_e5m2": "Float8_e5m2"}
+_SCALAR_NAMES = {
+    "bool": "Bool",
+    "uint8": "Byte",
+    "int8": "Char",
+    "int16": "Short",
+    "int32": "Int",
+    "int64": "Long",
+    "float16": "Half",
+    "float32": "Float",
+    "float64": "Double",
+    "bfloat16": "BFloat16",
+    "complex64": "ComplexFloat",
+    "complex128": "ComplexDouble",
+    "uint16": "UInt16",
+    "uint32": "UInt32",
+    "uint64": "UInt64",
+    "float8_e4m3fn": "Float8_e4m3fn",
+    "float8_e5m2": "Float8_e5m2",
+}
 
 
 def _cap(d: dtype) -> str:

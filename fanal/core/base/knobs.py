@@ -1,4 +1,5 @@
 """Every environment switch of Fanal, typed, in one place."""
+
 from __future__ import annotations
 
 import os
@@ -25,4 +26,6 @@ cache_dir: Path = _cache_dir()
 cache_bytes: int = int(os.environ.get("FANAL_CACHE_BYTES", 1 << 30))
 threads: int = int(os.environ.get("FANAL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or 0)  # 0: all
 trace: str = os.environ.get("FANAL_TRACE", "user")  # "full" keeps Fanal's own frames in tracebacks
-cpu: str = os.environ.get("FANAL_CPU", "")  # vector target: avx512, avx2, sse2, neon; empty: the machine's best
+cpu: str = os.environ.get(
+    "FANAL_CPU", ""
+)  # vector target: avx512, avx2, sse2, neon; empty: the machine's best

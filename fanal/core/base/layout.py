@@ -1,4 +1,5 @@
 """Memory formats and layouts: names for how elements lie in memory, as torch.memory_format and torch.layout."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -40,8 +41,18 @@ channels_last_3d = memory_format("channels_last_3d")
 strided = layout("strided")
 sparse_coo = layout("sparse_coo")
 sparse_csr = layout("sparse_csr")
-CONSTANTS = {n.name: n for n in (contiguous_format, preserve_format, channels_last, channels_last_3d, strided,
-                                 sparse_coo, sparse_csr)}
+CONSTANTS = {
+    n.name: n
+    for n in (
+        contiguous_format,
+        preserve_format,
+        channels_last,
+        channels_last_3d,
+        strided,
+        sparse_coo,
+        sparse_csr,
+    )
+}
 
 
 def by_name(name: str) -> _Name:

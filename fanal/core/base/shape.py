@@ -1,4 +1,5 @@
 """Shapes, strides and dimension arithmetic."""
+
 from __future__ import annotations
 
 import math
@@ -77,8 +78,10 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
                     out[j] = d
                 elif d != 1:
                     a, b = out[j], d
-                    raise RuntimeError(f"The size of tensor a ({a}) must match the size of tensor b ({b}) at "
-                                       f"non-singleton dimension {j}")
+                    raise RuntimeError(
+                        f"The size of tensor a ({a}) must match the size of tensor b ({b}) at "
+                        f"non-singleton dimension {j}"
+                    )
     return tuple(out)
 
 
@@ -86,7 +89,9 @@ def wrap_dim(dim: int, ndim: int) -> int:
     """Return `dim` counted from the front. Raises IndexError with PyTorch's text; 0-d counts as one dimension."""
     n = ndim or 1
     if not -n <= dim < n:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})"
+        )
     return dim + n if dim < 0 else dim
 
 
@@ -130,8 +135,10 @@ def infer_size(shape: Sequence[int], numel: int) -> Shape:
         return tuple(shape)
     if known == 0:
         if numel == 0:
-            raise RuntimeError(f"cannot reshape tensor of 0 elements into shape {list(shape)} because the "
-                               "unspecified dimension size -1 can be any value and is ambiguous")
+            raise RuntimeError(
+                f"cannot reshape tensor of 0 elements into shape {list(shape)} because the "
+                "unspecified dimension size -1 can be any value and is ambiguous"
+            )
         raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {numel}")
     if numel % known:
         raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {numel}")

@@ -302,7 +302,7 @@ class _Grouper:
                 self.readers.setdefault(v, []).append(found)
 
     def _between(self, b: Group, found: Group, reads: dict[Value, int]) -> bool:
-        """Tell whether something else that is read needs group b: then b must run before it, and not with the reader."""
+        """Tell whether something else that is read needs group b, which then cannot run with the reader."""
         return any(v.group is not None and v.group is not b and v.group is not found and v.group.before >> b.number & 1
                    for v in reads)
 

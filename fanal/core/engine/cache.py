@@ -3,6 +3,7 @@
 The choice depends on the program and on how often it was seen, never on a clock, and never changes a bit: the
 interpreter is used only for small programs of primitives to which IEEE arithmetic gives one right answer.
 """
+
 from __future__ import annotations
 
 import time
@@ -60,10 +61,13 @@ class Compiled:
         from fanal.core.backends.cpu.backend import default
         from fanal.core.backends.cpu.run import Executable
         from fanal.core.compiler.pipeline import lower
+
         begin = time.perf_counter()
         self.exe = Executable(lower(program, default()))
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
-        self.makes = [None if a is None else (o.shape, o.dtype.np) for a, o in zip(self.exe.allocate(), program.outputs)]
+        self.makes = [
+            None if a is None else (o.shape, o.dtype.np) for a, o in zip(self.exe.allocate(), program.outputs)
+        ]
         ledger.compile_seconds += time.perf_counter() - begin
         self.runs = 0
         self.profiles: list[list[Any]] = []
@@ -98,8 +102,16 @@ def structure(program: Program) -> Any:
         if n.buffer is not None:
             return None
         try:
-            key.append((n.row, tuple([place[id(i)] for i in n.inputs]), n.params, tuple(map(type, n.params)), n.dtype,
-                        n.shape))  # types keep 1, 1.0 and True apart, which compare equal
+            key.append(
+                (
+                    n.row,
+                    tuple([place[id(i)] for i in n.inputs]),
+                    n.params,
+                    tuple(map(type, n.params)),
+                    n.dtype,
+                    n.shape,
+                )
+            )  # types keep 1, 1.0 and True apart, which compare equal
         except KeyError:
             return None
         place[id(n)] = len(place)

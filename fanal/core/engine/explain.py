@@ -1,4 +1,5 @@
 """What PyTorch's errors do not say: where each operand of a failed call came from, with its shape and dtype."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """The flush of a recorded segment: find what must be in memory afterwards, run it once, keep the tape usable."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -41,17 +42,17 @@ def residuals(roots: list[Node]) -> list[Node]:
                 continue
             g = input_(n.shape, n.dtype)
             mine = {id(i) for i in n.inputs} | {id(n)}
-            todo = [r for r in n.row.grad(g, n, *n.inputs, *n.params) if r is not None]
+            waiting = [r for r in n.row.grad(g, n, *n.inputs, *n.params) if r is not None]
             inner: set[int] = set()
-            while todo:
-                r = todo.pop()
+            while waiting:
+                r = waiting.pop()
                 if id(r) in inner:
                     continue
                 inner.add(id(r))
                 if id(r) in mine:
                     needed[id(r)] = r
                 else:
-                    todo.extend(r.inputs)
+                    waiting.extend(r.inputs)
     found: dict[int, Node] = {}
     for n in needed.values():
         while n.row is alias and n.buffer is None:
@@ -73,11 +74,21 @@ def flush_recorded(reason: str) -> None:
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused
-    handles = [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else ()
+    handles = (
+        [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else ()
+    )
     s.begin()  # whatever is alive from here on is held by somebody else
-    live = [st for st in (r() for r in touched.values()) if st is not None and st.node.buffer is None and not st.meta]
+    live = [
+        st
+        for st in (r() for r in touched.values())
+        if st is not None and st.node.buffer is None and not st.meta
+    ]
     extra = residuals([st.node for st in live]) if live else []
-    if extra or any(st.node.needs_grad and not st.node.freed for st in live) or any(h() is not None for h in handles):
+    if (
+        extra
+        or any(st.node.needs_grad and not st.node.freed for st in live)
+        or any(h() is not None for h in handles)
+    ):
         refused = refused or "history is left over for a later backward"
     if drawn is not None and refused is None and learn is not None and drawn.covers(live):
         learn(drawn, mode)

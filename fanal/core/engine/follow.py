@@ -145,7 +145,7 @@ def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | Non
 
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
-               and x.out == y.out and len(x.grads) == len(y.grads) for x, y in zip(a.steps[:k], b.steps[:k]))
+               and x.out == y.out and x.grads == y.grads for x, y in zip(a.steps[:k], b.steps[:k]))
 
 
 def _alike(a: Path, b: Path, x: list, y: list) -> bool:

@@ -1,4 +1,5 @@
 """What the engine knows of a tensor: storages that hold values, and handles onto them."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -27,7 +28,9 @@ class Storage:
         self.foreign: Any = None
         self.meta = meta
         self.root: Any = None
-        self.uncounted: tuple[int, ...] = ()  # how many versions PyTorch does not count, then the latest of them
+        self.uncounted: tuple[
+            int, ...
+        ] = ()  # how many versions PyTorch does not count, then the latest of them
 
     def write(self, node: Node) -> None:
         """Replace the value; every handle onto this storage sees it from here on."""
@@ -42,8 +45,25 @@ class Handle:
     the value is cut from the history of the storage.
     """
 
-    __slots__ = ("_storage", "_chain", "_shape", "_dtype", "_node", "_seen", "_leaf", "_grad", "_strides", "_offset",
-                 "_detached", "_hooks", "_leaf_node", "_retain", "_inference", "_base_ref", "_path")
+    __slots__ = (
+        "_storage",
+        "_chain",
+        "_shape",
+        "_dtype",
+        "_node",
+        "_seen",
+        "_leaf",
+        "_grad",
+        "_strides",
+        "_offset",
+        "_detached",
+        "_hooks",
+        "_leaf_node",
+        "_retain",
+        "_inference",
+        "_base_ref",
+        "_path",
+    )
 
     _storage: Storage
     _chain: Chain
@@ -85,6 +105,18 @@ def shared_outside(s: Storage) -> bool:
 def signature(t: Handle) -> tuple:
     """Return what must be equal for another tensor from outside to take the place of `t`."""
     s = t._storage
-    return (type(t), t._shape, t._dtype, t._chain, t._strides, t._leaf, t._detached, t._inference, bool(t._hooks), s.meta,
-            s.node.shape,
-            s.node.needs_grad, s.foreign is None)
+    return (
+        type(t),
+        t._shape,
+        t._dtype,
+        t._chain,
+        t._strides,
+        t._leaf,
+        t._detached,
+        t._inference,
+        bool(t._hooks),
+        s.meta,
+        s.node.shape,
+        s.node.needs_grad,
+        s.foreign is None,
+    )

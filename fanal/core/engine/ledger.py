@@ -1,4 +1,5 @@
 """What happened: counts of events, flushes, plans and kernels, and every executable with its costs by source line."""
+
 from __future__ import annotations
 
 from collections import deque
@@ -24,7 +25,12 @@ class Ledger:
     def snapshot(self) -> dict[str, int]:
         """Return the counters, with the number of kernels compiled or loaded."""
         from fanal.core.backends.cpu import jit
-        return {**{k: getattr(self, k) for k in self.COUNTS}, "kernels": len(jit._addresses), "compiled": jit.compiled}
+
+        return {
+            **{k: getattr(self, k) for k in self.COUNTS},
+            "kernels": len(jit._addresses),
+            "compiled": jit.compiled,
+        }
 
 
 ledger = Ledger()

@@ -276,7 +276,8 @@ class Draft:
             self.refused = "backward reached a leaf that no argument names"
             return (CONST, None)
         for leaf, before, new in e.grads:
-            s.grads.append((place(leaf), None if before is None else place(before), None if new is None else index[id(new)]))
+            was = None if before is None else place(before)
+            s.grads.append((place(leaf), was, None if new is None else index[id(new)]))
             if new is not None:
                 self.groups[self.out_groups[index[id(new)]]].grad = True
         return s
@@ -303,7 +304,8 @@ class Path:
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[Any, Any]] = []
-        self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}  # groups whose value must be in memory afterwards: the union over all runs
+        # Groups whose value must be in memory afterwards: the union over all runs.
+        self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}
         self.exe: Any = None
         self.successor: Path | None = None
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
@@ -377,7 +379,7 @@ class Path:
         return NOBODY
 
     def value(self, spec: tuple) -> Any:
-        """Return the object a specification stands for now."""
+        """Return the object that a specification stands for."""
         kind, x = spec
         if kind == OUT:
             return self.outs[x]
@@ -579,7 +581,8 @@ class Path:
 
     def program(self) -> Program:
         """Return the program for the present set of live groups; `keep` are the groups of its outputs."""
-        self.keep = keep = [k for k, g in enumerate(self.groups) if g.final is not None and (g.external or g.grad or k in self.live)]
+        self.keep = keep = [k for k, g in enumerate(self.groups)
+                            if g.final is not None and (g.external or g.grad or k in self.live)]
         outputs: list[Node] = [self.groups[k].final for k in keep]  # type: ignore[misc]
         needed = {id(n) for n in toposort(outputs)} | {id(o) for o in outputs}
         nodes = [n for n in self.order if id(n) in needed and n.row is not input_]

@@ -4,6 +4,7 @@ An *event* is one call of the public API. Recording runs its function, which bui
 *segment* is the events between two flushes. When the calls of a known segment come again, `follow` recognises them
 and nothing of this runs.
 """
+
 from __future__ import annotations
 
 import threading
@@ -51,7 +52,9 @@ class Event:
         self.out: Any = None
         self.mode = (state.grad, state.inference)
         self.scalars: list[tuple[Node, Any]] = []  # numbers that may differ next time
-        self.grads: list[tuple[Any, Any, Any]] = []  # (leaf, .grad before, new .grad or None when added in place)
+        self.grads: list[
+            tuple[Any, Any, Any]
+        ] = []  # (leaf, .grad before, new .grad or None when added in place)
 
 
 class Session(threading.local):
@@ -78,7 +81,9 @@ class Session(threading.local):
         self.index: dict[int, int] = {}  # id -> place in outs
         self.slots: list[Any] = []  # tensors from outside, in order of first use
         self.slot_index: dict[int, int] = {}
-        self.starts: dict[int, tuple[Storage, Node, int]] = {}  # id of a storage from outside -> its value at first use
+        self.starts: dict[
+            int, tuple[Storage, Node, int]
+        ] = {}  # id of a storage from outside -> its value at first use
         self.snapshots: dict[int, tuple[int, Node]] = {}  # id of a copy of shared memory -> its slot
         self.effects.clear()
         self.began = self.epoch
@@ -250,7 +255,7 @@ def leave_path() -> None:
 
 
 def changed() -> None:
-    """Note that some tensor is no longer what known segments were made for: they are checked before they are followed."""
+    """Note that some tensor is no longer what known segments were made for: they are checked again first."""
     session.epoch += 1
     if session.path is not None and not session.depth and _position() == 0:
         _leaver()

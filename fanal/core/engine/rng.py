@@ -4,6 +4,7 @@ Philox turns (key, offset, position) into bits, so a draw is a value like any ot
 and a followed step draws anew by taking new offsets. `draw` marks both numbers as runtime scalars of the event; when
 the step is followed, the engine asks each marker, in the order of the draws, what its number is `now`.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -68,5 +69,8 @@ class Offset:
 def draw(shape: Shape) -> Node:
     """Return 32 fresh random bits for each element of a shape, as uint32."""
     seed, offset = Seed(), Offset()
-    return philox(runtime(given(np.array(seed.now(), np.int64)), seed),
-                  runtime(given(np.array(offset.now(), np.int64)), offset), shape)
+    return philox(
+        runtime(given(np.array(seed.now(), np.int64)), seed),
+        runtime(given(np.array(offset.now(), np.int64)), offset),
+        shape,
+    )

@@ -1,4 +1,5 @@
 """A validity check of programs, for tests and for whoever builds programs by hand."""
+
 from __future__ import annotations
 
 from fanal.core.ir.program import Node, Program

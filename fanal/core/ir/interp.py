@@ -1,4 +1,5 @@
 """The interpreter: the slow, obvious meaning of a program. Every backend answers to it."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,4 +32,7 @@ def interpret(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:
             uses[id(i)] -= 1
             if not uses[id(i)] and id(i) not in keep:
                 values.pop(id(i), None)
-    return [np.array(values[id(o)] if id(o) in values else o.buffer, order="C", copy=True) for o in program.outputs]
+    return [
+        np.array(values[id(o)] if id(o) in values else o.buffer, order="C", copy=True)
+        for o in program.outputs
+    ]

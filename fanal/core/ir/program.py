@@ -3,6 +3,7 @@
 A Node is one value: a primitive applied to values. Nodes form a graph while a step is recorded; a Program is a
 closed, ordered piece of it, ready for the compiler.
 """
+
 from __future__ import annotations
 
 import math
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from fanal.core.ir.row import Row
 
 Shape = tuple[int, ...]
-WALKED, FREED = 1, 2  # backward went through a value that saved nothing; through one whose saved values are gone
+WALKED, FREED = (
+    1,
+    2,
+)  # backward went through a value that saved nothing; through one whose saved values are gone
 
 
 class Node:
@@ -28,8 +32,21 @@ class Node:
     what a tensor held, for PyTorch's check that nobody overwrote what backward needs.
     """
 
-    __slots__ = ("row", "inputs", "params", "shape", "dtype", "buffer", "needs_grad", "where", "home", "leaf",
-                 "hooks", "freed", "__weakref__")
+    __slots__ = (
+        "row",
+        "inputs",
+        "params",
+        "shape",
+        "dtype",
+        "buffer",
+        "needs_grad",
+        "where",
+        "home",
+        "leaf",
+        "hooks",
+        "freed",
+        "__weakref__",
+    )
 
     def __init__(self, row: Row, inputs: tuple[Node, ...], params: tuple, shape: Shape, dtype: DType) -> None:
         self.row = row
@@ -67,8 +84,9 @@ class Program:
 
     __slots__ = ("inputs", "nodes", "outputs", "writes")
 
-    def __init__(self, inputs: list[Node], nodes: list[Node], outputs: list[Node],
-                 writes: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, inputs: list[Node], nodes: list[Node], outputs: list[Node], writes: dict[int, int] | None = None
+    ) -> None:
         self.inputs = inputs
         self.nodes = nodes
         self.outputs = outputs

@@ -3,6 +3,7 @@
 From the row everything else is derived: shape errors, the NumPy reference, gradients of every order (rules are
 written in primitives), kernels of every backend, FLOP and byte reports, generated tests.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -21,11 +22,36 @@ NO_GRADIENT = None  # written in a row whose result does not vary smoothly with 
 class Row:
     """One primitive. Call it with nodes, then its parameters, to record a value."""
 
-    __slots__ = ("name", "kind", "shape", "dtype", "ref", "grad", "code", "flops", "domain", "exact", "fold", "arity")
+    __slots__ = (
+        "name",
+        "kind",
+        "shape",
+        "dtype",
+        "ref",
+        "grad",
+        "code",
+        "flops",
+        "domain",
+        "exact",
+        "fold",
+        "arity",
+    )
 
-    def __init__(self, name: str, kind: str, arity: int, shape: Callable, dtype: Callable, ref: Callable,
-                 grad: Callable | None, code: Callable | None, flops: Any, domain: tuple | None, exact: bool,
-                 fold: Callable | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        arity: int,
+        shape: Callable,
+        dtype: Callable,
+        ref: Callable,
+        grad: Callable | None,
+        code: Callable | None,
+        flops: Any,
+        domain: tuple | None,
+        exact: bool,
+        fold: Callable | None,
+    ) -> None:
         self.name, self.kind, self.arity = name, kind, arity
         self.shape, self.dtype, self.ref, self.grad, self.code = shape, dtype, ref, grad, code
         self.flops, self.domain, self.exact, self.fold = flops, domain, exact, fold
@@ -35,7 +61,7 @@ class Row:
         if self.arity < 0:
             inputs, params = tuple(args[0]), args[1:]
         else:
-            inputs, params = args[:self.arity], args[self.arity:]
+            inputs, params = args[: self.arity], args[self.arity :]
         if self.fold is not None:
             known = self.fold(*inputs, *params) if self.arity >= 0 else self.fold(inputs, *params)
             if known is not None:
@@ -52,9 +78,21 @@ class Row:
         return f"<primitive {self.name}>"
 
 
-def prim(name: str, *, kind: str, shape: Callable, dtype: Callable, ref: Callable, grad: Callable | None,
-         code: Callable | None, flops: Any, arity: int = 1, domain: tuple | None = None, exact: bool = False,
-         fold: Callable | None = None) -> Row:
+def prim(
+    name: str,
+    *,
+    kind: str,
+    shape: Callable,
+    dtype: Callable,
+    ref: Callable,
+    grad: Callable | None,
+    code: Callable | None,
+    flops: Any,
+    arity: int = 1,
+    domain: tuple | None = None,
+    exact: bool = False,
+    fold: Callable | None = None,
+) -> Row:
     """Declare a primitive.
 
     kind: one of KINDS. arity: number of input values, -1 for a sequence. shape, dtype: (inputs, params) -> result's.

@@ -1,12 +1,25 @@
 """Programs as text: Python that rebuilds them, with shapes, dtypes and the user's lines in comments."""
+
 from __future__ import annotations
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.where import show as line
 from fanal.core.ir.program import Node, Program
 
-_RENAMED = {"abs": "abs_", "and": "and_", "convert": "convert", "input": "input_", "max": "max_", "min": "min_",
-            "not": "not_", "or": "or_", "pow": "pow_", "round": "round_", "slice": "slice_", "sum": "sum_"}
+_RENAMED = {
+    "abs": "abs_",
+    "and": "and_",
+    "convert": "convert",
+    "input": "input_",
+    "max": "max_",
+    "min": "min_",
+    "not": "not_",
+    "or": "or_",
+    "pow": "pow_",
+    "round": "round_",
+    "slice": "slice_",
+    "sum": "sum_",
+}
 
 
 def _text(p: object) -> str:
@@ -25,8 +38,12 @@ def show(program: Program) -> str:
     Values that are known, and parameters that are functions, are named in comments: they are not in the text.
     """
     names: dict[int, str] = {}
-    lines = ["from fanal.core.base import dtype as dt", "from fanal.core.ir import prims as P",
-             "from fanal.core.ir.program import Program", ""]
+    lines = [
+        "from fanal.core.base import dtype as dt",
+        "from fanal.core.ir import prims as P",
+        "from fanal.core.ir.program import Program",
+        "",
+    ]
     width = 0
     rows: list[tuple[str, Node]] = []
 
@@ -56,6 +73,9 @@ def show(program: Program) -> str:
         note = f"{n.dtype.name}{list(n.shape)}" + (", known" if n.buffer is not None else "")
         lines.append(f"{text:{width}}  # {note}{'  ' + line(n.where) if n.where else ''}")
     nodes = [names[id(n)] for n in program.nodes if names[id(n)][0] == "v"]
-    lines += ["", f"program = Program([{', '.join(names[id(n)] for n in program.inputs)}], [{', '.join(nodes)}],",
-              f"                  [{', '.join(outputs)}], {program.writes!r})"]
+    lines += [
+        "",
+        f"program = Program([{', '.join(names[id(n)] for n in program.inputs)}], [{', '.join(nodes)}],",
+        f"                  [{', '.join(outputs)}], {program.writes!r})",
+    ]
     return "\n".join(lines) + "\n"

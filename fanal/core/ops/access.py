@@ -1,4 +1,5 @@
 """What a tensor tells: size, strides, values as Python numbers and arrays, .grad, .data, flags."""
+
 from __future__ import annotations
 
 import math
@@ -45,26 +46,50 @@ def _is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 
 for _name, _f in {
-        "size": _size, "stride": _stride, "__len__": _len, "is_contiguous": _is_contiguous,
-        "dim": lambda self: len(self._shape), "ndimension": lambda self: len(self._shape),
-        "numel": lambda self: math.prod(self._shape), "nelement": lambda self: math.prod(self._shape),
-        "storage_offset": lambda self: self._offset, "element_size": lambda self: self._dtype.itemsize,
-        "is_floating_point": lambda self: self._dtype.is_floating_point, "is_complex": lambda self: self._dtype.is_complex,
-        "is_signed": lambda self: self._dtype.is_signed, "get_device": lambda self: -1,
-        "is_inference": lambda self: self._inference, "is_pinned": lambda self, device=None: False,
-        "is_shared": lambda self: False, "is_conj": lambda self: False, "is_neg": lambda self: False,
-        "__hash__": lambda self: id(self), "is_coalesced": lambda self: True, "is_set_to": lambda self, o:
-        self._storage is o._storage and self._chain == o._chain}.items():
+    "size": _size,
+    "stride": _stride,
+    "__len__": _len,
+    "is_contiguous": _is_contiguous,
+    "dim": lambda self: len(self._shape),
+    "ndimension": lambda self: len(self._shape),
+    "numel": lambda self: math.prod(self._shape),
+    "nelement": lambda self: math.prod(self._shape),
+    "storage_offset": lambda self: self._offset,
+    "element_size": lambda self: self._dtype.itemsize,
+    "is_floating_point": lambda self: self._dtype.is_floating_point,
+    "is_complex": lambda self: self._dtype.is_complex,
+    "is_signed": lambda self: self._dtype.is_signed,
+    "get_device": lambda self: -1,
+    "is_inference": lambda self: self._inference,
+    "is_pinned": lambda self, device=None: False,
+    "is_shared": lambda self: False,
+    "is_conj": lambda self: False,
+    "is_neg": lambda self: False,
+    "__hash__": lambda self: id(self),
+    "is_coalesced": lambda self: True,
+    "is_set_to": lambda self, o: self._storage is o._storage and self._chain == o._chain,
+}.items():
     _plain(_name, _f)
 
 for _name, _f in {
-        "is_cuda": lambda self: False, "is_meta": lambda self: self._storage.meta, "is_sparse": lambda self: False,
-        "is_cpu": lambda self: not self._storage.meta, "is_quantized": lambda self: False, "is_mps": lambda self: False,
-        "is_nested": lambda self: False, "is_mkldnn": lambda self: False, "is_xpu": lambda self: False,
-        "is_sparse_csr": lambda self: False,
-        "layout": lambda self: layout.strided, "itemsize": lambda self: self._dtype.itemsize,
-        "nbytes": lambda self: math.prod(self._shape) * self._dtype.itemsize, "names": lambda self: (None,) * len(self._shape),
-        "retains_grad": lambda self: self._retain, "output_nr": lambda self: 0, "name": lambda self: None}.items():
+    "is_cuda": lambda self: False,
+    "is_meta": lambda self: self._storage.meta,
+    "is_sparse": lambda self: False,
+    "is_cpu": lambda self: not self._storage.meta,
+    "is_quantized": lambda self: False,
+    "is_mps": lambda self: False,
+    "is_nested": lambda self: False,
+    "is_mkldnn": lambda self: False,
+    "is_xpu": lambda self: False,
+    "is_sparse_csr": lambda self: False,
+    "layout": lambda self: layout.strided,
+    "itemsize": lambda self: self._dtype.itemsize,
+    "nbytes": lambda self: math.prod(self._shape) * self._dtype.itemsize,
+    "names": lambda self: (None,) * len(self._shape),
+    "retains_grad": lambda self: self._retain,
+    "output_nr": lambda self: 0,
+    "name": lambda self: None,
+}.items():
     setattr(Tensor, _name, property(_f))
 
 
@@ -113,8 +138,16 @@ _plain("__index__", _index)
 _plain("__float__", lambda self: float(item_public(self)))
 _plain("__int__", lambda self: int(item_public(self)))
 _plain("__complex__", lambda self: complex(item_public(self)))
-_plain("__format__", lambda self, spec: format(item_public(self), spec) if not self._shape and spec else repr(self)
-       if spec == "" else object.__format__(self, spec))
+_plain(
+    "__format__",
+    lambda self, spec: (
+        format(item_public(self), spec)
+        if not self._shape and spec
+        else repr(self)
+        if spec == ""
+        else object.__format__(self, spec)
+    ),
+)
 
 
 def _iter(self: Any) -> Any:
@@ -129,19 +162,25 @@ _plain("__iter__", _iter)
 def _set_grad(self: Any, grad: Any) -> None:
     if grad is not None:
         if not isinstance(grad, Handle):
-            raise TypeError(f"assigned grad expected to be a Tensor or None but got grad of type {type(grad).__name__}")
+            raise TypeError(
+                f"assigned grad expected to be a Tensor or None but got grad of type {type(grad).__name__}"
+            )
         if grad is self:
             raise RuntimeError("can't assign Variable as its own grad")
         if grad._shape != self._shape:
-            raise RuntimeError(f"attempting to assign a gradient of size '{list(grad._shape)}' to a tensor of size "
-                               f"'{list(self._shape)}'. Please ensure that the gradient and the tensor are the same size")
+            raise RuntimeError(
+                f"attempting to assign a gradient of size '{list(grad._shape)}' to a tensor of size "
+                f"'{list(self._shape)}'. Please ensure that the gradient and the tensor are the same size"
+            )
         if grad._dtype is not self._dtype:
-            raise RuntimeError(f"attempting to assign a gradient with dtype '{grad._dtype}' to a tensor with grad_dtype "
-                               f"'{self._dtype}'. The gradient must match the tensor's dtype.")
+            raise RuntimeError(
+                f"attempting to assign a gradient with dtype '{grad._dtype}' to a tensor with grad_dtype "
+                f"'{self._dtype}'. The gradient must match the tensor's dtype."
+            )
     set_grad(self, grad)
 
 
-Tensor.grad = property(lambda self: self._grad, _set_grad, lambda self: set_grad(self, None))  # type: ignore[attr-defined]
+setattr(Tensor, "grad", property(lambda self: self._grad, _set_grad, lambda self: set_grad(self, None)))
 
 
 def _grad_fn(self: Any) -> GradFn | None:
@@ -157,6 +196,7 @@ Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]
 
 def _data(self: Any) -> Any:
     from fanal.core.tensor.tensor import adopt
+
     t = adopt(Tensor, self)
     t._detached = True
     t._seen = -1
@@ -168,6 +208,7 @@ def _data(self: Any) -> Any:
 def _set_data(self: Any, new: Any) -> None:
     """t.data = x: take over the storage of x."""
     from fanal.core.engine.record import unfollowable
+
     flush("data")
     unfollowable(".data was assigned")
     if not isinstance(new, Handle):
@@ -182,7 +223,9 @@ Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]
 
 
 def _is_view(self: Any) -> bool:
-    return (bool(self._chain) and self._strides is not None) or self._base_ref is not None or bool(self._chain)
+    return (
+        (bool(self._chain) and self._strides is not None) or self._base_ref is not None or bool(self._chain)
+    )
 
 
 _plain("_is_view", _is_view)

@@ -1,4 +1,5 @@
 """Activations: pointwise nonlinearities and softmax, with gradients that fuse into one kernel."""
+
 from __future__ import annotations
 
 import math
@@ -73,11 +74,14 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
     x = read(input)
     lo, hi = number(min_val, x.dtype), number(max_val, x.dtype)
     y = P.min_(P.max_(P.detach(x), lo), hi)
-    return _apply(input, inplace, with_gradient(
-        y, lambda g, y, x: [gate(P.and_(P.lt(lo, x), P.lt(x, hi)), g)], x))
+    return _apply(
+        input, inplace, with_gradient(y, lambda g, y, x: [gate(P.and_(P.lt(lo, x), P.lt(x, hi)), g)], x)
+    )
 
 
-public("hardtanh_", module="nn.functional", method=False)(lambda input, *a, **k: hardtanh(input, *a, **k, inplace=True))
+public("hardtanh_", module="nn.functional", method=False)(
+    lambda input, *a, **k: hardtanh(input, *a, **k, inplace=True)
+)
 
 
 def _leaky(x: Node, slope: Node) -> Node:
@@ -94,7 +98,8 @@ def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) 
 
 
 public("leaky_relu_", module="nn.functional", method=False)(
-    lambda input, negative_slope=0.01: leaky_relu(input, negative_slope, True))
+    lambda input, negative_slope=0.01: leaky_relu(input, negative_slope, True)
+)
 
 
 def _elu(x: Node, alpha: float, scale: float, input_scale: float) -> Node:
@@ -105,6 +110,7 @@ def _elu(x: Node, alpha: float, scale: float, input_scale: float) -> Node:
 
     def slope(g: Node, x: Node) -> Node:
         return P.where(P.lt(P.num(x, 0), x), P.mul(g, s), P.mul(P.mul(g, P.mul(a, i)), P.exp(P.mul(x, i))))
+
     return with_gradient(P.convert(y, x.dtype), _steep(slope), x)
 
 
@@ -122,7 +128,9 @@ def _both(fn: Callable, name: str) -> None:
     """Register an activation as torch function, its in-place form, and in nn.functional with `inplace`."""
     public(name, method=False, inplace=True)(fn)
     public(name, module="nn.functional", method=False)(fn)
-    public(name + "_", module="nn.functional", method=False)(lambda input, *a, **k: fn(input, *a, **k, inplace=True))
+    public(name + "_", module="nn.functional", method=False)(
+        lambda input, *a, **k: fn(input, *a, **k, inplace=True)
+    )
 
 
 def celu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
@@ -146,12 +154,14 @@ _TANH_K, _TANH_C = math.sqrt(2 / math.pi), 0.044715
 def gelu_node(x: Node, tanh_form: bool) -> Node:
     """x * Phi(x), or its tanh approximation. Source: Hendrycks & Gimpel 2016."""
     if not tanh_form:
+
         def cdf(x: Node) -> Node:
             return P.mul(P.add(P.erf(P.mul(x, P.num(x, _INV_SQRT2))), P.num(x, 1)), P.num(x, 0.5))
 
         def slope(g: Node, x: Node) -> Node:
             pdf = P.mul(P.exp(P.mul(P.mul(x, x), P.num(x, -0.5))), P.num(x, _INV_SQRT_2PI))
             return P.mul(g, P.add(cdf(x), P.mul(x, pdf)))
+
         return smooth(x, lambda x: P.mul(x, cdf(x)), slope)
 
     def inner(x: Node) -> Node:
@@ -164,6 +174,7 @@ def gelu_node(x: Node, tanh_form: bool) -> Node:
         growth = P.mul(P.num(x, _TANH_K), P.add(one, P.mul(P.num(x, 3 * _TANH_C), P.mul(x, x))))
         right = P.mul(P.mul(P.mul(half, x), P.sub(one, P.mul(t, t))), growth)
         return P.mul(g, P.add(left, right))
+
     return smooth(x, lambda x: P.mul(P.mul(P.num(x, 0.5), x), P.add(P.num(x, 1), inner(x))), tanh_slope)
 
 
@@ -183,6 +194,7 @@ def silu(input: Any, inplace: bool = False) -> Any:
     def slope(g: Node, x: Node) -> Node:
         s, one = _sigmoid(x), P.num(x, 1)
         return P.mul(P.mul(g, s), P.add(one, P.mul(x, P.sub(one, s))))
+
     return _apply(input, inplace, smooth(x, lambda x: P.div(x, P.add(P.num(x, 1), P.exp(P.neg(x)))), slope))
 
 
@@ -194,6 +206,7 @@ def mish(input: Any, inplace: bool = False) -> Any:
     def slope(g: Node, x: Node) -> Node:
         s, t = _sigmoid(x), P.tanh(softplus_wide(x))
         return P.mul(g, P.add(t, P.mul(P.mul(x, s), P.sub(P.num(x, 1), P.mul(t, t)))))
+
     return _apply(input, inplace, smooth(x, lambda x: P.mul(x, P.tanh(softplus_wide(x))), slope))
 
 
@@ -217,6 +230,7 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
         z = P.mul(x, b)
         e = P.exp(P.where(P.lt(limit, z), P.num(z, 0), z))
         return P.where(P.lt(limit, z), g, P.div(P.mul(g, e), P.add(e, P.num(e, 1))))
+
     return result(with_gradient(P.convert(y, x.dtype), _steep(slope), x), input)
 
 
@@ -242,8 +256,16 @@ def hardsigmoid(input: Any, inplace: bool = False) -> Any:
     def f(x: Node) -> Node:
         six = P.num(x, 6)
         return P.div(P.min_(P.max_(P.add(x, P.num(x, 3)), P.num(x, 0)), six), six)
-    return _apply(input, inplace, smooth(x, f, lambda g, x: gate(
-        P.and_(P.lt(P.num(x, -3), x), P.lt(x, P.num(x, 3))), P.mul(g, P.num(g, 1 / 6)))))
+
+    return _apply(
+        input,
+        inplace,
+        smooth(
+            x,
+            f,
+            lambda g, x: gate(P.and_(P.lt(P.num(x, -3), x), P.lt(x, P.num(x, 3))), P.mul(g, P.num(g, 1 / 6))),
+        ),
+    )
 
 
 @public(module="nn.functional", method=False)
@@ -258,6 +280,7 @@ def hardswish(input: Any, inplace: bool = False) -> Any:
     def slope(g: Node, x: Node) -> Node:
         middle = P.mul(g, P.add(P.div(x, P.num(x, 3)), P.num(x, 0.5)))
         return P.where(P.le(x, P.num(x, -3)), P.num(g, 0), P.where(P.lt(x, P.num(x, 3)), middle, g))
+
     return _apply(input, inplace, smooth(x, f, slope))
 
 
@@ -270,6 +293,7 @@ def hardshrink(input: Any, lambd: float = 0.5) -> Any:
 
     def small(x: Node) -> Node:
         return P.and_(P.le(P.neg(k), x), P.le(x, k))
+
     d = P.detach(x)
     y = P.where(small(d), P.num(d, 0), d)
     return result(with_gradient(y, lambda g, y, x: [P.where(small(x), P.num(g, 0), g)], x), input)
@@ -280,13 +304,17 @@ def softshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input moved towards 0 by lambd."""
     x = need_float(input, "softshrink_check")
     if not lambd >= 0:
-        raise RuntimeError("lambda must be in range [0, 3.40282e+38] for input dtype "
-                           f"{dt.scalar_name(x.dtype)}, but found {float(lambd):g}")
+        raise RuntimeError(
+            "lambda must be in range [0, 3.40282e+38] for input dtype "
+            f"{dt.scalar_name(x.dtype)}, but found {float(lambd):g}"
+        )
     d = P.detach(x)
     k = number(float(lambd), x.dtype)
     y = P.where(P.lt(k, d), P.sub(d, k), P.where(P.lt(d, P.neg(k)), P.add(d, k), P.mul(d, P.num(d, 0))))
-    return result(with_gradient(y, lambda g, y, x: [
-        P.where(P.and_(P.le(P.neg(k), x), P.le(x, k)), P.num(g, 0), g)], x), input)
+    return result(
+        with_gradient(y, lambda g, y, x: [P.where(P.and_(P.le(P.neg(k), x), P.le(x, k)), P.num(g, 0), g)], x),
+        input,
+    )
 
 
 def threshold(input: Any, threshold: float, value: float, inplace: bool = False) -> Any:
@@ -294,8 +322,7 @@ def threshold(input: Any, threshold: float, value: float, inplace: bool = False)
     x = read(input)
     t, v, d = number(threshold, x.dtype), number(value, x.dtype), P.detach(x)
     y = P.where(P.le(d, t), v, d)
-    return _apply(input, inplace, with_gradient(
-        y, lambda g, y, x: [P.where(P.le(x, t), P.num(g, 0), g)], x))
+    return _apply(input, inplace, with_gradient(y, lambda g, y, x: [P.where(P.le(x, t), P.num(g, 0), g)], x))
 
 
 _both(threshold, "threshold")
@@ -309,6 +336,7 @@ def logsigmoid(input: Any) -> Any:
     def f(x: Node) -> Node:
         zero = P.num(x, 0)
         return P.sub(P.min_(x, zero), P.log1p(P.exp(P.neg(P.abs_(x)))))
+
     return result(smooth(x, f, lambda g, x: P.mul(g, _sigmoid(P.neg(x)))), input)
 
 
@@ -343,12 +371,15 @@ def prelu(input: Any, weight: Any) -> Any:
             raise RuntimeError("Not allow zero-dim input tensor.")
         channels = x.shape[1] if len(x.shape) > 1 else 1
         if channels != w.size:
-            raise RuntimeError("Mismatch of parameter numbers and input channel size. Found parameter "
-                               "numbers = "
-                               f"{w.size} and channel size = {channels}.")
+            raise RuntimeError(
+                "Mismatch of parameter numbers and input channel size. Found parameter "
+                "numbers = "
+                f"{w.size} and channel size = {channels}."
+            )
     if len(w.shape) > 1:
-        raise RuntimeError("prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = "
-                           f"{len(w.shape)}")
+        raise RuntimeError(
+            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {len(w.shape)}"
+        )
     shape: Shape = () if not x.shape else (1,) * len(x.shape)
     if len(x.shape) > 1:
         shape = (1, w.size, *(1,) * (len(x.shape) - 2))
@@ -359,25 +390,37 @@ def prelu(input: Any, weight: Any) -> Any:
     def rule(g: Node, y: Node, x: Node, w: Node) -> list[Node | None]:
         positive = P.lt(P.num(x, 0), x)
         return [P.where(positive, g, P.mul(g, w)), gate(P.not_(positive), P.mul(g, x))]
+
     return result(with_gradient(y, rule, x, w), input)
 
 
-def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
-          generator: Any = None) -> Any:
+def rrelu(
+    input: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+    generator: Any = None,
+) -> Any:
     """Return input where positive, a * input elsewhere; a is drawn from [lower, upper), or their mean in evaluation."""
     x = need_float(input, "rrelu_with_noise_out_cpu" if training else "leaky_relu_cpu")
     if lower > upper:
-        raise RuntimeError("Lower bound should be less than or equal to the upper bound, got "
-                           f"lower={lower}, upper={upper}")
+        raise RuntimeError(
+            f"Lower bound should be less than or equal to the upper bound, got lower={lower}, upper={upper}"
+        )
     if not training:
         return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, x.dtype)))
     from fanal.core.ops.dropout import uniform_node
+
     u = wide(uniform_node(x.shape, x.dtype))
     slope = P.convert(P.add(P.mul(u, counted(upper - lower, u.dtype)), counted(lower, u.dtype)), x.dtype)
     d = P.detach(x)
     y = P.where(P.le(d, P.num(d, 0)), P.mul(d, slope), d)
-    return _apply(input, inplace, with_gradient(
-        y, lambda g, y, x: [P.where(P.le(x, P.num(x, 0)), P.mul(g, slope), g)], x))
+    return _apply(
+        input,
+        inplace,
+        with_gradient(y, lambda g, y, x: [P.where(P.le(x, P.num(x, 0)), P.mul(g, slope), g)], x),
+    )
 
 
 _both(rrelu, "rrelu")
@@ -400,6 +443,7 @@ def softmax_node(x: Node, dim: int) -> Node:
         g, y = wide(g), wide(y)
         p = P.mul(g, y)
         return [P.convert(P.sub(p, P.mul(y, _kept(P.sum_(p, dims), p, dims))), x.dtype)]
+
     return with_gradient(y, rule, x)
 
 
@@ -415,6 +459,7 @@ def log_softmax_node(x: Node, dim: int) -> Node:
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         g, y = wide(g), wide(y)
         return [P.convert(P.sub(g, P.mul(P.exp(y), _kept(P.sum_(g, dims), g, dims))), x.dtype)]
+
     return with_gradient(P.convert(y, x.dtype), rule, x)
 
 
@@ -430,21 +475,32 @@ def _implicit_dim(ndim: int) -> int:
 def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, form: Callable) -> Any:
     if dim is None:
         import warnings
-        warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to "
-                      "include dim=X as an "
-                      "argument.", stacklevel=4)
+
+        warnings.warn(
+            f"Implicit dimension choice for {name} has been deprecated. Change the call to "
+            "include dim=X as an "
+            "argument.",
+            stacklevel=4,
+        )
         dim = _implicit_dim(len(input._shape))
     x = node_of(input, dtype or input._dtype)
     d = _softmax_axis(x, dim)
     if x.dtype.category < 2:
-        kernel = f"{name}_lastdim_kernel_impl" if d == len(x.shape) - 1 else \
-            "softmax_kernel_impl" if name == "softmax" else f"{name}_kernel_impl"
+        kernel = (
+            f"{name}_lastdim_kernel_impl"
+            if d == len(x.shape) - 1
+            else "softmax_kernel_impl"
+            if name == "softmax"
+            else f"{name}_kernel_impl"
+        )
         raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
     return result(form(x, d), input)
 
 
 @public("softmax", module="nn.functional", method=False)
-def softmax_functional(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None) -> Any:
+def softmax_functional(
+    input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None
+) -> Any:
     """Return exp(input) / sum(exp(input)) along `dim`."""
     return _softmaxes(input, dim, dtype, "softmax", softmax_node)
 
@@ -457,8 +513,9 @@ def softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
 
 
 @public("log_softmax", module="nn.functional", method=False)
-def log_softmax_functional(input: Any, dim: int | None = None, _stacklevel: int = 3,
-                           dtype: dt.dtype | None = None) -> Any:
+def log_softmax_functional(
+    input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None
+) -> Any:
     """Return the logarithm of softmax along `dim`."""
     return _softmaxes(input, dim, dtype, "log_softmax", log_softmax_node)
 
@@ -474,6 +531,7 @@ def log_softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
 def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None) -> Any:
     """Return softmax(-input) along `dim`."""
     from fanal.core.ops.pointwise import neg
+
     return _softmaxes(neg(input), dim, dtype, "softmax", softmax_node)
 
 
@@ -484,10 +542,11 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
     Source: Jang, Gu & Poole 2017.
     """
     from fanal.core.ops.dropout import uniform_node
+
     x = read(logits)
     d = wrap_dim(dim, len(x.shape) or 1)
     u = wide(uniform_node(x.shape, x.dtype))
-    tiny = P.num(u, 2.0 ** -25)
+    tiny = P.num(u, 2.0**-25)
     noise = P.neg(P.log(P.neg(P.log(P.add(u, tiny)))))
     z = P.div(P.add(wide(x), noise), number(float(tau), u.dtype))
     soft = softmax_node(P.convert(z, x.dtype), d)
@@ -505,5 +564,14 @@ public("tanh", module="nn.functional", method=False)(lambda input: tanh(input))
 public("sigmoid", module="nn.functional", method=False)(lambda input: sigmoid(input))
 public("relu_", module="nn.functional", method=False)(lambda input: relu(input, True))
 
-__all__ = ["gate", "is_number", "log_softmax_node", "need_float", "sigmoid_node", "smooth", "softmax_node",
-           "softplus_wide", "wide"]
+__all__ = [
+    "gate",
+    "is_number",
+    "log_softmax_node",
+    "need_float",
+    "sigmoid_node",
+    "smooth",
+    "softmax_node",
+    "softplus_wide",
+    "wide",
+]

@@ -143,7 +143,8 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
         if len(x.shape) < 2:
             raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got "
                                "query.dim: "
-                               f"{len(q.shape)} key.dim: {len(k.shape)} and value.dim: {len(v.shape)} instead.")
+                               f"{len(q.shape)} key.dim: {len(k.shape)} and value.dim: {len(v.shape)} "
+                               f"instead.")
     mask = None
     if attn_mask is not None:
         mask = read(attn_mask)
@@ -151,7 +152,8 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
             raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when "
                                "is_causal=True")
         if mask.dtype is not dt.bool_ and mask.dtype is not q.dtype:
-            raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+            raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but "
+                               "got "
                                f"attn_mask.dtype: {_cpp(mask)} and  query.dtype: {_cpp(q)} instead.")
         if mask.dtype is not dt.bool_:
             mask = P.convert(mask, q.dtype)

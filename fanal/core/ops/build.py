@@ -4,6 +4,7 @@ An operator is a plain function on tensors, composed of primitives and of other 
 call is part of the outer event). `public` puts it into the tables from which `surface` makes the torch functions,
 Tensor methods, in-place and out= variants.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -30,8 +31,17 @@ class Entry:
 
     __slots__ = ("fn", "function", "inplace", "method", "module", "name", "options", "out")
 
-    def __init__(self, name: str, fn: Callable, module: str, function: bool, method: str | None, inplace: bool,
-                 out: bool, options: dict) -> None:
+    def __init__(
+        self,
+        name: str,
+        fn: Callable,
+        module: str,
+        function: bool,
+        method: str | None,
+        inplace: bool,
+        out: bool,
+        options: dict,
+    ) -> None:
         self.name, self.fn, self.module, self.function = name, fn, module, function
         self.method, self.inplace, self.out, self.options = method, inplace, out, options
 
@@ -39,19 +49,30 @@ class Entry:
 ENTRIES: list[Entry] = []
 
 
-def public(name: str | None = None, *, module: str = "torch", function: bool = True, method: bool | str = True,
-           inplace: bool = False, out: bool = False, aliases: Sequence[str] = (), **options: Any) -> Callable:
+def public(
+    name: str | None = None,
+    *,
+    module: str = "torch",
+    function: bool = True,
+    method: bool | str = True,
+    inplace: bool = False,
+    out: bool = False,
+    aliases: Sequence[str] = (),
+    **options: Any,
+) -> Callable:
     """Register an operator under its public names.
 
     module: "torch", "nn.functional", "linalg", ... where the function appears (function=False: nowhere).
     method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
     out: accepts out=. aliases: further names. options: see engine.record.Op.
     """
+
     def register(fn: Callable) -> Callable:
         for n in (name or fn.__name__, *aliases):
             m = n if method is True else (method or None)
             ENTRIES.append(Entry(n, fn, module, function, m, inplace, out, dict(options)))
         return fn
+
     return register
 
 
@@ -181,18 +202,26 @@ def check_inplace(t: Handle, new: Node | None = None) -> None:
         base = t._base_ref
         if base is not None:
             if base._leaf:
-                raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
-            if type(base) is Forbidden and (base.always or value(t).needs_grad or (new is not None and new.needs_grad)):
+                raise RuntimeError(
+                    "a view of a leaf Variable that requires grad is being used in an in-place operation."
+                )
+            if type(base) is Forbidden and (
+                base.always or value(t).needs_grad or (new is not None and new.needs_grad)
+            ):
                 raise RuntimeError(base.text)
     if t._inference and not state.inference:
-        raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "
-                           "to get a normal tensor before doing inplace update.See "
-                           "https://github.com/pytorch/rfcs/pull/17 for more details.")
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "
+            "to get a normal tensor before doing inplace update.See "
+            "https://github.com/pytorch/rfcs/pull/17 for more details."
+        )
     if t._strides is not None:
         for n, s in zip(t._shape, t._strides):
             if s == 0 and n > 1:
-                raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a "
-                                   "single memory location. Please clone() the tensor before performing the operation.")
+                raise RuntimeError(
+                    "unsupported operation: more than one element of the written-to tensor refers to a "
+                    "single memory location. Please clone() the tensor before performing the operation."
+                )
 
 
 def can_cast(source: dt.dtype, to: dt.dtype) -> bool:
@@ -207,14 +236,20 @@ def assign(t: Any, n: Node, name: str = "") -> Any:
     check_inplace(t, n)
     if n.shape != t._shape:
         from fanal.core.base.shape import broadcast_shapes
+
         if broadcast_shapes(n.shape, t._shape) != t._shape:
-            raise RuntimeError(f"output with shape {list(t._shape)} doesn't match the broadcast shape {list(n.shape)}")
+            raise RuntimeError(
+                f"output with shape {list(t._shape)} doesn't match the broadcast shape {list(n.shape)}"
+            )
         from fanal.core.ir.prims import broadcast
+
         n = broadcast(n, t._shape)
     if n.dtype is not t._dtype:
         if not can_cast(n.dtype, t._dtype):
-            raise RuntimeError(f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
-                               f"{dt.scalar_name(t._dtype)}")
+            raise RuntimeError(
+                f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
+                f"{dt.scalar_name(t._dtype)}"
+            )
         n = convert(n, t._dtype)
     write(t, n)
     return t
@@ -223,18 +258,47 @@ def assign(t: Any, n: Node, name: str = "") -> Any:
 def store(out: Any, n: Node) -> Any:
     """Put a result into the tensor given as out=, resizing it when it is empty or of another shape."""
     if state.grad and (out.requires_grad or n.needs_grad):
-        raise RuntimeError("functions with out=... arguments don't support automatic differentiation, but one of the "
-                           "arguments requires grad.")
+        raise RuntimeError(
+            "functions with out=... arguments don't support automatic differentiation, but one of the "
+            "arguments requires grad."
+        )
     if not can_cast(n.dtype, out._dtype):
-        raise RuntimeError(f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
-                           f"{dt.scalar_name(out._dtype)}")
+        raise RuntimeError(
+            f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
+            f"{dt.scalar_name(out._dtype)}"
+        )
     if out._shape != n.shape:
         from fanal.core.ops.storage_ops import resize
+
         resize(out, n.shape)
     write(out, convert(n, out._dtype))
     return out
 
 
-__all__ = ["ENTRIES", "Entry", "Handle", "Node", "Number", "Operand", "Tensor", "assign", "can_cast", "check_inplace", "counted",
-           "floating", "is_number", "kept_strides", "node_of", "nodes_of", "number", "public", "read", "result",
-           "result_type", "store", "value", "wrap", "write"]
+__all__ = [
+    "ENTRIES",
+    "Entry",
+    "Handle",
+    "Node",
+    "Number",
+    "Operand",
+    "Tensor",
+    "assign",
+    "can_cast",
+    "check_inplace",
+    "counted",
+    "floating",
+    "is_number",
+    "kept_strides",
+    "node_of",
+    "nodes_of",
+    "number",
+    "public",
+    "read",
+    "result",
+    "result_type",
+    "store",
+    "value",
+    "wrap",
+    "write",
+]

@@ -1,4 +1,5 @@
 """Comparisons, logic and tests of elements."""
+
 from __future__ import annotations
 
 import math
@@ -28,7 +29,7 @@ from fanal.core.tensor.tensor import Tensor, compute
 
 def _ordered(d: dt.dtype, name: str) -> None:
     if d.is_complex:
-        raise NotImplementedError(f'"{name}_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
 
 
 def less(a: Node, b: Node) -> Node:
@@ -46,21 +47,31 @@ def less_equal(a: Node, b: Node) -> Node:
 
 
 _RELATIONS = {
-    "eq": (lambda a, b: P.eq(a, b), ()), "ne": (lambda a, b: P.ne(a, b), ("not_equal",)),
-    "lt": (lambda a, b: less(a, b), ("less",)), "le": (lambda a, b: less_equal(a, b), ("less_equal",)),
-    "gt": (lambda a, b: less(b, a), ("greater",)), "ge": (lambda a, b: less_equal(b, a), ("greater_equal",))}
+    "eq": (lambda a, b: P.eq(a, b), ()),
+    "ne": (lambda a, b: P.ne(a, b), ("not_equal",)),
+    "lt": (lambda a, b: less(a, b), ("less",)),
+    "le": (lambda a, b: less_equal(a, b), ("less_equal",)),
+    "gt": (lambda a, b: less(b, a), ("greater",)),
+    "ge": (lambda a, b: less_equal(b, a), ("greater_equal",)),
+}
 
 
 def _relation(name: str, rule: Any, aliases: tuple[str, ...]) -> Any:
     def fn(input: Operand, other: Operand) -> Any:
         if not isinstance(input, Handle):
-            raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
+            raise TypeError(
+                f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
+            )
         d = result_type(input, other)
         if name not in ("eq", "ne"):
             _ordered(d, name)
         a, b = nodes_of(input, other)
         return result(rule(a, b), input, other)
-    fn.__name__, fn.__doc__ = name, f"Return where input {name} other holds. Shapes broadcast; dtypes promote."
+
+    fn.__name__, fn.__doc__ = (
+        name,
+        f"Return where input {name} other holds. Shapes broadcast; dtypes promote.",
+    )
     public(name, inplace=True, out=True, aliases=aliases)(fn)
     public(f"__{name}__", function=False, dunder=True)(fn)
     return fn
@@ -83,7 +94,9 @@ def logical_not(input: Any) -> Any:
 def need_tensor(x: Any, name: str, argument: str = "other") -> None:
     """Raise PyTorch's TypeError if an argument is no tensor."""
     if not isinstance(x, Handle):
-        raise TypeError(f"{name}(): argument '{argument}' (position 2) must be Tensor, not {type(x).__name__}")
+        raise TypeError(
+            f"{name}(): argument '{argument}' (position 2) must be Tensor, not {type(x).__name__}"
+        )
 
 
 def _logical(name: str, row: Any) -> Any:
@@ -91,6 +104,7 @@ def _logical(name: str, row: Any) -> Any:
         need_tensor(input, name, "input")
         need_tensor(other, name)
         return result(row(truth(read(input)), truth(read(other))), input, other)
+
     fn.__name__, fn.__doc__ = name, f"Return {name} of truth values."
     return public(name, inplace=True, out=True)(fn)
 
@@ -160,7 +174,9 @@ def isneginf(input: Any) -> Any:
 def isreal(input: Any) -> Any:
     """Return where the imaginary part is zero."""
     x = read(input)
-    return result(P.eq(P.imag(x), P.num(P.imag(x), 0)) if x.dtype.is_complex else P.full(x.shape, True, dt.bool_), input)
+    return result(
+        P.eq(P.imag(x), P.num(P.imag(x), 0)) if x.dtype.is_complex else P.full(x.shape, True, dt.bool_), input
+    )
 
 
 @public(out=True)
@@ -184,6 +200,7 @@ def _sign_bit(x: Node) -> Node:
 def copysign(input: Operand, other: Operand) -> Any:
     """Return the magnitude of input with the sign of other."""
     from fanal.core.ops.pointwise import with_gradient
+
     need_tensor(input, "copysign", "input")
     d = floating(result_type(input, other))
     a, b = node_of(input, d), node_of(other, d)
@@ -193,6 +210,7 @@ def copysign(input: Operand, other: Operand) -> Any:
     def rule(g: Node, y: Node, a: Node) -> list[Node]:
         same = P.div(y, a)
         return [P.mul(g, P.where(P.eq(a, P.num(a, 0)), P.num(g, 0), same))]
+
     return result(with_gradient(y, rule, a), input, other)
 
 
@@ -236,13 +254,17 @@ def isclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, eq
     if input._dtype is not other._dtype:
         raise RuntimeError(f"{dt.scalar_name(input._dtype)} did not match {dt.scalar_name(other._dtype)}")
     if rtol < 0 or atol < 0:
-        raise RuntimeError(f"{'rtol' if rtol < 0 else 'atol'} must be greater than or equal to zero, but got "
-                           f"{rtol if rtol < 0 else atol:g}")
+        raise RuntimeError(
+            f"{'rtol' if rtol < 0 else 'atol'} must be greater than or equal to zero, but got "
+            f"{rtol if rtol < 0 else atol:g}"
+        )
     return result(close_node(read(input), read(other), rtol, atol, equal_nan), input, other)
 
 
 @public(event=False)
-def allclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
+def allclose(
+    input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> bool:
     """Tell whether all elements are close."""
     return bool(compute(Tensor.isclose(input, other, rtol, atol, equal_nan)).all())  # type: ignore[attr-defined]
 
@@ -258,7 +280,9 @@ def equal(input: Any, other: Any) -> bool:
 
 
 @public(method=False, out=True)
-def isin(elements: Operand, test_elements: Operand, *, assume_unique: bool = False, invert: bool = False) -> Any:
+def isin(
+    elements: Operand, test_elements: Operand, *, assume_unique: bool = False, invert: bool = False
+) -> Any:
     """Return where elements are among the test elements."""
     if is_number(elements) and is_number(test_elements):
         raise RuntimeError("isin: at least one of elements and test_elements must be a tensor")
@@ -269,8 +293,11 @@ def isin(elements: Operand, test_elements: Operand, *, assume_unique: bool = Fal
     like = elements if isinstance(elements, Handle) else test_elements
     if n <= 64:
         wide = P.eq(P.reshape(a, (*a.shape, 1)), P.reshape(b, (1,) * len(a.shape) + (n,)))
-        hit = P.convert(P.max_of(P.convert(wide, dt.uint8), (len(a.shape),)), dt.bool_) if n else \
-            P.full(a.shape, False, dt.bool_)
+        hit = (
+            P.convert(P.max_of(P.convert(wide, dt.uint8), (len(a.shape),)), dt.bool_)
+            if n
+            else P.full(a.shape, False, dt.bool_)
+        )
         return result(P.not_(hit) if invert else hit, like)
     unfollowable("membership is searched on the host")
     found = np.isin(compute(wrap(a)), compute(wrap(b)), assume_unique=assume_unique, invert=invert)
@@ -282,6 +309,9 @@ def is_nonzero(input: Any) -> bool:
     """Tell whether the only element is not zero."""
     n = math.prod(input._shape)
     if n != 1:
-        raise RuntimeError("Boolean value of Tensor with no values is ambiguous" if not n else
-                           "Boolean value of Tensor with more than one value is ambiguous")
+        raise RuntimeError(
+            "Boolean value of Tensor with no values is ambiguous"
+            if not n
+            else "Boolean value of Tensor with more than one value is ambiguous"
+        )
     return bool(compute(input))

@@ -1,4 +1,5 @@
 """Conversion of dtype and device, and plain writes: to, type, copy_, fill_, set_, resize_."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -46,8 +47,16 @@ def _moved(t: Any, where: Any, copy: bool) -> Any:
 
 
 @public(function=False)
-def to(self: Any, *args: Any, dtype: Any = None, device: Any = None, other: Any = None, non_blocking: bool = False,
-       copy: bool = False, memory_format: Any = None) -> Any:
+def to(
+    self: Any,
+    *args: Any,
+    dtype: Any = None,
+    device: Any = None,
+    other: Any = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format: Any = None,
+) -> Any:
     """Return the tensor with another dtype, device or memory format; itself when nothing changes.
 
     Forms: to(dtype), to(device), to(device, dtype), to(other), each followed by non_blocking and copy.
@@ -63,8 +72,10 @@ def to(self: Any, *args: Any, dtype: Any = None, device: Any = None, other: Any 
         elif isinstance(a, (str, devices.device, int)):
             device = a
         elif a is not None:
-            raise TypeError("to() received an invalid combination of arguments - got "
-                            f"({', '.join(type(x).__name__ for x in args)})")
+            raise TypeError(
+                "to() received an invalid combination of arguments - got "
+                f"({', '.join(type(x).__name__ for x in args)})"
+            )
     copy = copy or (len(flags) > 1 and flags[1])
     if other is not None:
         dtype, device = other._dtype, other.device
@@ -78,13 +89,25 @@ def to(self: Any, *args: Any, dtype: Any = None, device: Any = None, other: Any 
 def _cast(name: str, d: dt.dtype) -> None:
     def fn(self: Any, memory_format: Any = layout.preserve_format) -> Any:
         return converted(self, d, False, memory_format)
+
     fn.__name__, fn.__doc__ = name, f"Return the tensor as {d.name}."
     public(name, function=False)(fn)
 
 
-for _name, _d in {"float": dt.float32, "double": dt.float64, "half": dt.float16, "bfloat16": dt.bfloat16, "long": dt.int64,
-                  "int": dt.int32, "short": dt.int16, "char": dt.int8, "byte": dt.uint8, "bool": dt.bool_,
-                  "cfloat": dt.complex64, "cdouble": dt.complex128}.items():
+for _name, _d in {
+    "float": dt.float32,
+    "double": dt.float64,
+    "half": dt.float16,
+    "bfloat16": dt.bfloat16,
+    "long": dt.int64,
+    "int": dt.int32,
+    "short": dt.int16,
+    "char": dt.int8,
+    "byte": dt.uint8,
+    "bool": dt.bool_,
+    "cfloat": dt.complex64,
+    "cdouble": dt.complex128,
+}.items():
     _cast(_name, _d)
 
 
@@ -133,7 +156,9 @@ def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
     """Write the elements of src, broadcast and converted, into this tensor."""
     if not isinstance(src, Handle):
         if not is_number(src):
-            raise TypeError(f"copy_(): argument 'other' (position 1) must be Tensor, not {type(src).__name__}")
+            raise TypeError(
+                f"copy_(): argument 'other' (position 1) must be Tensor, not {type(src).__name__}"
+            )
         n = node_of(src, self._dtype)
     else:
         if src._storage.meta and not self._storage.meta:
@@ -142,7 +167,9 @@ def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
     if n.shape != self._shape:
         shape = broadcast_shapes(self._shape, n.shape)
         if shape != self._shape:
-            raise RuntimeError(f"output with shape {list(self._shape)} doesn't match the broadcast shape {list(shape)}")
+            raise RuntimeError(
+                f"output with shape {list(self._shape)} doesn't match the broadcast shape {list(shape)}"
+            )
     return assign(self, P.convert(n, self._dtype))
 
 
@@ -150,8 +177,10 @@ def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
 def fill(input: Any, value: Any) -> Any:
     """Return input with every element set to one number."""
     if isinstance(value, Handle) and value._shape:
-        raise RuntimeError(f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} "
-                           "dimensions.")
+        raise RuntimeError(
+            f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} "
+            "dimensions."
+        )
     return result(P.broadcast(node_of(value, input._dtype), input._shape), input)
 
 
@@ -194,6 +223,7 @@ def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = Non
     from fanal.core.ops.create import filled
     from fanal.core.ops.shape import as_strided, whole
     from fanal.core.ops.storage_view import UntypedStorage
+
     check_inplace(self)
     unfollowable("set_ was called")
     if source is None:
@@ -202,11 +232,14 @@ def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = Non
         source = source._tensor(self._dtype)
         size = size if size is not None else source._shape
     if source._dtype is not self._dtype:
-        raise RuntimeError(f"Could not set tensor of type {source._dtype.name} to a tensor of type {self._dtype.name}")
+        raise RuntimeError(
+            f"Could not set tensor of type {source._dtype.name} to a tensor of type {self._dtype.name}"
+        )
     if size is not None:
         shape = ints((size,))
         if stride is None:
             from fanal.core.base.shape import contiguous_strides
+
             stride = contiguous_strides(shape)
         source = as_strided(whole(source), shape, stride, storage_offset)
     self._storage, self._chain, self._shape = source._storage, source._chain, source._shape
@@ -224,6 +257,7 @@ def is_tensor(obj: Any) -> bool:
 def _question(name: str) -> None:
     def fn(input: Any) -> Any:
         return getattr(Tensor, name)(input)
+
     fn.__name__, fn.__doc__ = name, f"Tell Tensor.{name}()."
     public(name, method=False, event=False)(fn)
 
@@ -236,6 +270,7 @@ for _name in ("is_floating_point", "is_complex", "is_signed", "numel", "is_infer
 def can_cast_public(from_: dt.dtype, to: dt.dtype) -> bool:
     """Tell whether a result of dtype `from_` may be stored in `to`."""
     from fanal.core.ops.build import can_cast
+
     return can_cast(from_, to)
 
 
@@ -243,6 +278,7 @@ def can_cast_public(from_: dt.dtype, to: dt.dtype) -> bool:
 def result_type_public(tensor1: Any, tensor2: Any) -> dt.dtype:
     """Return the dtype of an operation on two tensors or numbers."""
     from fanal.core.ops.build import result_type
+
     return result_type(tensor1, tensor2)
 
 

@@ -1,4 +1,5 @@
 """Making tensors from Python data and NumPy arrays."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -28,12 +29,18 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
         if a.dtype == object or a.dtype.kind in "USMm":
             _explain(data)
         kind = a.dtype.kind
-        src = {"b": dt.bool_, "i": dt.int64, "u": dt.int64 if d is None else dt.uint64, "f": dt.get_default(),
-               "c": dt.get_default().to_complex()}[kind]
+        src = {
+            "b": dt.bool_,
+            "i": dt.int64,
+            "u": dt.int64 if d is None else dt.uint64,
+            "f": dt.get_default(),
+            "c": dt.get_default().to_complex(),
+        }[kind]
         if a.size == 0 and kind == "f":
             src = dt.get_default()
     d = d or src
     from fanal.core.ir.prims.point import _convert_ref
+
     if a.dtype != d.np:
         if a.dtype.kind in "iu" and d.category == 1 and a.size and not isinstance(data, (Handle, np.ndarray)):
             info = np.iinfo(d.np)
@@ -55,6 +62,7 @@ def _plain(x: Any) -> Any:
 
 def _explain(data: Any) -> None:
     """Raise what torch.tensor raises for data that is not a box of numbers."""
+
     def walk(x: Any) -> Any:
         if isinstance(x, list):
             lengths = [walk(i) for i in x]
@@ -63,17 +71,28 @@ def _explain(data: Any) -> None:
                     raise ValueError(f"expected sequence of length {lengths[0]} at dim 1 (got {n})")
             return len(x)
         if isinstance(x, str):
-            raise ValueError("too many dimensions 'str'") if len(x) else TypeError("new(): invalid data type 'str'")
+            raise (
+                ValueError("too many dimensions 'str'")
+                if len(x)
+                else TypeError("new(): invalid data type 'str'")
+            )
         if not isinstance(x, (bool, int, float, complex, np.ndarray, np.generic)):
             raise RuntimeError(f"Could not infer dtype of {type(x).__name__}")
         return None
+
     walk(data)
     raise ValueError("could not turn the given data into a tensor: rows of different lengths?")
 
 
 @public(method=False, event=False)
-def tensor(data: Any, *, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False,
-           pin_memory: bool = False) -> Any:
+def tensor(
+    data: Any,
+    *,
+    dtype: dt.dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return a new tensor with a copy of `data` (nested sequences, numbers, arrays)."""
     where = devices.resolve(device)
     a, d = array_from(data, dtype)
@@ -81,20 +100,35 @@ def tensor(data: Any, *, dtype: dt.dtype | None = None, device: Any = None, requ
     t._storage.meta = where is devices.META
     if requires_grad:
         from fanal.core.ops.grad_ops import requires_grad_
+
         requires_grad_(t)
     return t
 
 
 @public(method=False, out=True)
-def zeros(*size: Any, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-          pin_memory: bool = False, names: Any = None) -> Any:
+def zeros(
+    *size: Any,
+    dtype: dt.dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+    names: Any = None,
+) -> Any:
     """Return a tensor of zeros."""
     return filled(shape_of(size), 0, dtype or dt.get_default(), device, requires_grad)
 
 
 @public(method=False, out=True)
-def ones(*size: Any, dtype: dt.dtype | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-         pin_memory: bool = False, names: Any = None) -> Any:
+def ones(
+    *size: Any,
+    dtype: dt.dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+    names: Any = None,
+) -> Any:
     """Return a tensor of ones."""
     return filled(shape_of(size), 1, dtype or dt.get_default(), device, requires_grad)
 
@@ -117,6 +151,7 @@ def filled(shape: Shape, value: Any, d: dt.dtype, device: Any = None, requires_g
     t._storage.meta = where is devices.META
     if requires_grad:
         from fanal.core.ops.grad_ops import requires_grad_
+
         requires_grad_(t)
     return t
 
@@ -127,6 +162,7 @@ def _constructor(cls: type, *args: Any, **kwargs: Any) -> Any:
         t = filled((0,), 0, dt.get_default())
     elif isinstance(args[0], Handle):
         from fanal.core.tensor.tensor import adopt
+
         return adopt(cls, args[0])
     elif isinstance(args[0], (list, tuple, np.ndarray)):
         t = tensor(args[0], dtype=dt.get_default())
@@ -134,6 +170,7 @@ def _constructor(cls: type, *args: Any, **kwargs: Any) -> Any:
         t = filled(shape_of(args), 0, dt.get_default())
     if cls is not Tensor:
         from fanal.core.tensor.tensor import adopt
+
         t = adopt(cls, t)
     return t
 

@@ -3,6 +3,7 @@
 Source: Graves et al. 2006, "Connectionist temporal "
                             "classification". Forward and backward variables run on the host.
 """
+
 from __future__ import annotations
 
 import functools
@@ -28,7 +29,7 @@ def _extended(targets: Array, lengths: Array, blank: int) -> Array:
     out = np.full((n, 2 * widest + 1), blank, np.int64)
     at = 0
     for b, s in enumerate(lengths):
-        out[b, 1:2 * s + 1:2] = targets[b, :s] if targets.ndim == 2 else targets[at:at + s]
+        out[b, 1 : 2 * s + 1 : 2] = targets[b, :s] if targets.ndim == 2 else targets[at : at + s]
         at += s
     return out
 
@@ -51,12 +52,16 @@ def _steps(scores: Array, labels: Array, blank: int) -> Array:
 
 def _check(log_probs: Array, targets: Array, inputs: Array, lengths: Array) -> None:
     if (inputs > log_probs.shape[0]).any() or (inputs < 0).any():
-        raise RuntimeError(f"Expected input_lengths to have value at most {log_probs.shape[0]}, but got "
-                           f"value {int(inputs.max())}")
+        raise RuntimeError(
+            f"Expected input_lengths to have value at most {log_probs.shape[0]}, but got "
+            f"value {int(inputs.max())}"
+        )
     if targets.ndim == 2 and (lengths > targets.shape[1]).any():
-        raise RuntimeError(f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but "
-                           "got size "
-                           f"{targets.shape[1]}")
+        raise RuntimeError(
+            f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but "
+            "got size "
+            f"{targets.shape[1]}"
+        )
 
 
 def _ends(alpha: Array, inputs: Array, lengths: Array) -> Array:
@@ -72,8 +77,9 @@ def _ends(alpha: Array, inputs: Array, lengths: Array) -> Array:
     return out
 
 
-def _forward(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *,
-             blank: int) -> tuple[Array, Array, Array]:
+def _forward(
+    log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, blank: int
+) -> tuple[Array, Array, Array]:
     _check(log_probs, targets, inputs, lengths)
     labels = _extended(targets, lengths, blank)
     each = np.broadcast_to(labels, (len(log_probs), *labels.shape))
@@ -99,7 +105,9 @@ def _gradient(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *
             if t == 0:
                 continue
             m = 2 * s + 1
-            back = _steps(scores[:t, b:b + 1, :m][::-1, :, ::-1], labels[b:b + 1, :m][:, ::-1], blank)[::-1, :, ::-1]
+            back = _steps(scores[:t, b : b + 1, :m][::-1, :, ::-1], labels[b : b + 1, :m][:, ::-1], blank)[
+                ::-1, :, ::-1
+            ]
             both = alpha[:t, b, :m] + back[:, 0] - scores[:t, b, :m] - total[b]
             grad[:t, b] = np.exp(log_probs[:t, b].astype(np.float64))
             posterior = np.zeros((t, log_probs.shape[2]))
@@ -129,16 +137,37 @@ def _lengths(x: Any, n: int, name: str) -> Node:
 
 
 @public("ctc_loss", method=False)
-def torch_ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, blank: int = 0,
-                   reduction: int = 1, zero_infinity: bool = False) -> Any:
+def torch_ctc_loss(
+    log_probs: Any,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: int = 1,
+    zero_infinity: bool = False,
+) -> Any:
     """Return the CTC loss; reduction: 0 none, 1 mean, 2 sum."""
-    return ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, ("none", "mean", "sum")[reduction],
-                    zero_infinity)
+    return ctc_loss(
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        ("none", "mean", "sum")[reduction],
+        zero_infinity,
+    )
 
 
 @public(module="nn.functional", method=False)
-def ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, blank: int = 0,
-             reduction: str = "mean", zero_infinity: bool = False) -> Any:
+def ctc_loss(
+    log_probs: Any,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Any:
     """Return -log of the probability of the targets; the mean divides each by its target length first.
 
     Shapes: log-probabilities (T, N, C) or (T, C); targets (N, S), or all in one row; lengths (N).
@@ -155,7 +184,10 @@ def ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: A
         raise RuntimeError("blank must be in label range")
     if not n:
         raise RuntimeError("log_probs tensor must not be empty")
-    inputs, lengths = _lengths(input_lengths, n, "input_lengths"), _lengths(target_lengths, n, "target_lengths")
+    inputs, lengths = (
+        _lengths(input_lengths, n, "input_lengths"),
+        _lengths(target_lengths, n, "target_lengths"),
+    )
     labels = P.convert(read(targets), dt.int64)
     data = (labels, inputs, lengths)
     loss = P.host((P.detach(x), *data), _with_blank(_loss, blank), (n,), x.dtype)
@@ -165,6 +197,7 @@ def ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: A
         d = P.host((P.detach(x), *data), _with_blank(_gradient, blank), (t, n, c), x.dtype)
         d = P.mul(d, P.reshape(g, (1, n, 1)))
         return [P.where(P.reshape(infinite, (1, n, 1)), P.num(d, 0), d) if zero_infinity else d]
+
     loss = with_gradient(loss, rule, x)
     if zero_infinity:
         loss = P.where(infinite, P.num(loss, 0), loss)

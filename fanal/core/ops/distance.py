@@ -1,4 +1,5 @@
 """Distances and similarities between vectors."""
+
 from __future__ import annotations
 
 import math
@@ -16,7 +17,9 @@ def distance_node(d: Node, p: float) -> Node:
     """The p-norm of differences over the last dimension; its gradient at 0 is 0."""
     last = (len(d.shape) - 1,)
     if p == 0:
-        return with_gradient(norm_node(P.detach(d), 0, last, False), lambda g, y, d: [P.zeros(d.shape, g.dtype)], d)
+        return with_gradient(
+            norm_node(P.detach(d), 0, last, False), lambda g, y, d: [P.zeros(d.shape, g.dtype)], d
+        )
     if p in (1.0, 2.0):
         return norm_node(d, p, last, False)
     if not d.shape[-1]:
@@ -29,6 +32,7 @@ def distance_node(d: Node, p: float) -> Node:
         def rule(g: Node, y: Node, d: Node) -> list[Node | None]:
             hit = P.eq(P.abs_(d), P.reshape(y, keep))
             return [P.where(hit, P.mul(P.reshape(g, keep), P.sign(d)), P.num(d, 0))]
+
         return with_gradient(y, rule, d)
     n = P.num(d, p)
     y = P.pow_(P.sum_(P.pow_(a, n), last), P.num(d, 1 / p))
@@ -41,6 +45,7 @@ def distance_node(d: Node, p: float) -> Node:
         ratio = P.div(P.where(still, one, a), P.where(still, one, top))
         slope = P.mul(P.sign(d), P.pow_(ratio, P.num(d, p - 1)))
         return [P.where(still, zero, P.mul(P.reshape(g, keep), slope))]
+
     return with_gradient(y, power_rule, d)
 
 
@@ -58,11 +63,14 @@ def _euclid_by_product(x: Node, y: Node) -> Node:
         rx = P.reshape(P.sum_(r, (len(r.shape) - 1,)), (*r.shape[:-1], 1))
         ry = P.reshape(P.sum_(r, (len(r.shape) - 2,)), (*r.shape[:-2], r.shape[-1], 1))
         return [P.sub(P.mul(x, rx), P.dot(r, y)), P.sub(P.mul(y, ry), P.dot(P.swap(r), x))]
+
     return with_gradient(dist, rule, x, y)
 
 
 @public(method=False)
-def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary") -> Any:
+def cdist(
+    x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary"
+) -> Any:
     """Return the p-norm distance of each pair of rows. Shapes: (..., P, M) and (..., R, M) -> (..., P, R)."""
     modes = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
     if compute_mode is not None and compute_mode not in modes:
@@ -73,8 +81,9 @@ def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = "use_mm_f
         if t._dtype.category < 2:
             raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {t._dtype.name}")
     if x1._shape[-1] != x2._shape[-1]:
-        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: {x1._shape[-1]} X2: "
-                           f"{x2._shape[-1]}")
+        raise RuntimeError(
+            f"X1 and X2 must have the same number of columns. X1: {x1._shape[-1]} X2: {x2._shape[-1]}"
+        )
     if p < 0:
         raise RuntimeError("cdist only supports non-negative p values")
     a, b = nodes_of(x1, x2)
@@ -99,6 +108,7 @@ def pdist(input: Any, p: float = 2.0) -> Any:
     if p < 0:
         raise RuntimeError("pdist only supports non-negative p values")
     import numpy as np
+
     x = read(input)
     i, j = (P.given(np.ascontiguousarray(v, np.int64)) for v in np.triu_indices(x.shape[0], 1))
     return wrap(distance_node(P.sub(P.take(x, i, 0), P.take(x, j, 0)), float(p)))
@@ -124,7 +134,9 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """Return x1.x2 / (max(|x1|, eps) * max(|x2|, eps)) along a dimension."""
     d = result_type(x1, x2)
     if d.category < 2:
-        raise RuntimeError("expected common dtype to be floating point, yet common dtype is " + d.name.title())
+        raise RuntimeError(
+            "expected common dtype to be floating point, yet common dtype is " + d.name.title()
+        )
     a, b = node_of(x1, d), node_of(x2, d)
     shape = broadcast_shapes(a.shape, b.shape)
     a, b = P.broadcast(a, shape), P.broadcast(b, shape)
@@ -134,6 +146,9 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
 
     def unit(x: Node) -> Node:
         n = norm_node(x, 2, at, True)
-        n = with_gradient(P.max_(P.detach(n), tiny), lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], n)
+        n = with_gradient(
+            P.max_(P.detach(n), tiny), lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], n
+        )
         return P.div(x, n)
+
     return wrap(P.sum_(P.mul(unit(a), unit(b)), at))

@@ -1,4 +1,5 @@
 """Dropout. The mask is a function of a counter, so backward makes it again instead of keeping it."""
+
 from __future__ import annotations
 
 import math
@@ -17,7 +18,7 @@ def uniform_node(shape: Shape, d: dt.dtype) -> Node:
     bits = P.shr(draw(shape), P.full((), 8, dt.uint32))
     exact = dt.float64 if d is dt.float64 else dt.float32
     u = P.convert(bits, exact)
-    return P.convert(P.mul(u, P.num(u, 2.0 ** -24)), d)
+    return P.convert(P.mul(u, P.num(u, 2.0**-24)), d)
 
 
 def kept_mask(shape: Shape, p: float) -> Node:
@@ -43,8 +44,9 @@ def _drop(input: Any, p: float, training: bool, inplace: bool, shape: Shape) -> 
     if p == 0 or not training or not math.prod(input._shape):
         return input
     if input._dtype.category < 2:
-        raise RuntimeError("result type Float can't be cast to the desired output type "
-                           f"{dt.scalar_name(input._dtype)}")
+        raise RuntimeError(
+            f"result type Float can't be cast to the desired output type {dt.scalar_name(input._dtype)}"
+        )
     y = dropped(read(input), p, shape)
     return assign(input, y) if inplace else result(y, input)
 
@@ -86,11 +88,13 @@ def dropout1d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
     _probability(p)
     n = len(input._shape)
     if n not in (2, 3):
-        raise RuntimeError(f"dropout1d: Expected 2D or 3D input, but received a {n}D input. Note that "
-                           "dropout1d exists to "
-                           "provide channel-wise dropout on inputs with 1 spatial dimension, a channel "
-                           "dimension, and an "
-                           "optional batch dimension (i.e. 2D or 3D inputs).")
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {n}D input. Note that "
+            "dropout1d exists to "
+            "provide channel-wise dropout on inputs with 1 spatial dimension, a channel "
+            "dimension, and an "
+            "optional batch dimension (i.e. 2D or 3D inputs)."
+        )
     shape = (input._shape[0], 1) if n == 2 else _channels(input)
     return _drop(input, p, training, inplace, shape)
 
@@ -101,23 +105,28 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
     _probability(p)
     n = len(input._shape)
     if n not in (3, 4):
-        warnings.warn(f"dropout2d: Received a {n}-D input to dropout2d, which is deprecated and will result "
-                      "in an error in a "
-                      "future release. To retain the behavior and silence this warning, please use dropout "
-                      "instead. Note "
-                      "that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial "
-                      "dimensions, a channel "
-                      "dimension, and an optional batch dimension (i.e. 3D or 4D inputs).", stacklevel=3)
+        warnings.warn(
+            f"dropout2d: Received a {n}-D input to dropout2d, which is deprecated and will result "
+            "in an error in a "
+            "future release. To retain the behavior and silence this warning, please use dropout "
+            "instead. Note "
+            "that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial "
+            "dimensions, a channel "
+            "dimension, and an optional batch dimension (i.e. 3D or 4D inputs).",
+            stacklevel=3,
+        )
     if n == 3:
-        warnings.warn("dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D "
-                      "dropout behavior is "
-                      "desired - input is interpreted as shape (N, C, L), where C is the channel dim. This "
-                      "behavior will "
-                      "change in a future release to interpret the input as one without a batch dimension, "
-                      "i.e. shape (C, "
-                      "H, W). To maintain the 1D channel-wise dropout behavior, please switch to using "
-                      "dropout1d instead.",
-                      stacklevel=3)
+        warnings.warn(
+            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D "
+            "dropout behavior is "
+            "desired - input is interpreted as shape (N, C, L), where C is the channel dim. This "
+            "behavior will "
+            "change in a future release to interpret the input as one without a batch dimension, "
+            "i.e. shape (C, "
+            "H, W). To maintain the 1D channel-wise dropout behavior, please switch to using "
+            "dropout1d instead.",
+            stacklevel=3,
+        )
     return _drop(input, p, training, inplace, _channels(input))
 
 
@@ -127,13 +136,16 @@ def dropout3d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
     _probability(p)
     n = len(input._shape)
     if n not in (4, 5):
-        warnings.warn(f"dropout3d: Received a {n}-D input to dropout3d, which is deprecated and will result "
-                      "in an error in a "
-                      "future release. To retain the behavior and silence this warning, please use dropout "
-                      "instead. Note "
-                      "that dropout3d exists to provide channel-wise dropout on inputs with 3 spatial "
-                      "dimensions, a channel "
-                      "dimension, and an optional batch dimension (i.e. 4D or 5D inputs).", stacklevel=3)
+        warnings.warn(
+            f"dropout3d: Received a {n}-D input to dropout3d, which is deprecated and will result "
+            "in an error in a "
+            "future release. To retain the behavior and silence this warning, please use dropout "
+            "instead. Note "
+            "that dropout3d exists to provide channel-wise dropout on inputs with 3 spatial "
+            "dimensions, a channel "
+            "dimension, and an optional batch dimension (i.e. 4D or 5D inputs).",
+            stacklevel=3,
+        )
     shape = (input._shape[0], 1, 1, 1) if n == 4 else _channels(input)
     return _drop(input, p, training, inplace, shape)
 
@@ -151,7 +163,9 @@ def _alpha(input: Any, p: float, training: bool, inplace: bool, shape: Shape) ->
     else:
         a = 1.0 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
         mask = P.convert(kept_mask(shape, p), x.dtype)
-        shift = P.add(P.mul(P.sub(mask, P.num(x, 1)), counted(_ALPHA * a, x.dtype)), counted(_ALPHA * a * p, x.dtype))
+        shift = P.add(
+            P.mul(P.sub(mask, P.num(x, 1)), counted(_ALPHA * a, x.dtype)), counted(_ALPHA * a * p, x.dtype)
+        )
         y = P.add(P.mul(x, P.mul(mask, counted(a, x.dtype))), shift)
     return assign(input, y) if inplace else result(y, input)
 

@@ -1,4 +1,5 @@
 """Einstein summation: the formula is read here, and becomes products of matrices from left to right."""
+
 from __future__ import annotations
 
 import math
@@ -22,7 +23,7 @@ def _letters(text: str, where: str) -> list[int | None]:
         if c == " ":
             i += 1
         elif c == ".":
-            if text[i:i + 3] != "...":
+            if text[i : i + 3] != "...":
                 raise RuntimeError(f"einsum(): found '.' {where} that is not part of any ellipsis")
             if None in out:
                 raise RuntimeError(f"einsum(): found '.' {where} for which an ellipsis was already found")
@@ -32,9 +33,11 @@ def _letters(text: str, where: str) -> list[int | None]:
             out.append(ord(c))
             i += 1
         else:
-            raise RuntimeError(f"einsum(): invalid subscript given at index {i} in the equation string, "
-                               "subscripts must be in "
-                               "[a-zA-Z]")
+            raise RuntimeError(
+                f"einsum(): invalid subscript given at index {i} in the equation string, "
+                "subscripts must be in "
+                "[a-zA-Z]"
+            )
     return out
 
 
@@ -54,10 +57,12 @@ def _expand(labels: list[int | None], ndim: int, operand: int, spread: int) -> L
     """Replace an ellipsis by as many labels as it covers, aligned at the right."""
     named = len(labels) - (None in labels)
     if ndim < named or (ndim > named and None not in labels):
-        raise RuntimeError(f"einsum(): the number of subscripts in the equation ({named}) "
-                           + ("is more than" if None in labels else "does not match") +
-                           f" the number of dimensions ({ndim}) for operand {operand}"
-                           + (" and no ellipsis was given" if None not in labels else ""))
+        raise RuntimeError(
+            f"einsum(): the number of subscripts in the equation ({named}) "
+            + ("is more than" if None in labels else "does not match")
+            + f" the number of dimensions ({ndim}) for operand {operand}"
+            + (" and no ellipsis was given" if None not in labels else "")
+        )
     out: list[int] = []
     for x in labels:
         if x is None:
@@ -71,7 +76,7 @@ def _expand(labels: list[int | None], ndim: int, operand: int, spread: int) -> L
 def _diagonal(x: Node, labels: Labels) -> tuple[Node, Labels]:
     """Keep only the diagonal where a label stands twice."""
     while len(set(labels)) < len(labels):
-        i = next(i for i, v in enumerate(labels) if v in labels[i + 1:])
+        i = next(i for i, v in enumerate(labels) if v in labels[i + 1 :])
         j = labels.index(labels[i], i + 1)
         n = x.shape[i]
         rest = [d for d in range(len(labels)) if d not in (i, j)]
@@ -94,7 +99,7 @@ def _arranged(x: Node, labels: Labels, *groups: list[int]) -> Node:
     x = P.permute(x, order)
     shape, at = [], 0
     for group in groups:
-        shape.append(math.prod(x.shape[at:at + len(group)]))
+        shape.append(math.prod(x.shape[at : at + len(group)]))
         at += len(group)
     return P.reshape(x, tuple(shape))
 
@@ -120,7 +125,9 @@ def _product(a: Node, la: Labels, b: Node, lb: Labels, needed: set[int]) -> tupl
         return P.reshape(P.mul(x, y), shape), out
     if not batch:
         return P.reshape(P.dot(_arranged(a, la, left, inner), _arranged(b, lb, inner, right)), shape), out
-    return P.reshape(P.dot(_arranged(a, la, batch, left, inner), _arranged(b, lb, batch, inner, right)), shape), out
+    return P.reshape(
+        P.dot(_arranged(a, la, batch, left, inner), _arranged(b, lb, batch, inner, right)), shape
+    ), out
 
 
 def _read_formula(equation: str, count: int) -> tuple[list[list[int | None]], list[int | None] | None]:
@@ -140,9 +147,11 @@ def einsum(*args: Any) -> Any:
     Operands are taken from left to right.
     """
     if len(args) < 2:
-        raise ValueError("einsum(): must specify the equation string and at least one operand, or at least "
-                         "one operand and its "
-                         "subscripts list")
+        raise ValueError(
+            "einsum(): must specify the equation string and at least one operand, or at least "
+            "one operand and its "
+            "subscripts list"
+        )
     goal: list[int | None] | None
     if isinstance(args[0], str):
         tensors = list(args[1:])
@@ -150,7 +159,7 @@ def einsum(*args: Any) -> Any:
             tensors = list(tensors[0])
         terms, goal = _read_formula(args[0], len(tensors))
     else:
-        tensors = list(args[0:len(args) // 2 * 2:2])
+        tensors = list(args[0 : len(args) // 2 * 2 : 2])
         terms = [_sublist(s) for s in args[1::2]]
         goal = _sublist(args[-1]) if len(args) % 2 else None
     nodes = [read(t) for t in tensors]
@@ -168,10 +177,14 @@ def einsum(*args: Any) -> Any:
             out.extend(ellipsis if v is None else [v])
         for v in out:
             if v < _ELLIPSIS and out.count(v) > 1:
-                raise RuntimeError(f"einsum(): output subscript {chr(v)} appears more than once in the output")
+                raise RuntimeError(
+                    f"einsum(): output subscript {chr(v)} appears more than once in the output"
+                )
             if v < _ELLIPSIS and not any(v in row for row in labels):
-                raise RuntimeError(f"einsum(): output subscript {chr(v)} does not appear in the equation "
-                                   "for any input operand")
+                raise RuntimeError(
+                    f"einsum(): output subscript {chr(v)} does not appear in the equation "
+                    "for any input operand"
+                )
     parts = [_diagonal(n, row) for n, row in zip(nodes, labels)]
     x, have = parts[0]
     for k, (y, other) in enumerate(parts[1:], 2):
@@ -189,15 +202,19 @@ def _check_sizes(nodes: list[Node], labels: list[Labels]) -> None:
         for d, v in enumerate(row):
             j = row.index(v)
             if n.shape[j] != n.shape[d]:
-                raise RuntimeError(f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes "
-                                   "don't match, "
-                                   f"{n.shape[d]} != {n.shape[j]}")
+                raise RuntimeError(
+                    f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes "
+                    "don't match, "
+                    f"{n.shape[d]} != {n.shape[j]}"
+                )
         for size, v in zip(n.shape, row):
             known = sizes.get(v, 1)
             if known != 1 and size not in (1, known):
                 name = chr(v) if v < _ELLIPSIS else "..."
-                raise RuntimeError(f"einsum(): subscript {name} has size {size} for operand {i} which does "
-                                   "not broadcast with "
-                                   f"previously seen size {known}")
+                raise RuntimeError(
+                    f"einsum(): subscript {name} has size {size} for operand {i} which does "
+                    "not broadcast with "
+                    f"previously seen size {known}"
+                )
             if known == 1:
                 sizes[v] = size

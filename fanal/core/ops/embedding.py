@@ -1,4 +1,5 @@
 """Embeddings: rows of a table by index, bags of rows, and one-hot vectors."""
+
 from __future__ import annotations
 
 import functools
@@ -20,10 +21,12 @@ from fanal.core.tensor.alias import value, write
 
 def _indices(input: Any, name: str) -> Node:
     if input._dtype not in (dt.int64, dt.int32):
-        raise RuntimeError("Expected tensor for argument #1 'indices' to have one of the following scalar "
-                           "types: Long, Int; "
-                           f"but got torch.{dt.scalar_name(input._dtype)}Tensor instead (while checking "
-                           f"arguments for {name})")
+        raise RuntimeError(
+            "Expected tensor for argument #1 'indices' to have one of the following scalar "
+            "types: Long, Int; "
+            f"but got torch.{dt.scalar_name(input._dtype)}Tensor instead (while checking "
+            f"arguments for {name})"
+        )
     return P.convert(read(input), dt.int64)
 
 
@@ -46,12 +49,14 @@ def rows_node(w: Node, i: Node, padding: int | None, by_frequency: bool) -> Node
         if padding is not None:
             g = P.where(P.reshape(P.eq(i, P.full((), padding, i.dtype)), shape), P.num(g, 0), g)
         return [P.put(P.zeros(w.shape, g.dtype), at, g, 0, "add")]
+
     return with_gradient(y, rule, w)
 
 
 def _shorten(weight: Any, i: Node, max_norm: float, p: float) -> None:
     """Scale the rows in use whose p-norm exceeds max_norm, in place."""
     from fanal.core.ops.reduce import norm_node
+
     with grad_mode(False):
         w = value(weight)
         at = _no_wrap(P.reshape(i, (i.size,)), w.shape[0])
@@ -74,8 +79,15 @@ def _padding(padding_idx: int | None, n: int) -> int | None:
 
 
 @public(module="nn.functional", method=False)
-def embedding(input: Any, weight: Any, padding_idx: int | None = None, max_norm: float | None = None,
-              norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False) -> Any:
+def embedding(
+    input: Any,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
     """Return rows of a table. Shapes: indices (*), table (V, D) -> (*, D).
 
     Raises IndexError, when the rows are computed, for an index outside [0, V).
@@ -91,8 +103,9 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None, max_norm:
 
 
 @public("embedding", method=False)
-def torch_embedding(weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False,
-                    sparse: bool = False) -> Any:
+def torch_embedding(
+    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Any:
     """Return rows of a table."""
     padding = None if padding_idx < 0 else padding_idx
     return wrap(rows_node(read(weight), _indices(indices, "embedding"), padding, scale_grad_by_freq))
@@ -101,13 +114,17 @@ def torch_embedding(weight: Any, indices: Any, padding_idx: int = -1, scale_grad
 def _bag_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The bag of each position; bag b starts at offsets[b]."""
     if len(offsets) and offsets[0] != 0:
-        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to "
-                           "start from position 0. "
-                           f"However, got {offsets[0]}")
+        raise RuntimeError(
+            "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to "
+            "start from position 0. "
+            f"However, got {offsets[0]}"
+        )
     if len(offsets) and offsets[-1] > len(positions):
-        raise RuntimeError(f"offsets[-1] can not be greater than input's length {len(positions)} but got "
-                           "offsets[-1] of "
-                           f"{offsets[-1]}")
+        raise RuntimeError(
+            f"offsets[-1] can not be greater than input's length {len(positions)} but got "
+            "offsets[-1] of "
+            f"{offsets[-1]}"
+        )
     return np.searchsorted(offsets, positions, side="right").astype(np.int64) - 1
 
 
@@ -115,9 +132,11 @@ def _bags(i: Node, offsets: Any, last: bool) -> tuple[Node, Node, int]:
     """Flat indices, the bag of each and the number of bags."""
     if len(i.shape) == 2:
         if offsets is not None:
-            raise ValueError("if input is 2D, then offsets has to be None, as input is treated is a "
-                             "mini-batch of fixed length "
-                             f"sequences. However, found offsets of type {type(offsets)}")
+            raise ValueError(
+                "if input is 2D, then offsets has to be None, as input is treated is a "
+                "mini-batch of fixed length "
+                f"sequences. However, found offsets of type {type(offsets)}"
+            )
         n = i.shape[0]
         return P.reshape(i, (i.size,)), P.reshape(P.iota(i.shape, 0, dt.int64), (i.size,)), n
     if len(i.shape) != 1:
@@ -152,36 +171,53 @@ def _largest(rows: Node, bag: Node, valid: Node, n: int) -> Node:
         hit = P.where(P.eq(masked, P.take(best, bag, 0)), place, none)
         first = P.put(P.broadcast(none, best.shape), bag, hit, 0, "min")
         return [P.where(P.eq(P.take(first, bag, 0), place), P.take(g, bag, 0), P.num(g, 0))]
+
     return with_gradient(y, rule, rows)
 
 
 @public(module="nn.functional", method=False)
-def embedding_bag(input: Any, weight: Any, offsets: Any = None, max_norm: float | None = None, norm_type: float = 2,
-                  scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
-                  per_sample_weights: Any = None, include_last_offset: bool = False,
-                  padding_idx: int | None = None) -> Any:
+def embedding_bag(
+    input: Any,
+    weight: Any,
+    offsets: Any = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Any = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
     """Return the sum, mean or maximum of the rows of each bag.
 
     Shapes: indices (B, L), or (N) with offsets (B); table (V, D) -> (B, D).
     Differs from torch: sparse=True gives the same gradient as a dense tensor.
     """
     if weight._dtype is dt.int64 and input._dtype.category >= 2:
-        warnings.warn("Argument order of nn.functional.embedding_bag was changed. Usage "
-                      "`embedding_bag(weight, input, ...)` "
-                      "is deprecated, and should now be `embedding_bag(input, weight, ...)`.", stacklevel=3)
+        warnings.warn(
+            "Argument order of nn.functional.embedding_bag was changed. Usage "
+            "`embedding_bag(weight, input, ...)` "
+            "is deprecated, and should now be `embedding_bag(input, weight, ...)`.",
+            stacklevel=3,
+        )
         weight, input = input, weight
     if per_sample_weights is not None and per_sample_weights._shape != input._shape:
-        raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
-                         "then it must have "
-                         f"the same shape as the input ({input.shape})")
+        raise ValueError(
+            f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
+            "then it must have "
+            f"the same shape as the input ({input.shape})"
+        )
     if mode not in ("sum", "mean", "max"):
         raise ValueError("mode has to be one of sum, mean or max")
     if mode == "max" and scale_grad_by_freq:
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if per_sample_weights is not None and mode != "sum":
-        raise NotImplementedError("embedding_bag: per_sample_weights was not None. per_sample_weights is "
-                                  "only supported for "
-                                  f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub.")
+        raise NotImplementedError(
+            "embedding_bag: per_sample_weights was not None. per_sample_weights is "
+            "only supported for "
+            f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub."
+        )
     i, bag, n = _bags(_indices(input, "embedding_bag"), offsets, include_last_offset)
     padding = _padding(padding_idx, weight._shape[0])
     if max_norm is not None:
@@ -189,15 +225,19 @@ def embedding_bag(input: Any, weight: Any, offsets: Any = None, max_norm: float 
     w = read(weight)
     width = w.shape[1]
     if not i.size:
-        return wrap(with_gradient(P.zeros((n, width), w.dtype), lambda g, y, w: [P.zeros(w.shape, g.dtype)], w))
+        return wrap(
+            with_gradient(P.zeros((n, width), w.dtype), lambda g, y, w: [P.zeros(w.shape, g.dtype)], w)
+        )
     rows = rows_node(w, i, padding, scale_grad_by_freq)
     valid = P.ne(i, P.full((), -1 if padding is None else padding, i.dtype))
     if mode == "max":
         return wrap(_largest(rows, bag, valid, n))
     if per_sample_weights is not None:
         if per_sample_weights._dtype is not weight._dtype:
-            raise RuntimeError(f"expected per_sample_weights to have dtype {weight._dtype} but got "
-                               f"{per_sample_weights._dtype}")
+            raise RuntimeError(
+                f"expected per_sample_weights to have dtype {weight._dtype} but got "
+                f"{per_sample_weights._dtype}"
+            )
         rows = P.mul(rows, P.reshape(read(per_sample_weights), (i.size, 1)))
     column = P.reshape(valid, (i.size, 1))
     rows = P.where(column, rows, P.num(rows, 0))
@@ -212,12 +252,14 @@ def embedding_bag(input: Any, weight: Any, offsets: Any = None, max_norm: float 
 @functools.lru_cache(None)
 def _class_check(n: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that passes classes through if they lie in [0, n)."""
+
     def check(a: np.ndarray) -> np.ndarray:
         if a.min() < 0:
             raise RuntimeError("Class values must be non-negative.")
         if a.max() >= n:
             raise RuntimeError("Class values must be smaller than num_classes.")
         return a
+
     return check
 
 
@@ -238,6 +280,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
         if num_classes != -1:
             raise RuntimeError("num_classes should be positive")
         from fanal.core.tensor.tensor import compute
+
         a = compute(tensor)
         if a.min() < 0:
             raise RuntimeError("Class values must be non-negative.")

@@ -1,4 +1,5 @@
 """Making tensors: filled, counted, spaced, like another one, complex from parts."""
+
 from __future__ import annotations
 
 import math
@@ -38,8 +39,15 @@ def scalar_of(x: Any) -> Any:
 
 
 @public(method=False, out=True)
-def empty(*size: Any, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-          pin_memory: bool = False, memory_format: Any = None) -> Any:
+def empty(
+    *size: Any,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+    memory_format: Any = None,
+) -> Any:
     """Return a tensor whose contents do not matter (zeros, so that runs repeat)."""
     shape = shape_of(size)
     st = layouts.format_strides(shape, memory_format) if memory_format is not None else None
@@ -47,8 +55,17 @@ def empty(*size: Any, dtype: Dtype = None, device: Any = None, requires_grad: bo
 
 
 @public(method=False, out=True)
-def full(size: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
-         layout: Any = None, pin_memory: bool = False, names: Any = None) -> Any:
+def full(
+    size: Any,
+    fill_value: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+    names: Any = None,
+) -> Any:
     """Return a tensor filled with one number, whose kind decides the dtype."""
     d = dtype or (fill_value._dtype if isinstance(fill_value, Handle) else dt.of_scalar(fill_value))
     return filled(shape_of((size,)), scalar_of(fill_value), d, device, requires_grad)
@@ -64,38 +81,88 @@ def _like(input: Any, value: Any, dtype: Dtype, device: Any, requires_grad: bool
 
 
 @public(method=False)
-def zeros_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-               memory_format: Any = None, pin_memory: bool = False) -> Any:
+def zeros_like(
+    input: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    memory_format: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return zeros in the shape of input."""
     return _like(input, 0, dtype, device, requires_grad, memory_format)
 
 
 @public(method=False)
-def ones_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-              memory_format: Any = None, pin_memory: bool = False) -> Any:
+def ones_like(
+    input: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    memory_format: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return ones in the shape of input."""
     return _like(input, 1, dtype, device, requires_grad, memory_format)
 
 
 @public(method=False)
-def empty_like(input: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-               memory_format: Any = None, pin_memory: bool = False) -> Any:
+def empty_like(
+    input: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    memory_format: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor in the shape of input whose contents do not matter."""
     return _like(input, 0, dtype, device, requires_grad, memory_format)
 
 
 @public(method=False)
-def full_like(input: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
-              layout: Any = None, memory_format: Any = None, pin_memory: bool = False) -> Any:
+def full_like(
+    input: Any,
+    fill_value: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    memory_format: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor in the shape of input filled with one number."""
     return _like(input, scalar_of(fill_value), dtype, device, requires_grad, memory_format)
 
 
 def _new(name: str, value: int) -> None:
-    def fn(self: Any, *size: Any, dtype: Dtype = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-           pin_memory: bool = False) -> Any:
-        return filled(shape_of(size), value, dtype or self._dtype, self.device if device is None else device, requires_grad)
-    fn.__name__, fn.__doc__ = name, f"Return a tensor like {name[4:]}, in the dtype and on the device of this one."
+    def fn(
+        self: Any,
+        *size: Any,
+        dtype: Dtype = None,
+        device: Any = None,
+        requires_grad: bool = False,
+        layout: Any = None,
+        pin_memory: bool = False,
+    ) -> Any:
+        return filled(
+            shape_of(size),
+            value,
+            dtype or self._dtype,
+            self.device if device is None else device,
+            requires_grad,
+        )
+
+    fn.__name__, fn.__doc__ = (
+        name,
+        f"Return a tensor like {name[4:]}, in the dtype and on the device of this one.",
+    )
     public(name, function=False)(fn)
 
 
@@ -104,19 +171,43 @@ for _name, _value in {"new_zeros": 0, "new_ones": 1, "new_empty": 0}.items():
 
 
 @public(function=False)
-def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
-             layout: Any = None, pin_memory: bool = False) -> Any:
+def new_full(
+    self: Any,
+    size: Any,
+    fill_value: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor filled with one number, in the dtype and on the device of this one."""
-    return filled(shape_of((size,)), scalar_of(fill_value), dtype or self._dtype, self.device if device is None else device,
-                  requires_grad)
+    return filled(
+        shape_of((size,)),
+        scalar_of(fill_value),
+        dtype or self._dtype,
+        self.device if device is None else device,
+        requires_grad,
+    )
 
 
 @public(function=False, event=False)
-def new_tensor(self: Any, data: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
-               layout: Any = None, pin_memory: bool = False) -> Any:
+def new_tensor(
+    self: Any,
+    data: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor with a copy of data, in the dtype and on the device of this one."""
     d = dtype or (data._dtype if isinstance(data, Handle) else self._dtype)
-    return tensor(data, dtype=d, device=self.device if device is None else device, requires_grad=requires_grad)
+    return tensor(
+        data, dtype=d, device=self.device if device is None else device, requires_grad=requires_grad
+    )
 
 
 @public("new", function=False, event=False)
@@ -129,7 +220,9 @@ def new_legacy(self: Any, *args: Any, device: Any = None) -> Any:
 
 def _strided(shape: Shape, st: Shape, d: dt.dtype, device: Any, requires_grad: bool) -> Any:
     if len(shape) != len(st):
-        raise RuntimeError(f"dimensionality of sizes ({len(shape)}) must match dimensionality of strides ({len(st)})")
+        raise RuntimeError(
+            f"dimensionality of sizes ({len(shape)}) must match dimensionality of strides ({len(st)})"
+        )
     order = sorted(range(len(shape)), key=lambda i: (-st[i], i))
     if is_contiguous([shape[i] for i in order], [st[i] for i in order]):
         return placed(wrap(P.full(shape, 0, d), st), device, requires_grad)
@@ -138,27 +231,53 @@ def _strided(shape: Shape, st: Shape, d: dt.dtype, device: Any, requires_grad: b
 
 
 @public(method=False)
-def empty_strided(size: Any, stride: Any, *, dtype: Dtype = None, device: Any = None, requires_grad: bool = False,
-                  layout: Any = None, pin_memory: bool = False) -> Any:
+def empty_strided(
+    size: Any,
+    stride: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor of the given sizes and strides whose contents do not matter."""
     return _strided(ints((size,)), ints((stride,)), dtype or dt.get_default(), device, requires_grad)
 
 
 @public(function=False)
-def new_empty_strided(self: Any, size: Any, stride: Any, dtype: Dtype = None, device: Any = None,
-                      requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Any:
+def new_empty_strided(
+    self: Any,
+    size: Any,
+    stride: Any,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a tensor of the given sizes and strides, in the dtype of this one."""
     return _strided(ints((size,)), ints((stride,)), dtype or self._dtype, device, requires_grad)
 
 
 @public(method=False)
-def empty_permuted(size: Any, physical_layout: Any, *, dtype: Dtype = None, device: Any = None,
-                   requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Any:
+def empty_permuted(
+    size: Any,
+    physical_layout: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    layout: Any = None,
+    pin_memory: bool = False,
+) -> Any:
     """Return a dense tensor whose dimensions lie in memory in the given order."""
     shape, order = ints((size,)), tuple(physical_layout)
     if sorted(order) != list(range(len(shape))):
-        raise RuntimeError(f"Number of dimensions in size does not match the length of the physical_layout; i.e. "
-                           f"len(size) = {len(shape)} is not equal to len(physical_layout) = {len(order)}")
+        raise RuntimeError(
+            f"Number of dimensions in size does not match the length of the physical_layout; i.e. "
+            f"len(size) = {len(shape)} is not equal to len(physical_layout) = {len(order)}"
+        )
     dense = contiguous_strides([shape[d] for d in order])
     st = [0] * len(shape)
     for d, s in zip(order, dense):
@@ -171,17 +290,28 @@ def _numbers(*xs: Any) -> dt.dtype:
 
 
 @public(method=False, out=True)
-def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
-           requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def arange(
+    start: Any,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return start, start + step, ... below end."""
     start, end, step = scalar_of(start), scalar_of(end), scalar_of(step)
     if end is None:
         start, end = 0, start
     d = dtype or _numbers(start, end, step)
     if d is dt.bool_ or d.is_complex:
-        raise NotImplementedError(f'"arange_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+        raise NotImplementedError(f"\"arange_cpu\" not implemented for '{dt.scalar_name(d)}'")
     if d.category == 1:
-        start, end, step = (int(v) if float(v).is_integer() or not d.is_floating_point else v for v in (start, end, step))
+        start, end, step = (
+            int(v) if float(v).is_integer() or not d.is_floating_point else v for v in (start, end, step)
+        )
     for v in (start, end):
         if not math.isfinite(v):
             raise RuntimeError(f"unsupported range: {start:g} -> {end:g}")
@@ -198,8 +328,16 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Dtype = None, d
 
 
 @public("range", method=False, out=True)
-def range_(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
-           requires_grad: bool = False) -> Any:
+def range_(
+    start: Any = 0,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+) -> Any:
     """Return start, start + step, ... up to and including end."""
     if end is None:
         start, end = 0, start
@@ -231,29 +369,57 @@ def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
 
 
 @public(method=False, out=True, event=False)
-def linspace(start: Any, end: Any, steps: int, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
-             requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def linspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return `steps` numbers evenly spaced from start to end."""
     start, end = _point(start, "start"), _point(end, "end")
-    default = dt.get_default().to_complex() if isinstance(start, complex) or isinstance(end, complex) else dt.get_default()
+    default = (
+        dt.get_default().to_complex()
+        if isinstance(start, complex) or isinstance(end, complex)
+        else dt.get_default()
+    )
     d = dtype or default
     return placed(wrap_array(_spaced(start, end, steps, d), d), device, requires_grad)
 
 
 def _point(x: Any, name: str) -> Any:
     if isinstance(x, Handle) and x._shape:
-        raise RuntimeError(f"linspace only supports 0-dimensional start and end tensors, but got {name} with "
-                           f"{len(x._shape)} dimension(s).")
+        raise RuntimeError(
+            f"linspace only supports 0-dimensional start and end tensors, but got {name} with "
+            f"{len(x._shape)} dimension(s)."
+        )
     return scalar_of(x)
 
 
 @public(method=False, out=True, event=False)
-def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Dtype = None, device: Any = None,
-             layout: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def logspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return base to the power of `steps` numbers evenly spaced from start to end."""
     start, end = _point(start, "start"), _point(end, "end")
-    d = dtype or (dt.get_default().to_complex() if isinstance(start, complex) or isinstance(end, complex)
-                  else dt.get_default())
+    d = dtype or (
+        dt.get_default().to_complex()
+        if isinstance(start, complex) or isinstance(end, complex)
+        else dt.get_default()
+    )
     if d.category == 1:  # the exponents are not rounded
         exponents = np.linspace(start, end, steps) if steps else np.zeros(0)
         values = np.power(float(base), exponents)
@@ -265,8 +431,16 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Dty
 
 
 @public(method=False, out=True)
-def eye(n: int, m: int | None = None, *, dtype: Dtype = None, device: Any = None, layout: Any = None,
-        requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def eye(
+    n: int,
+    m: int | None = None,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return a matrix with ones on the diagonal."""
     cols = n if m is None else m
     for name, k in (("n", n), ("m", cols)):
@@ -280,12 +454,16 @@ def eye(n: int, m: int | None = None, *, dtype: Dtype = None, device: Any = None
 def _pair(a: Node, b: Node) -> Node:
     """Join real parts and imaginary parts."""
     one = (*a.shape, 1)
-    return P.reshape(P.recast(P.concat((P.reshape(a, one), P.reshape(b, one)), len(a.shape)), a.dtype.to_complex()), a.shape)
+    return P.reshape(
+        P.recast(P.concat((P.reshape(a, one), P.reshape(b, one)), len(a.shape)), a.dtype.to_complex()),
+        a.shape,
+    )
 
 
 def complex_node(a: Node, b: Node) -> Node:
     """Return a + bi, broadcast."""
     from fanal.core.base.shape import broadcast_shapes
+
     shape = broadcast_shapes(a.shape, b.shape)
     return _pair(P.broadcast(a, shape), P.broadcast(b, shape))
 
@@ -295,13 +473,19 @@ def complex_of(real: Any, imag: Any) -> Any:
     """Return complex numbers from real and imaginary parts."""
     for x in (real, imag):
         if x._dtype not in (dt.float16, dt.float32, dt.float64):
-            raise RuntimeError("Expected both inputs to be Half, Float or Double tensors but got "
-                               f"{dt.scalar_name(real._dtype)} and {dt.scalar_name(imag._dtype)}")
+            raise RuntimeError(
+                "Expected both inputs to be Half, Float or Double tensors but got "
+                f"{dt.scalar_name(real._dtype)} and {dt.scalar_name(imag._dtype)}"
+            )
     if real._dtype is not imag._dtype:
-        raise RuntimeError(f"Expected object of scalar type {dt.scalar_name(real._dtype)} but got scalar type "
-                           f"{dt.scalar_name(imag._dtype)} for second argument")
+        raise RuntimeError(
+            f"Expected object of scalar type {dt.scalar_name(real._dtype)} but got scalar type "
+            f"{dt.scalar_name(imag._dtype)} for second argument"
+        )
     if real._dtype is dt.float16:
-        raise RuntimeError("complex() of float16 needs complex32, which Fanal does not have; convert to float32 first")
+        raise RuntimeError(
+            "complex() of float16 needs complex32, which Fanal does not have; convert to float32 first"
+        )
     return result(complex_node(read(real), read(imag)), real, imag)
 
 
@@ -312,36 +496,57 @@ def polar(abs: Any, angle: Any) -> Any:
         if not isinstance(x, Handle):
             raise TypeError(f"polar(): argument 'angle' must be Tensor, not {type(x).__name__}")
         if x._dtype not in (dt.float32, dt.float64):
-            raise RuntimeError("Expected both inputs to be Half, Float or Double tensors but got "
-                               f"{dt.scalar_name(abs._dtype)} and {dt.scalar_name(angle._dtype)}")
+            raise RuntimeError(
+                "Expected both inputs to be Half, Float or Double tensors but got "
+                f"{dt.scalar_name(abs._dtype)} and {dt.scalar_name(angle._dtype)}"
+            )
     if abs._dtype is not angle._dtype:
-        raise RuntimeError(f"Expected object of scalar type {dt.scalar_name(abs._dtype)} but got scalar type "
-                           f"{dt.scalar_name(angle._dtype)} for second argument")
+        raise RuntimeError(
+            f"Expected object of scalar type {dt.scalar_name(abs._dtype)} but got scalar type "
+            f"{dt.scalar_name(angle._dtype)} for second argument"
+        )
     r, a = read(abs), read(angle)
     return result(complex_node(P.mul(r, P.cos(a)), P.mul(r, P.sin(a))), abs, angle)
 
 
 @public(method=False, event=False)
-def scalar_tensor(s: Any, *, dtype: Dtype = None, device: Any = None, layout: Any = None, requires_grad: bool = False,
-                  pin_memory: bool = False) -> Any:
+def scalar_tensor(
+    s: Any,
+    *,
+    dtype: Dtype = None,
+    device: Any = None,
+    layout: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return a 0-d tensor in the default dtype."""
     d = dtype or (dt.get_default().to_complex() if isinstance(s, complex) else dt.get_default())
     return tensor(s, dtype=d, device=device, requires_grad=requires_grad)
 
 
-
-
 def _window(name: str, rule: Any) -> None:
-    def fn(window_length: int, periodic: bool = True, *args: Any, dtype: Dtype = None, device: Any = None, layout: Any = None,
-           requires_grad: bool = False, pin_memory: bool = False, **options: Any) -> Any:
+    def fn(
+        window_length: int,
+        periodic: bool = True,
+        *args: Any,
+        dtype: Dtype = None,
+        device: Any = None,
+        layout: Any = None,
+        requires_grad: bool = False,
+        pin_memory: bool = False,
+        **options: Any,
+    ) -> Any:
         d = dtype or dt.get_default()
         if not d.is_floating_point:
             raise RuntimeError(f"{name} expects floating point dtypes, got: {dt.scalar_name(d)}")
         if window_length < 0:
-            raise RuntimeError(f"{name} requires non-negative window_length, got window_length={window_length}")
+            raise RuntimeError(
+                f"{name} requires non-negative window_length, got window_length={window_length}"
+            )
         n = window_length + 1 if periodic and window_length > 1 else window_length
         values = np.ones(window_length) if window_length <= 1 else rule(n, *args, **options)[:window_length]
         return placed(wrap_array(np.ascontiguousarray(values.astype(d.np)), d), device, requires_grad)
+
     fn.__name__ = name
     fn.__doc__ = f"Return the {name.replace('_', ' ')}; periodic for use in a spectrum, else symmetric."
     public(name, method=False, event=False)(fn)

@@ -1,4 +1,5 @@
 """Indexing: x[...], x[...] = v, and the operators that say the same with a tensor of positions."""
+
 from __future__ import annotations
 
 import math
@@ -31,8 +32,13 @@ def known(t: Any) -> np.ndarray:
 def _as_tuple(index: Any) -> tuple:
     if isinstance(index, tuple):
         return index
-    if isinstance(index, list) and len(index) < 32 and any(
-            i is None or i is ... or isinstance(i, (Handle, slice, list, tuple, np.ndarray)) for i in index):
+    if (
+        isinstance(index, list)
+        and len(index) < 32
+        and any(
+            i is None or i is ... or isinstance(i, (Handle, slice, list, tuple, np.ndarray)) for i in index
+        )
+    ):
         return tuple(index)
     return (index,)
 
@@ -41,6 +47,7 @@ def _tensor_of(item: Any) -> Any:
     """Return a list or array used as an index as a tensor; other items as they are."""
     if isinstance(item, (list, np.ndarray, range)) or (isinstance(item, tuple)):
         from fanal.core.ops.create import tensor
+
         t = tensor(item)
         if isinstance(item, (list, tuple, range)) and not t.numel():
             return wrap(P.full(t._shape, 0, dt.int64))
@@ -74,8 +81,10 @@ def parse(x: Any, index: Any) -> Plan:
     used = sum(map(_width, items))
     if used > n:
         if not n and not (len(items) == 1 and isinstance(items[0], slice)):
-            raise IndexError("invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ "
-                             "to convert a 0-dim tensor to a number")
+            raise IndexError(
+                "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ "
+                "to convert a 0-dim tensor to a number"
+            )
         if not n:
             raise IndexError("slice() cannot be applied to a 0-dim tensor.")
         raise IndexError(f"too many indices for tensor of dimension {n}")
@@ -107,8 +116,9 @@ def parse(x: Any, index: Any) -> Plan:
             offset += a * st[d]
             keep(-(-(b - a) // s), st[d] * s)
             d += 1
-        elif isinstance(item, (bool, np.bool_)) or (isinstance(item, Handle) and not item._shape
-                                                    and item._dtype in (dt.bool_, dt.uint8)):
+        elif isinstance(item, (bool, np.bool_)) or (
+            isinstance(item, Handle) and not item._shape and item._dtype in (dt.bool_, dt.uint8)
+        ):
             hit = bool(known(item)) if isinstance(item, Handle) else bool(item)
             at[len(out_shape)] = wrap(P.full((int(hit),), 0, dt.int64))
             keep(1, st[d] * shape[d] if d < n else 1)
@@ -153,15 +163,19 @@ def _position(item: Any) -> int:
     try:
         return operator.index(item)
     except TypeError:
-        raise IndexError("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
-                         f"(got {type(item).__name__})") from None
+        raise IndexError(
+            "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+            f"(got {type(item).__name__})"
+        ) from None
 
 
 def _check_mask(mask: Any, shape: Shape, d: int) -> None:
     for k, m in enumerate(mask._shape):
         if shape[d + k] != m:
-            raise IndexError(f"The shape of the mask {list(mask._shape)} at index {k} does not match the shape of the "
-                             f"indexed tensor {list(shape)} at index {d + k}")
+            raise IndexError(
+                f"The shape of the mask {list(mask._shape)} at index {k} does not match the shape of the "
+                f"indexed tensor {list(shape)} at index {d + k}"
+            )
 
 
 def _positions(plan: Plan) -> dict[int, Node]:
@@ -194,7 +208,9 @@ def linear(at: dict[int, Node], shape: Shape) -> tuple[Node, list[int]]:
         broadcast_shapes(*(at[d].shape for d in dims))
     except RuntimeError:
         shapes = ", ".join(str(list(at[d].shape)) for d in dims)
-        raise IndexError(f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}") from None
+        raise IndexError(
+            f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}"
+        ) from None
     checked = [_checked(at[d], d, shape[d]) for d in dims]
     if len(dims) == 1:
         return checked[0], dims
@@ -217,7 +233,11 @@ def _merge(shape: Shape, dims: list[int]) -> tuple[Shape, int, Shape]:
     start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
     rest = [d for d in range(len(shape)) if d not in dims]
     order = (*rest[:start], *dims, *rest[start:])
-    merged = (*(shape[d] for d in rest[:start]), math.prod(shape[d] for d in dims), *(shape[d] for d in rest[start:]))
+    merged = (
+        *(shape[d] for d in rest[:start]),
+        math.prod(shape[d] for d in dims),
+        *(shape[d] for d in rest[start:]),
+    )
     return order, start, merged
 
 
@@ -232,15 +252,18 @@ def placed(x: Node, at: dict[int, Node], v: Node, mode: str) -> Node:
     """Return x with v (broadcast) written, or added, at positions given for some of its dimensions."""
     flat, dims = linear(at, x.shape)
     order, start, merged = _merge(x.shape, dims)
-    shape = (*merged[:start], *flat.shape, *merged[start + 1:])
+    shape = (*merged[:start], *flat.shape, *merged[start + 1 :])
     lead = 0
     while len(v.shape) - lead > len(shape) and v.shape[lead] == 1:
         lead += 1
     ok = len(v.shape) - lead <= len(shape) and all(
-        a in (1, b) for a, b in zip(reversed(v.shape[lead:]), reversed(shape)))
+        a in (1, b) for a, b in zip(reversed(v.shape[lead:]), reversed(shape))
+    )
     if not ok:
-        raise RuntimeError(f"shape mismatch: value tensor of shape {list(v.shape)} cannot be broadcast to indexing result of "
-                           f"shape {list(shape)}")
+        raise RuntimeError(
+            f"shape mismatch: value tensor of shape {list(v.shape)} cannot be broadcast to indexing result of "
+            f"shape {list(shape)}"
+        )
     v = P.broadcast(P.reshape(v, v.shape[lead:]), shape)
     y = P.put(P.reshape(P.permute(x, order), merged), flat, v, start, mode)
     inverse = tuple(order.index(d) for d in range(len(order)))
@@ -264,13 +287,17 @@ def fit(n: Node, shape: Shape) -> Node:
     have = n.shape[lead:]
     gap = len(shape) - len(have)
     if gap < 0:
-        raise RuntimeError(f"expand(torch.{dt.scalar_name(n.dtype)}Tensor{{{list(have)}}}, size={list(shape)}): the number of "
-                           f"sizes provided ({len(shape)}) must be greater or equal to the number of dimensions in the tensor "
-                           f"({len(have)})")
+        raise RuntimeError(
+            f"expand(torch.{dt.scalar_name(n.dtype)}Tensor{{{list(have)}}}, size={list(shape)}): the number of "
+            f"sizes provided ({len(shape)}) must be greater or equal to the number of dimensions in the tensor "
+            f"({len(have)})"
+        )
     for k, m in enumerate(have):
         if m not in (1, shape[gap + k]):
-            raise RuntimeError(f"The expanded size of the tensor ({shape[gap + k]}) must match the existing size ({m}) at "
-                               f"non-singleton dimension {gap + k}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}")
+            raise RuntimeError(
+                f"The expanded size of the tensor ({shape[gap + k]}) must match the existing size ({m}) at "
+                f"non-singleton dimension {gap + k}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}"
+            )
     return P.broadcast(P.reshape(n, have), shape)
 
 
@@ -282,8 +309,12 @@ def _value(self: Any, value: Any) -> Node:
         name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"can't assign a {name} to a torch.{dt.scalar_name(self._dtype)}Tensor")
     if isinstance(value, complex) and not self._dtype.is_complex:
-        raise RuntimeError(f"value cannot be converted to type {dt.scalar_name(self._dtype).lower()} without overflow")
-    return number(int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype)
+        raise RuntimeError(
+            f"value cannot be converted to type {dt.scalar_name(self._dtype).lower()} without overflow"
+        )
+    return number(
+        int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype
+    )
 
 
 @public("__setitem__", function=False)
@@ -299,7 +330,7 @@ def setitem(self: Any, index: Any, value: Any) -> None:
     check_inplace(self)
     masks = [i for i in plan.at.values() if i._dtype in (dt.bool_, dt.uint8)]
     if len(masks) == len(plan.at) == 1 and v.size == 1:
-        (d, mask), = plan.at.items()
+        ((d, mask),) = plan.at.items()
         m = read(mask)
         m = m if m.dtype is dt.bool_ else P.ne(m, P.num(m, 0))
         m = P.reshape(m, (*m.shape, *(1,) * (len(view._shape) - d - len(m.shape))))
@@ -307,8 +338,10 @@ def setitem(self: Any, index: Any, value: Any) -> None:
         assign(view, new)
         return
     if v.dtype is not self._dtype:
-        raise RuntimeError("Index put requires the source and destination dtypes match, got "
-                           f"{dt.scalar_name(self._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source.")
+        raise RuntimeError(
+            "Index put requires the source and destination dtypes match, got "
+            f"{dt.scalar_name(self._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source."
+        )
     assign(view, placed(read(view), _positions(plan), v, "set"))
 
 
@@ -318,19 +351,28 @@ def _index_put(x: Any, indices: Any, values: Any, accumulate: bool) -> Node:
         if isinstance(i, Handle) and i._dtype not in (*_INDEX_TYPES, dt.bool_, dt.uint8):
             raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
     from fanal.core.ops.shape import unsqueeze
-    index = tuple(unsqueeze(i, 0) if isinstance(i, Handle) and not i._shape and i._dtype.category == 1
-                  and i._dtype is not dt.uint8 else i for i in index)
+
+    index = tuple(
+        unsqueeze(i, 0)
+        if isinstance(i, Handle) and not i._shape and i._dtype.category == 1 and i._dtype is not dt.uint8
+        else i
+        for i in index
+    )
     plan = parse(x, index)
     v = read(values)
     if v.dtype is not x._dtype:
-        raise RuntimeError("Index put requires the source and destination dtypes match, got "
-                           f"{dt.scalar_name(x._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source.")
+        raise RuntimeError(
+            "Index put requires the source and destination dtypes match, got "
+            f"{dt.scalar_name(x._dtype)} for the destination and {dt.scalar_name(v.dtype)} for the source."
+        )
     if not plan.at:
         old = read(plan.view)
         v = fit(v, old.shape)
         return P.reshape(P.add(old, v) if accumulate else v, x._shape)
     if plan.view._shape != x._shape:  # a 0-d mask adds a dimension
-        return P.reshape(placed(read(plan.view), _positions(plan), v, "add" if accumulate else "set"), x._shape)
+        return P.reshape(
+            placed(read(plan.view), _positions(plan), v, "add" if accumulate else "set"), x._shape
+        )
     return placed(read(x), _positions(plan), v, "add" if accumulate else "set")
 
 
@@ -378,11 +420,15 @@ def masked_select(input: Any, mask: Any) -> Any:
 def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
     """Return input with its masked elements replaced by the elements of source, in order."""
     if input._dtype is not source._dtype:
-        raise RuntimeError("masked_scatter: expected self and source to have same dtypes but got "
-                           f"{dt.scalar_name(input._dtype)} and {dt.scalar_name(source._dtype)}")
+        raise RuntimeError(
+            "masked_scatter: expected self and source to have same dtypes but got "
+            f"{dt.scalar_name(input._dtype)} and {dt.scalar_name(source._dtype)}"
+        )
     if mask._dtype is not dt.bool_:
-        raise RuntimeError("masked_scatter_ only supports boolean masks, but got mask with dtype "
-                           f"{dt.scalar_name(mask._dtype)}")
+        raise RuntimeError(
+            "masked_scatter_ only supports boolean masks, but got mask with dtype "
+            f"{dt.scalar_name(mask._dtype)}"
+        )
     shape = broadcast_shapes(input._shape, mask._shape)
     m, x, s = P.broadcast(read(mask), shape), P.broadcast(read(input), shape), read(source)
     if m.buffer is not None or mask._storage.node.buffer is not None or not s.size:
@@ -427,7 +473,7 @@ def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
         raise RuntimeError(f"nonzero_static: 'size' must be an non-negative integer, but got {size}")
     a = nonzero_array(input)[:size]
     out = np.full((size, a.shape[1]), fill_value, np.int64)
-    out[:len(a)] = a
+    out[: len(a)] = a
     return wrap(P.given(out, dt.int64))
 
 
@@ -441,13 +487,17 @@ def _triangle_indices(row: int, col: int, offset: int, lower: bool, d: Any) -> A
 
 
 @public(method=False, event=False)
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
+def tril_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
+) -> Any:
     """Return the positions of the lower triangle of a matrix, one column each."""
     return _triangle_indices(row, col, offset, True, dtype)
 
 
 @public(method=False, event=False)
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Any:
+def triu_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
+) -> Any:
     """Return the positions of the upper triangle of a matrix, one column each."""
     return _triangle_indices(row, col, offset, False, dtype)
 

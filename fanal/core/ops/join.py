@@ -1,4 +1,5 @@
 """Operators that put tensors together."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from fanal.core.ops.shape import reshape, unsqueeze
 def check_list(tensors: Any, name: str, least: bool = True) -> list:
     """Return a sequence of tensors as a list. Raises PyTorch's errors for anything else."""
     if isinstance(tensors, Handle) or not isinstance(tensors, (list, tuple)):
-        raise TypeError(f"{name}(): argument 'tensors' (position 1) must be tuple of Tensors, not "
-                        f"{type(tensors).__name__}")
+        raise TypeError(
+            f"{name}(): argument 'tensors' (position 1) must be tuple of Tensors, not "
+            f"{type(tensors).__name__}"
+        )
     for i, t in enumerate(tensors):
         if not isinstance(t, Handle):
             raise TypeError(f"expected Tensor as element {i} in argument 0, but got {type(t).__name__}")
@@ -51,11 +54,14 @@ def cat(tensors: Any, dim: int = 0, *, out: Any = None, axis: int | None = None)
             raise RuntimeError(f"Tensors must have same number of dimensions: got {n} and {len(x._shape)}")
         for k in range(n):
             if k != d and x._shape[k] != first._shape[k]:
-                raise RuntimeError(f"Sizes of tensors must match except in dimension {d}. Expected size {first._shape[k]} "
-                                   f"but got size {x._shape[k]} for tensor number {i} in the list.")
+                raise RuntimeError(
+                    f"Sizes of tensors must match except in dimension {d}. Expected size {first._shape[k]} "
+                    f"but got size {x._shape[k]} for tensor number {i} in the list."
+                )
     if out is not None and not can_cast(result_type(*xs), out._dtype):
-        raise RuntimeError(f"torch.cat(): input types can't be cast to the desired output type "
-                           f"{dt.scalar_name(out._dtype)}")
+        raise RuntimeError(
+            f"torch.cat(): input types can't be cast to the desired output type {dt.scalar_name(out._dtype)}"
+        )
     kind = result_type(*xs)
     y = wrap(P.concat(tuple(node_of(x, kind) for x in real or xs[:1]), d))
     y._storage.meta = any(x._storage.meta for x in xs)
@@ -71,8 +77,10 @@ def stack(tensors: Any, dim: int = 0) -> Any:
     d = wrap_dim(dim, len(xs[0]._shape) + 1)
     for i, x in enumerate(xs):
         if x._shape != xs[0]._shape:
-            raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(xs[0]._shape)} at entry 0 and "
-                               f"{list(x._shape)} at entry {i}")
+            raise RuntimeError(
+                f"stack expects each tensor to be equal size, but got {list(xs[0]._shape)} at entry 0 and "
+                f"{list(x._shape)} at entry {i}"
+            )
     return _joined([unsqueeze(x, d) for x in xs], d)
 
 
@@ -114,11 +122,14 @@ def block_diag(*tensors: Any) -> Any:
     """Return a matrix with the given matrices on its diagonal."""
     if not tensors:
         from fanal.core.ops.create import zeros
+
         return zeros(1, 0)
     for i, x in enumerate(tensors):
         if len(x._shape) > 2:
-            raise RuntimeError(f"torch.block_diag: Input tensors must have 2 or fewer dimensions. Input {i} has "
-                               f"{len(x._shape)} dimensions")
+            raise RuntimeError(
+                f"torch.block_diag: Input tensors must have 2 or fewer dimensions. Input {i} has "
+                f"{len(x._shape)} dimensions"
+            )
     xs = [atleast_2d(x) for x in tensors]
     kind = result_type(*tensors)
     rows, left = [], 0
@@ -134,6 +145,7 @@ def block_diag(*tensors: Any) -> Any:
 def cartesian_prod(*tensors: Any) -> Any:
     """Return all combinations of elements of vectors, as rows."""
     from fanal.core.ops.rearrange import meshgrid
+
     for x in tensors:
         if len(x._shape) != 1:
             raise RuntimeError(f"Expect a 1D vector, but got shape {list(x._shape)}")
@@ -148,6 +160,7 @@ def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
     import itertools
 
     import numpy as np
+
     if len(input._shape) != 1:
         raise RuntimeError(f"Expect a 1D vector, but got shape {list(input._shape)}")
     if r < 0:
@@ -157,5 +170,3 @@ def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
     if not r:
         rows = np.zeros((0, 0), np.int64).reshape(0)
     return wrap(P.take(read(input), P.given(rows, dt.int64), 0))
-
-

@@ -1,4 +1,5 @@
 """What numbers a dtype holds: finfo, iinfo, the default dtype, and the legacy tensor types."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,8 +12,14 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ops.build import public
 from fanal.core.ops.create import filled, shape_of, tensor
 
-_RESOLUTION = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6, "float64": 1e-15, "float8_e4m3fn": 1.0,
-               "float8_e5m2": 1.0}
+_RESOLUTION = {
+    "float16": 1e-3,
+    "bfloat16": 1e-2,
+    "float32": 1e-6,
+    "float64": 1e-15,
+    "float8_e4m3fn": 1.0,
+    "float8_e5m2": 1.0,
+}
 
 
 class finfo:
@@ -24,15 +31,19 @@ class finfo:
     def __init__(self, type: dt.dtype | None = None) -> None:
         d = (type or dt.get_default()).to_real()
         if not isinstance(d, dt.dtype) or not d.is_floating_point:
-            raise TypeError("torch.finfo() requires a floating point input type. Use torch.iinfo to handle 'torch.finfo'")
+            raise TypeError(
+                "torch.finfo() requires a floating point input type. Use torch.iinfo to handle 'torch.finfo'"
+            )
         info = ml_dtypes.finfo(d.np)
         self.bits, self.dtype, self.resolution = 8 * d.itemsize, d.name, _RESOLUTION[d.name]
         self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
         self.tiny = self.smallest_normal = float(info.tiny)
 
     def __repr__(self) -> str:
-        return (f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, eps={self.eps:g}, "
-                f"smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})")
+        return (
+            f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, eps={self.eps:g}, "
+            f"smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, finfo) and other.dtype == self.dtype
@@ -49,7 +60,9 @@ class iinfo:
 
     def __init__(self, type: dt.dtype) -> None:
         if not isinstance(type, dt.dtype) or type.category != 1:
-            raise TypeError("torch.iinfo() requires an integer input type. Use torch.finfo to handle 'torch.iinfo'")
+            raise TypeError(
+                "torch.iinfo() requires an integer input type. Use torch.finfo to handle 'torch.iinfo'"
+            )
         info = np.iinfo(type.np)
         self.bits, self.max, self.min, self.dtype = info.bits, int(info.max), int(info.min), type.name
 
@@ -86,7 +99,9 @@ class _Legacy(type):
 for _d in dt.ALL:
     if _d.category < 3 and _d.itemsize and not _d.name.startswith(("float8", "uint16", "uint32", "uint64")):
         _name = f"{dt.scalar_name(_d)}Tensor"
-        _type = _Legacy(_name, (), {"kind": _d, "__module__": "torch", "__doc__": f"Tensors of dtype {_d.name}."})
+        _type = _Legacy(
+            _name, (), {"kind": _d, "__module__": "torch", "__doc__": f"Tensors of dtype {_d.name}."}
+        )
         public(_name, method=False, event=False)(_type)
 
 public("finfo", method=False, event=False)(finfo)
@@ -109,6 +124,7 @@ def set_default_dtype(d: dt.dtype) -> None:
 def set_default_tensor_type(t: Any) -> None:
     """Set the default dtype by a legacy tensor type or its name."""
     from fanal.core.ops.convert import LEGACY
+
     name = t if isinstance(t, str) else t.__name__
     known = LEGACY.get(name.rpartition(".")[2])
     if known is None:

@@ -362,7 +362,8 @@ def _check_classes(input: Any, target: Any, weight: Any) -> int:
     """Check shapes and dtypes as PyTorch does; return the dimension of the classes."""
     x, t = input._shape, target._shape
     if target._dtype not in (dt.int64, dt.uint8):
-        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {dt.scalar_name(target._dtype)}")
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got "
+                           f"{dt.scalar_name(target._dtype)}")
     at = 1 if len(x) > 1 else 0
     if weight is not None and weight._shape != (x[at],):
         raise RuntimeError("weight tensor should be defined either for all "
@@ -503,7 +504,8 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
     if options is not None:
         raise RuntimeError("linear_cross_entropy: options are not supported")
     if len(linear_weight._shape) != 2:
-        raise RuntimeError("linear_cross_entropy: a linear_weight of more than two dimensions is not supported")
+        raise RuntimeError("linear_cross_entropy: a linear_weight of more than two dimensions is not "
+                           "supported")
     skip = -100 if ignore_index is None else ignore_index
     return cross_entropy(linear(input, linear_weight, linear_bias), target, weight, ignore_index=skip,
                          reduction=reduction, label_smoothing=label_smoothing)

@@ -1,4 +1,5 @@
 """Losses with margins: ranking, embedding, multi-class, multi-label and triplet."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from fanal.core.ops.pointwise import with_gradient
 def positive_part(x: Node) -> Node:
     """max(x, 0), with gradient 1 at 0."""
     d = P.detach(x)
-    return with_gradient(P.max_(d, P.num(d, 0)), lambda g, y, x: [P.where(P.le(P.num(x, 0), x), g, P.num(g, 0))], x)
+    return with_gradient(
+        P.max_(d, P.num(d, 0)), lambda g, y, x: [P.where(P.le(P.num(x, 0), x), g, P.num(g, 0))], x
+    )
 
 
 def _by_sign(t: Node, one: Node, other: Node) -> Node:
@@ -27,8 +30,14 @@ def _by_sign(t: Node, one: Node, other: Node) -> Node:
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, size_average: Any = None, reduce: Any = None,
-                         reduction: str = "mean") -> Any:
+def hinge_embedding_loss(
+    input: Any,
+    target: Any,
+    margin: float = 1.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Return the mean of input where target is 1, max(0, margin - input) where it is -1."""
     reduction = reduction_of(reduction, size_average, reduce)
     x, t = read(input), read(target)
@@ -40,37 +49,60 @@ def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, size_aver
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0, size_average: Any = None,
-                        reduce: Any = None, reduction: str = "mean") -> Any:
+def margin_ranking_loss(
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Return the mean of max(0, -target * (input1 - input2) + margin)."""
     reduction = reduction_of(reduction, size_average, reduce)
     if len(input1._shape) != len(input2._shape) or len(input1._shape) != len(target._shape):
-        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but got "
-                           "sizes: input1: "
-                           f"{input1.shape}, input2: {input2.shape}, target: {target.shape} ")
+        raise RuntimeError(
+            "margin_ranking_loss : All input tensors should have same dimension but got "
+            "sizes: input1: "
+            f"{input1.shape}, input2: {input2.shape}, target: {target.shape} "
+        )
     a, b, t = nodes_of(input1, input2, target)
-    return wrap(reduced(positive_part(P.add(P.mul(P.neg(t), P.sub(a, b)), number(margin, a.dtype))), reduction))
+    return wrap(
+        reduced(positive_part(P.add(P.mul(P.neg(t), P.sub(a, b)), number(margin, a.dtype))), reduction)
+    )
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0, size_average: Any = None,
-                          reduce: Any = None, reduction: str = "mean") -> Any:
+def cosine_embedding_loss(
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Return the mean of 1 - cos where target is 1, max(0, cos - margin) where it is -1. Shapes: (N, D) or (D)."""
     reduction = reduction_of(reduction, size_average, reduce)
     n = len(target._shape)
     if n > 1:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if len(input1._shape) != n + 1 or len(input2._shape) != n + 1:
-        raise RuntimeError(f"{n}D target tensor expects {n + 1}D input tensors, but found inputs with sizes "
-                           f"{list(input1._shape)} and {list(input2._shape)}.")
+        raise RuntimeError(
+            f"{n}D target tensor expects {n + 1}D input tensors, but found inputs with sizes "
+            f"{list(input1._shape)} and {list(input2._shape)}."
+        )
     a, b = nodes_of(input1, input2, to=floating(result_type(input1, input2)))
     eps = P.num(a, 1e-12)
 
     def inner(x: Node, y: Node) -> Node:
         return P.sum_(P.mul(x, y), (n,))
+
     cos = P.div(inner(a, b), P.sqrt(P.mul(P.add(inner(a, a), eps), P.add(inner(b, b), eps))))
-    y = _by_sign(read(target), P.sub(P.num(cos, 1), cos), positive_part(P.sub(cos, number(float(margin), cos.dtype))))
+    y = _by_sign(
+        read(target), P.sub(P.num(cos, 1), cos), positive_part(P.sub(cos, number(float(margin), cos.dtype)))
+    )
     return wrap(reduced(y, reduction))
 
 
@@ -82,9 +114,18 @@ def _triplet(near: Node, far: Node, other: Node | None, margin: float, reduction
 
 @public(method=False)
 @public(module="nn.functional", method=False)
-def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float = 1.0, p: float = 2,
-                        eps: float = 1e-6, swap: bool = False, size_average: Any = None, reduce: Any = None,
-                        reduction: str = "mean") -> Any:
+def triplet_margin_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Return the mean of max(0, d(anchor, positive) - d(anchor, negative) + margin), d the p-norm of the difference.
 
     swap: d(positive, negative) counts when it is smaller. Source: Balntas et al. 2016.
@@ -93,19 +134,30 @@ def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
     if not len(anchor._shape) == len(positive._shape) == len(negative._shape):
-        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number "
-                           "of dimensions, but "
-                           f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
-                           f"{len(negative._shape)}D inputs")
+        raise RuntimeError(
+            "The anchor, positive, and negative tensors are expected to have the same number "
+            "of dimensions, but "
+            f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
+            f"{len(negative._shape)}D inputs"
+        )
     a, b, c = nodes_of(anchor, positive, negative)
     other = pairwise_node(b, c, float(p), eps) if swap else None
-    return _triplet(pairwise_node(a, b, float(p), eps), pairwise_node(a, c, float(p), eps), other, margin, reduction)
+    return _triplet(
+        pairwise_node(a, b, float(p), eps), pairwise_node(a, c, float(p), eps), other, margin, reduction
+    )
 
 
 @public(module="nn.functional", method=False)
-def triplet_margin_with_distance_loss(anchor: Any, positive: Any, negative: Any, *,
-                                      distance_function: Callable[[Any, Any], Any] | None = None, margin: float = 1.0,
-                                      swap: bool = False, reduction: str = "mean") -> Any:
+def triplet_margin_with_distance_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    *,
+    distance_function: Callable[[Any, Any], Any] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Any:
     """Return triplet_margin_loss with any distance (the Euclidean one by default)."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
@@ -113,28 +165,40 @@ def triplet_margin_with_distance_loss(anchor: Any, positive: Any, negative: Any,
         raise ValueError(f"margin must be greater than 0, got {margin}")
     if distance_function is None:
         from fanal.core.ops.distance import pairwise_distance
+
         distance_function = pairwise_distance
     if not len(anchor._shape) == len(positive._shape) == len(negative._shape):
-        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same number "
-                           "of dimensions, but "
-                           f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
-                           f"{len(negative._shape)}D inputs")
+        raise RuntimeError(
+            "The anchor, positive, and negative tensors are expected to have the same number "
+            "of dimensions, but "
+            f"got: anchor {len(anchor._shape)}D, positive {len(positive._shape)}D, and negative "
+            f"{len(negative._shape)}D inputs"
+        )
     other = read(distance_function(positive, negative)) if swap else None
     near, far = read(distance_function(anchor, positive)), read(distance_function(anchor, negative))
     return _triplet(near, far, other, margin, reduction)
 
 
 @public(module="nn.functional", method=False)
-def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
-                      size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Any:
+def multi_margin_loss(
+    input: Any,
+    target: Any,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
     """Return the mean over samples of sum_j max(0, margin - x[target] + x[j])**p / C, over j other than the target."""
     reduction = reduction_of(reduction, size_average, reduce)
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
     x, t = read(input), read(target)
     if len(x.shape) > 2 or not x.size:
-        raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, but got: "
-                           f"{list(x.shape)}")
+        raise RuntimeError(
+            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
+        )
     flat = len(x.shape) < 2
     if flat:
         x, t = P.reshape(x, (1, x.size)), P.reshape(t, (1,))
@@ -155,8 +219,9 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
 
 
 @public(module="nn.functional", method=False)
-def multilabel_margin_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None,
-                           reduction: str = "mean") -> Any:
+def multilabel_margin_loss(
+    input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Any:
     """Return the mean over samples of sum_ij max(0, 1 - (x[target_j] - x_i)) / C, over classes i that are no targets.
 
     A row of targets ends at its first negative number.
@@ -171,8 +236,10 @@ def multilabel_margin_loss(input: Any, target: Any, size_average: Any = None, re
     n, c = x.shape
     counts = P.convert(P.scan(P.convert(P.le(P.num(t, 0), t), dt.int64), "min", 1), dt.bool_)
     place = P.where(counts, t, P.num(t, 0))
-    hits = P.and_(P.eq(P.reshape(P.iota((c,), 0, t.dtype), (1, c, 1)), P.reshape(place, (n, 1, c))),
-                  P.reshape(counts, (n, 1, c)))
+    hits = P.and_(
+        P.eq(P.reshape(P.iota((c,), 0, t.dtype), (1, c, 1)), P.reshape(place, (n, 1, c))),
+        P.reshape(counts, (n, 1, c)),
+    )
     is_target = P.ne(P.sum_(P.convert(hits, dt.int64), (2,)), P.full((), 0, dt.int64))
     mine = P.reshape(P.gather(x, place, 1), (n, c, 1))
     z = P.add(P.sub(P.num(x, 1), mine), P.reshape(x, (n, 1, c)))

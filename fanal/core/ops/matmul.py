@@ -1,4 +1,5 @@
 """Matrix products of every rank, and what is made of them: linear layers, distances, Kronecker and cross products."""
+
 from __future__ import annotations
 
 import math
@@ -18,9 +19,20 @@ def _same_dtype(a: Any, b: Any, text: str) -> None:
         raise RuntimeError(text.format(a=dt.scalar_name(a._dtype), b=dt.scalar_name(b._dtype)))
 
 
-_CPP = {"Float": "float", "Double": "double", "Half": "c10::Half", "BFloat16": "c10::BFloat16", "Long": "long int",
-        "Int": "int", "Short": "short", "Char": "signed char", "Byte": "unsigned char", "Bool": "bool",
-        "ComplexFloat": "c10::complex<float>", "ComplexDouble": "c10::complex<double>"}
+_CPP = {
+    "Float": "float",
+    "Double": "double",
+    "Half": "c10::Half",
+    "BFloat16": "c10::BFloat16",
+    "Long": "long int",
+    "Int": "int",
+    "Short": "short",
+    "Char": "signed char",
+    "Byte": "unsigned char",
+    "Bool": "bool",
+    "ComplexFloat": "c10::complex<float>",
+    "ComplexDouble": "c10::complex<double>",
+}
 
 
 def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
@@ -28,7 +40,10 @@ def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
     if k != l:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({m}x{k} and {l}x{n})")
     if a._dtype is not b._dtype:
-        x, y = _CPP.get(dt.scalar_name(a._dtype), a._dtype.name), _CPP.get(dt.scalar_name(b._dtype), b._dtype.name)
+        x, y = (
+            _CPP.get(dt.scalar_name(a._dtype), a._dtype.name),
+            _CPP.get(dt.scalar_name(b._dtype), b._dtype.name),
+        )
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
 
 
@@ -48,9 +63,11 @@ def _check_bmm(a: Any, b: Any) -> None:
         if len(t._shape) != 3:
             raise RuntimeError(f"{name} must be a 3D tensor")
     if a._shape[0] != b._shape[0] or a._shape[2] != b._shape[1]:
-        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, "
-                           f"{a._shape[2]}] "
-                           f"but got: [{b._shape[0]}, {b._shape[1]}].")
+        raise RuntimeError(
+            f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, "
+            f"{a._shape[2]}] "
+            f"but got: [{b._shape[0]}, {b._shape[1]}]."
+        )
     _same_dtype(b, a, "expected scalar type {b} but found {a}")
 
 
@@ -67,12 +84,16 @@ def _mv_node(a: Node, v: Node) -> Node:
 
 def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
     if len(a._shape) != 2 or len(v._shape) != 1:
-        raise RuntimeError(f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, "
-                           f"{len(a._shape)}, "
-                           f"{len(v._shape)}")
+        raise RuntimeError(
+            f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, "
+            f"{len(a._shape)}, "
+            f"{len(v._shape)}"
+        )
     if a._shape[1] != v._shape[0]:
-        raise RuntimeError(f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
-                           f"({v._shape[0]})")
+        raise RuntimeError(
+            f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
+            f"({v._shape[0]})"
+        )
     if a._dtype is not v._dtype:
         d, e = dt.scalar_name(a._dtype), dt.scalar_name(v._dtype)
         raise RuntimeError(f"addmv input tensors must have the same dtype, but got {e}, {d}, and {e}")
@@ -94,10 +115,12 @@ def _check_dot(a: Any, b: Any) -> None:
         raise RuntimeError(f"1D tensors expected, but got {len(a._shape)}D and {len(b._shape)}D tensors")
     _same_dtype(a, b, "dot : expected both vectors to have same dtype, but found {a} and {b}")
     if a._shape != b._shape:
-        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src "
-                           f"[{b._shape[0]}] to have the "
-                           f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements "
-                           "respectively")
+        raise RuntimeError(
+            f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src "
+            f"[{b._shape[0]}] to have the "
+            f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements "
+            "respectively"
+        )
 
 
 @public(out=True)
@@ -120,8 +143,9 @@ def matmul(input: Any, other: Any) -> Any:
     """Return the matrix product. Shapes: (..., M, K) and (..., K, N) -> (..., M, N); vectors take part as in NumPy."""
     a, b = input._shape, other._shape
     if not a or not b:
-        raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {len(a)}D and "
-                           f"{len(b)}D")
+        raise RuntimeError(
+            f"both arguments to matmul need to be at least 1D, but they are {len(a)}D and {len(b)}D"
+        )
     if len(b) == 1:
         if len(a) == 1:
             return dot(input, other)
@@ -148,9 +172,11 @@ def matmul(input: Any, other: Any) -> Any:
         a = (1, a[0])
     batch = broadcast_shapes(a[:-2], b[:-2])
     if a[-1] != b[-2]:
-        raise RuntimeError("Expected size for first two dimensions of batch2 tensor to be: "
-                           f"[{math.prod(batch)}, {a[-1]}] but "
-                           f"got: [{math.prod(batch)}, {b[-2]}].")
+        raise RuntimeError(
+            "Expected size for first two dimensions of batch2 tensor to be: "
+            f"[{math.prod(batch)}, {a[-1]}] but "
+            f"got: [{math.prod(batch)}, {b[-2]}]."
+        )
     _same_dtype(input, other, "expected scalar type {a} but found {b}")
     n = max(len(a), len(b))
     x = P.reshape(x, ((1,) * (n - len(a)) + a))
@@ -183,8 +209,10 @@ def inner(input: Any, other: Any) -> Any:
         x, y = nodes_of(input, other)
         return wrap(P.mul(x, y))
     if a[-1] != b[-1]:
-        raise RuntimeError("inner() the last dimension must match on both input tensors but got shapes "
-                           f"{list(a)} and {list(b)}")
+        raise RuntimeError(
+            "inner() the last dimension must match on both input tensors but got shapes "
+            f"{list(a)} and {list(b)}"
+        )
     return tensordot(input, other, dims=([-1], [-1]))
 
 
@@ -198,16 +226,20 @@ def _scaled(x: Node, by: Any) -> Node:
 def _expands(shape: Shape, to: Shape) -> None:
     """Raise PyTorch's error if a value of `shape` cannot be expanded to `to`."""
     if len(shape) > len(to):
-        raise RuntimeError(f"The number of sizes provided ({len(to)}) must be greater or equal to the "
-                           "number of dimensions in "
-                           f"the tensor ({len(shape)})")
+        raise RuntimeError(
+            f"The number of sizes provided ({len(to)}) must be greater or equal to the "
+            "number of dimensions in "
+            f"the tensor ({len(shape)})"
+        )
     lead = len(to) - len(shape)
     for i in reversed(range(len(shape))):
         if shape[i] not in (1, to[lead + i]):
-            raise RuntimeError(f"The expanded size of the tensor ({to[lead + i]}) must match the existing "
-                               f"size ({shape[i]}) at "
-                               f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor "
-                               f"sizes: {list(shape)}")
+            raise RuntimeError(
+                f"The expanded size of the tensor ({to[lead + i]}) must match the existing "
+                f"size ({shape[i]}) at "
+                f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor "
+                f"sizes: {list(shape)}"
+            )
 
 
 def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
@@ -217,8 +249,10 @@ def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
     if beta == 0:
         return product
     if c._dtype is not product.dtype:
-        raise RuntimeError(f"self and mat2 must have the same dtype, but got {dt.scalar_name(c._dtype)} and "
-                           f"{dt.scalar_name(product.dtype)}")
+        raise RuntimeError(
+            f"self and mat2 must have the same dtype, but got {dt.scalar_name(c._dtype)} and "
+            f"{dt.scalar_name(product.dtype)}"
+        )
     return P.add(_scaled(read(c), beta), product)
 
 
@@ -267,8 +301,9 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> 
     if a.dtype.category < 2:
         for by, name in ((beta, "beta"), (alpha, "alpha")):
             if isinstance(by, float):
-                raise RuntimeError(f"For integral input tensors, argument {name} must not be a floating "
-                                   "point number.")
+                raise RuntimeError(
+                    f"For integral input tensors, argument {name} must not be a floating point number."
+                )
     p = _scaled(P.mul(a, b), alpha)
     _expands(c.shape, p.shape)
     return wrap(p if beta == 0 else P.add(_scaled(c, beta), p))
@@ -277,7 +312,9 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: Any = 1, alpha: Any = 1) -> 
 @public(method=False)
 def chain_matmul(*matrices: Any) -> Any:
     """Return the product of several matrices in the cheapest order."""
-    return multi_dot(matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (list, tuple)) else matrices)
+    return multi_dot(
+        matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (list, tuple)) else matrices
+    )
 
 
 @public(module="linalg", method=False, out=True)
@@ -298,10 +335,13 @@ def multi_dot(tensors: Any) -> Any:
     sizes[-1] = (*sizes[-1], 1) if len(sizes[-1]) == 1 else sizes[-1]
     for i, (p, q) in enumerate(pairwise(sizes)):
         if p[1] != q[0]:
-            raise RuntimeError(f"multi_dot(): tensors {i} and {i + 1} with shapes {list(p)} and {list(q)} "
-                               "cannot be multiplied")
-        _same_dtype(ts[i], ts[i + 1], "multi_dot(): all tensors must have be the same dtype but got {a} and "
-                                      "{b}")
+            raise RuntimeError(
+                f"multi_dot(): tensors {i} and {i + 1} with shapes {list(p)} and {list(q)} "
+                "cannot be multiplied"
+            )
+        _same_dtype(
+            ts[i], ts[i + 1], "multi_dot(): all tensors must have be the same dtype but got {a} and {b}"
+        )
     nodes = [P.reshape(read(t), s) for t, s in zip(ts, sizes)]
     d = [sizes[0][0], *(s[1] for s in sizes)]
     n = len(nodes)
@@ -310,11 +350,13 @@ def multi_dot(tensors: Any) -> Any:
     for length in range(1, n):
         for i in range(n - length):
             j = i + length
-            cost[i][j], cut[i][j] = min((cost[i][k] + cost[k + 1][j] + d[i] * d[k + 1] * d[j + 1], k)
-                                        for k in range(i, j))
+            cost[i][j], cut[i][j] = min(
+                (cost[i][k] + cost[k + 1][j] + d[i] * d[k + 1] * d[j + 1], k) for k in range(i, j)
+            )
 
     def product(i: int, j: int) -> Node:
         return nodes[i] if i == j else P.dot(product(i, cut[i][j]), product(cut[i][j] + 1, j))
+
     shape = (*ts[0]._shape[:-1], *ts[-1]._shape[1:])
     return wrap(P.reshape(product(0, n - 1), shape))
 
@@ -341,16 +383,20 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     for i, j in zip(da, db):
         p, q = a._shape[i], b._shape[j]
         if p == 1 and q != 1:
-            y = P.reshape(P.sum_(y, (j,)), (*y.shape[:j], 1, *y.shape[j + 1:]))
+            y = P.reshape(P.sum_(y, (j,)), (*y.shape[:j], 1, *y.shape[j + 1 :]))
         elif q == 1 and p != 1:
-            x = P.reshape(P.sum_(x, (i,)), (*x.shape[:i], 1, *x.shape[i + 1:]))
+            x = P.reshape(P.sum_(x, (i,)), (*x.shape[:i], 1, *x.shape[i + 1 :]))
         elif p != q:
-            raise RuntimeError(f"contracted dimensions need to match, but first has size {p} in dim {i} and "
-                               f"second has size {q} "
-                               f"in dim {j}")
+            raise RuntimeError(
+                f"contracted dimensions need to match, but first has size {p} in dim {i} and "
+                f"second has size {q} "
+                f"in dim {j}"
+            )
     fa = [i for i in range(len(a._shape)) if i not in da]
     fb = [i for i in range(len(b._shape)) if i not in db]
-    m, n, k = (math.prod(s) for s in ([a._shape[i] for i in fa], [b._shape[i] for i in fb], [x.shape[i] for i in da]))
+    m, n, k = (
+        math.prod(s) for s in ([a._shape[i] for i in fa], [b._shape[i] for i in fb], [x.shape[i] for i in da])
+    )
     x = P.reshape(P.permute(x, (*fa, *da)), (m, k))
     y = P.reshape(P.permute(y, (*db, *fb)), (k, n))
     return wrap(P.reshape(P.dot(x, y), (*(a._shape[i] for i in fa), *(b._shape[i] for i in fb))))
@@ -364,7 +410,9 @@ def kron(input: Any, other: Any) -> Any:
     sa, sb = (1,) * (n - len(a.shape)) + a.shape, (1,) * (n - len(b.shape)) + b.shape
     x = P.reshape(a, tuple(v for s in sa for v in (s, 1)))
     y = P.reshape(b, tuple(v for s in sb for v in (1, s)))
-    return wrap(P.reshape(P.and_(x, y) if a.dtype is dt.bool_ else P.mul(x, y), tuple(p * q for p, q in zip(sa, sb))))
+    return wrap(
+        P.reshape(P.and_(x, y) if a.dtype is dt.bool_ else P.mul(x, y), tuple(p * q for p, q in zip(sa, sb)))
+    )
 
 
 def _turned(x: Node, d: int, by: int) -> Node:
@@ -401,9 +449,11 @@ def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
         raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
     d = wrap_dim(dim, len(input._shape))
     if input._shape[d] != 3 or other._shape[d] != 3:
-        raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} "
-                           "and "
-                           f"{other._shape[d]}")
+        raise RuntimeError(
+            f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} "
+            "and "
+            f"{other._shape[d]}"
+        )
     return _cross(input, other, d)
 
 
@@ -425,8 +475,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
             return r
         return wrap(P.add(read(r), read(bias)))
     if len(w) != 2:
-        raise RuntimeError("t() expects a tensor with <= 2 dimensions, but self is "
-                           f"{len(w)}D")
+        raise RuntimeError(f"t() expects a tensor with <= 2 dimensions, but self is {len(w)}D")
     if not a:
         raise RuntimeError(f"both arguments to linear need to be at least 1D, but they are 0D and {len(w)}D")
     rows = math.prod(a[:-1])
@@ -453,11 +502,11 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
         raise RuntimeError("bilinear(): input batch dimensions do not match")
     k, i, j = w.shape
     if a.shape[-1] != i or b.shape[-1] != j:
-        raise RuntimeError(f"bilinear(): input1 size does not match weight size: got {a.shape[-1]} but "
-                           f"expected {i}"
-                           if a.shape[-1] != i else
-                           f"bilinear(): input2 size does not match weight size: got {b.shape[-1]} but "
-                           f"expected {j}")
+        raise RuntimeError(
+            f"bilinear(): input1 size does not match weight size: got {a.shape[-1]} but expected {i}"
+            if a.shape[-1] != i
+            else f"bilinear(): input2 size does not match weight size: got {b.shape[-1]} but expected {j}"
+        )
     n = math.prod(a.shape[:-1])
     half = P.dot(P.reshape(a, (n, i)), P.reshape(P.permute(w, (1, 0, 2)), (i, k * j)))
     y = P.sum_(P.mul(P.reshape(half, (n, k, j)), P.reshape(b, (n, 1, j))), (2,))

@@ -3,6 +3,7 @@
 A layer reads mean and reciprocal deviation as values with a history of their own, but its rule sends the whole
 gradient to the input at once; the history serves derivatives of the rule, that is, second derivatives.
 """
+
 from __future__ import annotations
 
 import math
@@ -66,6 +67,7 @@ def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: 
         if b is not None:
             out.append(P.sum_to(g, b.shape))
         return out
+
     return with_gradient(y, rule, x, m, r, *_given(w, b))
 
 
@@ -114,14 +116,27 @@ def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> 
             _blend(var, P.mul(P.detach(v), counted(factor, v.dtype)), momentum)
 
 
-def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
-                momentum: float, eps: float) -> Any:
+def _batch_norm(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
     x0 = read(input)
     if len(x0.shape) < 2:
         raise RuntimeError("batch_norm(): input must have at least 2 dimensions")
     _need_float(x0, "batch_norm")
     channels = x0.shape[1]
-    for t, name in ((running_mean, "running_mean"), (running_var, "running_var"), (weight, "weight"), (bias, "bias")):
+    for t, name in (
+        (running_mean, "running_mean"),
+        (running_var, "running_var"),
+        (weight, "weight"),
+        (bias, "bias"),
+    ):
         _match(t, name, channels)
     if x0.dtype not in (dt.bfloat16, dt.float16):
         for t in (weight, bias, running_mean, running_var):
@@ -139,8 +154,10 @@ def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_v
         _running(running_mean, running_var, m, v, x.size // channels, momentum)
     else:
         if running_mean is None or running_var is None:
-            raise RuntimeError(f"{'running_mean' if running_mean is None else 'running_var'} must be "
-                               "defined in evaluation mode")
+            raise RuntimeError(
+                f"{'running_mean' if running_mean is None else 'running_var'} must be "
+                "defined in evaluation mode"
+            )
         m, v = (P.reshape(P.convert(read(t), x.dtype), row) for t in (running_mean, running_var))
         scale = reciprocal_deviation(v, eps)
         y = P.mul(P.sub(x, m), scale if w is None else P.mul(scale, w))
@@ -149,8 +166,17 @@ def _batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_v
 
 
 @public("batch_norm", method=False)
-def torch_batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
-                     momentum: float, eps: float, cudnn_enabled: bool) -> Any:
+def torch_batch_norm(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
     """Return input normalised for each channel over batch and space."""
     return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
 
@@ -158,13 +184,22 @@ def torch_batch_norm(input: Any, weight: Any, bias: Any, running_mean: Any, runn
 def _several(size: Sequence[int]) -> None:
     n = size[0] * math.prod(size[2:])
     if n == 1:
-        raise ValueError("Expected more than 1 value per channel when training, got input size "
-                         f"torch.Size({list(size)})")
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size torch.Size({list(size)})"
+        )
 
 
 @public(module="nn.functional", method=False)
-def batch_norm(input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
-               training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Any:
+def batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
     """Return input normalised for each channel over batch and space; training updates the running statistics.
 
     Shapes: (N, C, *), parameters (C). Source: Ioffe & Szegedy 2015.
@@ -178,7 +213,7 @@ def layer_norm_node(x0: Node, weight: Any, bias: Any, k: int, eps: float) -> Nod
     """Normalise over the last k dimensions."""
     x = wide(x0)
     dims = tuple(range(len(x.shape) - k, len(x.shape)))
-    shape = x.shape[len(x.shape) - k:]
+    shape = x.shape[len(x.shape) - k :]
     m, v = moments(x, dims)
     w, b = _affine(weight, x.dtype, shape), _affine(bias, x.dtype, shape)
     y = normalized(x, m, reciprocal_deviation(v, eps), w, b, dims)
@@ -187,18 +222,24 @@ def layer_norm_node(x0: Node, weight: Any, bias: Any, k: int, eps: float) -> Nod
 
 def _check_normalized(input: Any, shape: Shape, weight: Any, bias: Any, name: str) -> None:
     if not shape:
-        raise RuntimeError("Expected normalized_shape to be at least 1-dimensional, i.e., containing at "
-                           "least one element, "
-                           "but got normalized_shape = []")
+        raise RuntimeError(
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at "
+            "least one element, "
+            "but got normalized_shape = []"
+        )
     for t, which in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != shape:
-            raise RuntimeError(f"Expected {which} to be of same shape as normalized_shape, but got {which} "
-                               "of shape "
-                               f"{list(t._shape)} and normalized_shape = {list(shape)}")
-    if len(input._shape) < len(shape) or input._shape[len(input._shape) - len(shape):] != shape:
-        raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
-                           f"[{'*, ' if name == 'layer_norm' else '*'}{', '.join(map(str, shape))}], but "
-                           f"got input of size{list(input._shape)}")
+            raise RuntimeError(
+                f"Expected {which} to be of same shape as normalized_shape, but got {which} "
+                "of shape "
+                f"{list(t._shape)} and normalized_shape = {list(shape)}"
+            )
+    if len(input._shape) < len(shape) or input._shape[len(input._shape) - len(shape) :] != shape:
+        raise RuntimeError(
+            f"Given normalized_shape={list(shape)}, expected input with shape "
+            f"[{'*, ' if name == 'layer_norm' else '*'}{', '.join(map(str, shape))}], but "
+            f"got input of size{list(input._shape)}"
+        )
 
 
 def _shape_tuple(s: Any) -> Shape:
@@ -206,8 +247,14 @@ def _shape_tuple(s: Any) -> Shape:
 
 
 @public(method=False)
-def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
-               cudnn_enable: bool = True) -> Any:
+def layer_norm(
+    input: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
     """Return input normalised over its last dimensions, `normalized_shape`. Source: Ba, Kiros & Hinton 2016."""
     shape = _shape_tuple(normalized_shape)
     _check_normalized(input, shape, weight, bias, "layer_norm")
@@ -220,8 +267,9 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
 
 
 @public("layer_norm", module="nn.functional", method=False)
-def layer_norm_functional(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None,
-                          eps: float = 1e-5) -> Any:
+def layer_norm_functional(
+    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
     """Return input normalised over its last dimensions, `normalized_shape`. Source: Ba, Kiros & Hinton 2016."""
     return layer_norm(input, normalized_shape, weight, bias, eps)
 
@@ -238,6 +286,7 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
         return result(P.alias(x0), input)
     if eps is None:
         import ml_dtypes
+
         eps = float(ml_dtypes.finfo(x0.dtype.np).eps)
     x = wide(x0)
     dims = tuple(range(len(x.shape) - len(shape), len(x.shape)))
@@ -247,14 +296,21 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
     def rule(g: Node, y: Node, x: Node, r: Node) -> list[Node | None]:
         unit = P.mul(x, r)
         return [P.mul(P.sub(g, P.mul(unit, _mean(P.mul(g, unit), dims))), r), None]
+
     y = with_gradient(y, rule, x, r)
     w = _affine(weight, x.dtype, shape)
     return result(P.convert(y if w is None else P.mul(y, w), x0.dtype), input)
 
 
 @public("group_norm", method=False)
-def torch_group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5,
-                     cudnn_enabled: bool = True) -> Any:
+def torch_group_norm(
+    input: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
     """Return input normalised over groups of channels and space."""
     x0 = read(input)
     if len(x0.shape) < 2:
@@ -264,14 +320,18 @@ def torch_group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any 
     _need_float(x0, "GroupNormKernelImpl")
     n, c = x0.shape[:2]
     if c % num_groups:
-        raise RuntimeError("Expected number of channels in input to be divisible by num_groups, but got "
-                           "input of shape "
-                           f"{list(x0.shape)} and num_groups={num_groups}")
+        raise RuntimeError(
+            "Expected number of channels in input to be divisible by num_groups, but got "
+            "input of shape "
+            f"{list(x0.shape)} and num_groups={num_groups}"
+        )
     for t, name in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != (c,):
-            raise RuntimeError(f"Expected {name} to be a vector of size equal to the number of channels in "
-                               "input, but got "
-                               f"{name} of shape {list(t._shape)} and input of shape {list(x0.shape)}")
+            raise RuntimeError(
+                f"Expected {name} to be a vector of size equal to the number of channels in "
+                "input, but got "
+                f"{name} of shape {list(t._shape)} and input of shape {list(x0.shape)}"
+            )
     if not x0.size:
         return result(P.alias(x0), input)
     x = P.reshape(wide(x0), (n, num_groups, c // num_groups, math.prod(x0.shape[2:])))
@@ -289,22 +349,38 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     Source: Wu & He 2018.
     """
     if len(input._shape) < 2:
-        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {len(input._shape)}")
+        raise RuntimeError(
+            f"Expected at least 2 dimensions for input tensor but received {len(input._shape)}"
+        )
     if num_groups > 0:
         _several((input._shape[0] * input._shape[1] // num_groups, num_groups, *input._shape[2:]))
     return torch_group_norm(input, num_groups, weight, bias, eps)
 
 
-def _instance_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, use_input_stats: bool,
-                   momentum: float, eps: float) -> Any:
+def _instance_norm(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
     if not use_input_stats:
         if running_mean is None or running_var is None:
-            raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is "
-                               "false")
+            raise RuntimeError(
+                "Expected running_mean and running_var to be defined when use_input_stats is false"
+            )
         return _batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
     x0 = read(input)
     n, c = x0.shape[:2]
-    for t, name in ((running_mean, "running_mean"), (running_var, "running_var"), (weight, "weight"), (bias, "bias")):
+    for t, name in (
+        (running_mean, "running_mean"),
+        (running_var, "running_var"),
+        (weight, "weight"),
+        (bias, "bias"),
+    ):
         _match(t, name, c)
     x = wide(x0)
     dims = tuple(range(2, len(x.shape)))
@@ -319,27 +395,48 @@ def _instance_norm(input: Any, weight: Any, bias: Any, running_mean: Any, runnin
 
 
 @public("instance_norm", method=False)
-def torch_instance_norm(input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, use_input_stats: bool,
-                        momentum: float, eps: float, cudnn_enabled: bool) -> Any:
+def torch_instance_norm(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
     """Return input normalised for each sample and channel over space."""
     return _instance_norm(input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps)
 
 
 @public(module="nn.functional", method=False)
-def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-                  use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Any:
+def instance_norm(
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
     """Return input normalised for each sample and channel over space. Shapes: (N, C, *), parameters (C).
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016.
     """
     if use_input_stats and math.prod(input._shape[2:]) == 1:
-        raise ValueError("Expected more than 1 spatial element when training, got input size "
-                         f"torch.Size({list(input._shape)})")
+        raise ValueError(
+            "Expected more than 1 spatial element when training, got input size "
+            f"torch.Size({list(input._shape)})"
+        )
     return _instance_norm(input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps)
 
 
 @public(module="nn.functional", method=False)
-def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+def local_response_norm(
+    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Any:
     """Return input / (k + alpha * mean of squares over `size` neighbouring channels) ** beta.
 
     Source: Krizhevsky, Sutskever & Hinton 2012.
@@ -347,8 +444,9 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     x = read(input)
     n = len(x.shape)
     if n < 3:
-        raise ValueError(f"Expected 3D or higher dimensionality                          input (got {n} "
-                         "dimensions)")
+        raise ValueError(
+            f"Expected 3D or higher dimensionality                          input (got {n} dimensions)"
+        )
     if not x.size:
         return input
     low = tuple(size // 2 if d == 1 else 0 for d in range(n))
@@ -363,11 +461,13 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
 def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Any:
     """Return input / max(p-norm of input along `dim`, eps)."""
     from fanal.core.ops.build import store
+
     x = read(input)
     dims = tuple(wrap_dim(d, len(x.shape)) for d in ((dim,) if isinstance(dim, int) else dim))
     length = norm_node(x, p, dims, True)
     tiny = number(float(eps), length.dtype)
-    clamped = with_gradient(P.max_(P.detach(length), tiny),
-                            lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], length)
+    clamped = with_gradient(
+        P.max_(P.detach(length), tiny), lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], length
+    )
     y = P.div(x, P.convert(clamped, x.dtype))
     return result(y, input) if out is None else store(out, y)

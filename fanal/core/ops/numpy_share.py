@@ -1,4 +1,5 @@
 """Memory shared with NumPy: from_numpy, Tensor.numpy, the array and DLPack protocols, as_tensor."""
+
 from __future__ import annotations
 
 import math
@@ -69,24 +70,33 @@ def from_numpy(ndarray: Any) -> Any:
     if not isinstance(ndarray, np.ndarray):
         raise TypeError(f"expected np.ndarray (got {type(ndarray).__name__})")
     if not ndarray.dtype.isnative:
-        raise ValueError("given numpy array has byte order different from the native byte order. Conversion between byte "
-                         "orders is currently not supported.")
+        raise ValueError(
+            "given numpy array has byte order different from the native byte order. Conversion between byte "
+            "orders is currently not supported."
+        )
     d = dt.from_numpy(ndarray.dtype)
     if any(s < 0 for s in ndarray.strides):
-        raise ValueError("At least one stride in the given numpy array is negative, and tensors with negative strides are not "
-                         "currently supported. (You can probably work around this by making a copy of your array  with "
-                         "array.copy().) ")
+        raise ValueError(
+            "At least one stride in the given numpy array is negative, and tensors with negative strides are not "
+            "currently supported. (You can probably work around this by making a copy of your array  with "
+            "array.copy().) "
+        )
     if not ndarray.flags.writeable:
-        warnings.warn("The given NumPy array is not writable, and PyTorch does not support non-writable tensors. This means "
-                      "writing to this tensor will result in undefined behavior. You may want to copy the array to protect its "
-                      "data or make it writable before converting it to a tensor. This type of warning will be suppressed for "
-                      "the rest of this program.", stacklevel=2)
+        warnings.warn(
+            "The given NumPy array is not writable, and PyTorch does not support non-writable tensors. This means "
+            "writing to this tensor will result in undefined behavior. You may want to copy the array to protect its "
+            "data or make it writable before converting it to a tensor. This type of warning will be suppressed for "
+            "the rest of this program.",
+            stacklevel=2,
+        )
     if not ndarray.size:
         return wrap_array(np.zeros(ndarray.shape, d.np), d)
     k = ndarray.itemsize
     if any(s % k for s in ndarray.strides):
-        raise ValueError("given numpy array strides not a multiple of the element byte size. Copy the numpy array to "
-                         "reallocate the memory.")
+        raise ValueError(
+            "given numpy array strides not a multiple of the element byte size. Copy the numpy array to "
+            "reallocate the memory."
+        )
     strides = tuple(s // k for s in ndarray.strides)
     span = 1 + sum((n - 1) * s for n, s in zip(ndarray.shape, strides))
     if ndarray.flags.c_contiguous:
@@ -111,14 +121,16 @@ def shown_array(t: Any) -> np.ndarray:
         return np.zeros(t._shape, t._dtype.np)
     flat = memory.reshape(-1).view(np.uint8)
     last = sum((n - 1) * st for n, st in zip(t._shape, strides_of(t))) + 1
-    part = flat[t._offset * k:(t._offset + last) * k].view(t._dtype.np)
+    part = flat[t._offset * k : (t._offset + last) * k].view(t._dtype.np)
     return np.lib.stride_tricks.as_strided(part, t._shape, [st * k for st in strides_of(t)])
 
 
 def numpy(self: Any, *, force: bool = False) -> np.ndarray:
     """Return an array that shares the memory of the tensor: writes on either side are seen on the other."""
     if not force and self.requires_grad:
-        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        raise RuntimeError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+        )
     if self._dtype in (dt.bfloat16, dt.float8_e4m3fn, dt.float8_e5m2):
         raise TypeError(f"Got unsupported ScalarType {dt.scalar_name(self._dtype)}")
     if busy():
@@ -178,19 +190,27 @@ def _borrow(a: np.ndarray) -> Any:
 
 
 @public(method=False, event=False)
-def frombuffer(buffer: Any, *, dtype: dt.dtype, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Any:
+def frombuffer(
+    buffer: Any, *, dtype: dt.dtype, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Any:
     """Return a 1-d tensor that shares the memory of an object with the buffer protocol."""
     size = memoryview(buffer).nbytes
     if not size:
         raise ValueError(f"both buffer length ({size}) and count ({count}) must not be 0")
     if offset < 0 or offset >= size:
-        raise ValueError(f"offset ({offset} bytes) must be non-negative and no greater than buffer length ({size} bytes) minus 1")
+        raise ValueError(
+            f"offset ({offset} bytes) must be non-negative and no greater than buffer length ({size} bytes) minus 1"
+        )
     if count < 0 and (size - offset) % dtype.itemsize:
-        raise ValueError(f"buffer length ({size - offset} bytes) after offset ({offset} bytes) must be a multiple of element "
-                         f"size ({dtype.itemsize})")
+        raise ValueError(
+            f"buffer length ({size - offset} bytes) after offset ({offset} bytes) must be a multiple of element "
+            f"size ({dtype.itemsize})"
+        )
     if count > 0 and offset + count * dtype.itemsize > size:
-        raise ValueError(f"requested buffer length ({count} * {dtype.itemsize} bytes) after offset ({offset} bytes) must not be "
-                         f"greater than actual buffer length ({size} bytes)")
+        raise ValueError(
+            f"requested buffer length ({count} * {dtype.itemsize} bytes) after offset ({offset} bytes) must not be "
+            f"greater than actual buffer length ({size} bytes)"
+        )
     t = _borrow(np.frombuffer(buffer, dtype.np, count, offset))
     t._leaf = requires_grad
     return t
@@ -201,23 +221,37 @@ def as_tensor(data: Any, dtype: dt.dtype | None = None, device: Any = None) -> A
     """Return data as a tensor, without copying where dtype and device allow."""
     if isinstance(data, Handle):
         return Tensor.to(data, dtype=dtype, device=device)  # type: ignore[attr-defined]
-    if isinstance(data, np.ndarray) and devices.resolve(device) is devices.CPU and data.dtype.kind in "biufcV":
+    if (
+        isinstance(data, np.ndarray)
+        and devices.resolve(device) is devices.CPU
+        and data.dtype.kind in "biufcV"
+    ):
         t = from_numpy(data)
         return t if dtype is None or t._dtype is dtype else tensor(data, dtype=dtype)
     return tensor(data, dtype=dtype, device=device)
 
 
 @public(method=False, event=False)
-def asarray(obj: Any, *, dtype: dt.dtype | None = None, device: Any = None, copy: bool | None = None,
-            requires_grad: bool = False) -> Any:
+def asarray(
+    obj: Any,
+    *,
+    dtype: dt.dtype | None = None,
+    device: Any = None,
+    copy: bool | None = None,
+    requires_grad: bool = False,
+) -> Any:
     """Return an object as a tensor, sharing memory unless `copy` says otherwise."""
     if isinstance(obj, Handle):
         t = Tensor.to(obj, dtype=dtype, device=device, copy=bool(copy))  # type: ignore[attr-defined]
         if copy is False and t is not obj and t._storage is not obj._storage:
-            raise ValueError("can't alias tensor with dtype '" + str(obj._dtype) + "' into dtype '" + str(dtype) + "'.")
+            raise ValueError(
+                "can't alias tensor with dtype '" + str(obj._dtype) + "' into dtype '" + str(dtype) + "'."
+            )
         if not requires_grad:
             t = t.detach() if t.requires_grad else t
-    elif copy or (not hasattr(obj, "__array_interface__") and not isinstance(obj, (bytes, bytearray, memoryview))):
+    elif copy or (
+        not hasattr(obj, "__array_interface__") and not isinstance(obj, (bytes, bytearray, memoryview))
+    ):
         if copy is False:
             raise ValueError("can't alias arbitrary sequence into a tensor.")
         t = tensor(obj, dtype=dtype, device=device)

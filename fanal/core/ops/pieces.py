@@ -1,4 +1,5 @@
 """Views of parts: select, narrow, unbind and the ways to split."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -21,8 +22,13 @@ def sliced(t: Any, dim: int, start: int, stop: int, step: int = 1) -> Any:
     stops = tuple(stop if d == dim else shape[d] for d in range(n))
     steps = tuple(step if d == dim else 1 for d in range(n))
     count = max(0, -(-(stop - start) // step))
-    return view_of(t, ((P.slice_, (starts, stops, steps)),), (*shape[:dim], count, *shape[dim + 1:]),
-                   tuple(s * step if d == dim else s for d, s in enumerate(st)), t._offset + start * st[dim])
+    return view_of(
+        t,
+        ((P.slice_, (starts, stops, steps)),),
+        (*shape[:dim], count, *shape[dim + 1 :]),
+        tuple(s * step if d == dim else s for d, s in enumerate(st)),
+        t._offset + start * st[dim],
+    )
 
 
 def dropped(t: Any, dim: int, index: int) -> Any:
@@ -30,9 +36,9 @@ def dropped(t: Any, dim: int, index: int) -> Any:
     shape, st = t._shape, strides_of(t)
     starts = tuple(index if d == dim else 0 for d in range(len(shape)))
     stops = tuple(index + 1 if d == dim else n for d, n in enumerate(shape))
-    new = (*shape[:dim], *shape[dim + 1:])
+    new = (*shape[:dim], *shape[dim + 1 :])
     chain: Chain = ((P.slice_, (starts, stops, (1,) * len(shape))), (P.reshape, (new,)))
-    return view_of(t, chain, new, (*st[:dim], *st[dim + 1:]), t._offset + index * st[dim])
+    return view_of(t, chain, new, (*st[:dim], *st[dim + 1 :]), t._offset + index * st[dim])
 
 
 @public()
@@ -44,7 +50,9 @@ def select(input: Any, dim: int, index: int) -> Any:
     d = wrap_dim(dim, n)
     size, i = input._shape[d], int(index)
     if not -size <= i < size:
-        raise IndexError(f"select(): index {i} out of range for tensor of size {list(input._shape)} at dimension {d}")
+        raise IndexError(
+            f"select(): index {i} out of range for tensor of size {list(input._shape)} at dimension {d}"
+        )
     return dropped(input, d, i + size if i < 0 else i)
 
 
@@ -76,6 +84,7 @@ def narrow_copy(input: Any, dim: int, start: int, length: int) -> Any:
 
 def _copy(t: Any) -> Any:
     from fanal.core.ops.shape import clone, contiguous
+
     return contiguous(clone(t))
 
 
@@ -86,7 +95,9 @@ def select_copy(input: Any, dim: int, index: int) -> Any:
 
 
 @public(method=False, out=True)
-def slice_copy(input: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
+def slice_copy(
+    input: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
     """Return a copy of input[start:end:step] along a dimension."""
     d = wrap_dim(dim, len(input._shape))
     a, b, s = slice(start, end, step).indices(input._shape[d])
@@ -94,8 +105,9 @@ def slice_copy(input: Any, dim: int = 0, start: int | None = None, end: int | No
 
 
 @public(out=True)
-def slice_scatter(input: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None,
-                  step: int = 1) -> Any:
+def slice_scatter(
+    input: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
     """Return input with input[start:end:step] along `dim` replaced by src."""
     return _replaced(input, src, lambda t: sliced_range(t, wrap_dim(dim, len(t._shape)), start, end, step))
 
@@ -110,11 +122,14 @@ def _replaced(t: Any, src: Any, part: Any) -> Any:
     from fanal.core.ir.program import Node
     from fanal.core.ops.build import node_of, read, result
     from fanal.core.tensor.alias import write_through
+
     shown = part(t)
     if shown._shape != src._shape:
-        raise RuntimeError(f"expected src to have a size equal to the slice of self. src size = {list(src._shape)}, slice "
-                           f"size = {list(shown._shape)}")
-    n: Node = write_through(read(t), shown._chain[len(t._chain):], node_of(src, t._dtype))
+        raise RuntimeError(
+            f"expected src to have a size equal to the slice of self. src size = {list(src._shape)}, slice "
+            f"size = {list(shown._shape)}"
+        )
+    n: Node = write_through(read(t), shown._chain[len(t._chain) :], node_of(src, t._dtype))
     return result(n, t)
 
 
@@ -128,13 +143,17 @@ def select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
 def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Return input with a diagonal replaced by src."""
     from fanal.core.ops.shape import diagonal
+
     return _replaced(input, src, lambda t: diagonal(t, offset, dim1, dim2))
 
 
 @public(out=True)
-def as_strided_scatter(input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+def as_strided_scatter(
+    input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
+) -> Any:
     """Return input with the elements of as_strided(input, size, stride) replaced by src."""
     from fanal.core.ops.shape import as_strided, clone, contiguous
+
     flat = contiguous(clone(input))
     return _replaced(flat, src, lambda t: as_strided(t, size, stride, storage_offset))
 
@@ -152,10 +171,12 @@ def _many(views: tuple, name: str) -> tuple:
     """Forbid writing through one of several views that one call made, while gradients are recorded; as PyTorch."""
     if state.grad:
         for k, v in enumerate(views):
-            v._base_ref = Forbidden(f"Output {k} of {name} is a view and is being modified inplace. This view is the output "
-                                    "of a function that returns multiple views. Such functions do not allow the output "
-                                    "views to be modified inplace. You should replace the inplace operation by an "
-                                    "out-of-place one.")
+            v._base_ref = Forbidden(
+                f"Output {k} of {name} is a view and is being modified inplace. This view is the output "
+                "of a function that returns multiple views. Such functions do not allow the output "
+                "views to be modified inplace. You should replace the inplace operation by an "
+                "out-of-place one."
+            )
     return views
 
 
@@ -183,7 +204,9 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
         raise RuntimeError(f"split expects split_size be non-negative, but got split_size={k}")
     if k == 0:
         if n:
-            raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
+            raise RuntimeError(
+                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
+            )
         return (sliced(tensor, d, 0, 0),)
     return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "Split")
 
@@ -196,11 +219,15 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     sizes = [int(s) for s in split_sizes]
     n = input._shape[d]
     if any(s < 0 for s in sizes):
-        raise RuntimeError("split_with_sizes expects split_sizes have only non-negative entries, but got "
-                           f"split_sizes={sizes}")
+        raise RuntimeError(
+            "split_with_sizes expects split_sizes have only non-negative entries, but got "
+            f"split_sizes={sizes}"
+        )
     if sum(sizes) != n:
-        raise RuntimeError(f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at dimension "
-                           f"{d}), but got split_sizes={sizes}")
+        raise RuntimeError(
+            f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at dimension "
+            f"{d}), but got split_sizes={sizes}"
+        )
     out, at = [], 0
     for s in sizes:
         out.append(sliced(input, d, at, at + s))
@@ -228,16 +255,22 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
 
 
 @public()
-def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0, *, indices: Any = None, sections: Any = None) -> tuple:
+def tensor_split(
+    input: Any, indices_or_sections: Any, dim: int = 0, *, indices: Any = None, sections: Any = None
+) -> tuple:
     """Return views that divide a dimension into sections, or at indices; sizes need not be equal."""
     if not input._shape:
-        raise RuntimeError("tensor_split expected at least a 1-dimensional tensor, but got a tensor with 0 dims")
+        raise RuntimeError(
+            "tensor_split expected at least a 1-dimensional tensor, but got a tensor with 0 dims"
+        )
     d = wrap_dim(dim, len(input._shape))
     n, at = input._shape[d], indices_or_sections
     if isinstance(at, Handle):
         if at._dtype.name != "int64":
-            raise RuntimeError("tensor_split expected tensor_indices_or_sections to have dtype of long, but got "
-                               f"{at._dtype.name}")
+            raise RuntimeError(
+                "tensor_split expected tensor_indices_or_sections to have dtype of long, but got "
+                f"{at._dtype.name}"
+            )
         at = at.tolist()
     if isinstance(at, int):
         if at <= 0:
@@ -256,8 +289,10 @@ def _split_along(t: Any, how: Any, dim: int, name: str) -> tuple:
     if isinstance(how, int):
         n = t._shape[dim]
         if how <= 0 or n % how:
-            raise RuntimeError(f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension {n} is "
-                               f"not divisible by the split_size {how}!")
+            raise RuntimeError(
+                f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension {n} is "
+                f"not divisible by the split_size {how}!"
+            )
     return tensor_split(t, how, dim)
 
 
@@ -265,9 +300,12 @@ def _splitter(name: str, need: int, dim: int) -> Any:
     def fn(input: Any, indices_or_sections: Any) -> tuple:
         n = len(input._shape)
         if n < need:
-            raise RuntimeError(f"torch.{name} requires a tensor with at least {need} dimension{'s' if need == 0 else ''}, but "
-                               f"got a tensor with {n} dimensions!")
+            raise RuntimeError(
+                f"torch.{name} requires a tensor with at least {need} dimension{'s' if need == 0 else ''}, but "
+                f"got a tensor with {n} dimensions!"
+            )
         return _split_along(input, indices_or_sections, 0 if n == 1 else dim, name)
+
     fn.__name__, fn.__doc__ = name, f"Return views that divide dimension {dim}, as numpy.{name}."
     return public(name)(fn)
 

@@ -63,7 +63,8 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     a, b = node_of(input, d), node_of(other, d)
     if not (isinstance(alpha, int) and alpha == 1):
         if d.category < 2 and isinstance(alpha, float):
-            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
+            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point "
+                               "number.")
         b = P.mul(b, number(alpha, d))
     return result(P.or_(a, b) if d is dt.bool_ else P.add(a, b), input, other)
 
@@ -124,15 +125,18 @@ def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     """Return input - alpha * other. Shapes broadcast; dtypes promote."""
     d = result_type(input, other)
     if d is dt.bool_:
-        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the "
+                           "`^` or "
                            "`logical_xor()` operator instead.")
-    if isinstance(other, bool) or getattr(other, "_dtype", None) is dt.bool_ or getattr(input, "_dtype", None) is dt.bool_:
-        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert "
+    if isinstance(other, bool) or dt.bool_ in (getattr(other, "_dtype", None), getattr(input, "_dtype", None)):
+        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
+                           "trying to invert "
                            "a mask, use the `~` or `logical_not()` operator instead.")
     a, b = node_of(input, d), node_of(other, d)
     if not (isinstance(alpha, int) and alpha == 1):
         if d.category < 2 and isinstance(alpha, float):
-            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
+            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point "
+                               "number.")
         b = P.mul(b, number(alpha, d))
     return result(P.sub(a, b), input, other)
 
@@ -172,7 +176,8 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
         d = floating(d)
         return result(P.div(node_of(input, d), node_of(other, d)), input, other)
     if rounding_mode not in ("trunc", "floor"):
-        raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
+        raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
+                           f"'{rounding_mode}'")
     if d is dt.bool_:
         d = dt.uint8
         a, b = node_of(input, d), node_of(other, d)
@@ -264,7 +269,8 @@ def float_power(input: Operand, exponent: Operand) -> Any:
 def neg(input: Any) -> Any:
     """Return -input."""
     if input._dtype is dt.bool_:
-        raise RuntimeError("Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a "
+        raise RuntimeError("Negation, the `-` operator, on a bool tensor is not supported. If you are "
+                           "trying to invert a "
                            "mask, use the `~` or `logical_not()` operator instead.")
     return result(P.neg(read(input)), input)
 
@@ -374,10 +380,14 @@ def _binary(name: str, row: Row, *aliases: str, inplace: bool = False, integers:
     return public(name, inplace=inplace, out=True, aliases=aliases)(fn)
 
 
-maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the gradient.")
-minimum = _binary("minimum", P.min_, doc="Return the elementwise minimum; NaN propagates, ties share the gradient.")
-atan2 = _binary("atan2", P.atan2, "arctan2", inplace=True, integers=False, doc="Return the angle of (other, input).")
-nextafter = _binary("nextafter", P.nextafter, inplace=True, doc="Return the next float after input, towards other.")
+maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the "
+                                         "gradient.")
+minimum = _binary("minimum", P.min_, doc="Return the elementwise minimum; NaN propagates, ties share the "
+                                         "gradient.")
+atan2 = _binary("atan2", P.atan2, "arctan2", inplace=True, integers=False, doc="Return the angle of (other, "
+                                                                               "input).")
+nextafter = _binary("nextafter", P.nextafter, inplace=True, doc="Return the next float after input, towards "
+                                                                "other.")
 
 
 def _ignore_nan(name: str, row: Row) -> Any:
@@ -477,7 +487,8 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """Return input + value * tensor1 / tensor2."""
     a, b, c = nodes_of(input, tensor1, tensor2)
     if b.dtype.category < 2 and c.dtype.category < 2:
-        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release addcdiv will "
+        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release "
+                           "addcdiv will "
                            "perform a true division of tensor1 and tensor2.")
     m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
     return result(P.add(a, m), input, tensor1, tensor2)
@@ -493,7 +504,8 @@ def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
     c = read(condition)
     if c.dtype is not dt.bool_:
         if c.dtype is not dt.uint8:
-            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype "
+            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with "
+                               f"dtype "
                                f"{dt.scalar_name(c.dtype)}")
         c = P.ne(c, P.num(c, 0))
     return result(P.where(c, node_of(input, d), node_of(other, d)), condition, input, other)
@@ -510,7 +522,8 @@ def masked_fill(input: Any, mask: Any, value: Operand) -> Any:
     """Return input with `value` where mask is true."""
     m = read(mask)
     if m.dtype is not dt.bool_:
-        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {m.dtype.name}")
+        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype "
+                           f"{m.dtype.name}")
     if not is_number(value) and value._shape:
         raise RuntimeError(f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
                            f"{len(value._shape)} dimension(s).")

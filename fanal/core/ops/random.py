@@ -3,6 +3,7 @@
 Numbers are drawn when the call is made, so the stream does not depend on when pending work runs. Dropout draws in
 kernels, from the counter of `engine.rng`, which is seeded together with the default generator.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -39,7 +40,9 @@ class Generator:
 
     def __init__(self, device: Any = "cpu") -> None:
         if devices.resolve(device) is not devices.CPU:
-            raise RuntimeError(f"Device type {devices.device(device).type} is not supported for torch.Generator() api.")
+            raise RuntimeError(
+                f"Device type {devices.device(device).type} is not supported for torch.Generator() api."
+            )
         self._mt = Mt19937()
 
     @property
@@ -158,7 +161,9 @@ def set_rng_state(new_state: Any) -> None:
     default_generator.set_state(new_state)
 
 
-def _made(shape: Shape, d: dt.dtype, draw: Callable[[Shape], np.ndarray], device: Any, requires_grad: bool) -> Any:
+def _made(
+    shape: Shape, d: dt.dtype, draw: Callable[[Shape], np.ndarray], device: Any, requires_grad: bool
+) -> Any:
     if devices.resolve(device) is devices.META:
         return placed(wrap_array(np.zeros(shape, d.np), d), device, requires_grad)
     _note()
@@ -170,28 +175,54 @@ def _size(size: tuple) -> Shape:
 
 
 @public(method=False, out=True, event=False)
-def rand(*size: Any, generator: Any = None, dtype: Any = None, layout: Any = strided, device: Any = None,
-         requires_grad: bool = False, pin_memory: bool = False, names: Any = None) -> Any:
+def rand(
+    *size: Any,
+    generator: Any = None,
+    dtype: Any = None,
+    layout: Any = strided,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+    names: Any = None,
+) -> Any:
     """Return numbers drawn uniformly from [0, 1)."""
     d = dtype or dt.get_default()
     if d.category < 2:
-        raise NotImplementedError(f'"check_uniform_bounds" not implemented for \'{dt.scalar_name(d)}\'')
+        raise NotImplementedError(f"\"check_uniform_bounds\" not implemented for '{dt.scalar_name(d)}'")
     return _made(_size(size), d, lambda s: draws.uniform(stream(generator), s, d.np), device, requires_grad)
 
 
 @public(method=False, out=True, event=False)
-def randn(*size: Any, generator: Any = None, dtype: Any = None, layout: Any = strided, device: Any = None,
-          requires_grad: bool = False, pin_memory: bool = False, names: Any = None) -> Any:
+def randn(
+    *size: Any,
+    generator: Any = None,
+    dtype: Any = None,
+    layout: Any = strided,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+    names: Any = None,
+) -> Any:
     """Return numbers drawn from the standard normal distribution."""
     d = dtype or dt.get_default()
     if d.category < 2:
-        raise NotImplementedError(f'"normal_kernel_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+        raise NotImplementedError(f"\"normal_kernel_cpu\" not implemented for '{dt.scalar_name(d)}'")
     return _made(_size(size), d, lambda s: draws.normal(stream(generator), s, d.np), device, requires_grad)
 
 
 @public(method=False, out=True, event=False)
-def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None, generator: Any = None, dtype: Any = None,
-            layout: Any = strided, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def randint(
+    *args: Any,
+    low: Any = None,
+    high: Any = None,
+    size: Any = None,
+    generator: Any = None,
+    dtype: Any = None,
+    layout: Any = strided,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return integers drawn from [low, high); low is 0 by default."""
     rest = list(args)
     if size is None and rest:
@@ -204,25 +235,50 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None, gen
         raise TypeError("randint() received an invalid combination of arguments")
     lo, hi = int(scalar_of(low)) if low is not None else 0, int(scalar_of(high))
     d = dtype or dt.int64
-    return _made(_size((size,)), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad)
+    return _made(
+        _size((size,)), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad
+    )
 
 
 @public(method=False, out=True, event=False)
-def randperm(n: int, *, generator: Any = None, dtype: Any = None, layout: Any = strided, device: Any = None,
-             requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def randperm(
+    n: int,
+    *,
+    generator: Any = None,
+    dtype: Any = None,
+    layout: Any = strided,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return a random permutation of 0, ..., n - 1."""
     d = dtype or dt.int64
     return _made((n,), d, lambda s: draws.randperm(stream(generator), n, d.np), device, requires_grad)
 
 
 @public(method=False, out=True, event=False)
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None,
-           layout: Any = strided, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Any:
+def normal(
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    generator: Any = None,
+    dtype: Any = None,
+    layout: Any = strided,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Any:
     """Return numbers drawn from normal distributions; mean and std are numbers or tensors."""
     if size is not None:
         d = dtype or dt.get_default()
-        return _made(_size((size,)), d, lambda s: draws.normal(stream(generator), s, d.np, float(mean), float(std)), device,
-                     requires_grad)
+        return _made(
+            _size((size,)),
+            d,
+            lambda s: draws.normal(stream(generator), s, d.np, float(mean), float(std)),
+            device,
+            requires_grad,
+        )
     if not isinstance(mean, Handle) and not isinstance(std, Handle):
         raise TypeError("normal() received an invalid combination of arguments: give a size, or a tensor")
     m = _dense(compute(mean)) if isinstance(mean, Handle) else float(mean)
@@ -236,8 +292,9 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
     _note()
-    return wrap_array(draws.multinomial(stream(generator), _dense(compute(input)), num_samples, replacement),
-                      dt.int64)
+    return wrap_array(
+        draws.multinomial(stream(generator), _dense(compute(input)), num_samples, replacement), dt.int64
+    )
 
 
 @public(out=True, event=False)
@@ -246,7 +303,7 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
     d = input._dtype
     if p is None:
         if not d.is_floating_point:
-            raise RuntimeError(f'"bernoulli_tensor_cpu_p_" not implemented for \'{dt.scalar_name(d)}\'')
+            raise RuntimeError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{dt.scalar_name(d)}'")
         p = compute(input)
     return wrap_array(_bernoulli(input._shape, d, p, generator), d)
 
@@ -290,8 +347,18 @@ def _ordered(shape: Shape, strides: Shape, draw: Callable[[Shape], np.ndarray]) 
 
 
 def _like(name: str, draw: Callable) -> None:
-    def fn(input: Any, *limits: Any, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
-           memory_format: Any = None, generator: Any = None, pin_memory: bool = False, **named: Any) -> Any:
+    def fn(
+        input: Any,
+        *limits: Any,
+        dtype: Any = None,
+        layout: Any = None,
+        device: Any = None,
+        requires_grad: bool = False,
+        memory_format: Any = None,
+        generator: Any = None,
+        pin_memory: bool = False,
+        **named: Any,
+    ) -> Any:
         d = dtype or input._dtype
         st = kept_strides(input._shape, input)
         if (device is None and input._storage.meta) or devices.resolve(device) is devices.META:
@@ -302,6 +369,7 @@ def _like(name: str, draw: Callable) -> None:
         one = lambda s: draw(stream(generator), s, d, *limits, **named)
         a = _ordered(input._shape, st, one) if st else _dense(one(input._shape))
         return placed(wrap(given(a, d), st), "cpu", requires_grad)
+
     fn.__name__, fn.__doc__ = name, f"Return a tensor in the shape of input, filled as by {name[:-5]}."
     public(name, method=False, event=False)(fn)
 
@@ -333,7 +401,9 @@ def uniform_(self: Any, from_: float = 0.0, to: float = 1.0, *, generator: Any =
     """Fill with numbers drawn uniformly from [from, to)."""
     lo = named.pop("from", from_)
     if lo > to:
-        raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={lo:g} > to={to:g}")
+        raise RuntimeError(
+            f"uniform_ expects to return a [from, to) range, but found from={lo:g} > to={to:g}"
+        )
     return _fill(self, lambda s: draws.uniform(stream(generator), s, self._dtype.np, lo, to))
 
 
@@ -341,8 +411,12 @@ def uniform_(self: Any, from_: float = 0.0, to: float = 1.0, *, generator: Any =
 def normal_(self: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
     """Fill with numbers drawn from a normal distribution."""
     plain = is_contiguous(self._shape, strides_of(self))
-    return _fill(self, lambda s: draws.normal(stream(generator), s, self._dtype.np, float(mean), float(std),
-                                              contiguous=plain))
+    return _fill(
+        self,
+        lambda s: draws.normal(
+            stream(generator), s, self._dtype.np, float(mean), float(std), contiguous=plain
+        ),
+    )
 
 
 @public(function=False, event=False)
@@ -353,8 +427,12 @@ def random_(self: Any, from_: Any = None, to: Any = None, *, generator: Any = No
         return _fill(self, lambda s: draws.random(stream(generator), s, self._dtype.np))
     if to is None and "from" not in named and from_ is not None:
         low, to = 0, low
-    return _fill(self, lambda s: draws.randint(stream(generator), s, int(low or 0), None if to is None else int(to),
-                                               self._dtype.np))
+    return _fill(
+        self,
+        lambda s: draws.randint(
+            stream(generator), s, int(low or 0), None if to is None else int(to), self._dtype.np
+        ),
+    )
 
 
 @public(function=False, event=False)

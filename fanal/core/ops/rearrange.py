@@ -1,4 +1,5 @@
 """Operators that copy elements into another arrangement: flips, rolls, repeats, diagonals, triangles, grids."""
+
 from __future__ import annotations
 
 import math
@@ -89,7 +90,9 @@ def rot90(input: Any, k: int = 1, dims: Any = (0, 1)) -> Any:
     if n < 2:
         raise RuntimeError(f"expected total dims >= 2, but got total dims = {n}")
     if dims[0] == dims[1] or abs(dims[0] - dims[1]) == n:
-        raise RuntimeError(f"expected rotation dims to be different, but got dim0 = {dims[0]} and dim1 = {dims[1]}")
+        raise RuntimeError(
+            f"expected rotation dims to be different, but got dim0 = {dims[0]} and dim1 = {dims[1]}"
+        )
     for i, d in enumerate(dims):
         if not -n <= d < n:
             raise RuntimeError(f"Rotation dim{i} out of range, dim{i} = {d}")
@@ -119,12 +122,17 @@ def tiled(t: Any, times: Shape) -> Any:
     x = read(t)
     lead = len(times) - len(x.shape)
     if lead < 0:
-        raise RuntimeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+        raise RuntimeError(
+            "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor"
+        )
     shape = (1,) * lead + x.shape
     new = tuple(n * k for n, k in zip(shape, times))
     if any(n < 0 for n in new) or any(k < 0 for k in times):
-        raise RuntimeError(f"Trying to create tensor with negative dimension {next(n for n in new if n < 0)}: {list(new)}"
-                           if any(n < 0 for n in new) else "Repeats must be non-negative")
+        raise RuntimeError(
+            f"Trying to create tensor with negative dimension {next(n for n in new if n < 0)}: {list(new)}"
+            if any(n < 0 for n in new)
+            else "Repeats must be non-negative"
+        )
     spread = [m for k, n in zip(times, shape) for m in (k, n)]
     pairs = [m for n in shape for m in (1, n)]
     return plain(P.reshape(P.broadcast(P.reshape(x, tuple(pairs)), tuple(spread)), new), t)
@@ -138,7 +146,9 @@ def tile(input: Any, *sizes: Any, dims: Any = None) -> Any:
 
 
 @public()
-def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Any:
+def repeat_interleave(
+    input: Any, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+) -> Any:
     """Return each element repeated, next to itself; with one argument, the indices that do so."""
     if repeats is None:
         counts, source = input, None
@@ -152,9 +162,11 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
             if counts < 0:
                 raise RuntimeError("Repeats must be non-negative")
             n, x = source._shape[dim], read(source)
-            wide = P.broadcast(P.reshape(x, (*x.shape[:dim + 1], 1, *x.shape[dim + 1:])),
-                               (*x.shape[:dim + 1], counts, *x.shape[dim + 1:]))
-            return plain(P.reshape(wide, (*x.shape[:dim], n * counts, *x.shape[dim + 1:])), source)
+            wide = P.broadcast(
+                P.reshape(x, (*x.shape[: dim + 1], 1, *x.shape[dim + 1 :])),
+                (*x.shape[: dim + 1], counts, *x.shape[dim + 1 :]),
+            )
+            return plain(P.reshape(wide, (*x.shape[:dim], n * counts, *x.shape[dim + 1 :])), source)
     if not isinstance(counts, Handle):
         counts = np.asarray(counts, np.int64)
     else:
@@ -163,8 +175,11 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
         counts = compute(counts).astype(np.int64)
         unfollowable("the result's size depends on a value")
     if counts.ndim > 1:
-        raise RuntimeError("repeats must be 0-dim or 1-dim tensor" if source is not None else
-                           "repeat_interleave only accept 1D vector as repeat")
+        raise RuntimeError(
+            "repeats must be 0-dim or 1-dim tensor"
+            if source is not None
+            else "repeat_interleave only accept 1D vector as repeat"
+        )
     if counts.size and counts.min() < 0:
         raise RuntimeError("repeats can not be negative")
     if source is None:
@@ -173,8 +188,10 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
     if counts.size == 1:
         counts = np.broadcast_to(counts.reshape(-1), (n,))
     if counts.shape != (n,):
-        raise RuntimeError("repeats must have the same size as input along dim, but got repeats.size(0) = "
-                           f"{counts.shape[0]} and input.size({dim}) = {n}")
+        raise RuntimeError(
+            "repeats must have the same size as input along dim, but got repeats.size(0) = "
+            f"{counts.shape[0]} and input.size({dim}) = {n}"
+        )
     at = np.repeat(np.arange(n), counts)
     return plain(P.take(read(source), P.given(at, dt.int64), dim), source)
 
@@ -209,6 +226,7 @@ def diag(input: Any, diagonal: int = 0) -> Any:
     """Return the matrix with a vector on its diagonal, or the diagonal of a matrix."""
     from fanal.core.ops.shape import clone
     from fanal.core.ops.shape import diagonal as view
+
     n = len(input._shape)
     if n not in (1, 2):
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")
@@ -262,6 +280,7 @@ def broadcast_tensors(*tensors: Any) -> tuple:
 def common_shape(*shapes: Any) -> Any:
     """Return the common shape of shapes."""
     from fanal.core.base.shape import Size
+
     given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
     for s in given:
         for n in s:
@@ -291,7 +310,10 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple:
     ts = (tensors[1], tensors[0], *tensors[2:]) if swap else tensors
     shape = tuple(math.prod(t._shape) for t in ts)
     n = len(ts)
-    grids = [expanded(view_shape(t, tuple(shape[i] if d == i else 1 for d in range(n))), shape) for i, t in enumerate(ts)]
+    grids = [
+        expanded(view_shape(t, tuple(shape[i] if d == i else 1 for d in range(n))), shape)
+        for i, t in enumerate(ts)
+    ]
     if swap:
         grids[0], grids[1] = grids[1], grids[0]
     return tuple(grids)
@@ -303,6 +325,7 @@ def _at_least(n: int, raise_to: Any) -> Any:
             return tuple(raise_to(t) for t in tensors[0])
         out = tuple(raise_to(t) for t in tensors)
         return out[0] if len(out) == 1 else out
+
     fn.__name__ = f"atleast_{n}d"
     fn.__doc__ = f"Return tensors with at least {n} dimensions."
     return public(fn.__name__, method=False)(fn)
@@ -326,6 +349,7 @@ atleast_3d = _at_least(3, _to_3d)
 def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
     """Return the Vandermonde matrix of a vector."""
     from fanal.core.ops.pointwise import pow_node
+
     if len(x._shape) != 1:
         raise RuntimeError("x must be a one-dimensional tensor.")
     n = x._shape[0] if N is None else N
@@ -336,5 +360,7 @@ def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
     v = P.convert(v, dt.int64) if v.dtype.category == 1 else v
     if not n:
         return wrap(P.full((x._shape[0], 0), 0, v.dtype))
-    cols = [P.reshape(pow_node(v, k) if k else P.full(v.shape, 1, v.dtype), (v.shape[0], 1)) for k in range(n)]
+    cols = [
+        P.reshape(pow_node(v, k) if k else P.full(v.shape, 1, v.dtype), (v.shape[0], 1)) for k in range(n)
+    ]
     return wrap(P.concat(tuple(cols if increasing else cols[::-1]), 1))

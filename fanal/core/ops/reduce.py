@@ -1,4 +1,5 @@
 """Reductions: sums, means, extremes, norms and statistics over dimensions."""
+
 from __future__ import annotations
 
 import builtins
@@ -71,8 +72,10 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype 
     """Return the mean over `dim` (all by default)."""
     d = dtype or input._dtype
     if d.category < 2:
-        raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a floating point or complex "
-                           f"dtype. Got: {dt.scalar_name(input._dtype)}")
+        raise RuntimeError(
+            "mean(): could not infer output dtype. Input dtype must be either a floating point or complex "
+            f"dtype. Got: {dt.scalar_name(input._dtype)}"
+        )
     return wrap_like(mean_node(node_of(input, d), _dims(dim, input.ndim), keepdim), input)
 
 
@@ -112,8 +115,10 @@ def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
 def _nonempty(x: Node, dims: Shape, name: str) -> None:
     if count(x.shape, dims) == 0:
         if len(dims) == len(x.shape):
-            raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the "
-                               "reduction dim with the 'dim' argument.")
+            raise RuntimeError(
+                f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the "
+                "reduction dim with the 'dim' argument."
+            )
         raise IndexError(f"{name}(): Expected reduction dim {dims[0]} to have non-zero size.")
 
 
@@ -143,8 +148,10 @@ def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any
     d = None if dim is None else (dim,)
     dims = _dims(d, input.ndim)
     x = read(input)
-    return named("aminmax", "min", "max")(wrap_like(extreme_node(x, dims, keepdim, P.min_of, "aminmax"), input),
-                                          wrap_like(extreme_node(x, dims, keepdim, P.max_of, "aminmax"), input))
+    return named("aminmax", "min", "max")(
+        wrap_like(extreme_node(x, dims, keepdim, P.min_of, "aminmax"), input),
+        wrap_like(extreme_node(x, dims, keepdim, P.max_of, "aminmax"), input),
+    )
 
 
 def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
@@ -165,8 +172,10 @@ def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the largest element (the first of equals)."""
     x = read(input)
     if x.size == 0 and (dim is None or x.shape[wrap_dim(dim, len(x.shape))] == 0):
-        raise IndexError("argmax(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
-                         "with the 'dim' argument.")
+        raise IndexError(
+            "argmax(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
+            "with the 'dim' argument."
+        )
     return wrap_like(arg_node(x, dim, keepdim, P.argmax), input)
 
 
@@ -175,8 +184,10 @@ def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the smallest element (the first of equals)."""
     x = read(input)
     if x.size == 0 and (dim is None or x.shape[wrap_dim(dim, len(x.shape))] == 0):
-        raise IndexError("argmin(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
-                         "with the 'dim' argument.")
+        raise IndexError(
+            "argmin(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
+            "with the 'dim' argument."
+        )
     return wrap_like(arg_node(x, dim, keepdim, P.argmin), input)
 
 
@@ -199,16 +210,19 @@ def _extreme(input: Any, dim: Any, keepdim: bool, name: str) -> Any:
     at = arg_node(x, d, False, arg)
     y = pick(x, at, d)
     dims = (d,) if x.shape else ()
-    return named(name, "values", "indices")(wrap_like(keep(y, x.shape, dims, keepdim), input),
-                                            wrap_like(keep(at, x.shape, dims, keepdim), input))
+    return named(name, "values", "indices")(
+        wrap_like(keep(y, x.shape, dims, keepdim), input), wrap_like(keep(at, x.shape, dims, keepdim), input)
+    )
 
 
 @public(out=True)
 def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the largest element; with `dim`, values and indices; with another tensor, the elementwise maximum."""
     from fanal.core.engine.handle import Handle
+
     if isinstance(dim, Handle) or other is not None:
         from fanal.core.ops.pointwise import maximum
+
         return maximum(input, dim if other is None else other)
     return _extreme(input, dim, keepdim, "max")
 
@@ -217,8 +231,10 @@ def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
 def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the smallest element; with `dim`, values and indices; with another tensor, the elementwise minimum."""
     from fanal.core.engine.handle import Handle
+
     if isinstance(dim, Handle) or other is not None:
         from fanal.core.ops.pointwise import minimum
+
         return minimum(input, dim if other is None else other)
     return _extreme(input, dim, keepdim, "min")
 
@@ -234,9 +250,6 @@ def var_node(x: Node, dims: Shape, correction: float, keepdim: bool) -> Node:
     return keep(P.div(s, counted(builtins.max(denominator, 0.0), s.dtype)), x.shape, dims, keepdim)
 
 
-
-
-
 def _correction(unbiased: Any, correction: Any) -> float:
     if correction is not None:
         return correction
@@ -249,57 +262,81 @@ def _var_args(dim: Any, unbiased: Any) -> tuple[Any, Any]:
 
 def _need_float(input: Any, name: str) -> None:
     if input._dtype.category < 2:
-        raise RuntimeError(f"{name} and std only support floating point and complex dtypes" if name == "var" else
-                           f"{name} only support floating point and complex dtypes")
+        raise RuntimeError(
+            f"{name} and std only support floating point and complex dtypes"
+            if name == "var"
+            else f"{name} only support floating point and complex dtypes"
+        )
 
 
 @public(out=True)
-def var(input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def var(
+    input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Return the variance over `dim`; divides by n - correction (1 by default)."""
     dim, unbiased = _var_args(dim, unbiased)
     _need_float(input, "var")
-    return wrap_like(var_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim), input)
+    return wrap_like(
+        var_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim), input
+    )
 
 
 def std_of(v: Node) -> Node:
     """Square root whose gradient at zero variance is what PyTorch gives."""
     from fanal.core.ops.pointwise import with_gradient
+
     y = P.sqrt(P.detach(v))
+
     def rule(g: Node, y: Node, v: Node) -> list[Node]:
         q = P.div(g, P.mul(P.num(y, 2), y))
         return [P.where(P.eq(y, P.num(y, 0)), P.num(q, 0), q)]
+
     return with_gradient(y, rule, v)
 
 
 @public(out=True)
-def std(input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def std(
+    input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Return the standard deviation over `dim`; divides by n - correction (1 by default)."""
     dim, unbiased = _var_args(dim, unbiased)
     _need_float(input, "std")
-    return wrap_like(std_of(var_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim)), input)
+    return wrap_like(
+        std_of(var_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim)),
+        input,
+    )
 
 
 @public(method=False)
-def var_mean(input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def var_mean(
+    input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Return variance and mean over `dim`."""
     dim, unbiased = _var_args(dim, unbiased)
     x, dims = read(input), _dims(dim, input.ndim)
-    return (wrap_like(var_node(x, dims, _correction(unbiased, correction), keepdim), input),
-            wrap_like(mean_node(x, dims, keepdim), input))
+    return (
+        wrap_like(var_node(x, dims, _correction(unbiased, correction), keepdim), input),
+        wrap_like(mean_node(x, dims, keepdim), input),
+    )
 
 
 @public(method=False)
-def std_mean(input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Any:
+def std_mean(
+    input: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Return standard deviation and mean over `dim`."""
     dim, unbiased = _var_args(dim, unbiased)
     x, dims = read(input), _dims(dim, input.ndim)
-    return (wrap_like(std_of(var_node(x, dims, _correction(unbiased, correction), keepdim)), input),
-            wrap_like(mean_node(x, dims, keepdim), input))
+    return (
+        wrap_like(std_of(var_node(x, dims, _correction(unbiased, correction), keepdim)), input),
+        wrap_like(mean_node(x, dims, keepdim), input),
+    )
 
 
 def logsumexp_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     """log(sum(exp(x))) around the largest element; the gradient is exp(x - y)."""
     from fanal.core.ops.pointwise import with_gradient
+
     d = P.detach(x)
     m = keep(P.max_of(d, dims), x.shape, dims, True) if count(x.shape, dims) else None
     if m is None:
@@ -308,7 +345,9 @@ def logsumexp_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     m = P.where(P.eq(P.abs_(m), inf), P.num(m, 0), m)
     s = P.sum_(P.exp(P.sub(d, m)), dims)
     y = P.add(P.log(s), P.reshape(m, s.shape))
-    y = with_gradient(y, lambda g, y, x: [P.mul(P.spread_back(g, x, dims), P.exp(P.sub(x, P.spread_back(y, x, dims))))], x)
+    y = with_gradient(
+        y, lambda g, y, x: [P.mul(P.spread_back(g, x, dims), P.exp(P.sub(x, P.spread_back(y, x, dims))))], x
+    )
     return keep(y, x.shape, dims, keepdim)
 
 
@@ -337,30 +376,39 @@ def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
 
 def _norm2(x: Node, dims: Shape) -> Node:
     from fanal.core.ops.pointwise import with_gradient
+
     d = P.detach(x)
     y = P.sqrt(P.sum_(P.real(P.mul(d, P.conj(d))), dims))
+
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
         scale = P.div(g, y)
         scale = P.where(P.eq(y, P.num(y, 0)), P.num(scale, 0), scale)
         return [P.mul(x, P.convert(P.spread_back(scale, x, dims), x.dtype))]
+
     return with_gradient(y, rule, x)
 
 
 @public()
-def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: Any = None, dtype: Any = None) -> Any:
+def norm(
+    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: Any = None, dtype: Any = None
+) -> Any:
     """Return the p-norm of the elements over `dim` (2 by default)."""
     d = dtype or input._dtype
     if d.category < 2:
-        raise RuntimeError("linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-                           f"{dt.scalar_name(d)}")
+        raise RuntimeError(
+            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
+            f"{dt.scalar_name(d)}"
+        )
     if p == "nuc":
         from fanal.core.ops.linalg import nuclear_norm
+
         return nuclear_norm(input, dim, keepdim)
     order = 2.0 if p in ("fro", None) else float(p)
     x = node_of(input, d)
     y = wrap_like(norm_node(x, order, _dims(dim, input.ndim), keepdim), input)
     if out is not None:
         from fanal.core.ops.build import store
+
         return store(out, read(y))
     return y
 
@@ -370,8 +418,10 @@ def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, 
     """Return the norm of order `ord` of the elements over `dim`."""
     d = dtype or x._dtype
     if d.category < 2:
-        raise RuntimeError("linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-                           f"{dt.scalar_name(d)}")
+        raise RuntimeError(
+            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
+            f"{dt.scalar_name(d)}"
+        )
     return wrap_like(norm_node(node_of(x, d), float(ord), _dims(dim, x.ndim), keepdim), x)
 
 

@@ -1,4 +1,5 @@
 """Running combinations along a dimension: sums, products, extremes, differences, integrals."""
+
 from __future__ import annotations
 
 import functools
@@ -36,53 +37,18 @@ def _reversed_sum(g: Node, d: int) -> Node:
     return P.flip(P.scan(P.flip(g, (d,)), "add", d), (d,))
 
 
-def _exclusive_products(x: Node, d: int) -> Node:
-    """Return products of all elements before each one."""
-    n = x.shape[d]
-    zero = (0,) * len(x.shape)
-    low = tuple(int(k == d) for k in range(len(x.shape)))
-    wide = P.pad(x, low, zero, 1)
-    stop = tuple(n if k == d else m for k, m in enumerate(x.shape))
-    return P.scan(P.slice_(wide, zero, stop, (1,) * len(zero)), "mul", d)
-
-
-def _cumprod_gradient(g: Node, x: Node, d: int) -> Node:
-    """Gradient of running products, right with zeros and differentiable.
-
-    dy_k / dx_i = prod_{j<i} x_j * prod_{i<j<=k} x_j, so grad_i = before_i * tail_i with
-    tail_i = g_i + x_{i+1} * tail_{i+1}; the tails are summed over pairs, n**2 of them, without a division.
-    """
-    n = x.shape[d]
-    order = (*(k for k in range(len(x.shape)) if k != d), d)
-    back = tuple(order.index(k) for k in range(len(order)))
-    xs, gs = P.permute(x, order), P.permute(g, order)
-    lead = xs.shape[:-1]
-    before = _exclusive_products(xs, len(lead))
-    # between[i, k] = prod_{i<j<=k} x_j for k >= i: running products of rows masked to ones up to the diagonal.
-    rows, cols = P.iota((n, n), 0, dt.int64), P.iota((n, n), 1, dt.int64)
-    after = P.lt(rows, cols)
-    wide = P.broadcast(P.reshape(xs, (*lead, 1, n)), (*lead, n, n))
-    between = _running_product(P.where(after, wide, P.num(xs, 1)), len(lead) + 1)
-    seen = P.where(P.le(rows, cols), P.mul(P.conj(between), P.reshape(gs, (*lead, 1, n))), P.num(gs, 0))
-    return P.permute(P.mul(P.conj(before), P.sum_(seen, (len(lead) + 1,))), back)
-
-
-def _running_product(x: Node, d: int) -> Node:
-    y = P.scan(P.detach(x), "mul", d)
-    return with_gradient(y, lambda g, y, x: [_cumprod_gradient(g, x, d)], x)
-
-
 @public(out=True)
 def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""
     d = wrap_dim(dim, len(input._shape))
     x = node_of(input, _summed(input, dtype))
-    return plain(_running_product(x, d) if x.shape else P.alias(x), input)
+    return plain(P.scan(x, "mul", d) if x.shape else P.alias(x), input)
 
 
 def _in_place(name: str, fn: Any) -> None:
     def call(self: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
         return assign(self, P.convert(read(fn(self, dim, dtype=dtype)), self._dtype))
+
     call.__name__, call.__doc__ = name, f"In-place form of {name[:-1]}."
     public(name, function=False)(call)
 
@@ -97,7 +63,7 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     if x.dtype.category < 2:
-        raise NotImplementedError(f'"logcumsumexp_out_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+        raise NotImplementedError(f"\"logcumsumexp_out_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
     if not x.shape:
         return plain(P.alias(x), input)
     y = P.scan(P.detach(x), "logaddexp", d)
@@ -110,12 +76,14 @@ def logcumsumexp(input: Any, dim: int) -> Any:
             total = P.flip(P.scan(P.flip(logs, (d,)), "logaddexp", d), (d,))
             parts.append(P.exp(P.add(x, total)))
         return [P.sub(parts[0], parts[1])]
+
     return plain(with_gradient(y, rule, x), input)
 
 
 @functools.cache
 def _running_position(dim: int, largest: bool) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that tells where the running extreme stands; the last of equals, NaN for good."""
+
     def find(a: np.ndarray) -> np.ndarray:
         if not a.ndim:
             return np.zeros((), np.int64)
@@ -123,6 +91,7 @@ def _running_position(dim: int, largest: bool) -> Callable[[np.ndarray], np.ndar
         at = np.arange(a.shape[dim]).reshape([-1 if k == dim else 1 for k in range(a.ndim)])
         hit = (a == best) | (np.isnan(a.astype(np.float64)) if a.dtype.kind not in "biu" else False)
         return np.maximum.accumulate(np.where(hit, at, 0), dim).astype(np.int64)
+
     return find
 
 
@@ -130,7 +99,7 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     if x.dtype.is_complex:
-        raise NotImplementedError(f'"{name}_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
     at = P.host((P.detach(x),), _running_position(d, name == "cummax"), x.shape, dt.int64)
     y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
     return named(name, "values", "indices")(plain(y, input), plain(at, input))
@@ -153,6 +122,7 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
     """Return n-th differences along a dimension."""
     from fanal.core.ops.compare import logical_xor
     from fanal.core.ops.pointwise import sub
+
     if not input._shape:
         raise RuntimeError("diff expects input to be at least one-dimensional")
     if n < 0:

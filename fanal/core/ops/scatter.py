@@ -1,4 +1,5 @@
 """Operators that read or write single elements, or slices, at given positions."""
+
 from __future__ import annotations
 
 import math
@@ -52,8 +53,10 @@ def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> An
         return plain(P.full(i.shape, 0, x.dtype), input)
     for k, (a, b) in enumerate(zip(i.shape, x.shape)):
         if k != d and a > b:
-            raise RuntimeError(f"Size does not match at dimension {k} expected index {list(i.shape)} to be no larger than self "
-                               f"{list(x.shape)} apart from dimension {d}")
+            raise RuntimeError(
+                f"Size does not match at dimension {k} expected index {list(i.shape)} to be no larger than self "
+                f"{list(x.shape)} apart from dimension {d}"
+            )
     return plain(P.reshape(P.gather(_vector(x), _vector(i), d), i.shape), input)
 
 
@@ -61,14 +64,18 @@ def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> An
 def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
     """Return elements at positions along a dimension, or in the flattened input. Other dimensions broadcast."""
     if indices._dtype is not dt.int64:
-        raise RuntimeError("torch.take_along_dim(): dtype of indices should be Long but got "
-                           f"{dt.scalar_name(indices._dtype)}")
+        raise RuntimeError(
+            "torch.take_along_dim(): dtype of indices should be Long but got "
+            f"{dt.scalar_name(indices._dtype)}"
+        )
     x, i = read(input), read(indices)
     if dim is None:
         return plain(P.gather(P.reshape(x, (x.size,)), P.reshape(i, (i.size,)), 0), input)
     if len(x.shape) != len(i.shape):
-        raise RuntimeError("torch.take_along_dim(): input and indices should have the same number of dimensions, but got "
-                           f"{len(x.shape)} dimensions for input, and {len(i.shape)} dimensions for indices")
+        raise RuntimeError(
+            "torch.take_along_dim(): input and indices should have the same number of dimensions, but got "
+            f"{len(x.shape)} dimensions for input, and {len(i.shape)} dimensions for indices"
+        )
     d = wrap_dim(dim, len(x.shape))
     one = lambda s: tuple(1 if k == d else n for k, n in enumerate(s))
     shape = broadcast_shapes(one(x.shape), one(i.shape))
@@ -85,8 +92,10 @@ def _fits(i: Node, x: Node, src: Node | None, d: int) -> None:
     if src is not None and i.shape and max(len(src.shape), 1) != len(i.shape):
         raise RuntimeError("Index tensor must have the same number of dimensions as src tensor")
     if not (small and inside):
-        raise RuntimeError(f"Expected index {list(i.shape)} to be no larger than self {list(x.shape)} apart from dimension {d}"
-                           + (f" and to be no larger size than src {list(src.shape)}" if src is not None else ""))
+        raise RuntimeError(
+            f"Expected index {list(i.shape)} to be no larger than self {list(x.shape)} apart from dimension {d}"
+            + (f" and to be no larger size than src {list(src.shape)}" if src is not None else "")
+        )
 
 
 def scatter_source(input: Any, dim: int, index: Any, src: Any, name: str) -> tuple[Node, Node, Node, int]:
@@ -109,7 +118,9 @@ def scatter_source(input: Any, dim: int, index: Any, src: Any, name: str) -> tup
 
 
 @public(inplace=True, out=True)
-def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Any:
+def scatter(
+    input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Any:
     """Return input with src (or a number) written at the positions `gather` would read."""
     if reduce not in (None, "add", "multiply"):
         raise RuntimeError("reduce argument must be either add or multiply.")
@@ -161,6 +172,7 @@ def scatter_reduce_node(x: Node, i: Node, v: Node, d: int, reduce: str, include_
         n = _count(x, i, d, include_self)
         if x.dtype.category < 2:
             from fanal.core.ops.pointwise import floor_divide_nodes
+
             return floor_divide_nodes(y, n)
         return P.div(y, n)
     mode = {"prod": "mul", "amax": "max", "amin": "min"}[reduce]
@@ -194,7 +206,9 @@ def _prod_rule(g: Node, y: Node, x: Node, v: Node, i: Node, d: int) -> list[Node
 
 
 @public(inplace=True, out=True)
-def scatter_reduce(input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Any:
+def scatter_reduce(
+    input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
+) -> Any:
     """Return input combined with src at the positions `gather` would read: sum, prod, mean, amax or amin."""
     if reduce not in ("sum", "prod", "mean", "amax", "amin"):
         raise RuntimeError("reduce argument must be either sum, prod, mean, amax or amin, got " + str(reduce))
@@ -207,18 +221,33 @@ def _slices(input: Any, dim: int, index: Any, source: Any, name: str) -> tuple[N
     i = vector_index(index, name)
     x, v = read(input), read(source)
     if v.dtype is not x.dtype:
-        raise RuntimeError(f"{name}(): self ({dt.scalar_name(x.dtype)}) and source ({dt.scalar_name(v.dtype)}) must have the "
-                           "same scalar type")
+        raise RuntimeError(
+            f"{name}(): self ({dt.scalar_name(x.dtype)}) and source ({dt.scalar_name(v.dtype)}) must have the "
+            "same scalar type"
+        )
     rows = v.shape[d] if v.shape else 1
     if rows != i.size:
-        raise RuntimeError(f"{name}_(): Number of indices ({i.size}) should be equal to source.size(dim): ({rows}), for dim: "
-                           f"{d}")
+        raise RuntimeError(
+            f"{name}_(): Number of indices ({i.size}) should be equal to source.size(dim): ({rows}), for dim: "
+            f"{d}"
+        )
     x, v = _vector(x), _vector(v)
     if tuple(n for k, n in enumerate(x.shape) if k != d) != tuple(n for k, n in enumerate(v.shape) if k != d):
-        raise RuntimeError(f"source tensor shape must match self tensor shape, excluding the specified dimension. Got "
-                           f"self.shape = {list(x.shape)} source.shape = {list(v.shape)}")
-    return x, _in_range(i, x.shape[d], IndexError if name == "index_copy" else RuntimeError,
-                        f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}"), v, d
+        raise RuntimeError(
+            f"source tensor shape must match self tensor shape, excluding the specified dimension. Got "
+            f"self.shape = {list(x.shape)} source.shape = {list(v.shape)}"
+        )
+    return (
+        x,
+        _in_range(
+            i,
+            x.shape[d],
+            IndexError if name == "index_copy" else RuntimeError,
+            f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}",
+        ),
+        v,
+        d,
+    )
 
 
 @public(inplace=True, out=True)
@@ -226,7 +255,11 @@ def index_add(input: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) 
     """Return input with alpha * source added to its slices at positions `index`."""
     x, i, v, d = _slices(input, dim, index, source, "index_add")
     if alpha != 1:
-        v = P.mul(v, number(alpha, v.dtype)) if v.dtype is not dt.bool_ else P.and_(v, number(bool(alpha), v.dtype))
+        v = (
+            P.mul(v, number(alpha, v.dtype))
+            if v.dtype is not dt.bool_
+            else P.and_(v, number(bool(alpha), v.dtype))
+        )
     return result(P.reshape(P.put(x, i, v, d, "add"), input._shape), input)
 
 
@@ -242,21 +275,33 @@ def index_fill(input: Any, dim: int, index: Any, value: Any) -> Any:
     """Return input with its slices at positions `index` filled with one value."""
     d = wrap_dim(dim, len(input._shape))
     if isinstance(value, Handle) and value._shape:
-        raise RuntimeError("index_fill_ only supports a 0-dimensional value tensor, but got tensor with "
-                           f"{len(value._shape)} dimension(s).")
+        raise RuntimeError(
+            "index_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+            f"{len(value._shape)} dimension(s)."
+        )
     i = vector_index(index, "index_fill")
     x = _vector(read(input))
-    i = _in_range(i, x.shape[d], IndexError, f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}", True)
+    i = _in_range(
+        i,
+        x.shape[d],
+        IndexError,
+        f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}",
+        True,
+    )
     hit = P.put(P.full((x.shape[d],), False, dt.bool_), i, P.full((i.size,), True, dt.bool_), 0, "set")
     hit = P.reshape(hit, tuple(n if k == d else 1 for k, n in enumerate(x.shape)))
     return result(P.reshape(P.where(hit, node_of(value, x.dtype), x), input._shape), input)
 
 
 @public(inplace=True, out=True)
-def index_reduce(input: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True) -> Any:
+def index_reduce(
+    input: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> Any:
     """Return input with its slices at positions `index` combined with source: prod, mean, amax or amin."""
     if reduce not in ("prod", "mean", "amax", "amin"):
-        raise RuntimeError(f"index_reduce(): Expected reduce to be one of prod, mean, amax or amin but got {reduce}.")
+        raise RuntimeError(
+            f"index_reduce(): Expected reduce to be one of prod, mean, amax or amin but got {reduce}."
+        )
     x, i, v, d = _slices(input, dim, index, source, "index_reduce")
     wide = P.broadcast(P.reshape(i, tuple(i.size if k == d else 1 for k in range(len(x.shape)))), v.shape)
     return result(P.reshape(scatter_reduce_node(x, wide, v, d, reduce, include_self), input._shape), input)
@@ -264,9 +309,13 @@ def index_reduce(input: Any, dim: int, index: Any, source: Any, reduce: str, *, 
 
 def _flat_index(index: Any, n: int) -> Node:
     if index._dtype is not dt.int64:
-        raise RuntimeError(f"take(): Expected a long tensor for index, but got {dt.scalar_name(index._dtype)}")
+        raise RuntimeError(
+            f"take(): Expected a long tensor for index, but got {dt.scalar_name(index._dtype)}"
+        )
     i = read(index)
-    return _in_range(i, n, IndexError, f"out of range: tried to access index {{}} on a tensor of {n} elements.", True)
+    return _in_range(
+        i, n, IndexError, f"out of range: tried to access index {{}} on a tensor of {n} elements.", True
+    )
 
 
 @public(out=True)
@@ -282,15 +331,24 @@ def take(input: Any, index: Any) -> Any:
 def put(input: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
     """Return input with source written (or added) at positions in the flattened input."""
     if input._dtype is not source._dtype:
-        raise RuntimeError(f"put_(): self and source expected to have the same dtype, but got self.dtype = "
-                           f"{dt.scalar_name(input._dtype)} and source.dtype = {dt.scalar_name(source._dtype)}")
+        raise RuntimeError(
+            f"put_(): self and source expected to have the same dtype, but got self.dtype = "
+            f"{dt.scalar_name(input._dtype)} and source.dtype = {dt.scalar_name(source._dtype)}"
+        )
     x, v = read(input), read(source)
     i = _flat_index(index, x.size)
     if i.size != v.size:
-        raise RuntimeError("put_(): Expected source and index to have the same number of elements, but got source.numel() = "
-                           f"{v.size}, index.numel() = {i.size}")
+        raise RuntimeError(
+            "put_(): Expected source and index to have the same number of elements, but got source.numel() = "
+            f"{v.size}, index.numel() = {i.size}"
+        )
     if not i.size:
         return result(P.alias(x), input)
-    y = P.put(P.reshape(x, (x.size,)), P.reshape(i, (i.size,)), P.reshape(v, (v.size,)), 0,
-              "add" if accumulate else "set")
+    y = P.put(
+        P.reshape(x, (x.size,)),
+        P.reshape(i, (i.size,)),
+        P.reshape(v, (v.size,)),
+        0,
+        "add" if accumulate else "set",
+    )
     return result(P.reshape(y, x.shape), input)

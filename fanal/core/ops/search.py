@@ -1,4 +1,5 @@
 """Counting and searching: unique values, histograms, positions in sorted sequences."""
+
 from __future__ import annotations
 
 import functools
@@ -25,29 +26,43 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 def _tensors(d: dt.dtype, values: np.ndarray, inverse: Any, counts: Any) -> Any:
     out = [wrap_array(np.asarray(values, order="C").astype(d.np), d)]
-    out += [wrap_array(np.asarray(a, np.int64, order="C"), dt.int64) for a in (inverse, counts) if a is not None]
+    out += [
+        wrap_array(np.asarray(a, np.int64, order="C"), dt.int64) for a in (inverse, counts) if a is not None
+    ]
     return out[0] if len(out) == 1 else tuple(out)
 
 
 @public(event=False)
-def unique(input: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
-           dim: int | None = None) -> Any:
-    """Return the values that occur, sorted; with their positions in the input and counts if asked. NaN is never equal."""
+def unique(
+    input: Any,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """Return the values that occur, sorted; with their positions and counts if asked. NaN is never equal."""
     a = _wide(compute(input))
     axis = None if dim is None else wrap_dim(dim, a.ndim)
     if axis is not None and not a.size:
         if a.shape[axis]:
-            raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique cannot be applied")
+            raise RuntimeError(
+                "There are 0 sized dimensions, and they aren't selected, so unique cannot be applied"
+            )
         empty = np.zeros(0, np.int64)
         return _tensors(input._dtype, a, empty if return_inverse else None, empty if return_counts else None)
-    values, inverse, counts = np.unique(a, return_inverse=True, return_counts=True, axis=axis, equal_nan=False)
+    values, inverse, counts = np.unique(
+        a, return_inverse=True, return_counts=True, axis=axis, equal_nan=False
+    )
     inverse = inverse.reshape(a.shape if axis is None else (a.shape[axis],))
-    return _tensors(input._dtype, values, inverse if return_inverse else None, counts if return_counts else None)
+    return _tensors(
+        input._dtype, values, inverse if return_inverse else None, counts if return_counts else None
+    )
 
 
 @public(event=False)
-def unique_consecutive(input: Any, return_inverse: bool = False, return_counts: bool = False,
-                       dim: int | None = None) -> Any:
+def unique_consecutive(
+    input: Any, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
     """Return the input with runs of equal values (or slices) shortened to one."""
     a = compute(input)
     axis = None if dim is None else wrap_dim(dim, a.ndim)
@@ -63,7 +78,9 @@ def unique_consecutive(input: Any, return_inverse: bool = False, return_counts: 
     if axis is None:
         inverse = inverse.reshape(a.shape)
     counts = np.diff(np.append(starts, n))
-    return _tensors(input._dtype, values, inverse if return_inverse else None, counts if return_counts else None)
+    return _tensors(
+        input._dtype, values, inverse if return_inverse else None, counts if return_counts else None
+    )
 
 
 @public(out=True, event=False)
@@ -100,7 +117,7 @@ def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.
 def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     """Return how many elements fall into each of `bins` equal parts of [min, max] (of their range by default)."""
     if not input._dtype.is_floating_point:
-        raise NotImplementedError(f'"histogram_cpu" not implemented for \'{dt.scalar_name(input._dtype)}\'')
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(input._dtype)}'")
     if bins <= 0:
         raise RuntimeError(f"bins must be > 0, but got {bins} for dimension 0")
     a = compute(input).reshape(-1)
@@ -117,7 +134,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     """Return counts (or weights, or densities) in bins, and the edges of the bins."""
     d = input._dtype
     if d not in (dt.float32, dt.float64):
-        raise NotImplementedError(f'"histogram_cpu" not implemented for \'{dt.scalar_name(d)}\'')
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(d)}'")
     a = compute(input).reshape(-1)
     if isinstance(bins, Handle):
         edges = compute(bins).astype(d.np)
@@ -126,6 +143,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
             raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {bins} for dimension 0")
         low, high = _limits(a, *(range or (0, 0)), "torch.histogram", 0.5)
         from fanal.core.ops.factory import _spaced
+
         edges = _spaced(low, high, bins + 1, d)
     at = np.searchsorted(edges, a, "right") - 1
     at[a == edges[-1]] = len(edges) - 2
@@ -135,7 +153,9 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     np.add.at(out, at[ok], w[ok])
     if density:
         out = (out / out.sum() / np.diff(edges)).astype(d.np)
-    return named("histogram", "hist", "bin_edges")(wrap_array(out, d), wrap_array(np.ascontiguousarray(edges), d))
+    return named("histogram", "hist", "bin_edges")(
+        wrap_array(out, d), wrap_array(np.ascontiguousarray(edges), d)
+    )
 
 
 @functools.cache
@@ -153,6 +173,7 @@ def _searcher(right: bool, kind: Any, sorter: bool) -> Callable[..., np.ndarray]
         for at in np.ndindex(*rows.shape[:-1]):
             out[at] = np.searchsorted(rows[at], values[at], side)
         return out
+
     return find
 
 
@@ -162,26 +183,39 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
     if is_number(values) and r.dtype.category == 1 and isinstance(values, float):
         v = P.full((), values, dt.get_default())
     if v.dtype is not r.dtype and not is_number(values):
-        raise RuntimeError(f"torch.{name}(): boundary tensor and input value tensor should have same dtype, but got boundary "
-                           f"tensor dtype {dt.scalar_name(r.dtype)} and input value tensor dtype {dt.scalar_name(v.dtype)}")
+        raise RuntimeError(
+            f"torch.{name}(): boundary tensor and input value tensor should have same dtype, but got boundary "
+            f"tensor dtype {dt.scalar_name(r.dtype)} and input value tensor dtype {dt.scalar_name(v.dtype)}"
+        )
     if len(r.shape) != 1 and (not v.shape or r.shape[:-1] != v.shape[:-1]):
-        raise RuntimeError(f"torch.{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries "
-                           f"tensor and input value tensor must match, but we got boundaries tensor {list(r.shape)} and input "
-                           f"value tensor {list(v.shape)}")
+        raise RuntimeError(
+            f"torch.{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries "
+            f"tensor and input value tensor must match, but we got boundaries tensor {list(r.shape)} and input "
+            f"value tensor {list(v.shape)}"
+        )
     d = dt.int32 if out_int32 else dt.int64
     inputs = (P.detach(r), P.detach(v)) + ((read(sorter),) if sorter is not None else ())
     return plain(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
 
 
 @public(method=False, out=True)
-def searchsorted(sorted_sequence: Any, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
-                 sorter: Any = None) -> Any:
+def searchsorted(
+    sorted_sequence: Any,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Any:
     """Return where values belong in sorted rows: before equals, or behind them with right=True."""
     if side not in (None, "left", "right"):
         raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
     if side == "left" and right:
-        raise RuntimeError("torch.searchsorted(): side and right can't be set to opposites, got side of left while right was "
-                           "True")
+        raise RuntimeError(
+            "torch.searchsorted(): side and right can't be set to opposites, got side of left while right was "
+            "True"
+        )
     return _search(sorted_sequence, input, out_int32, right or side == "right", sorter, "searchsorted")
 
 
@@ -189,8 +223,7 @@ def searchsorted(sorted_sequence: Any, input: Any, *, out_int32: bool = False, r
 def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """Return the bucket of each value: the number of boundaries below it (or not above it with right=True)."""
     if len(boundaries._shape) != 1:
-        raise RuntimeError(f"bucketize(): boundaries tensor must be 1 dimension, but got dim({len(boundaries._shape)})")
+        raise RuntimeError(
+            f"bucketize(): boundaries tensor must be 1 dimension, but got dim({len(boundaries._shape)})"
+        )
     return _search(boundaries, input, out_int32, right, None, "bucketize")
-
-
-

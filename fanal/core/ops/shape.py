@@ -68,7 +68,8 @@ def view_shape(t: Any, size: Shape) -> Any:
     shape = infer_size(size, math.prod(t._shape))
     strides = view_strides(t._shape, strides_of(t), shape)
     if strides is None:
-        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one dimension spans "
+        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one "
+                           "dimension spans "
                            "across two contiguous subspaces). Use .reshape(...) instead.")
     return view_of(t, ((P.reshape, (shape,)),), shape, strides)
 
@@ -159,7 +160,8 @@ def unflatten(input: Any, dim: int, sizes: Any) -> Any:
     if sizes.count(-1) > 1:
         raise RuntimeError("unflatten got an unexpected error:\nonly one dimension can be inferred")
     if (known != n) if -1 not in sizes else (not known or n % known):
-        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {d} ({n}) in the "
+        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim "
+                           f"{d} ({n}) in the "
                            "input tensor")
     sizes = infer_size(sizes, n)
     return view_shape(input, (*input._shape[:d], *sizes, *input._shape[d + 1:]))
@@ -177,8 +179,10 @@ def permute(input: Any, *axes: Any, dims: Any = None) -> Any:
     order = ints(axes if dims is None else (dims,), "permute", "dims")
     n = len(input._shape)
     if len(order) != n:
-        raise RuntimeError("permute(sparse_coo): number of dimensions in the tensor input does not match the length of the "
-                           f"desired ordering of dimensions i.e. input.dim() = {n} is not equal to len(dims) = {len(order)}")
+        raise RuntimeError("permute(sparse_coo): number of dimensions in the tensor input does not match "
+                           "the length of the "
+                           f"desired ordering of dimensions i.e. input.dim() = {n} is not equal to "
+                           f"len(dims) = {len(order)}")
     order = tuple(wrap_dim(d, n) for d in order)
     if len(set(order)) != n:
         raise RuntimeError("permute(): duplicate dims are not allowed.")
@@ -213,9 +217,12 @@ def reversed_dims(self: Any) -> Any:
     """The tensor with its dimensions reversed."""
     n = len(self._shape)
     if n not in (0, 2):
-        warnings.warn("The use of `x.T` on tensors of dimension other than 2 to reverse their shape is deprecated and it "
-                      "will throw an error in a future release. Consider `x.mT` to transpose batches of matrices or "
-                      "`x.permute(*torch.arange(x.ndim - 1, -1, -1))` to reverse the dimensions of a tensor.", stacklevel=4)
+        warnings.warn("The use of `x.T` on tensors of dimension other than 2 to reverse their shape is "
+                      "deprecated and it "
+                      "will throw an error in a future release. Consider `x.mT` to transpose batches of "
+                      "matrices or "
+                      "`x.permute(*torch.arange(x.ndim - 1, -1, -1))` to reverse the dimensions of a tensor.",
+                      stacklevel=4)
     return permuted(self, tuple(reversed(range(n))))
 
 
@@ -224,7 +231,8 @@ def matrix_transpose(self: Any) -> Any:
     """The tensor with its last two dimensions swapped."""
     n = len(self._shape)
     if n < 2:
-        raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {n}-D tensor.")
+        raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {n}-D "
+                           f"tensor.")
     return permuted(self, _swapped(n, n - 2, n - 1))
 
 
@@ -244,7 +252,8 @@ def adjoint(input: Any) -> Any:
     """Return the last two dimensions swapped, conjugated."""
     n = len(input._shape)
     if n < 2:
-        raise RuntimeError(f"tensor.adjoint() is only supported on matrices or batches of matrices. Got {n}-D tensor.")
+        raise RuntimeError(f"tensor.adjoint() is only supported on matrices or batches of matrices. Got "
+                           f"{n}-D tensor.")
     return conj(permuted(input, _swapped(n, n - 2, n - 1)))
 
 
@@ -273,7 +282,8 @@ def movedim(input: Any, source: Any, destination: Any) -> Any:
     dst = (destination,) if isinstance(destination, int) else tuple(destination)
     n = len(input._shape)
     if len(src) != len(dst):
-        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({list(src)} dims) should contain the same "
+        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({list(src)} dims) should "
+                           f"contain the same "
                            f"number of dims as destination ({list(dst)} dims)")
     a, b = [wrap_dim(d, n) for d in src], [wrap_dim(d, n) for d in dst]
     for dims, given, what in ((a, src, "source"), (b, dst, "destination")):
@@ -312,7 +322,8 @@ def expanded(t: Any, shape: Shape) -> Any:
     """Return a view repeated to `shape`, with strides 0."""
     lead = len(shape) - len(t._shape)
     st = strides_of(t)
-    strides = tuple(0 if i < lead or (t._shape[i - lead] == 1 and n != 1) else st[i - lead] for i, n in enumerate(shape))
+    strides = tuple(0 if i < lead or (t._shape[i - lead] == 1 and n != 1) else st[i - lead]
+                    for i, n in enumerate(shape))
     return view_chain(t, ((P.broadcast, (shape,)),), None if strides == contiguous_strides(shape) else strides)
 
 
@@ -325,18 +336,21 @@ def expand(self: Any, *sizes: Any, size: Any = None, implicit: bool = False) -> 
     new, old = ints(size, "expand", "size"), self._shape
     lead = len(new) - len(old)
     if lead < 0:
-        raise RuntimeError(f"expand({tensor_text(self)}, size={list(new)}): the number of sizes provided ({len(new)}) must be "
+        raise RuntimeError(f"expand({tensor_text(self)}, size={list(new)}): the number of sizes provided "
+                           f"({len(new)}) must be "
                            f"greater or equal to the number of dimensions in the tensor ({len(old)})")
     out = []
     for i, n in enumerate(new):
         have = old[i - lead] if i >= lead else 1
         if n == -1:
             if i < lead:
-                raise RuntimeError("The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+                raise RuntimeError("The expanded size of the tensor (-1) isn't allowed in a leading, "
+                                   "non-existing "
                                    f"dimension {i}")
             n = have
         elif have not in (1, n):
-            raise RuntimeError(f"The expanded size of the tensor ({n}) must match the existing size ({have}) at non-singleton "
+            raise RuntimeError(f"The expanded size of the tensor ({n}) must match the existing size "
+                               f"({have}) at non-singleton "
                                f"dimension {i}.  Target sizes: {list(new)}.  Tensor sizes: {list(old)}")
         elif n < 0:
             raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(new)}")
@@ -364,21 +378,26 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
     if len(shape) != len(st):
         raise RuntimeError("mismatch in length of strides and shape")
     if any(s < 0 for s in st):
-        raise RuntimeError(f"as_strided: Negative strides are not supported at the moment, got strides: {list(st)}")
+        raise RuntimeError(f"as_strided: Negative strides are not supported at the moment, got strides: "
+                           f"{list(st)}")
     last = offset + sum((n - 1) * s for n, s in zip(shape, st)) if math.prod(shape) else offset - 1
     base = input._storage.node.size
     if last >= base:
         k = input._dtype.itemsize
-        raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(st)}, storage offset {offset}, and itemsize {k} "
-                           f"requiring a storage size of {(last + 1) * k} are out of bounds for storage of size {base * k}")
+        raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(st)}, storage offset {offset}, "
+                           f"and itemsize {k} "
+                           f"requiring a storage size of {(last + 1) * k} are out of bounds for storage of "
+                           f"size {base * k}")
     size_here = math.prod(input._shape)
     start = offset - input._offset
     if is_contiguous(input._shape, strides_of(input)) and start >= 0 and last - input._offset < size_here:
         chain: Chain = ((P.reshape, ((size_here,),)), (P.strided, (shape, st, start)))
         return view_chain(input, chain, None if st == contiguous_strides(shape) else st, offset)
     if input._storage.node.dtype is not input._dtype:
-        raise RuntimeError("as_strided on a view of another dtype reaches outside the view; apply it to the original tensor")
-    return view_chain(whole(input), ((P.strided, (shape, st, offset)),), None if st == contiguous_strides(shape) else st,
+        raise RuntimeError("as_strided on a view of another dtype reaches outside the view; apply it to the "
+                           "original tensor")
+    return view_chain(whole(input), ((P.strided, (shape, st, offset)),),
+                      None if st == contiguous_strides(shape) else st,
                       offset)
 
 
@@ -456,7 +475,8 @@ def view_as_real(input: Any) -> Any:
 def view_as_complex(input: Any) -> Any:
     """Return pairs in the last dimension as complex numbers; a view."""
     if input._dtype not in (dt.float32, dt.float64):
-        raise RuntimeError("view_as_complex is only supported for half, float and double tensors, but got a tensor of scalar "
+        raise RuntimeError("view_as_complex is only supported for half, float and double tensors, but got a "
+                           "tensor of scalar "
                            f"type: {dt.scalar_name(input._dtype)}")
     st = strides_of(input)
     if not input._shape:
@@ -537,7 +557,8 @@ def _in_place_view(name: str, fn: Any) -> None:
     public(name, function=False)(call)
 
 
-for _name, _fn in {"squeeze_": squeeze, "unsqueeze_": unsqueeze, "t_": t, "transpose_": transpose, "swapaxes_": transpose,
+for _name, _fn in {"squeeze_": squeeze, "unsqueeze_": unsqueeze, "t_": t, "transpose_": transpose,
+                   "swapaxes_": transpose,
                    "swapdims_": transpose, "as_strided_": as_strided}.items():
     _in_place_view(_name, _fn)
 

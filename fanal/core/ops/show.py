@@ -1,4 +1,5 @@
 """How tensors are written, as text: the rules of torch's printing. Copies and pickles of tensors."""
+
 from __future__ import annotations
 
 import contextlib
@@ -33,13 +34,23 @@ _PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4,
 
 
 @public(method=False, event=False)
-def set_printoptions(precision: int | None = None, threshold: float | None = None, edgeitems: int | None = None,
-                     linewidth: int | None = None, profile: str | None = None, sci_mode: bool | None = None) -> None:
+def set_printoptions(
+    precision: int | None = None,
+    threshold: float | None = None,
+    edgeitems: int | None = None,
+    linewidth: int | None = None,
+    profile: str | None = None,
+    sci_mode: bool | None = None,
+) -> None:
     """Set how tensors are written."""
     if profile is not None:
         OPTIONS.precision, OPTIONS.threshold, OPTIONS.edgeitems, OPTIONS.linewidth = _PROFILES[profile]
-    for name, value in (("precision", precision), ("threshold", threshold), ("edgeitems", edgeitems),
-                        ("linewidth", linewidth)):
+    for name, value in (
+        ("precision", precision),
+        ("threshold", threshold),
+        ("edgeitems", edgeitems),
+        ("linewidth", linewidth),
+    ):
         if value is not None:
             setattr(OPTIONS, name, value)
     OPTIONS.sci_mode = sci_mode
@@ -134,7 +145,7 @@ def _row(a: np.ndarray, indent: int, short: bool, form: Any) -> str:
         items = [*map(form, a[:k].tolist()), " ...", *map(form, a[-k:].tolist())]
     else:
         items = list(map(form, a.tolist()))
-    lines = [", ".join(items[i:i + per_line]) for i in range(0, len(items), per_line)]
+    lines = [", ".join(items[i : i + per_line]) for i in range(0, len(items), per_line)]
     return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
 
 
@@ -145,8 +156,11 @@ def _nested(a: np.ndarray, indent: int, short: bool, form: Any) -> str:
         return _row(a, indent, short, form)
     k = OPTIONS.edgeitems
     if short and len(a) > 2 * k:
-        parts = [*(_nested(x, indent + 1, short, form) for x in a[:k]), "...",
-                 *(_nested(x, indent + 1, short, form) for x in a[len(a) - k:])]
+        parts = [
+            *(_nested(x, indent + 1, short, form) for x in a[:k]),
+            "...",
+            *(_nested(x, indent + 1, short, form) for x in a[len(a) - k :]),
+        ]
     else:
         parts = [_nested(x, indent + 1, short, form) for x in a]
     return "[" + ("," + "\n" * (a.ndim - 1) + " " * (indent + 1)).join(parts) + "]"
@@ -168,6 +182,7 @@ def text(t: Any) -> str:
     """Return a tensor as text."""
     from fanal.core.ops.access import GradFn
     from fanal.core.tensor.alias import value
+
     plain = type(t) is Tensor or type(t).__name__ == "Parameter"
     prefix = "tensor(" if plain else f"{type(t).__name__}("
     notes = []
@@ -213,18 +228,23 @@ def _format(self: Any, spec: str) -> str:
 def _contains(self: Any, element: Any) -> bool:
     if isinstance(element, Handle) or is_number(element):
         return bool((self == element).any())
-    raise RuntimeError(f"Tensor.__contains__ only supports Tensor or scalar, but you passed in a {type(element)}.")
+    raise RuntimeError(
+        f"Tensor.__contains__ only supports Tensor or scalar, but you passed in a {type(element)}."
+    )
 
 
 def _deepcopy(self: Any, memo: dict) -> Any:
     """Copy the storage once for all views of it; gradients and attributes go along."""
     import copy
+
     if id(self) in memo:
         return memo[id(self)]
     if not self.is_leaf:
-        raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the "
-                           "moment.  If you were attempting to deepcopy a module, this may be because of a torch.nn.utils."
-                           "weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001")
+        raise RuntimeError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the "
+            "moment.  If you were attempting to deepcopy a module, this may be because of a torch.nn.utils."
+            "weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001"
+        )
     if not self._storage.meta:
         settled(self)
     s = self._storage
@@ -255,9 +275,12 @@ def _class_of(path: Any) -> type:
     return getattr(importlib.import_module(path[0]), path[1])
 
 
-def rebuilt(path: Any, data: bytes, name: str, shape: tuple, strides: tuple | None, requires_grad: bool, state: dict) -> Any:
+def rebuilt(
+    path: Any, data: bytes, name: str, shape: tuple, strides: tuple | None, requires_grad: bool, state: dict
+) -> Any:
     """Return an unpickled tensor."""
     from fanal.core.tensor.tensor import adopt, wrap
+
     d = dt.by_name(name)
     flat = np.frombuffer(data, np.uint8).copy().view(d.np)
     t = wrap(P.given(flat.reshape(shape), d), strides)
@@ -275,18 +298,33 @@ def _reduce(self: Any, protocol: int) -> tuple:
     st = strides_of(self)
     order = sorted(range(len(st)), key=lambda i: (-st[i], i))
     from fanal.core.base.shape import contiguous_strides
+
     dense = tuple(st[i] for i in order) == contiguous_strides([self._shape[i] for i in order])
     cls: Any = type(self)
     if cls is Tensor:
         cls = None
     elif cls.__module__.startswith("torch."):
         cls = ("fanal" + cls.__module__[5:], cls.__qualname__)
-    return (rebuilt, (cls, a.tobytes(), self._dtype.name, self._shape, self._strides if dense else None, self._leaf,
-                      dict(self.__dict__)))
+    return (
+        rebuilt,
+        (
+            cls,
+            a.tobytes(),
+            self._dtype.name,
+            self._shape,
+            self._strides if dense else None,
+            self._leaf,
+            dict(self.__dict__),
+        ),
+    )
 
 
-for _name, _f in {"__repr__": lambda self, *, tensor_contents=None: text(self),
-                  "__format__": _format, "__contains__": _contains, "__deepcopy__": _deepcopy,
-                  "__reduce_ex__": _reduce}.items():
+for _name, _f in {
+    "__repr__": lambda self, *, tensor_contents=None: text(self),
+    "__format__": _format,
+    "__contains__": _contains,
+    "__deepcopy__": _deepcopy,
+    "__reduce_ex__": _reduce,
+}.items():
     _f.__name__ = _f.__qualname__ = _name
     setattr(Tensor, _name, _f)

@@ -1,4 +1,5 @@
 """Order: sort, topk, medians, quantiles, modes."""
+
 from __future__ import annotations
 
 import functools
@@ -79,8 +80,10 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
 def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> Any:
     """Return values and positions of one element along a dimension, which `i` keeps with size 1."""
     y = _at(x, i, d)
-    shape = y.shape if keepdim or not x.shape else (*y.shape[:d], *y.shape[d + 1:])
-    return named(name, "values", "indices")(plain(P.reshape(y, shape), input), plain(P.reshape(i, shape), input))
+    shape = y.shape if keepdim or not x.shape else (*y.shape[:d], *y.shape[d + 1 :])
+    return named(name, "values", "indices")(
+        plain(P.reshape(y, shape), input), plain(P.reshape(i, shape), input)
+    )
 
 
 @public(out=True)
@@ -115,7 +118,7 @@ def _middle(x: Node, d: int, ignore_nan: bool) -> Node:
 def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
     x = read(input)
     if x.dtype.is_complex:
-        raise NotImplementedError(f'"median_cpu" not implemented for \'{dt.scalar_name(x.dtype)}\'')
+        raise NotImplementedError(f"\"median_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
     skip = name == "nanmedian"
     if dim is not None:
         d = wrap_dim(dim, len(x.shape))
@@ -124,13 +127,16 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
         return _picked(input, x, _middle(x, d, skip), d, keepdim, name)
     flat = P.reshape(x, (x.size,))
     if not x.size:
-        return plain(P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype), input)
+        return plain(
+            P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype), input
+        )
     y = P.reshape(P.gather(P.detach(flat), _middle(flat, 0, skip), 0), ())
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
         hit = P.or_(P.eq(x, y), P.and_(nan_node(x), nan_node(y)))
         share = P.div(g, P.sum_(P.convert(hit, g.dtype), tuple(range(len(x.shape)))))
         return [P.where(hit, share, P.num(g, 0))]
+
     return plain(with_gradient(y, rule, x), input)
 
 
@@ -149,6 +155,7 @@ def nanmedian(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 @functools.cache
 def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that finds the most frequent value: the smallest of equally frequent ones, its last place."""
+
     def find(a: np.ndarray) -> np.ndarray:
         if not a.ndim:
             return np.zeros((), np.int64)
@@ -159,6 +166,7 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
             kinds, counts = np.unique(row, return_counts=True)
             out[at] = np.flatnonzero((row == kinds[counts.argmax()]) | (row != row))[-1]
         return np.expand_dims(out, d)
+
     return find
 
 
@@ -177,8 +185,10 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
 
 def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str, name: str) -> Any:
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
-        raise RuntimeError(f"quantile() interpolation must be one of linear, lower, higher, midpoint or nearest, but got "
-                           f"{interpolation}")
+        raise RuntimeError(
+            f"quantile() interpolation must be one of linear, lower, higher, midpoint or nearest, but got "
+            f"{interpolation}"
+        )
     x = read(input)
     if not x.size:
         raise RuntimeError(f"{name}() input tensor must be non-empty")
@@ -236,19 +246,24 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     y = P.permute(y, (last, *range(last)))
     out = P.reshape(y, (count_q, *lead))
     if keepdim:
-        kept = tuple(1 for _ in shape) if dim is None else tuple(1 if k == d else m for k, m in enumerate(shape))
+        kept = (
+            tuple(1 for _ in shape) if dim is None else tuple(1 if k == d else m for k, m in enumerate(shape))
+        )
         out = P.reshape(out, (count_q, *kept))
     return plain(out if many else P.reshape(out, out.shape[1:]), input)
 
 
 @public(out=True)
-def quantile(input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+def quantile(
+    input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Any:
     """Return the q-th quantiles over a dimension, or of all elements. NaN propagates."""
     return _quantile(input, q, dim, keepdim, interpolation, "quantile")
 
 
 @public(out=True)
-def nanquantile(input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
-                interpolation: str = "linear") -> Any:
+def nanquantile(
+    input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Any:
     """Return the q-th quantiles of what is not NaN."""
     return _quantile(input, q, dim, keepdim, interpolation, "nanquantile")

@@ -1,4 +1,5 @@
 """Storages as objects: untyped_storage(), storage(), data_ptr()."""
+
 from __future__ import annotations
 
 import math
@@ -41,7 +42,10 @@ class UntypedStorage:
     def _tensor(self, d: dt.dtype) -> Any:
         """Return a flat tensor over the storage, in a dtype."""
         n = self._storage.node
-        chain: Any = ((P.reshape, ((n.size,),)), (P.recast if d.itemsize != n.dtype.itemsize else P.bitcast, (d,)))
+        chain: Any = (
+            (P.reshape, ((n.size,),)),
+            (P.recast if d.itemsize != n.dtype.itemsize else P.bitcast, (d,)),
+        )
         v = n
         for row, params in chain:
             v = row(v, *params)

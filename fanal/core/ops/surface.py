@@ -1,4 +1,5 @@
 """The public forms of every operator: functions by module, Tensor methods, in-place and out= variants."""
+
 from __future__ import annotations
 
 import importlib
@@ -17,19 +18,62 @@ from fanal.core.tensor.tensor import Tensor
 
 # The topic files, in the order in which their operators are made public.
 TOPICS = (
-    "pointwise", "compare", "reduce", "create", "shape", "pieces", "rearrange", "join", "index", "grad_ops", "access",
-    "random", "matmul", "norm", "activation", "loss", "margin", "ctc", "dropout", "einsum", "distance", "conv", "pool",
-    "adaptive_pool", "pad", "vision", "resample", "attention", "embedding", "scan", "sort", "show", "convert", "factory",
-    "numpy_share", "limits", "scatter", "search", "storage_view", "modes",
+    "pointwise",
+    "compare",
+    "reduce",
+    "create",
+    "shape",
+    "pieces",
+    "rearrange",
+    "join",
+    "index",
+    "grad_ops",
+    "access",
+    "random",
+    "matmul",
+    "norm",
+    "activation",
+    "loss",
+    "margin",
+    "ctc",
+    "dropout",
+    "einsum",
+    "distance",
+    "conv",
+    "pool",
+    "adaptive_pool",
+    "pad",
+    "vision",
+    "resample",
+    "attention",
+    "embedding",
+    "scan",
+    "sort",
+    "show",
+    "convert",
+    "factory",
+    "numpy_share",
+    "limits",
+    "scatter",
+    "search",
+    "storage_view",
+    "modes",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
-CONSTANTS: dict[str, Any] = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None,
-                             **layout.CONSTANTS}
+CONSTANTS: dict[str, Any] = {
+    "pi": math.pi,
+    "e": math.e,
+    "inf": math.inf,
+    "nan": math.nan,
+    "newaxis": None,
+    **layout.CONSTANTS,
+}
 OPS: dict[str, Op] = {}
 
 
 def _with_out(fn: Callable) -> Callable:
     """Accept out=: the result is stored there and returned."""
+
     def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         r = fn(*args, **kwargs)
         if out is None:
@@ -39,22 +83,27 @@ def _with_out(fn: Callable) -> Callable:
                 store(o, read(x))
             return type(r)(out) if type(r) is tuple else type(r)(*out)
         return store(out, read(r))
+
     return call
 
 
 def _in_place(fn: Callable) -> Callable:
     """Write the result of `fn` into its first argument and return that."""
+
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return assign(self, read(fn(self, *args, **kwargs)))
+
     return call
 
 
 def _operator(fn: Callable) -> Callable:
     """Return NotImplemented for operands that are neither tensors nor numbers, so that Python asks the other side."""
+
     def call(self: Any, other: Any) -> Any:
         if isinstance(other, Handle) or is_number(other):
             return fn(self, other)
         return NotImplemented
+
     return call
 
 
@@ -64,13 +113,19 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         return dispatch(op, args, kwargs)
+
     short = name.rpartition(".")[2]
     if owner is not None:
         return matcher.method(owner, op.key, slow, short, fn.__doc__)
     return matcher.function(op.key, slow, short, fn.__doc__, MODULES.get(name.rpartition(".")[0], "fanal"))
 
 
-MODULES = {"nn.functional": "fanal.nn.functional", "linalg": "fanal.linalg", "special": "fanal.special", "fft": "fanal.fft"}
+MODULES = {
+    "nn.functional": "fanal.nn.functional",
+    "linalg": "fanal.linalg",
+    "special": "fanal.special",
+    "fft": "fanal.fft",
+}
 
 
 def install() -> None:
@@ -89,7 +144,9 @@ def _install(e: Entry) -> None:
         return
     fn = _with_out(e.fn) if e.out else _operator(e.fn) if dunder else e.fn
     fn.__doc__ = e.fn.__doc__
-    if not e.options.pop("event", True):  # makes a tensor from data at once: to the engine it comes from outside
+    if not e.options.pop(
+        "event", True
+    ):  # makes a tensor from data at once: to the engine it comes from outside
         if e.function:
             FUNCTIONS.setdefault(e.module, {})[e.name] = fn
         if e.method:

@@ -3,6 +3,7 @@
 A view is a chain of view primitives from the root value of its storage. Reading applies the chain; writing runs it
 backwards, so that a write through any view makes one new root value, and all other views re-derive from it.
 """
+
 from __future__ import annotations
 
 from weakref import ref
@@ -109,7 +110,9 @@ def write(t: Handle, new: Node) -> None:
         if old.needs_grad:  # values change, history does not: gradients pass as if nothing had been written
             root = tape((root, old), _pass)
             root.needs_grad = True
-    elif old.needs_grad and not root.needs_grad:  # overwritten as a whole: what stood there gets a gradient of zeros
+    elif (
+        old.needs_grad and not root.needs_grad
+    ):  # overwritten as a whole: what stood there gets a gradient of zeros
         root = tape((root, old), _overwritten)
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
     if t._retain:
@@ -181,6 +184,7 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
         at = reshape(row(flat, *params), (v.size,))
         return reshape(put(reshape(x, (x.size,)), at, reshape(v, (v.size,)), 0, "set"), x.shape)
     from fanal.core.ir.prims import bitcast, convert
+
     if row is bitcast:
         return bitcast(v, x.dtype)
     if row is convert:
@@ -192,6 +196,7 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
 
 def _positions(x: Node) -> Node:
     from fanal.core.base.dtype import int64
+
     return iota((x.size,), 0, int64) if x.size else full((0,), 0, int64)
 
 

@@ -1,4 +1,5 @@
 """The tensor: a handle onto a storage. Its methods are installed by `ops` and `autograd`, which stand above."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -95,14 +96,24 @@ class Forbidden:
         self.text, self.always = text, always  # always: even if no gradient is asked for
 
 
-NO_GRAD_VIEW = ("A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
-                "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
-                "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
-                "outside (if you want the inplace to be tracked).")
+NO_GRAD_VIEW = (
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
+    "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
+    "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
+    "outside (if you want the inplace to be tracked)."
+)
 
 
-def blank(cls: type, storage: Storage, chain: Chain, shape: Shape, d: dt.dtype, node: Node, strides: Shape | None,
-          offset: int) -> Any:
+def blank(
+    cls: type,
+    storage: Storage,
+    chain: Chain,
+    shape: Shape,
+    d: dt.dtype,
+    node: Node,
+    strides: Shape | None,
+    offset: int,
+) -> Any:
     """Return a handle with every slot set."""
     t: Any = _new(cls)
     t._storage, t._chain, t._shape, t._dtype = storage, chain, shape, d
@@ -147,12 +158,21 @@ def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset:
 def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
     """Return a view of `t` made by a chain of view primitives; its strides and offset are the caller's reckoning."""
     from fanal.core.tensor.alias import read
+
     base = read(t)
     node = derive(base, chain)
     if node is base and node.needs_grad:
         node = alias(node)  # a view has a gradient and hooks of its own, even one that changes nothing
-    v = blank(Tensor, t._storage, t._chain + chain, node.shape, node.dtype, node, strides,
-              t._offset if offset is None else offset)
+    v = blank(
+        Tensor,
+        t._storage,
+        t._chain + chain,
+        node.shape,
+        node.dtype,
+        node,
+        strides,
+        t._offset if offset is None else offset,
+    )
     if not state.grad:
         v._detached = t._detached or t._leaf or value(t).needs_grad
         v._base_ref = Forbidden(NO_GRAD_VIEW, True) if v._detached and not t._detached else t._base_ref
@@ -178,7 +198,9 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     """Return a handle of class `cls` that shares the storage of `data`, outside its history."""
     if data._storage.node.buffer is None:
         leave_path()  # a result of following has no value of its own yet
-    t = blank(cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset)
+    t = blank(
+        cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset
+    )
     if value(data).needs_grad or data._detached:
         t._detached = True
         t._seen = -1
@@ -194,7 +216,9 @@ def settled(t: Handle) -> np.ndarray:
     """Return the computed root value of a tensor's storage. Flushes when work is pending that may change it."""
     if t._storage.node.buffer is None or written_ahead():
         flush("read")
-    return root_array(t._storage)  # of the storage it has now: what was handed out while following may have moved
+    return root_array(
+        t._storage
+    )  # of the storage it has now: what was handed out while following may have moved
 
 
 def compute(t: Handle) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Plans attention: softmax(q k^T scale + mask) v and its gradients, the weights never leaving the cache."""
+
 from __future__ import annotations
 
 import functools
@@ -22,7 +23,9 @@ _LEAST_ROWS = 8  # tiles of rows in a unit, to pay for packing the keys again
 def _check(*operands: Operand) -> None:
     for x in operands:
         if x.dtype not in (dt.float32, dt.float64) or x.dtype is not operands[0].dtype:
-            raise TypeError(f"attention kernels take operands of one dtype, float32 or float64, got {x.dtype}")
+            raise TypeError(
+                f"attention kernels take operands of one dtype, float32 or float64, got {x.dtype}"
+            )
         if len(x.shape) != 4:
             raise ValueError(f"attention kernels take operands (B, H, T, D), got shape {x.shape}")
         if x.strides[-1] != 1 and x.shape[-1] > 1:
@@ -33,9 +36,17 @@ def _up(x: int, step: int) -> int:
     return -(-x // step) * step
 
 
-def attention_launches(q: Operand, k: Operand, v: Operand, out: Operand, stats: Buf, scale: float,
-                       causal: bool = False, mask: Operand | None = None,
-                       target: Target | None = None) -> list[Temp | Launch]:
+def attention_launches(
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    out: Operand,
+    stats: Buf,
+    scale: float,
+    causal: bool = False,
+    mask: Operand | None = None,
+    target: Target | None = None,
+) -> list[Temp | Launch]:
     """Return what computes `out = softmax(q k^T * scale + mask) v`.
 
     Shapes: q (B, H, L, D), k (B, H, S, D), v (B, H, S, E), out (B, H, L, E); mask (B, H, L, S) with steps of zero
@@ -47,17 +58,41 @@ def attention_launches(q: Operand, k: Operand, v: Operand, out: Operand, stats: 
     return _plan("forward", q, k, v, out, stats, None, None, scale, causal, mask, target or targets.host())
 
 
-def attention_backward_launches(q: Operand, k: Operand, v: Operand, stats: Buf, g: Operand, dq: Operand, dk: Operand,
-                                dv: Operand, scale: float, causal: bool = False, mask: Operand | None = None,
-                                target: Target | None = None) -> list[Temp | Launch]:
+def attention_backward_launches(
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    stats: Buf,
+    g: Operand,
+    dq: Operand,
+    dk: Operand,
+    dv: Operand,
+    scale: float,
+    causal: bool = False,
+    mask: Operand | None = None,
+    target: Target | None = None,
+) -> list[Temp | Launch]:
     """Return what computes the gradients of attention by q, k and v from that by its output, `g`."""
     _check(q, k, v, g, dq, dk, dv)
-    return _plan("backward", q, k, v, None, stats, g, (dq, dk, dv), scale, causal, mask, target or targets.host())
+    return _plan(
+        "backward", q, k, v, None, stats, g, (dq, dk, dv), scale, causal, mask, target or targets.host()
+    )
 
 
-def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, stats: Buf, g: Operand | None,
-          gradients: tuple[Operand, Operand, Operand] | None, scale: float, causal: bool, mask: Operand | None,
-          target: Target) -> list[Temp | Launch]:
+def _plan(
+    kind: str,
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    out: Operand | None,
+    stats: Buf,
+    g: Operand | None,
+    gradients: tuple[Operand, Operand, Operand] | None,
+    scale: float,
+    causal: bool,
+    mask: Operand | None,
+    target: Target,
+) -> list[Temp | Launch]:
     batch, heads, rows, d = q.shape
     keys, e = v.shape[-2:]
     if k.shape != (batch, heads, keys, d) or v.shape[:2] != (batch, heads):
@@ -66,9 +101,13 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
         raise ValueError(f"attention kernels take up to {ROW_BLOCK} keys, got {keys}")
     if 0 in (*q.shape, *v.shape):
         raise ValueError(f"attention kernels take no empty operands, got q {q.shape}, v {v.shape}")
-    if mask is not None and (causal or mask.dtype not in (dt.bool_, q.dtype) or mask.strides[-1] not in (0, 1)):
-        raise ValueError("attention kernels take a bool mask or one of q's dtype, with contiguous rows, and no other "
-                         f"mask besides the causal one; got {mask.dtype}, strides {mask.strides}, causal={causal}")
+    if mask is not None and (
+        causal or mask.dtype not in (dt.bool_, q.dtype) or mask.strides[-1] not in (0, 1)
+    ):
+        raise ValueError(
+            "attention kernels take a bool mask or one of q's dtype, with contiguous rows, and no other "
+            f"mask besides the causal one; got {mask.dtype}, strides {mask.strides}, causal={causal}"
+        )
     size = q.dtype.itemsize
     lanes = target.lanes(size)
     vectors = 2 if max(d, e) > lanes else 1
@@ -89,22 +128,46 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
 
     held = height if forward else block + height  # a tile may compute rows too many
     sizes = {  # elements of each piece of scratch
-        ir.S_AT: held * wide, ir.Q_AT: held * d_wide, ir.KT_AT: _up(keys, width) * d,
-        ir.TILE_AT: height * max(d_wide, e_wide), ir.KC_AT: keys * (e_wide if forward else d_wide)}
+        ir.S_AT: held * wide,
+        ir.Q_AT: held * d_wide,
+        ir.KT_AT: _up(keys, width) * d,
+        ir.TILE_AT: height * max(d_wide, e_wide),
+        ir.KC_AT: keys * (e_wide if forward else d_wide),
+    }
     if not forward:
-        sizes |= {ir.DS_AT: held * wide, ir.G_AT: held * e_wide, ir.VT_AT: _up(keys, width) * e,
-                  ir.DK_AT: (keys + height) * d_wide, ir.DV_AT: (keys + height) * e_wide}
+        sizes |= {
+            ir.DS_AT: held * wide,
+            ir.G_AT: held * e_wide,
+            ir.VT_AT: _up(keys, width) * e,
+            ir.DK_AT: (keys + height) * d_wide,
+            ir.DV_AT: (keys + height) * e_wide,
+        }
     at, scratch = {}, 0
     for word, count in sizes.items():
         at[word] = scratch
         scratch = _up(scratch + count * size + LANES * size, 64)
 
-    bits = struct.unpack("<I", struct.pack("<f", scale))[0] if size == 4 else \
-        struct.unpack("<q", struct.pack("<d", scale))[0]
+    bits = (
+        struct.unpack("<I", struct.pack("<f", scale))[0]
+        if size == 4
+        else struct.unpack("<q", struct.pack("<d", scale))[0]
+    )
     words: dict[int, Buf | int] = {
-        ir.HEADS: heads, ir.TQ: rows, ir.TK: keys, ir.D: d, ir.E: e, ir.SCALE: bits, ir.BLOCK: block,
-        ir.BLOCKS: blocks, ir.WIDE: wide, ir.D_WIDE: d_wide, ir.E_WIDE: e_wide, ir.STATS: stats,
-        ir.MASK_COL: mask.strides[-1] if mask else 0, **at}
+        ir.HEADS: heads,
+        ir.TQ: rows,
+        ir.TK: keys,
+        ir.D: d,
+        ir.E: e,
+        ir.SCALE: bits,
+        ir.BLOCK: block,
+        ir.BLOCKS: blocks,
+        ir.WIDE: wide,
+        ir.D_WIDE: d_wide,
+        ir.E_WIDE: e_wide,
+        ir.STATS: stats,
+        ir.MASK_COL: mask.strides[-1] if mask else 0,
+        **at,
+    }
 
     def put(pointer: int, step: int, x: Operand | None) -> None:
         words[pointer] = x.buf if x else stats  # the latter is never read
@@ -112,9 +175,17 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
             words[step + i] = x.strides[i] if x else 0
 
     dq, dk, dv = gradients or (None, None, None)
-    for pointer, step, x in ((ir.Q, ir.Q_STEP, q), (ir.K, ir.K_STEP, k), (ir.V, ir.V_STEP, v),
-                             (ir.OUT, ir.OUT_STEP, out), (ir.G, ir.G_STEP, g), (ir.DQ, ir.DQ_STEP, dq),
-                             (ir.DK, ir.DK_STEP, dk), (ir.DV, ir.DV_STEP, dv), (ir.MASK, ir.MASK_STEP, mask)):
+    for pointer, step, x in (
+        (ir.Q, ir.Q_STEP, q),
+        (ir.K, ir.K_STEP, k),
+        (ir.V, ir.V_STEP, v),
+        (ir.OUT, ir.OUT_STEP, out),
+        (ir.G, ir.G_STEP, g),
+        (ir.DQ, ir.DQ_STEP, dq),
+        (ir.DK, ir.DK_STEP, dk),
+        (ir.DV, ir.DV_STEP, dv),
+        (ir.MASK, ir.MASK_STEP, mask),
+    ):
         put(pointer, step, x)
     reads = [x.value_id for x in (q, k, v, g, mask) if x]
     writes = [x.value_id for x in (out, dq, dk, dv) if x]
@@ -128,5 +199,16 @@ def _plan(kind: str, q: Operand, k: Operand, v: Operand, out: Operand | None, st
     units = batch * heads * (blocks if forward else 1)
     kernel = Kernel(name, functools.partial(ir.attention_source, target, name, spec))
     args = [words.get(i, 0) for i in range(ir.AT + len(ir.SCRATCH))]
-    return [Launch(kernel, args, units, scratch, flops, nbytes, tuple(dict.fromkeys(reads)),
-                   tuple(dict.fromkeys(writes)), label)]
+    return [
+        Launch(
+            kernel,
+            args,
+            units,
+            scratch,
+            flops,
+            nbytes,
+            tuple(dict.fromkeys(reads)),
+            tuple(dict.fromkeys(writes)),
+            label,
+        )
+    ]

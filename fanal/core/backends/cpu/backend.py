@@ -1,4 +1,5 @@
 """The CPU as the compiler sees it: what it can compute, and how loops and contractions become launches."""
+
 from __future__ import annotations
 
 import functools
@@ -42,7 +43,11 @@ class CpuBackend:
         if v.name == "dot":
             return v.dtype.is_floating_point and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
-            return v.dtype in (dt.float32, dt.float64) and 3 <= len(v.shape) <= 5 and all(i.size for i in v.inputs)
+            return (
+                v.dtype in (dt.float32, dt.float64)
+                and 3 <= len(v.shape) <= 5
+                and all(i.size for i in v.inputs)
+            )
         if v.name in POOLS or v.name in ATTENTION:
             return True
         if v.name == "fold":

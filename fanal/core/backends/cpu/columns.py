@@ -2,6 +2,7 @@
 
 A unit is up to CHUNK columns. Their running sums live in scratch, so that memory is read row by row.
 """
+
 from __future__ import annotations
 
 from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
@@ -32,7 +33,9 @@ class ColumnsWriter(LoopWriter):
         self.width = self.sizes[-1]
         self.rows = w.word("%args", next(self.words))
         self.block = w.word("%args", next(self.words))
-        self.partials = [w.word("%args", next(self.words), pointer=True) for _ in self.reduces] if self.split else []
+        self.partials = (
+            [w.word("%args", next(self.words), pointer=True) for _ in self.reduces] if self.split else []
+        )
         self.chunks = w.div(w.add(self.width, str(CHUNK - 1)), str(CHUNK))
         self.blocks = w.div(w.sub(w.add(self.rows, self.block), "1"), self.block)
         for i, op in enumerate(loop.ops):
@@ -52,8 +55,10 @@ class ColumnsWriter(LoopWriter):
             return ()
 
         w.loop("%lo", "%hi", "1", unit)
-        return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
-                      w.declared)
+        return module(
+            [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
+            w.declared,
+        )
 
     def _sum(self, which: int, k: int, column: Value) -> tuple[str, Value]:
         """Return the type and address of running sum k (0: of the block, 1: of all blocks) at a column."""
@@ -61,7 +66,8 @@ class ColumnsWriter(LoopWriter):
         kind = "i8" if t == "i1" else t
         start = (2 * k + which) * CHUNK * 8
         return vector(kind, LANES), self.w.let(
-            f"getelementptr {kind}, ptr {self.w.at('%scratch', str(start))}, i64 {column}")
+            f"getelementptr {kind}, ptr {self.w.at('%scratch', str(start))}, i64 {column}"
+        )
 
     def _get(self, which: int, k: int, column: Value) -> Scalar:
         kind, where = self._sum(which, k, column)
@@ -76,9 +82,14 @@ class ColumnsWriter(LoopWriter):
     def _clear(self, which: int, count: Value) -> None:
         def body(c: Value) -> tuple:
             for k, i in enumerate(self.reduces):
-                self._set(which, k, c, identity(self.vector, self.loop.ops[i].params,
-                                                accumulator(self.loop.ops[i].dtype)))
+                self._set(
+                    which,
+                    k,
+                    c,
+                    identity(self.vector, self.loop.ops[i].params, accumulator(self.loop.ops[i].dtype)),
+                )
             return ()
+
         self.w.loop("0", count, str(LANES), body)
 
     def _unit(self, u: Value) -> None:
@@ -114,11 +125,19 @@ class ColumnsWriter(LoopWriter):
 
                 def add(c: Value) -> tuple:
                     for k, i in enumerate(self.reduces):
-                        self._set(1, k, c, combine(self.vector, self.loop.ops[i].params, self._get(1, k, c),
-                                                   self._get(0, k, c)))
+                        self._set(
+                            1,
+                            k,
+                            c,
+                            combine(
+                                self.vector, self.loop.ops[i].params, self._get(1, k, c), self._get(0, k, c)
+                            ),
+                        )
                     return ()
+
                 w.loop("0", count, str(LANES), add)
                 return ()
+
             w.loop("0", self.blocks, "1", block)
         self._finish(up, low, high)
 
@@ -137,10 +156,16 @@ class ColumnsWriter(LoopWriter):
                     how = self.loop.ops[i].params
                     source = self.lane_value(self.loop.ops[i].args[0])
                     old = self._get(0, k, w.sub(at, low))
-                    self._set(0, k, w.sub(at, low), combine(self.vector, how, old,
-                                                            Scalar(source.name, old.dtype, LANES)))
+                    self._set(
+                        0,
+                        k,
+                        w.sub(at, low),
+                        combine(self.vector, how, old, Scalar(source.name, old.dtype, LANES)),
+                    )
+
             self._along(low, high, columns)
             return ()
+
         w.loop(first, last, "1", row)
 
     def _along(self, low: Value, high: Value, write) -> None:  # type: ignore[no-untyped-def]
@@ -155,6 +180,7 @@ class ColumnsWriter(LoopWriter):
         def rest(at: Value) -> tuple:
             write(at, w.lane_mask(LANES, w.sub(high, at)))
             return ()
+
         w.loop(low, middle, str(LANES), whole)
         w.loop(middle, high, str(LANES), rest)
 
@@ -172,7 +198,9 @@ class ColumnsWriter(LoopWriter):
     def lane_value(self, i: int) -> Scalar:
         return self.body[i] if i in self.body else self.splats[i]
 
-    def _values(self, used: list[int], at: Value, mask: Value | None, sums: dict[int, Scalar] | None = None) -> None:
+    def _values(
+        self, used: list[int], at: Value, mask: Value | None, sums: dict[int, Scalar] | None = None
+    ) -> None:
         self.body = dict(sums) if sums else {}
         for i in used:
             op = self.loop.ops[i]
@@ -185,12 +213,16 @@ class ColumnsWriter(LoopWriter):
         """Write what follows the reductions: partial results, or everything else and the stores."""
         w, loop = self.w, self.loop
         if self.split:
+
             def put(at: Value, mask: Value | None) -> None:
                 for k, pointer in enumerate(self.partials):
                     x = self._get(0, k, w.sub(at, low))
                     kind = STORED[x.dtype]
-                    where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {w.add(w.mul(up, self.width), at)}")
+                    where = w.let(
+                        f"getelementptr {kind}, ptr {pointer}, i64 {w.add(w.mul(up, self.width), at)}"
+                    )
                     w.store(vector(kind, LANES), self.vector.pack(x), where, mask, x.dtype.itemsize)
+
             self._along(low, high, put)
             return
         self._place(self.after, range(self.first, self.first))
@@ -205,6 +237,7 @@ class ColumnsWriter(LoopWriter):
             for n, (i, _) in enumerate(loop.stores):
                 access = len(loop.loads) + n
                 self._put(access, self.lane_value(i), at, mask)
+
         self._along(low, high, columns)
 
     def _put(self, access: int, value: Scalar, at: Value, mask: Value | None) -> None:

@@ -1,4 +1,5 @@
 """Contractions to launches: operands for the product and convolution generators, and tails as epilogues."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -23,6 +24,10 @@ CONVOLUTIONS = ("conv", "conv_dx", "conv_dw")
 ATTENTION = ("attention", "attention_grad")
 
 
+def _contiguous(x: Operand | strided.Operand) -> bool:
+    return all(n == 1 or s == c for n, s, c in zip(x.shape, x.strides, contiguous_strides(x.shape)))
+
+
 def attention(v: Value, operands: list[strided.Operand], target: Target) -> list[Temp | Launch]:
     """Return what computes attention or its gradient. Raises ValueError for a layout that cannot be read."""
     scale, causal = v.params
@@ -34,15 +39,22 @@ def attention(v: Value, operands: list[strided.Operand], target: Target) -> list
         found = attention_launches(q, k, x, out, stats, scale, causal, *rest, target=target)
     else:
         stats, g, *rest = rest
-        if stats.strides != contiguous_strides(stats.shape):
+        if not _contiguous(stats):
             raise ValueError("the statistics of attention are read contiguously")
         row = 3 * h * d
         dq, dk, dv = (Operand(v.id, v.dtype, q.shape, (length * row, d, row, 1), i * h * d) for i in range(3))
-        found = attention_backward_launches(q, k, x, stats.buf, g, dq, dk, dv, scale, causal, *rest, target=target)
-    return [replace(x, where=[v.where] if v.where is not None else []) if isinstance(x, Launch) else x for x in found]
+        found = attention_backward_launches(
+            q, k, x, stats.buf, g, dq, dk, dv, scale, causal, *rest, target=target
+        )
+    return [
+        replace(x, where=[v.where] if v.where is not None else []) if isinstance(x, Launch) else x
+        for x in found
+    ]
 
 
-def contract_launches(v: Value, operands: list[strided.Operand], tail: Tail, target: Target) -> list[Temp | Launch]:
+def contract_launches(
+    v: Value, operands: list[strided.Operand], tail: Tail, target: Target
+) -> list[Temp | Launch]:
     """Return what computes a contraction and its tail. Raises ValueError for a layout that cannot be read."""
     epilogue, out_id, out_dtype = _epilogue(v, tail)
     a, b = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset) for o in operands)
@@ -51,7 +63,7 @@ def contract_launches(v: Value, operands: list[strided.Operand], tail: Tail, tar
         found = matmul_launches(a, b, out, epilogue, target)
     else:
         for o in operands:
-            if any(n != 1 and s != c for n, s, c in zip(o.shape, o.strides, contiguous_strides(o.shape))):
+            if not _contiguous(o):
                 raise ValueError("convolutions read contiguous operands")
         a, b = (replace(o, strides=contiguous_strides(o.shape)) for o in (a, b))
         if v.name == "conv":
@@ -111,17 +123,31 @@ def _epilogue(v: Value, tail: Tail) -> tuple[Epilogue | None, int, DType]:
                 x = Scalar(w.let(f"add {kind} {w.splat(kind, site.offset)}, <{lanes}>"), dt.int64, site.lanes)
             else:
                 how = op.params[1]
-                x = site.load(at[i], site.offset if how == HERE else site.col, op.dtype) if how in (HERE, COLUMN) \
+                x = (
+                    site.load(at[i], site.offset if how == HERE else site.col, op.dtype)
+                    if how in (HERE, COLUMN)
                     else site.load_splat(at[i], site.row if how == ROW else "0", op.dtype)
+                )
             values.append(x)
         for n, i in enumerate(places):
             site.store(first + n, site.offset, values[i])
         return values[last]
 
-    cost = sum(max(1, op.params[0].flops if isinstance(op.params[0].flops, int) else 1) if op.kind == "point" else 1
-               for op in ops)
-    made = Epilogue(";".join(key), emit, tuple(words), cost, tail.flops, tuple(reads), tuple(s.id for _, s in extra),
-                    "+".join(tail.names), v.dtype)
+    cost = sum(
+        max(1, op.params[0].flops if isinstance(op.params[0].flops, int) else 1) if op.kind == "point" else 1
+        for op in ops
+    )
+    made = Epilogue(
+        ";".join(key),
+        emit,
+        tuple(words),
+        cost,
+        tail.flops,
+        tuple(reads),
+        tuple(s.id for _, s in extra),
+        "+".join(tail.names),
+        v.dtype,
+    )
     return made, main[1].id, main[1].dtype
 
 

@@ -152,8 +152,8 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
                  for (kz, _), (ky, _), (kx, _) in itertools.product(*(a.taps for a in axes))]
         flops = 2 * g.shape[0] * groups * channels * m * len(taken) * prod(a.out for a in axes)
         label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
-        result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, epilogue, flops, label,
-                                        Mirror(prod(kernel), taken)), target)
+        result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, epilogue,
+                                        flops, label, Mirror(prod(kernel), taken)), target)
     return result
 
 

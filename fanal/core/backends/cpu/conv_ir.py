@@ -8,6 +8,7 @@ neither padding nor stride the image is read in place.
 Forward, and the input gradient, which is the same with the taps mirrored: sums run over input channels, then taps,
 in order.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,9 +23,51 @@ from fanal.core.base import dtype as dt
 # Argument words. X: image; W: weight or output gradient; Y: output or partial sums. E*: least tap in units of the
 # stride. *Q: extents of the flat image. Then the words of the epilogue, the taps, and five words for each phase:
 # offsets along z and y, first source column, first and last flat column that lie inside.
-(X, W, Y, N, GROUPS, CG, M, X_IMAGE, X_CHANNEL, X_PLANE, X_ROW, D, H, SZ, SY, SX, EZ, EY, DQ, HQ, WQ, PHASES, TAPS,
- OD, OH, OW, BAND, BANDS, Y_IMAGE, Y_CHANNEL, Y_Z, Y_ROW, Y_COL, BLOCK, W_ROW, WIDE, FLAT_AT, PACK_AT, PARTS, IMAGES,
- SUMS_AT, PIXELS_AT, BASE) = range(43)
+(
+    X,
+    W,
+    Y,
+    N,
+    GROUPS,
+    CG,
+    M,
+    X_IMAGE,
+    X_CHANNEL,
+    X_PLANE,
+    X_ROW,
+    D,
+    H,
+    SZ,
+    SY,
+    SX,
+    EZ,
+    EY,
+    DQ,
+    HQ,
+    WQ,
+    PHASES,
+    TAPS,
+    OD,
+    OH,
+    OW,
+    BAND,
+    BANDS,
+    Y_IMAGE,
+    Y_CHANNEL,
+    Y_Z,
+    Y_ROW,
+    Y_COL,
+    BLOCK,
+    W_ROW,
+    WIDE,
+    FLAT_AT,
+    PACK_AT,
+    PARTS,
+    IMAGES,
+    SUMS_AT,
+    PIXELS_AT,
+    BASE,
+) = range(43)
 
 
 @dataclass(frozen=True)
@@ -50,8 +93,9 @@ class Convolution:
     def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, extra: int) -> None:
         self.w = Writer(target, declared)
         self.spec, self.name = spec, name
-        self.tile = Tile(self.w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype,
-                                          "k"))
+        self.tile = Tile(
+            self.w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k")
+        )
         self.kind, self.size, self.lanes = self.tile.kind, self.tile.size, self.tile.lanes
         self.width = self.lanes * spec.vectors
         self.taps_at = BASE + extra
@@ -70,7 +114,9 @@ class Convolution:
         def row(x_c: Value, out_p: Value, phase: list[Value], jz: Value, jy: Value) -> None:
             z = w.add(w.mul(w.add(w.add(oz, jz), p[EZ]), p[SZ]), phase[0])
             y = w.add(w.mul(w.add(w.add(oy, jy), p[EY]), p[SY]), phase[1])
-            inside = w.let(f"and i1 {w.let(f'icmp ult i64 {z}, {p[D]}')}, {w.let(f'icmp ult i64 {y}, {p[H]}')}")
+            inside = w.let(
+                f"and i1 {w.let(f'icmp ult i64 {z}, {p[D]}')}, {w.let(f'icmp ult i64 {y}, {p[H]}')}"
+            )
             low, high = w.select(inside, phase[3], p[WQ]), w.select(inside, phase[4], p[WQ])
             source = w.add(w.add(w.mul(z, p[X_PLANE]), w.mul(y, p[X_ROW])), phase[2])
             start = w.add(w.mul(jz, p[HQ]), jy)
@@ -86,6 +132,7 @@ class Convolution:
                     mask = w.let(f"xor <{self.lanes} x i1> {upper}, {lower}")
                     w.store(vector, w.load(vector, w.at(src, j, self.size), mask), w.at(dst, j, self.size))
                     return []
+
                 w.loop("0", p[WQ], str(self.lanes), many, once=True)
                 return
 
@@ -98,6 +145,7 @@ class Convolution:
                 value = w.let(f"load {self.kind}, ptr {w.at(x_c, at, self.size)}")
                 w.do(f"store {self.kind} {value}, ptr {w.at(dst, j, self.size)}")
                 return []
+
             w.loop("0", low, "1", zero)
             w.loop(low, high, "1", one)
             w.loop(high, p[WQ], "1", zero)
@@ -113,16 +161,21 @@ class Convolution:
                     def line_of(jy: Value) -> list[Value]:
                         row(x_c, out_p, table, jz, jy)
                         return []
+
                     w.loop("0", p[HQ], "1", line_of)
                     return []
+
                 w.loop("0", p[DQ], "1", plane)
                 return []
+
             w.loop("0", p[PHASES], "1", phase)
             return []
+
         w.loop("0", channels, "1", channel)
 
-    def source(self, image: Value, first: Value, channels: Value, oz: Value, oy: Value,
-               shift: Value = "0") -> tuple[Value, Value]:
+    def source(
+        self, image: Value, first: Value, channels: Value, oz: Value, oy: Value, shift: Value = "0"
+    ) -> tuple[Value, Value]:
         """Return the address of the flat image for a band, and the elements from one channel to the next.
 
         A copy is put `shift` elements into its place in scratch.
@@ -147,8 +200,10 @@ class Convolution:
                 offset = w.let(f"load i64, ptr {w.at(self.taps, t, 8)}, align 8")
                 w.do(f"store i64 {w.add(base, offset)}, ptr {w.at(row, t, 8)}, align 8")
                 return []
+
             w.loop("0", p[TAPS], "1", tap)
             return []
+
         w.loop("0", channels, "1", channel)
         if self.spec.kind in ("weight", "dot"):
             total = w.mul(channels, p[TAPS])
@@ -157,6 +212,7 @@ class Convolution:
             def repeat(r: Value) -> list[Value]:
                 w.do(f"store i64 {last}, ptr {w.at(table, w.add(total, r), 8)}, align 8")
                 return []
+
             w.loop("0", str(self.spec.height), "1", repeat, once=True)
         return table
 
@@ -176,7 +232,9 @@ class Convolution:
 class _Forward(Convolution):
     """Units are bands of output rows x planes x images x groups x blocks of output channels, in that nesting."""
 
-    def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None):
+    def __init__(
+        self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None
+    ):
         super().__init__(target, declared, spec, name, len(epilogue.args) if epilogue else 0)
         self.epilogue = epilogue
 
@@ -205,15 +263,19 @@ class _Forward(Convolution):
             a = w.at(weights, w.mul(w.sub(i, skip), p[W_ROW]), self.size)
 
             def panel(q: Value) -> list[Value]:
-                w.do(f"call void @{self.name}_part(ptr {a}, i64 {w.mul(p[W_ROW], str(self.size))}, "
-                     f"ptr {w.at(flat, q, self.size)}, ptr {table}, i64 {depth}, ptr {w.at('%scratch', q, self.size)}, "
-                     f"i64 {w.mul(p[WIDE], str(self.size))}, i64 {high}, i64 {w.sub(positions, q)})")
+                w.do(
+                    f"call void @{self.name}_part(ptr {a}, i64 {w.mul(p[W_ROW], str(self.size))}, "
+                    f"ptr {w.at(flat, q, self.size)}, ptr {table}, i64 {depth}, ptr {w.at('%scratch', q, self.size)}, "
+                    f"i64 {w.mul(p[WIDE], str(self.size))}, i64 {high}, i64 {w.sub(positions, q)})"
+                )
                 return []
+
             w.loop("0", positions, str(self.width), panel, once=True)
             first = w.add(w.mul(group, p[M]), i)
             acc = w.at("%scratch", w.mul(skip, p[WIDE]), self.size)
             self.finish(acc, first, rest, rows, oy, shift)
             return []
+
         w.loop(i0, i1, str(self.spec.height), channels)
         return []
 
@@ -247,14 +309,17 @@ class _Forward(Convolution):
                     place = w.add(offset, w.mul(x, p[Y_COL]))
                     w.do(f"store {self.kind} {value}, ptr {w.at(p[Y], place, self.size)}")
                     return []
+
                 if self.spec.scatter:
                     w.loop("0", p[OW], "1", one)
                 else:
                     w.loop("0", tail, str(self.lanes), put)
                     w.when(w.less("0", rest), lambda: put(tail, tail_mask))
                 return []
+
             w.loop("0", rows, "1", row)
             return []
+
         w.loop("0", channels, "1", channel)
 
 
@@ -268,27 +333,37 @@ def _forward_part(target: Target, declared: set[str], spec: ConvSpec, name: str)
         masks = [w.lane_mask(lanes, w.sub("%cols", str(j * lanes))) for j in range(v)]
     choices = heights(spec.height)
     labels = {h: w.fresh("rows") for h in choices}
-    w.do("switch i64 %rows, label %" + labels[spec.height] + " [ "
-         + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
+    w.do(
+        "switch i64 %rows, label %"
+        + labels[spec.height]
+        + " [ "
+        + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1])
+        + " ]"
+    )
     for h in choices:
         w.label(labels[h])
         bases = list(range(0, h, 3))
         first = [w.at("%a", w.mul("%a_step", str(r))) for r in bases]
         twice = w.mul("%a_step", "2") if h > 2 else "0"
 
-        def step(k: Value, *carried: Value, h: int = h, bases: list[int] = bases, twice: Value = twice) -> list[Value]:
-            pointers, acc = carried[:len(bases)], list(carried[len(bases):])
+        def step(
+            k: Value, *carried: Value, h: int = h, bases: list[int] = bases, twice: Value = twice
+        ) -> list[Value]:
+            pointers, acc = carried[: len(bases)], list(carried[len(bases) :])
             b = w.at("%b", w.let(f"load i64, ptr {w.at('%table', k, 8)}, align 8"))
-            panel = [w.load(vector, w.at(b, str(j * lanes), size), masks[j] if masks else None, size)
-                     for j in range(v)]
+            panel = [
+                w.load(vector, w.at(b, str(j * lanes), size), masks[j] if masks else None, size)
+                for j in range(v)
+            ]
             for r in range(h):
                 at = w.at(pointers[r // 3], ("0", "%a_step", twice)[r % 3])
                 scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {at}, align {size}"))
                 for j in range(v):
                     acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
             return [*(w.at(q, str(size)) for q in pointers), *acc]
+
         carried = [*(("ptr", q) for q in first), *[(vector, "zeroinitializer")] * (h * v)]
-        done = w.loop("0", "%depth", "1", step, carried)[len(bases):]
+        done = w.loop("0", "%depth", "1", step, carried)[len(bases) :]
         out = "%acc"
         for r in range(h):
             for j in range(v):
@@ -296,8 +371,10 @@ def _forward_part(target: Target, declared: set[str], spec: ConvSpec, name: str)
             out = w.at(out, "%acc_step")
         w.do("ret void")
     w.lines.pop()
-    return w.function(f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, ptr %table, i64 %depth, ptr %acc, "
-                      "i64 %acc_step, i64 %rows, i64 %cols) nounwind")
+    return w.function(
+        f"internal void @{name}_part(ptr %a, i64 %a_step, ptr %b, ptr %table, i64 %depth, ptr %acc, "
+        "i64 %acc_step, i64 %rows, i64 %cols) nounwind"
+    )
 
 
 def forward_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue | None) -> str:
@@ -347,13 +424,17 @@ def mirror_source(target: Target, name: str, dtype: str, panels: bool) -> str:
                 def zero(i: Value) -> list[Value]:
                     w.do(f"store {kind} 0.0, ptr {w.at(there, i, size)}")
                     return []
+
                 w.loop("0", used, "1", lane, once=True)
                 if panels:
                     w.loop(used, width, "1", zero)
                 return []
+
             w.loop("0", taken, "1", tap)
             return []
+
         w.loop("0", cg, "1", channel)
         return []
+
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

@@ -3,6 +3,7 @@
 Sums run over the pixels of a fixed part of the images in order, and the parts are added up in order; how many parts
 there are depends on the shapes alone.
 """
+
 from __future__ import annotations
 
 from fanal.core.backends.cpu import conv_ir as words
@@ -44,15 +45,28 @@ class _Weight(Convolution):
                     fresh = w.let(f"and i1 {w.let(f'and i1 {same[0]}, {same[1]}')}, {same[2]}")
                     self.band(n, group, c0, channels, oz, oy, acc, row_bytes, w.let(f"xor i1 {fresh}, true"))
                     return []
+
                 w.loop("0", p[words.OH], p[words.BAND], band)
                 return []
+
             w.loop("0", p[words.OD], "1", plane)
             return []
+
         w.loop(first, last, "1", image)
         return []
 
-    def band(self, n: Value, group: Value, c0: Value, channels: Value, oz: Value, oy: Value, acc: Value,
-             row_bytes: Value, resume: Value) -> None:
+    def band(
+        self,
+        n: Value,
+        group: Value,
+        c0: Value,
+        channels: Value,
+        oz: Value,
+        oy: Value,
+        acc: Value,
+        row_bytes: Value,
+        resume: Value,
+    ) -> None:
         w, p = self.w, self.words
         rows = w.min(p[words.BAND], w.sub(p[words.OH], oy))
         flat, plane = self.source(n, w.add(w.mul(group, p[words.CG]), c0), channels, oz, oy)
@@ -63,10 +77,21 @@ class _Weight(Convolution):
         gradient = w.at(p[words.W], at, self.size)
 
         def pack(j: Value) -> list[Value]:
-            pack_panel(w, "k", self.kind, self.kind, self.spec.vectors,
-                       w.at(gradient, w.mul(j, p[words.Y_CHANNEL]), self.size), "1", p[words.Y_CHANNEL],
-                       w.at(packed, w.mul(j, depth), self.size), depth, w.min(w.sub(p[words.M], j), str(self.width)))
+            pack_panel(
+                w,
+                "k",
+                self.kind,
+                self.kind,
+                self.spec.vectors,
+                w.at(gradient, w.mul(j, p[words.Y_CHANNEL]), self.size),
+                "1",
+                p[words.Y_CHANNEL],
+                w.at(packed, w.mul(j, depth), self.size),
+                depth,
+                w.min(w.sub(p[words.M], j), str(self.width)),
+            )
             return []
+
         w.loop("0", p[words.M], str(self.width), pack)
         total = w.mul(channels, p[words.TAPS])
         table = self.offsets(plane, channels, p[words.W_ROW])
@@ -76,12 +101,16 @@ class _Weight(Convolution):
 
             def tile(r: Value) -> list[Value]:
                 out = w.at(w.at(acc, w.mul(r, row_bytes)), j, self.size)
-                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
-                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
-                     f"i64 {p[words.OW]}, i64 {p[words.WQ]}, i1 {resume})")
+                w.do(
+                    f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
+                    f"i64 {w.sub(w.sub(total, r), '1')}, ptr {b}, ptr {out}, i64 {row_bytes}, i64 {rows}, "
+                    f"i64 {p[words.OW]}, i64 {p[words.WQ]}, i1 {resume})"
+                )
                 return []
+
             w.loop("0", total, str(self.spec.height), tile)
             return []
+
         w.loop("0", p[words.M], str(self.width), panel)
 
 
@@ -91,12 +120,15 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
     tile = Tile(w, TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k"))
     h, v, lanes, size, vector = spec.height, spec.vectors, tile.lanes, tile.size, tile.vector
     offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
-    outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)]  # rows too many repeat
+    outs = [
+        w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)
+    ]  # rows too many repeat
     again, go = w.fresh("resume"), w.fresh("go")
     w.do(f"br i1 %resume, label %{again}, label %{go}")
     w.label(again)
-    kept = [w.load(vector, w.at(outs[r], str(j * lanes), size), None, size)
-            for r in range(h) for j in range(v)]
+    kept = [
+        w.load(vector, w.at(outs[r], str(j * lanes), size), None, size) for r in range(h) for j in range(v)
+    ]
     w.do(f"br label %{go}")
     w.label(go)
     start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
@@ -111,14 +143,22 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
                 for j in range(v):
                     acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
             return [w.at(b, str(lanes * v), size), *acc]
-        done = w.loop("0", "%cols", "1", pixel, [("ptr", outer[1]), *((vector, x) for x in outer[2:])], once=True)
+
+        done = w.loop(
+            "0", "%cols", "1", pixel, [("ptr", outer[1]), *((vector, x) for x in outer[2:])], once=True
+        )
         return [w.at(outer[0], "%pitch", size), *done]
-    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True)
+
+    done = w.loop(
+        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True
+    )
     for r in range(h):
         for j in range(v):
             w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
-    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
-                      " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind")
+    return w.function(
+        f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
+        " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind"
+    )
 
 
 def weight_source(target: Target, name: str, spec: ConvSpec) -> str:
@@ -154,6 +194,7 @@ def sum_parts_source(target: Target, name: str, dtype: str) -> str:
             def part(q: Value, acc: Value) -> list[Value]:
                 more = w.let(f"load {kind}, ptr {w.at(at, w.mul(q, stride), size)}, align {size}")
                 return [w.let(f"fadd {kind} {acc}, {more}")]
+
             return w.loop("1", parts, "1", part, [(kind, w.let(f"load {kind}, ptr {at}, align {size}"))])[0]
 
         def columns(j: Value) -> list[Value]:
@@ -165,6 +206,7 @@ def sum_parts_source(target: Target, name: str, dtype: str) -> str:
                 x = w.load(vector, w.at("%scratch", w.mul(i, str(lanes)), size), None, size)
                 w.store(vector, x, w.at(to, w.mul(w.add(j, i), total), size), None, size)
                 return []
+
             w.loop("0", w.min(w.sub(m, j), str(lanes)), "1", column)
             return []
 
@@ -174,11 +216,15 @@ def sum_parts_source(target: Target, name: str, dtype: str) -> str:
                     x = added(w.at(at, w.add(w.mul(r, wide), j), size), kind)
                     w.do(f"store {kind} {x}, ptr {w.at(to, w.add(w.mul(j, total), r), size)}")
                     return []
+
                 w.loop("0", m, "1", one)
                 return []
+
             w.loop("0", rows, "1", row)
+
         w.when(w.less(rows, str(lanes)), elements, lambda: w.loop("0", m, str(lanes), columns))
         return []
+
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
 
@@ -209,10 +255,13 @@ class _Dot(Convolution):
                     resume = w.let(f"or i1 {w.let(f'or i1 {same[0]}, {same[1]}')}, {same[2]}")
                     self.band(n, group, oz, oy, acc, resume)
                     return []
+
                 w.loop("0", p[words.OH], p[words.BAND], band)
                 return []
+
             w.loop("0", p[words.OD], "1", plane)
             return []
+
         w.loop(first, last, "1", image)
         return []
 
@@ -221,7 +270,9 @@ class _Dot(Convolution):
         rows = w.min(p[words.BAND], w.sub(p[words.OH], oy))
         flat, plane = self.source(n, w.mul(group, p[words.CG]), p[words.CG], oz, oy)
         at = w.add(w.mul(n, p[words.Y_IMAGE]), w.mul(w.mul(group, p[words.M]), p[words.Y_CHANNEL]))
-        gradient = w.at(p[words.W], w.add(at, w.add(w.mul(oz, p[words.Y_Z]), w.mul(oy, p[words.OW]))), self.size)
+        gradient = w.at(
+            p[words.W], w.add(at, w.add(w.mul(oz, p[words.Y_Z]), w.mul(oy, p[words.OW]))), self.size
+        )
         total = w.mul(p[words.CG], p[words.TAPS])
         table = self.offsets(plane, p[words.CG], p[words.W_ROW])
 
@@ -230,12 +281,16 @@ class _Dot(Convolution):
 
             def taps(r: Value) -> list[Value]:
                 out = w.at(acc, w.mul(w.add(w.mul(m, total), r), str(self.lanes)), self.size)
-                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
-                     f"i64 {w.sub(w.sub(total, r), '1')}, ptr {g}, ptr {out}, i64 {rows}, i64 {p[words.OW]}, "
-                     f"i64 {p[words.WQ]}, i1 {resume})")
+                w.do(
+                    f"call void @{self.name}_part(ptr {flat}, ptr {w.at(table, r, 8)}, "
+                    f"i64 {w.sub(w.sub(total, r), '1')}, ptr {g}, ptr {out}, i64 {rows}, i64 {p[words.OW]}, "
+                    f"i64 {p[words.WQ]}, i1 {resume})"
+                )
                 return []
+
             w.loop("0", total, str(self.spec.height), taps)
             return []
+
         w.loop("0", p[words.M], "1", channel)
 
 
@@ -261,9 +316,14 @@ def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> 
         def step(x: Value, acc: list[Value], mask: Value | None) -> list[Value]:
             g = w.load(vector, w.at(outer[1], x, size), mask, size)
             at = w.at(outer[0], x, size)
-            return [w.fma(vector, g, w.load(vector, w.at(at, o), mask, size), a)
-                    for o, a in zip(offsets, acc, strict=True)]
-        acc = w.loop("0", tail, str(lanes), lambda x, *a: step(x, list(a), None), [(vector, a) for a in outer[2:]])
+            return [
+                w.fma(vector, g, w.load(vector, w.at(at, o), mask, size), a)
+                for o, a in zip(offsets, acc, strict=True)
+            ]
+
+        acc = w.loop(
+            "0", tail, str(lanes), lambda x, *a: step(x, list(a), None), [(vector, a) for a in outer[2:]]
+        )
         # Lanes beyond the row are zero in both factors.
         before, then, after = w.block, w.fresh("tail"), w.fresh("after")
         w.do(f"br i1 {w.less('0', rest)}, label %{then}, label %{after}")
@@ -272,13 +332,20 @@ def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> 
         end = w.block
         w.do(f"br label %{after}")
         w.label(after)
-        acc = [w.let(f"phi {vector} [ {a}, %{before} ], [ {b}, %{end} ]") for a, b in zip(acc, more, strict=True)]
+        acc = [
+            w.let(f"phi {vector} [ {a}, %{before} ], [ {b}, %{end} ]") for a, b in zip(acc, more, strict=True)
+        ]
         return [w.at(outer[0], "%pitch", size), w.at(outer[1], "%cols", size), *acc]
-    done = w.loop("0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%g"), *((vector, x) for x in start)], once=True)
+
+    done = w.loop(
+        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%g"), *((vector, x) for x in start)], once=True
+    )
     for p, x in zip(outs, done[2:], strict=True):
         w.store(vector, x, p, None, size)
-    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %g, ptr %acc, i64 %rows, "
-                      "i64 %cols, i64 %pitch, i1 %resume) nounwind")
+    return w.function(
+        f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %g, ptr %acc, i64 %rows, "
+        "i64 %cols, i64 %pitch, i1 %resume) nounwind"
+    )
 
 
 def dot_source(target: Target, name: str, spec: ConvSpec) -> str:
@@ -308,11 +375,13 @@ def sum_lanes_source(target: Target, name: str, dtype: str) -> str:
         def part(q: Value, acc: Value) -> list[Value]:
             more = w.load(vector, w.at(here, w.mul(q, stride), size), None, size)
             return [w.let(f"fadd {vector} {acc}, {more}")]
+
         total = w.loop("1", parts, "1", part, [(vector, w.load(vector, here, None, size))])[0]
         value = w.let(f"extractelement {vector} {total}, i64 0")
         for i in range(1, lanes):
             value = w.let(f"fadd {kind} {value}, {w.let(f'extractelement {vector} {total}, i64 {i}')}")
         w.do(f"store {kind} {value}, ptr {w.at(out, u, size)}")
         return []
+
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

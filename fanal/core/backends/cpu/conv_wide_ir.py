@@ -3,6 +3,7 @@
 No position between the ends of rows is computed, and a tile takes pixels of several images. Sums run over input
 channels, then taps, in order, as in the other form.
 """
+
 from __future__ import annotations
 
 from fanal.core.backends.cpu import conv_ir as words
@@ -21,7 +22,9 @@ class _Wide(Convolution):
     W is the weight packed in panels of output channels, (group, panel, k, lane).
     """
 
-    def __init__(self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None):
+    def __init__(
+        self, target: Target, declared: set[str], spec: ConvSpec, name: str, epilogue: Epilogue | None
+    ):
         super().__init__(target, declared, spec, name, len(epilogue.args) if epilogue else 0)
         self.epilogue = epilogue
 
@@ -43,6 +46,7 @@ class _Wide(Convolution):
             def copy(n: Value) -> list[Value]:
                 self.source(w.add(first, n), channel, p[words.CG], oz, "0", w.mul(n, step))
                 return []
+
             w.loop("0", images, "1", copy, once=True)
             flat, plane = w.at("%scratch", p[words.FLAT_AT]), line
         else:
@@ -65,20 +69,32 @@ class _Wide(Convolution):
 
             def tile(r: Value) -> list[Value]:
                 rows = w.min(w.sub(total, r), str(self.spec.height))
-                w.do(f"call void @{self.name}_part(ptr {flat}, ptr {table}, i64 {depth}, ptr {w.at(pixels, r, 8)}, "
-                     f"ptr {b}, ptr %scratch)")
-                w.do(f"call void @{self.name}_turn(ptr %scratch, ptr {w.at(sums, r, self.size)}, "
-                     f"i64 {p[words.WIDE]}, i64 {rows})")
+                w.do(
+                    f"call void @{self.name}_part(ptr {flat}, ptr {table}, i64 {depth}, ptr {w.at(pixels, r, 8)}, "
+                    f"ptr {b}, ptr %scratch)"
+                )
+                w.do(
+                    f"call void @{self.name}_turn(ptr %scratch, ptr {w.at(sums, r, self.size)}, "
+                    f"i64 {p[words.WIDE]}, i64 {rows})"
+                )
                 return []
+
             w.loop("0", total, str(self.spec.height), tile, once=True)
 
             def image(n: Value) -> list[Value]:
                 at = w.add(w.mul(w.add(first, n), p[words.Y_IMAGE]), shift)
-                self.finish(w.at(sums, w.mul(n, area), self.size), w.add(w.mul(group, p[words.M]), i), channels, at,
-                            area)
+                self.finish(
+                    w.at(sums, w.mul(n, area), self.size),
+                    w.add(w.mul(group, p[words.M]), i),
+                    channels,
+                    at,
+                    area,
+                )
                 return []
+
             w.loop("0", images, "1", image, once=True)
             return []
+
         w.loop(i0, i1, str(self.width), panel)
         return []
 
@@ -94,15 +110,19 @@ class _Wide(Convolution):
                 def pixel(x: Value) -> list[Value]:
                     w.do(f"store i64 {w.mul(w.add(start, x), str(self.size))}, ptr {w.at(at, x, 8)}, align 8")
                     return []
+
                 w.loop("0", p[words.OW], "1", pixel)
                 return [w.at(at, p[words.OW], 8)]
+
             return w.loop("0", p[words.OH], "1", row, [("ptr", at)])
+
         end = w.loop("0", images, "1", image, [("ptr", table)])[0]
         last = w.let(f"load i64, ptr {w.at(end, '-1', 8)}, align 8")
 
         def repeat(r: Value) -> list[Value]:
             w.do(f"store i64 {last}, ptr {w.at(end, r, 8)}, align 8")
             return []
+
         w.loop("0", str(self.spec.height), "1", repeat, once=True)
         return table
 
@@ -123,9 +143,11 @@ class _Wide(Convolution):
                 site = Site(w, "%args", words.BASE, here, x, w.add(offset, x), mask, self.lanes)
                 conclude(site, self.epilogue, value, of, of, p[words.Y])
                 return []
+
             w.loop("0", tail, str(self.lanes), put)
             w.when(w.less("0", rest), lambda: put(tail, tail_mask))
             return []
+
         w.loop("0", channels, "1", channel)
 
 
@@ -139,19 +161,27 @@ def _wide_part(target: Target, declared: set[str], spec: ConvSpec, name: str) ->
     def step(k: Value, *carried: Value) -> list[Value]:
         b, acc = carried[0], list(carried[1:])
         x = w.at("%x", w.let(f"load i64, ptr {w.at('%table', k, 8)}, align 8"))
-        w.call("void", "llvm.prefetch.p0", ("ptr", w.at(b, str(16 * v * lanes), size)), ("i32", "0"), ("i32", "3"),
-               ("i32", "1"))
+        w.call(
+            "void",
+            "llvm.prefetch.p0",
+            ("ptr", w.at(b, str(16 * v * lanes), size)),
+            ("i32", "0"),
+            ("i32", "3"),
+            ("i32", "1"),
+        )
         panel = [w.load(vector, w.at(b, str(j * lanes), size), None, size) for j in range(v)]
         for r in range(h):
             scalar = w.splat(vector, w.let(f"load {tile.kind}, ptr {w.at(x, offsets[r])}, align {size}"))
             for j in range(v):
                 acc[r * v + j] = w.fma(vector, scalar, panel[j], acc[r * v + j])
         return [w.at(b, str(v * lanes), size), *acc]
+
     done = w.loop("0", "%depth", "1", step, [("ptr", "%b"), *[(vector, "zeroinitializer")] * (h * v)])[1:]
     for i, x in enumerate(done):
         w.store(vector, x, w.at("%acc", str(i * lanes), size), None, size)
-    return w.function(f"internal void @{name}_part(ptr %x, ptr %table, i64 %depth, ptr %pixels, ptr %b, ptr %acc) "
-                      "nounwind")
+    return w.function(
+        f"internal void @{name}_part(ptr %x, ptr %table, i64 %depth, ptr %pixels, ptr %b, ptr %acc) nounwind"
+    )
 
 
 def _turn(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
@@ -167,8 +197,10 @@ def _turn(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
             value = w.let(f"load {tile.kind}, ptr {w.at(source, c, tile.size)}")
             w.do(f"store {tile.kind} {value}, ptr {to}")
             return [w.at(to, "%step", tile.size)]
+
         w.loop("0", str(width), "1", channel, [("ptr", to)], once=True)
         return []
+
     w.loop("0", "%rows", "1", pixel, once=True)
     return w.function(f"internal void @{name}_turn(ptr %acc, ptr %out, i64 %step, i64 %rows) nounwind")
 
@@ -177,4 +209,6 @@ def wide_source(target: Target, name: str, spec: ConvSpec, epilogue: Epilogue | 
     """Return the module of a forward or input-gradient kernel for small images."""
     declared: set[str] = set()
     main = _Wide(target, declared, spec, name, epilogue).write()
-    return module([main, _wide_part(target, declared, spec, name), _turn(target, declared, spec, name)], declared)
+    return module(
+        [main, _wide_part(target, declared, spec, name), _turn(target, declared, spec, name)], declared
+    )

@@ -3,6 +3,7 @@
 float16 and bfloat16 values live in float32 registers and are rounded after every operation, so that fusing never
 changes a bit. bool lives in i1. No operation is contracted or reassociated.
 """
+
 from __future__ import annotations
 
 import struct
@@ -15,9 +16,21 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 
 LANES = 16  # of every kernel and target: the reduction trees, and so the bits, do not depend on the machine
-STORED = {dt.bool_: "i8", dt.int8: "i8", dt.uint8: "i8", dt.int16: "i16", dt.uint16: "i16", dt.int32: "i32",
-          dt.uint32: "i32", dt.int64: "i64", dt.uint64: "i64", dt.float16: "half", dt.bfloat16: "i16",
-          dt.float32: "float", dt.float64: "double"}
+STORED = {
+    dt.bool_: "i8",
+    dt.int8: "i8",
+    dt.uint8: "i8",
+    dt.int16: "i16",
+    dt.uint16: "i16",
+    dt.int32: "i32",
+    dt.uint32: "i32",
+    dt.int64: "i64",
+    dt.uint64: "i64",
+    dt.float16: "half",
+    dt.bfloat16: "i16",
+    dt.float32: "float",
+    dt.float64: "double",
+}
 REGISTER = {**STORED, dt.bool_: "i1", dt.float16: "float", dt.bfloat16: "float"}
 _SHORT = {"float": "f32", "double": "f64", "half": "f16"}
 
@@ -78,13 +91,19 @@ class Emitter:
 
     def splat(self, x: Scalar) -> Scalar:
         """Copy a scalar to every lane."""
-        return Scalar(self.w.splat(vector(REGISTER[x.dtype], LANES), x.name), x.dtype, LANES) if x.lanes == 1 else x
+        return (
+            Scalar(self.w.splat(vector(REGISTER[x.dtype], LANES), x.name), x.dtype, LANES)
+            if x.lanes == 1
+            else x
+        )
 
     def op(self, name: str, a: Scalar, b: Scalar) -> Scalar:
         return self.make(f"{name} {self.type(a.dtype, a.lanes)} {a.name}, {b.name}", a.dtype, a.lanes)
 
     def cast(self, name: str, x: Scalar, to: DType) -> Scalar:
-        return self.make(f"{name} {self.type(x.dtype, x.lanes)} {x.name} to {self.type(to, x.lanes)}", to, x.lanes)
+        return self.make(
+            f"{name} {self.type(x.dtype, x.lanes)} {x.name} to {self.type(to, x.lanes)}", to, x.lanes
+        )
 
     def intrinsic(self, name: str, *args: Scalar) -> Scalar:
         """Call an overloaded intrinsic whose operands and result have one type."""
@@ -110,7 +129,9 @@ class Emitter:
         if to is dt.float16:
             half = vector("half", x.lanes)
             kind = vector("float", x.lanes)
-            return self.make(f"fpext {half} {self.w.let(f'fptrunc {kind} {x.name} to {half}')} to {kind}", to, x.lanes)
+            return self.make(
+                f"fpext {half} {self.w.let(f'fptrunc {kind} {x.name} to {half}')} to {kind}", to, x.lanes
+            )
         if to is dt.bfloat16:
             return self._bits_back(self._bfloat_bits(x), to)
         return x
@@ -137,7 +158,9 @@ class Emitter:
 
     def _select(self, c: Scalar, a: Scalar, b: Scalar) -> Scalar:
         kind = self.type(a.dtype, a.lanes)
-        return self.make(f"select {vector('i1', c.lanes)} {c.name}, {kind} {a.name}, {kind} {b.name}", a.dtype, a.lanes)
+        return self.make(
+            f"select {vector('i1', c.lanes)} {c.name}, {kind} {a.name}, {kind} {b.name}", a.dtype, a.lanes
+        )
 
     # Memory form and register form.
 
@@ -145,13 +168,19 @@ class Emitter:
         """Turn what was loaded from memory into a register value."""
         if dtype is dt.bool_:
             kind = vector("i8", lanes)
-            return self.make(f"icmp ne {kind} {name}, {'0' if lanes == 1 else 'zeroinitializer'}", dtype, lanes)
+            return self.make(
+                f"icmp ne {kind} {name}, {'0' if lanes == 1 else 'zeroinitializer'}", dtype, lanes
+            )
         if dtype is dt.float16:
-            return self.make(f"fpext {vector('half', lanes)} {name} to {vector('float', lanes)}", dtype, lanes)
+            return self.make(
+                f"fpext {vector('half', lanes)} {name} to {vector('float', lanes)}", dtype, lanes
+            )
         if dtype is dt.bfloat16:
             wide = self.w.let(f"zext {vector('i16', lanes)} {name} to {vector('i32', lanes)}")
             by = "16" if lanes == 1 else "splat (i32 16)"
-            return self._bits_back(self.make(f"shl {vector('i32', lanes)} {wide}, {by}", dt.int32, lanes), dtype)
+            return self._bits_back(
+                self.make(f"shl {vector('i32', lanes)} {wide}, {by}", dt.int32, lanes), dtype
+            )
         return Scalar(name, dtype, lanes)
 
     def pack(self, x: Scalar) -> str:
@@ -164,7 +193,9 @@ class Emitter:
             i32 = vector("i32", x.lanes)
             bits = self.w.let(f"bitcast {vector('float', x.lanes)} {x.name} to {i32}")
             by = "16" if x.lanes == 1 else "splat (i32 16)"
-            return self.w.let(f"trunc {i32} {self.w.let(f'lshr {i32} {bits}, {by}')} to {vector('i16', x.lanes)}")
+            return self.w.let(
+                f"trunc {i32} {self.w.let(f'lshr {i32} {bits}, {by}')} to {vector('i16', x.lanes)}"
+            )
         return x.name
 
     # Conversion.
@@ -221,7 +252,7 @@ class Emitter:
         return self.cast("bitcast", moved, dt.float32)
 
     def _float_to_int(self, x: Scalar, to: DType) -> Scalar:
-        limit = self.const(2.0 ** 63, x.dtype)
+        limit = self.const(2.0**63, x.dtype)
         fits = self.and_(self.fcmp("oge", x, self.neg(limit)), self.fcmp("olt", x, limit))
         safe = self._select(fits, x, self.const(0, x.dtype))
         wide = self._select(fits, self.cast("fptosi", safe, dt.int64), self.const(-(1 << 63), dt.int64))
@@ -233,7 +264,9 @@ class Emitter:
         packed = self.pack(x)
         of = vector(STORED[x.dtype], x.lanes)
         same = vector(kind, x.lanes)
-        return self.unpack(packed if of == same else self.w.let(f"bitcast {of} {packed} to {same}"), to, x.lanes)
+        return self.unpack(
+            packed if of == same else self.w.let(f"bitcast {of} {packed} to {same}"), to, x.lanes
+        )
 
     # Arithmetic.
 
@@ -314,7 +347,9 @@ class Emitter:
     def min(self, a: Scalar, b: Scalar) -> Scalar:
         return self._extreme(a, b, "ole", "sle", "ule", "and")
 
-    def _extreme(self, a: Scalar, b: Scalar, floating: str, signed: str, unsigned: str, boolean: str) -> Scalar:
+    def _extreme(
+        self, a: Scalar, b: Scalar, floating: str, signed: str, unsigned: str, boolean: str
+    ) -> Scalar:
         if a.dtype is dt.bool_:
             return self.op(boolean, a, b)
         if a.dtype.is_floating_point:
@@ -377,21 +412,31 @@ class Emitter:
         c64 = lambda v: self.const(v, dt.uint64)
         low, by = c64(0xFFFFFFFF), c64(32)
         block = self.op("lshr", index, c64(2))
-        c = [self.op("and", block, low), self.op("lshr", block, by), self.op("and", offset, low),
-             self.op("lshr", offset, by)]
+        c = [
+            self.op("and", block, low),
+            self.op("lshr", block, by),
+            self.op("and", offset, low),
+            self.op("lshr", offset, by),
+        ]
         k0, k1 = self.op("and", seed, low), self.op("lshr", seed, by)
         for i in range(10):
             if i:
                 k0 = self.op("and", self.op("add", k0, c64(0x9E3779B9)), low)
                 k1 = self.op("and", self.op("add", k1, c64(0xBB67AE85)), low)
             p0, p1 = self.op("mul", c[0], c64(0xD2511F53)), self.op("mul", c[2], c64(0xCD9E8D57))
-            c = [self.op("xor", self.op("xor", self.op("lshr", p1, by), c[1]), k0), self.op("and", p1, low),
-                 self.op("xor", self.op("xor", self.op("lshr", p0, by), c[3]), k1), self.op("and", p0, low)]
+            c = [
+                self.op("xor", self.op("xor", self.op("lshr", p1, by), c[1]), k0),
+                self.op("and", p1, low),
+                self.op("xor", self.op("xor", self.op("lshr", p0, by), c[3]), k1),
+                self.op("and", p0, low),
+            ]
         word = self.op("and", index, c64(3))
         first = self._select(self.icmp("eq", word, c64(0)), c[0], c[1])
         last = self._select(self.icmp("eq", word, c64(2)), c[2], c[3])
-        out = self._convert(Scalar(self._select(self.icmp("ult", word, c64(2)), first, last).name, dt.uint64,
-                                   index.lanes), dt.uint32)
+        out = self._convert(
+            Scalar(self._select(self.icmp("ult", word, c64(2)), first, last).name, dt.uint64, index.lanes),
+            dt.uint32,
+        )
         self.lanes = old
         return out
 
@@ -405,6 +450,7 @@ def _function(name: str):  # type: ignore[no-untyped-def]
         out = self.rounded(vecmath.FUNCTIONS[name](self, *args), to)
         self.lanes = old
         return out if out.dtype is to else Scalar(out.name, to, out.lanes)
+
     return call
 
 

@@ -1,4 +1,5 @@
 """What is done to an accumulator before it is stored: bias, activation, residual, any pointwise consumer."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -20,7 +21,9 @@ class Site:
     base: int
     row: Value
     col: Value  # column of lane 0
-    offset: Value  # elements from the start of the output to lane 0: fits every operand laid out as the output
+    offset: (
+        Value  # elements from the start of the output to lane 0: fits every operand laid out as the output
+    )
     mask: Value | None  # None: every lane is inside
     lanes: int
 
@@ -85,7 +88,9 @@ class Epilogue:
         return f"{self.key}@{self.dtype.name if self.dtype else ''}"
 
 
-def conclude(site: Site, epilogue: Epilogue | None, value: Value, acc: DType, out: DType, buffer: Value) -> None:
+def conclude(
+    site: Site, epilogue: Epilogue | None, value: Value, acc: DType, out: DType, buffer: Value
+) -> None:
     """Write the rounding, the epilogue and the store of one vector of accumulators."""
     e = site.e
     x: Scalar | None = Scalar(value, acc, site.lanes)
@@ -97,6 +102,7 @@ def conclude(site: Site, epilogue: Epilogue | None, value: Value, acc: DType, ou
 
 def chain(*parts: Epilogue) -> Epilogue:
     """Return the epilogue that applies `parts` in order; only the last may store nothing."""
+
     def emit(site: Site, acc: Scalar) -> Scalar | None:
         base = site.base
         value: Scalar | None = acc
@@ -107,33 +113,61 @@ def chain(*parts: Epilogue) -> Epilogue:
             value = part.emit(site, value)
             base += len(part.args)
         return value
-    return Epilogue(";".join(p.key for p in parts), emit, tuple(w for p in parts for w in p.args),
-                    sum(p.cost for p in parts), sum(p.flops for p in parts),
-                    tuple(r for p in parts for r in p.reads), tuple(w for p in parts for w in p.writes),
-                    " ".join(p.label for p in parts), parts[0].dtype)
+
+    return Epilogue(
+        ";".join(p.key for p in parts),
+        emit,
+        tuple(w for p in parts for w in p.args),
+        sum(p.cost for p in parts),
+        sum(p.flops for p in parts),
+        tuple(r for p in parts for r in p.reads),
+        tuple(w for p in parts for w in p.writes),
+        " ".join(p.label for p in parts),
+        parts[0].dtype,
+    )
 
 
 def bias(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + bias[column]`."""
-    return Epilogue(f"bias:{dtype.name}", lambda site, acc: site.e.add(acc, site.load(0, site.col, dtype)),
-                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
+    return Epilogue(
+        f"bias:{dtype.name}",
+        lambda site, acc: site.e.add(acc, site.load(0, site.col, dtype)),
+        (Buf(value_id, offset),),
+        2,
+        reads=(value_id,),
+        label="+bias",
+    )
 
 
 def row_bias(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + bias[row]`, as a convolution's output channels need."""
-    return Epilogue(f"rowbias:{dtype.name}", lambda site, acc: site.e.add(acc, site.load_splat(0, site.row, dtype)),
-                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+bias")
+    return Epilogue(
+        f"rowbias:{dtype.name}",
+        lambda site, acc: site.e.add(acc, site.load_splat(0, site.row, dtype)),
+        (Buf(value_id, offset),),
+        2,
+        reads=(value_id,),
+        label="+bias",
+    )
 
 
 def residual(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilogue:
     """Return `acc + other` where `other` is laid out as the output; `other` may be the output itself."""
-    return Epilogue(f"residual:{dtype.name}", lambda site, acc: site.e.add(acc, site.load(0, site.offset, dtype)),
-                    (Buf(value_id, offset),), 2, reads=(value_id,), label="+residual")
+    return Epilogue(
+        f"residual:{dtype.name}",
+        lambda site, acc: site.e.add(acc, site.load(0, site.offset, dtype)),
+        (Buf(value_id, offset),),
+        2,
+        reads=(value_id,),
+        label="+residual",
+    )
 
 
 def relu() -> Epilogue:
     """Return `max(acc, 0)`, NaN kept."""
-    return Epilogue("relu", lambda site, acc: site.e.max(acc, site.e.const(0, acc.dtype)), (), 2, label="+relu")
+    return Epilogue(
+        "relu", lambda site, acc: site.e.max(acc, site.e.const(0, acc.dtype)), (), 2, label="+relu"
+    )
 
 
 def function(name: str, cost: int = 40) -> Epilogue:

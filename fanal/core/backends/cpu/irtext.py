@@ -1,4 +1,5 @@
 """A writer of LLVM IR text with structured loops: what the contraction emitters are written in."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -81,7 +82,11 @@ class Writer:
 
     def at(self, base: Value, index: Value, size: int = 1) -> Value:
         """Return the address `base` plus `index` elements of `size` bytes."""
-        return base if index == "0" else self.let(f"getelementptr i8, ptr {base}, i64 {self.mul(index, str(size))}")
+        return (
+            base
+            if index == "0"
+            else self.let(f"getelementptr i8, ptr {base}, i64 {self.mul(index, str(size))}")
+        )
 
     def word(self, args: Value, index: int, pointer: bool = False) -> Value:
         """Load argument word `index`."""
@@ -115,17 +120,31 @@ class Writer:
             return self.let(f"load {vector}, ptr {address}, align {align}")
         lanes = vector[1:].split(" ")[0]
         # The form with an explicit alignment operand: newer LLVMs upgrade it while parsing.
-        return self.call(vector, f"llvm.masked.load.{mangle(vector)}.p0", ("ptr", address), ("i32", str(align)),
-                         (f"<{lanes} x i1>", mask), (vector, "zeroinitializer"))
+        return self.call(
+            vector,
+            f"llvm.masked.load.{mangle(vector)}.p0",
+            ("ptr", address),
+            ("i32", str(align)),
+            (f"<{lanes} x i1>", mask),
+            (vector, "zeroinitializer"),
+        )
 
-    def store(self, vector: str, value: Value, address: Value, mask: Value | None = None, align: int = 1) -> None:
+    def store(
+        self, vector: str, value: Value, address: Value, mask: Value | None = None, align: int = 1
+    ) -> None:
         """Store a vector, leaving what is outside `mask` alone."""
         if mask is None:
             self.do(f"store {vector} {value}, ptr {address}, align {align}")
             return
         lanes = vector[1:].split(" ")[0]
-        self.call("void", f"llvm.masked.store.{mangle(vector)}.p0", (vector, value), ("ptr", address),
-                  ("i32", str(align)), (f"<{lanes} x i1>", mask))
+        self.call(
+            "void",
+            f"llvm.masked.store.{mangle(vector)}.p0",
+            (vector, value),
+            ("ptr", address),
+            ("i32", str(align)),
+            (f"<{lanes} x i1>", mask),
+        )
 
     def cast(self, source: str, target: str, value: Value) -> Value:
         """Convert floating-point scalars or vectors; a no-op between equal types."""
@@ -136,15 +155,24 @@ class Writer:
 
     # Control flow.
 
-    def loop(self, start: Value, stop: Value, step: Value, body: Callable[..., Sequence[Value]],
-             carried: Sequence[tuple[str, Value]] = (), once: bool = False) -> list[Value]:
+    def loop(
+        self,
+        start: Value,
+        stop: Value,
+        step: Value,
+        body: Callable[..., Sequence[Value]],
+        carried: Sequence[tuple[str, Value]] = (),
+        once: bool = False,
+    ) -> list[Value]:
         """Write `for i in range(start, stop, step)`. `body(i, *values)` returns the values carried on.
 
         Bottom-tested, so the hot path has one branch. `once` says that at least one pass is certain.
         """
         head, done = self.fresh("loop"), self.fresh("done")
         before = self.block
-        self.do(f"br label %{head}" if once else f"br i1 {self.less(start, stop)}, label %{head}, label %{done}")
+        self.do(
+            f"br label %{head}" if once else f"br i1 {self.less(start, stop)}, label %{head}, label %{done}"
+        )
         self.label(head)
         self.count += 1
         index, names = f"%i{self.count}", [f"%c{self.count}_{n}" for n in range(len(carried))]
@@ -154,16 +182,22 @@ class Writer:
         latch = self.block
         self.do(f"br i1 {self.less(following, stop)}, label %{head}, label %{done}")
         phis = [f"  {index} = phi i64 [ {start}, %{before} ], [ {following}, %{latch} ]"]
-        phis += [f"  {name} = phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]"
-                 for name, (kind, first), value in zip(names, carried, values, strict=True)]
+        phis += [
+            f"  {name} = phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]"
+            for name, (kind, first), value in zip(names, carried, values, strict=True)
+        ]
         self.lines[hole:hole] = phis
         self.label(done)
         if once:
             return values
-        return [self.let(f"phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]")
-                for (kind, first), value in zip(carried, values, strict=True)]
+        return [
+            self.let(f"phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]")
+            for (kind, first), value in zip(carried, values, strict=True)
+        ]
 
-    def when(self, condition: Value, then: Callable[[], object], other: Callable[[], object] | None = None) -> None:
+    def when(
+        self, condition: Value, then: Callable[[], object], other: Callable[[], object] | None = None
+    ) -> None:
         """Write `if condition: then() else: other()`."""
         yes, no, after = self.fresh("then"), self.fresh("else"), self.fresh("after")
         self.do(f"br i1 {condition}, label %{yes}, label %{no if other else after}")

@@ -116,7 +116,7 @@ def _machine(target: Target, opt: int) -> Any:
 
 def _emit_all(kernels: Sequence[Kernel], target: Target) -> dict[str, bytes]:
     """Return object code by name, several threads at work when there is enough of it."""
-    todo = list(reversed(kernels))
+    waiting = list(reversed(kernels))
     done: dict[str, bytes] = {}
     errors: list[BaseException] = []
     llvm = _Llvm()
@@ -124,9 +124,9 @@ def _emit_all(kernels: Sequence[Kernel], target: Target) -> dict[str, bytes]:
     def work() -> None:
         machines: dict[int, Any] = {}  # code generators are not shared between threads
         try:
-            while todo and not errors:
+            while waiting and not errors:
                 try:
-                    kernel = todo.pop()
+                    kernel = waiting.pop()
                 except IndexError:
                     return
                 if kernel.opt not in machines:
@@ -142,7 +142,7 @@ def _emit_all(kernels: Sequence[Kernel], target: Target) -> dict[str, bytes]:
     try:
         work()
     finally:
-        todo.clear()
+        waiting.clear()
         for helper in helpers:
             helper.join()
     if errors:

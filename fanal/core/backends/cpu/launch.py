@@ -1,4 +1,5 @@
 """Loops to launches: picks the form of each kernel, names it by its structure and lays out its arguments."""
+
 from __future__ import annotations
 
 import math
@@ -54,17 +55,37 @@ def _bytes(loop: Loop) -> int:
     return total
 
 
-def _launch(loop: Loop, key: str, target: Target, words: list, units: int, scratch: int,
-            text: Callable[[str], str], writes: tuple[int, ...]) -> Launch:
+def _launch(
+    loop: Loop,
+    key: str,
+    target: Target,
+    words: list,
+    units: int,
+    scratch: int,
+    text: Callable[[str], str],
+    writes: tuple[int, ...],
+) -> Launch:
     name = target.symbol(key)
-    return Launch(Kernel(name, lambda: text(name)), words, units, scratch, loop.flops, _bytes(loop),
-                  tuple(dict.fromkeys(a.value for a in loop.loads)), writes, loop.label, loop.where)
+    return Launch(
+        Kernel(name, lambda: text(name)),
+        words,
+        units,
+        scratch,
+        loop.flops,
+        _bytes(loop),
+        tuple(dict.fromkeys(a.value for a in loop.loads)),
+        writes,
+        loop.label,
+        loop.where,
+    )
 
 
 def loop_launches(loop: Loop, target: Target) -> list[Temp | Launch]:
     """Return what runs a collapsed loop."""
     found, done = untangle(loop, target)
-    return found if done else found + (_columns(loop, target) if loop.form == "columns" else _rows(loop, target))
+    return (
+        found if done else found + (_columns(loop, target) if loop.form == "columns" else _rows(loop, target))
+    )
 
 
 def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
@@ -92,12 +113,29 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     if split and reduces:
         return _partial(loop, target, plan, words, rows, blocks, key)
     units = rows * blocks if split else rows
-    return [_launch(loop, key, target, words, units, scratch, lambda name: RowsWriter(loop, target, split).text(name),
-                    writes)]
+    return [
+        _launch(
+            loop,
+            key,
+            target,
+            words,
+            units,
+            scratch,
+            lambda name: RowsWriter(loop, target, split).text(name),
+            writes,
+        )
+    ]
 
 
-def _partial(loop: Loop, target: Target, plan: Passes, words: list, rows: int, blocks: int, key: str,
-             ) -> list[Temp | Launch]:
+def _partial(
+    loop: Loop,
+    target: Target,
+    plan: Passes,
+    words: list,
+    rows: int,
+    blocks: int,
+    key: str,
+) -> list[Temp | Launch]:
     """Split a reduction to few results: blocks leave partial results, which a second launch combines in order."""
     temps: list[Temp | Launch] = []
     reduces = plan.reduces[0]
@@ -105,15 +143,31 @@ def _partial(loop: Loop, target: Target, plan: Passes, words: list, rows: int, b
         temps.append(Temp(next(TEMP_IDS), rows * blocks * accumulator(loop.ops[i].dtype).itemsize))
         words.append(Buf(temps[-1].id))
     # The structure of the first kernel is that of its reductions alone.
-    first = Loop("rows", loop.outer, loop.reduced, [], loop.ops, loop.loads, [], loop.label, loop.where, loop.flops)
-    first_words = loop_words(first) + words[len(loop_words(loop)):]
-    launch = _launch(first, structure(first, True), target, first_words, rows * blocks, 0,
-                     lambda name: RowsWriter(first, target, True).text(name), tuple(t.id for t in temps))
+    first = Loop(
+        "rows", loop.outer, loop.reduced, [], loop.ops, loop.loads, [], loop.label, loop.where, loop.flops
+    )
+    first_words = loop_words(first) + words[len(loop_words(loop)) :]
+    launch = _launch(
+        first,
+        structure(first, True),
+        target,
+        first_words,
+        rows * blocks,
+        0,
+        lambda name: RowsWriter(first, target, True).text(name),
+        tuple(t.id for t in temps),
+    )
     return [*temps, launch, *_combine(loop, target, reduces, temps, blocks, 1)]
 
 
-def _combine(loop: Loop, target: Target, reduces: list[int], temps: list, blocks: int, columns: int,
-             ) -> list[Temp | Launch]:
+def _combine(
+    loop: Loop,
+    target: Target,
+    reduces: list[int],
+    temps: list,
+    blocks: int,
+    columns: int,
+) -> list[Temp | Launch]:
     """Add up partial results stored as (*outer, blocks, columns) and do what follows the reductions."""
     keep = [i for i, op in enumerate(loop.ops) if not op.deps & REDUCED or op.kind == "reduce"]
     ops: list[Op] = []
@@ -137,19 +191,41 @@ def _combine(loop: Loop, target: Target, reduces: list[int], temps: list, blocks
             ops.append(Op("reduce", (len(ops) - 1,), op.params, op.dtype))
         elif op.kind == "load":
             a = loop.loads[op.params]
-            loads.append(Access(a.value, a.dtype, a.offset, (*a.strides[:len(outer)], 0, *(a.strides[skip:] or (0,))),
-                                tuple((place[k], s) for k, s in a.at)))
+            loads.append(
+                Access(
+                    a.value,
+                    a.dtype,
+                    a.offset,
+                    (*a.strides[: len(outer)], 0, *(a.strides[skip:] or (0,))),
+                    tuple((place[k], s) for k, s in a.at),
+                )
+            )
             ops.append(Op("load", (), len(loads) - 1, op.dtype))
         elif op.kind == "index":
             base, s = op.params
-            ops.append(Op("index", (), (base, (*s[:len(outer)], 0, *(s[skip:] or (0,)))), op.dtype))
+            ops.append(Op("index", (), (base, (*s[: len(outer)], 0, *(s[skip:] or (0,)))), op.dtype))
         else:
             ops.append(Op(op.kind, tuple(place[a] for a in op.args), op.params, op.dtype))
         place[i] = len(ops) - 1
-    stores = [(place[i], Access(a.value, a.dtype, a.offset, (*a.strides[:len(outer)], 0, *(a.strides[skip:] or (0,)))))
-              for i, a in loop.stores]
-    second = Loop("columns", list(outer), [blocks], list(loop.inner) or [1], ops, loads, stores,
-                  loop.label + " combine", loop.where, 0)
+    stores = [
+        (
+            place[i],
+            Access(a.value, a.dtype, a.offset, (*a.strides[: len(outer)], 0, *(a.strides[skip:] or (0,)))),
+        )
+        for i, a in loop.stores
+    ]
+    second = Loop(
+        "columns",
+        list(outer),
+        [blocks],
+        list(loop.inner) or [1],
+        ops,
+        loads,
+        stores,
+        loop.label + " combine",
+        loop.where,
+        0,
+    )
     find_deps(second)
     return _columns(second, target, whole=True)
 
@@ -166,15 +242,43 @@ def _columns(loop: Loop, target: Target, whole: bool = False) -> list[Temp | Lau
     scratch = 2 * len(reduces) * CHUNK * 8
     if not split:
         words = loop_words(loop) + [rows, block]
-        return [_launch(loop, structure(loop, False), target, words, outer * chunks, scratch,
-                        lambda name: ColumnsWriter(loop, target, False).text(name),
-                        tuple(a.value for _, a in loop.stores))]
-    temps: list[Temp | Launch] = [Temp(next(TEMP_IDS), outer * blocks * width * accumulator(loop.ops[i].dtype).itemsize)
-                                  for i in reduces]
-    first = Loop("columns", loop.outer, loop.reduced, loop.inner, loop.ops, loop.loads, [], loop.label, loop.where,
-                 loop.flops)
+        return [
+            _launch(
+                loop,
+                structure(loop, False),
+                target,
+                words,
+                outer * chunks,
+                scratch,
+                lambda name: ColumnsWriter(loop, target, False).text(name),
+                tuple(a.value for _, a in loop.stores),
+            )
+        ]
+    temps: list[Temp | Launch] = [
+        Temp(next(TEMP_IDS), outer * blocks * width * accumulator(loop.ops[i].dtype).itemsize)
+        for i in reduces
+    ]
+    first = Loop(
+        "columns",
+        loop.outer,
+        loop.reduced,
+        loop.inner,
+        loop.ops,
+        loop.loads,
+        [],
+        loop.label,
+        loop.where,
+        loop.flops,
+    )
     words = [*loop_words(first), rows, block, *(Buf(t.id) for t in temps)]  # type: ignore[union-attr]
-    launch = _launch(first, structure(first, True), target, words, outer * blocks * chunks, scratch,
-                     lambda name: ColumnsWriter(first, target, True).text(name),
-                     tuple(t.id for t in temps))  # type: ignore[union-attr]
+    launch = _launch(
+        first,
+        structure(first, True),
+        target,
+        words,
+        outer * blocks * chunks,
+        scratch,
+        lambda name: ColumnsWriter(first, target, True).text(name),
+        tuple(t.id for t in temps),
+    )  # type: ignore[union-attr]
     return [*temps, launch, *_combine(loop, target, reduces, temps, blocks, width)]

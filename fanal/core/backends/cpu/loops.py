@@ -1,4 +1,5 @@
 """What loop kernels of every form share: argument words, addresses, and how single values are written."""
+
 from __future__ import annotations
 
 import itertools
@@ -61,8 +62,10 @@ def word_bits(value: float | int | bool, dtype: DType) -> int:
 
 def access_key(a: Access, vector_dim: int | None) -> str:
     """Return the structure of an access: per dimension 0, 1 or 2 (along vectors) or s (a run-time stride)."""
-    kinds = "".join("0" if s == 0 else str(s) if s in WRITTEN and d == vector_dim else "s"
-                    for d, s in enumerate(a.strides))
+    kinds = "".join(
+        "0" if s == 0 else str(s) if s in WRITTEN and d == vector_dim else "s"
+        for d, s in enumerate(a.strides)
+    )
     return f"{a.dtype.name}[{kinds}]" + "".join(f"@{i}" for i, _ in a.at)
 
 
@@ -116,8 +119,13 @@ class LoopWriter:
             steps: list[Value] = []
             for d, s in enumerate(a.strides):
                 known = s in WRITTEN and d == self.vector_dim
-                steps.append("0" if s == 0 else str(s * a.dtype.itemsize) if known
-                             else w.word("%args", next(self.words)))
+                steps.append(
+                    "0"
+                    if s == 0
+                    else str(s * a.dtype.itemsize)
+                    if known
+                    else w.word("%args", next(self.words))
+                )
             self.strides.append(steps)
             self.at.append([w.word("%args", next(self.words)) for _ in a.at])
         self.op_words: dict[int, list[Value]] = {}
@@ -126,7 +134,9 @@ class LoopWriter:
                 self.op_words[i] = [w.word("%args", next(self.words))]
             elif op.kind == "index":
                 self.op_words[i] = [w.word("%args", next(self.words))] + [
-                    "0" if s == 0 else "1" if s == 1 else w.word("%args", next(self.words)) for s in op.params[1]]
+                    "0" if s == 0 else "1" if s == 1 else w.word("%args", next(self.words))
+                    for s in op.params[1]
+                ]
 
     def decode(self, flat: Value, dims: range) -> None:
         """Set the indices of `dims` from their flattened index."""
@@ -209,7 +219,9 @@ class LoopWriter:
 
     # Values along vectors.
 
-    def vector_op(self, i: int, op: Op, args: list[Scalar], address: Value, at: Value, mask: Value | None) -> Scalar:
+    def vector_op(
+        self, i: int, op: Op, args: list[Scalar], address: Value, at: Value, mask: Value | None
+    ) -> Scalar:
         """Write one op for the vector whose first lane has index `at`; `address` is its base when it is a load."""
         if op.kind == "point":
             return op.params[0].code(self.vector, *args, *op.params[1:])
@@ -238,8 +250,12 @@ class LoopWriter:
             full = vector(kind, LANES)
             # The upper half begins one element early: nothing is read past the last element that is asked for.
             low = w.load(full, where, self._spaced(mask, 0, 0) if mask else None, size)
-            high = w.load(full, w.at(where, str(LANES - 1), size),
-                          self._spaced(mask, LANES // 2, 1) if mask else None, size)
+            high = w.load(
+                full,
+                w.at(where, str(LANES - 1), size),
+                self._spaced(mask, LANES // 2, 1) if mask else None,
+                size,
+            )
             both = w.let(f"shufflevector {full} {low}, {full} {high}, <{LANES} x i32> <{_EVEN}, {_ODD}>")
             return self.vector.unpack(both, op.dtype, LANES)
         if not varied and step == "0":
@@ -253,8 +269,14 @@ class LoopWriter:
         where = w.let(f"getelementptr i8, ptr {address}, {many} {offsets}")
         full = vector(kind, LANES)
         short = {"float": "f32", "double": "f64", "half": "f16"}.get(kind, kind)
-        got = w.call(full, f"llvm.masked.gather.v{LANES}{short}.v{LANES}p0", (f"<{LANES} x ptr>", where),
-                     ("i32", str(size)), (f"<{LANES} x i1>", mask or "splat (i1 true)"), (full, "zeroinitializer"))
+        got = w.call(
+            full,
+            f"llvm.masked.gather.v{LANES}{short}.v{LANES}p0",
+            (f"<{LANES} x ptr>", where),
+            ("i32", str(size)),
+            (f"<{LANES} x i1>", mask or "splat (i1 true)"),
+            (full, "zeroinitializer"),
+        )
         return self.vector.unpack(got, op.dtype, LANES)
 
     def lane_value(self, i: int) -> Scalar:
@@ -286,8 +308,14 @@ class LoopWriter:
         offsets = self.lane_offsets("0", at, self.strides[access][self.vector_dim])
         where = w.let(f"getelementptr i8, ptr {address}, <{LANES} x i64> {offsets}")
         short = {"float": "f32", "double": "f64", "half": "f16"}.get(kind, kind)
-        w.call("void", f"llvm.masked.scatter.v{LANES}{short}.v{LANES}p0", (full, packed), (f"<{LANES} x ptr>", where),
-               ("i32", str(size)), (f"<{LANES} x i1>", mask or "splat (i1 true)"))
+        w.call(
+            "void",
+            f"llvm.masked.scatter.v{LANES}{short}.v{LANES}p0",
+            (full, packed),
+            (f"<{LANES} x ptr>", where),
+            ("i32", str(size)),
+            (f"<{LANES} x i1>", mask or "splat (i1 true)"),
+        )
 
     def closure(self, roots: list[int], stop: set[int]) -> list[int]:
         """Return the ops that `roots` need, in order, not looking behind `stop`."""
@@ -307,5 +335,17 @@ class LoopWriter:
         return sorted(seen)
 
 
-__all__ = ["INNER", "OUTER", "REDUCED", "WRITTEN", "LoopWriter", "Words", "access_key", "accumulator", "combine",
-           "identity", "op_key", "word_bits"]
+__all__ = [
+    "INNER",
+    "OUTER",
+    "REDUCED",
+    "WRITTEN",
+    "LoopWriter",
+    "Words",
+    "access_key",
+    "accumulator",
+    "combine",
+    "identity",
+    "op_key",
+    "word_bits",
+]

@@ -1,4 +1,5 @@
 """Plans matrix products: chooses register tile, packing and blocking, and lays out the launches."""
+
 from __future__ import annotations
 
 import functools
@@ -60,8 +61,9 @@ class Problem:
     batch: list[tuple[int, int, int, int]]
 
 
-def matmul_launches(a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None,
-                    target: Target | None = None) -> list[Temp | Launch]:
+def matmul_launches(
+    a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None, target: Target | None = None
+) -> list[Temp | Launch]:
     """Return what computes `out = epilogue(a @ b)`: temporary buffers first, then launches in order.
 
     Shapes: a (*batch, M, K), b (*batch, K, N), out (*batch, M, N); batch axes of a and b broadcast.
@@ -85,8 +87,11 @@ def matmul_launches(a: Operand, b: Operand, out: Operand, epilogue: Epilogue | N
 
 
 def _transposed(x: Operand) -> Operand:
-    return replace(x, shape=(*x.shape[:-2], x.shape[-1], x.shape[-2]),
-                   strides=(*x.strides[:-2], x.strides[-1], x.strides[-2]))
+    return replace(
+        x,
+        shape=(*x.shape[:-2], x.shape[-1], x.shape[-2]),
+        strides=(*x.strides[:-2], x.strides[-1], x.strides[-2]),
+    )
 
 
 def _problem(a: Operand, b: Operand, out: Operand) -> Problem:
@@ -96,7 +101,9 @@ def _problem(a: Operand, b: Operand, out: Operand) -> Problem:
     if a.shape[-2] != m or b.shape[-2:] != (k, n):
         raise ValueError(f"matmul shapes do not fit: {a.shape} @ {b.shape} -> {out.shape}")
     if n > 1 and out.strides[-1] != 1:
-        raise ValueError(f"the output of a matmul kernel is contiguous along its last axis, got strides {out.strides}")
+        raise ValueError(
+            f"the output of a matmul kernel is contiguous along its last axis, got strides {out.strides}"
+        )
     batch: list[tuple[int, int, int, int]] = []
     for axis, extent in enumerate(outer):
         steps = []
@@ -117,10 +124,19 @@ def _problem(a: Operand, b: Operand, out: Operand) -> Problem:
     while batch and batch[-1][2] == 0 and batch[-1][1] == a_m * m and batch[-1][3] == c_m * m:
         m *= batch.pop()[0]
     if len(batch) > 3:
-        raise ValueError(f"matmul kernels take up to three batch axes, {len(batch)} remain of {a.shape} @ {b.shape}")
+        raise ValueError(
+            f"matmul kernels take up to three batch axes, {len(batch)} remain of {a.shape} @ {b.shape}"
+        )
     # The step of an axis of extent one is free: call it contiguous.
-    return Problem(m, n, k, (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
-                    (b.strides[-2], 1 if n == 1 and b.strides[-2] != 1 else b.strides[-1]), c_m, batch)
+    return Problem(
+        m,
+        n,
+        k,
+        (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
+        (b.strides[-2], 1 if n == 1 and b.strides[-2] != 1 else b.strides[-1]),
+        c_m,
+        batch,
+    )
 
 
 def _up(x: int, step: int) -> int:
@@ -133,6 +149,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
 
     A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles.
     """
+
     def step(rows: int, vectors: int) -> float:
         return max(rows * vectors / 2, (rows + vectors) / 2, 4)
 
@@ -149,8 +166,17 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
     return height, vectors
 
 
-def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: int, stack: int, per_unit: bool,
-          copied: bool) -> tuple[int, int]:
+def _unit(
+    height: int,
+    width: int,
+    row_tiles: int,
+    limit: int,
+    panels: int,
+    k: int,
+    stack: int,
+    per_unit: bool,
+    copied: bool,
+) -> tuple[int, int]:
     """Return how many tiles high and how many panels wide a unit of work is. `limit` bounds its panels.
 
     Neighbouring units of a thread share rows of A, so narrow units cost nothing unless A is copied for each.
@@ -169,8 +195,9 @@ def _unit(height: int, width: int, row_tiles: int, limit: int, panels: int, k: i
     return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
 
 
-def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None,
-          target: Target) -> list[Temp | Launch]:
+def _plan(
+    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
+) -> list[Temp | Launch]:
     size = acc.itemsize
     lanes = target.lanes(size)
     height, vectors = choose_tile(p.m, p.n, lanes, target.registers)
@@ -184,8 +211,12 @@ def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilo
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = p.n % width != 0
-    in_place = b_form == "n" and b.dtype is acc and (target.masks or not partial) and (
-        p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
+    in_place = (
+        b_form == "n"
+        and b.dtype is acc
+        and (target.masks or not partial)
+        and (p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
+    )
     per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == b_stack
 
     # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or its
@@ -204,14 +235,27 @@ def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilo
         limit = _PARTIAL_COLS // width
     if per_unit:
         limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
-    high, across = _unit(height, width, row_tiles, max(1, min(limit, panels)), panels, p.k, stack, per_unit,
-                         bool(a_copy))
+    high, across = _unit(
+        height, width, row_tiles, max(1, min(limit, panels)), panels, p.k, stack, per_unit, bool(a_copy)
+    )
     mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
     mc, nc = max(mc, min(height, p.m)), across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)
 
-    spec = Spec(height, vectors, acc.name, a.dtype.name, b.dtype.name, out.dtype.name, a_form, a_copy,
-                b_form if per_unit else "", in_place and partial, blocked, len(p.batch))
+    spec = Spec(
+        height,
+        vectors,
+        acc.name,
+        a.dtype.name,
+        b.dtype.name,
+        out.dtype.name,
+        a_form,
+        a_copy,
+        b_form if per_unit else "",
+        in_place and partial,
+        blocked,
+        len(p.batch),
+    )
     result: list[Temp | Launch] = []
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
     reads = [a.value_id, b.value_id]
@@ -231,32 +275,69 @@ def _plan(p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilo
 
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
     source: Callable[[], str] = functools.partial(product_source, target, name, spec, epilogue)
-    words: list[Buf | int] = [a.buf, b_buf, out.buf, p.m, p.n, p.k, *p.a, b_k, p.b[1], b_panel, p.c, mc, mb, nc, nb,
-                              kc, a_at, b_at, a_ld]
+    words: list[Buf | int] = [
+        a.buf,
+        b_buf,
+        out.buf,
+        p.m,
+        p.n,
+        p.k,
+        *p.a,
+        b_k,
+        p.b[1],
+        b_panel,
+        p.c,
+        mc,
+        mb,
+        nc,
+        nb,
+        kc,
+        a_at,
+        b_at,
+        a_ld,
+    ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]
-    label = f"matmul {'x'.join(str(e) for e, *_ in p.batch) + ' ' if p.batch else ''}{p.m}x{p.k}x{p.n} {acc.name}"
+    label = (
+        f"matmul {'x'.join(str(e) for e, *_ in p.batch) + ' ' if p.batch else ''}{p.m}x{p.k}x{p.n} {acc.name}"
+    )
     flops = 2 * stack * p.m * p.n * p.k
-    nbytes = stack * (p.m * p.k * a.dtype.itemsize + p.m * p.n * out.dtype.itemsize) \
+    nbytes = (
+        stack * (p.m * p.k * a.dtype.itemsize + p.m * p.n * out.dtype.itemsize)
         + b_stack * p.k * p.n * b.dtype.itemsize
+    )
     if epilogue:
         words += epilogue.args
         reads += epilogue.reads
         flops += stack * p.m * p.n * epilogue.flops
         label += " " + epilogue.label
-    result.append(Launch(Kernel(name, source), words, stack * mb * nb, scratch, flops, nbytes, tuple(reads),
-                         (out.value_id, *(epilogue.writes if epilogue else ())), label))
+    result.append(
+        Launch(
+            Kernel(name, source),
+            words,
+            stack * mb * nb,
+            scratch,
+            flops,
+            nbytes,
+            tuple(reads),
+            (out.value_id, *(epilogue.writes if epilogue else ())),
+            label,
+        )
+    )
     return result
 
 
-def pack_launch(p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int],
-                 target: Target) -> tuple[Temp, Launch, list[int]]:
+def pack_launch(
+    p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int], target: Target
+) -> tuple[Temp, Launch, list[int]]:
     """Return the temporary, the launch that fills it with panels of B, and its batch steps."""
     width = target.lanes(acc.itemsize) * vectors
     panels = -(-p.n // width)
     distinct = [(extent, step) for (extent, *_), step in zip(p.batch, steps, strict=True) if step]
     name = target.symbol(f"pack2:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}")
-    source = functools.partial(pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct))
+    source = functools.partial(
+        pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct)
+    )
     one = p.k * panels * width
     count = prod(extent for extent, _ in distinct)
     temp = Temp(next(TEMP_IDS), max(64, count * one * acc.itemsize))
@@ -269,6 +350,15 @@ def pack_launch(p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, 
         packed_steps.append(step if old else 0)
         step *= extent if old else 1
     nbytes = count * (p.k * p.n * b.dtype.itemsize + one * acc.itemsize)
-    launch = Launch(Kernel(name, source), words, count * pieces, 0, 0, nbytes, (b.value_id,), (temp.id,),
-                    f"pack {p.k}x{p.n} {b.dtype.name}")
+    launch = Launch(
+        Kernel(name, source),
+        words,
+        count * pieces,
+        0,
+        0,
+        nbytes,
+        (b.value_id,),
+        (temp.id,),
+        f"pack {p.k}x{p.n} {b.dtype.name}",
+    )
     return temp, launch, packed_steps[::-1]

@@ -1,4 +1,5 @@
 """Row kernels: pointwise loops, reductions along rows, and any sequence of both over rows kept in cache."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op
 
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
-_ONE_BODY = 24  # a loop body of more operations is written once, masked, instead of once whole and once masked
+_ONE_BODY = (
+    24  # a loop body of more operations is written once, masked, instead of once whole and once masked
+)
 
 
 def _cost(op: Op) -> int:
@@ -140,8 +143,10 @@ class RowsWriter(LoopWriter):
             return ()
 
         w.loop("%lo", "%hi", "1", row)
-        return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
-                      w.declared)
+        return module(
+            [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
+            w.declared,
+        )
 
     def _used(self, p: int) -> list[int]:
         roots = [self.loop.ops[i].args[0] for i in self.plan.reduces[p]] + [i for i, _ in self.plan.stores[p]]
@@ -212,13 +217,16 @@ class RowsWriter(LoopWriter):
                 def run(r: Value, *sums: Value) -> list[Value]:
                     self.decode(r, range(self.first, self.first + len(loop.reduced) - 1))
                     return self._run(p, used, stop_at, low, high, w.mul(r, self.length), carried, list(sums))
+
                 sums = w.loop(first, last, "1", run, carried)
             else:
                 sums = self._run(p, used, stop_at, low, high, "0", carried, [c for _, c in carried])
             out = []
             for k, (how, t) in enumerate(zip(hows, types)):
-                a, b, c, d = (Scalar(v, t, LANES) for v in sums[4 * k:4 * k + 4])
-                v = combine(self.vector, how, combine(self.vector, how, a, b), combine(self.vector, how, c, d))
+                a, b, c, d = (Scalar(v, t, LANES) for v in sums[4 * k : 4 * k + 4])
+                v = combine(
+                    self.vector, how, combine(self.vector, how, a, b), combine(self.vector, how, c, d)
+                )
                 out.append(combine(self.scalar, how, Scalar(totals[k], t, 1), self._halves(how, v)).name)
             return out
 
@@ -237,14 +245,27 @@ class RowsWriter(LoopWriter):
                 if n == 1:
                     parts.append(w.let(f"extractelement <2 x {kind}> {x.name}, i64 {first}"))
                 else:
-                    parts.append(w.let(f"shufflevector <{2 * n} x {kind}> {x.name}, <{2 * n} x {kind}> poison, "
-                                       f"<{n} x i32> <{order}>"))
+                    parts.append(
+                        w.let(
+                            f"shufflevector <{2 * n} x {kind}> {x.name}, <{2 * n} x {kind}> poison, "
+                            f"<{n} x i32> <{order}>"
+                        )
+                    )
             a, b = (Scalar(v, x.dtype, n) for v in parts)
             x = combine(self.scalar if n == 1 else self.vector, how, a, b)
         return x
 
-    def _run(self, p: int, used: list[int], stop_at: set[int], low: Value, high: Value, row: Value,
-             carried: list[tuple[str, Value]], sums: list[Value]) -> list[Value]:
+    def _run(
+        self,
+        p: int,
+        used: list[int],
+        stop_at: set[int],
+        low: Value,
+        high: Value,
+        row: Value,
+        carried: list[tuple[str, Value]],
+        sums: list[Value],
+    ) -> list[Value]:
         """Write the loop over one run of the vector dimension; `row` is where it lies in scratch."""
         w = self.w
         addresses: dict[int, Value] = {}
@@ -271,6 +292,7 @@ class RowsWriter(LoopWriter):
         def body(mask_of: Callable[[Value], Value | None]) -> Callable[..., list[Value]]:
             def write(at: Value, *accs: Value) -> list[Value]:
                 return self._body(p, used, stop_at, addresses, at, row, mask_of(at), list(accs))
+
             return write
 
         masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
@@ -284,8 +306,17 @@ class RowsWriter(LoopWriter):
     def lane_value(self, i: int) -> Scalar:
         return self.body[i] if self.loop.ops[i].deps & REDUCED else self.splats[i]
 
-    def _body(self, p: int, used: list[int], stop_at: set[int], addresses: dict[int, Value], at: Value, row: Value,
-              mask: Value | None, accs: list[Value]) -> list[Value]:
+    def _body(
+        self,
+        p: int,
+        used: list[int],
+        stop_at: set[int],
+        addresses: dict[int, Value],
+        at: Value,
+        row: Value,
+        mask: Value | None,
+        accs: list[Value],
+    ) -> list[Value]:
         loop, plan = self.loop, self.plan
         self.body = {}
         for i in used:
@@ -309,7 +340,7 @@ class RowsWriter(LoopWriter):
             x = Scalar(source.name, acc, LANES)
             if mask is not None:
                 x = self.vector.where(Scalar(mask, x.dtype, LANES), x, identity(self.vector, how, acc))
-            a, b, c, d = accs[4 * k:4 * k + 4]
+            a, b, c, d = accs[4 * k : 4 * k + 4]
             out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
         return out
 

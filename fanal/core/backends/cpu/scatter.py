@@ -2,6 +2,7 @@
 
 A unit owns the places it writes, so the order, and with it the bits and the winner of equal indices, is fixed.
 """
+
 from __future__ import annotations
 
 import math
@@ -28,7 +29,7 @@ def scatter_launches(v: Value, target: Target) -> list[Temp | Launch]:
     x, index, new = v.inputs
     dim, mode = v.params
     if v.name == "put":
-        lead, width = math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1:])
+        lead, width = math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
         sizes, count = [lead], index.size
         steps = [(x.shape[dim] * width, 0, count * width)]
         along = (width, 1, width)
@@ -49,16 +50,27 @@ def scatter_launches(v: Value, target: Target) -> list[Temp | Launch]:
     for n, s in zip(sizes, steps):
         words += [n, *s]
     moved = (2 if mode == "set" else 3) * new.size * v.dtype.itemsize + index.size * index.dtype.itemsize
-    return [Launch(Kernel(name, lambda: _source(target, name, mode, v.dtype, index.dtype, len(sizes), wide)), words,
-                   math.prod(sizes) * chunks, 0, new.size, moved, (*sources, v.id), (v.id,), v.name,
-                   [v.where] if v.where is not None else [])]
+    return [
+        Launch(
+            Kernel(name, lambda: _source(target, name, mode, v.dtype, index.dtype, len(sizes), wide)),
+            words,
+            math.prod(sizes) * chunks,
+            0,
+            new.size,
+            moved,
+            (*sources, v.id),
+            (v.id,),
+            v.name,
+            [v.where] if v.where is not None else [],
+        )
+    ]
 
 
 def _source(target: Target, name: str, mode: str, dtype: DType, index: DType, rank: int, wide: bool) -> str:
     w = Writer(target, set())
     words = [w.word("%args", i, pointer=i < 3) for i in range(9 + 4 * rank)]
     out, at, new, extent, count, width, out_step, at_step, new_step = words[:9]
-    dims = [words[9 + 4 * d:13 + 4 * d] for d in range(rank)]
+    dims = [words[9 + 4 * d : 13 + 4 * d] for d in range(rank)]
     size, scalar, lanes = dtype.itemsize, Emitter(w, 1), Emitter(w, LANES)
     chunks = w.div(w.add(width, str(_CHUNK - 1)), str(_CHUNK)) if wide else "1"
 
@@ -95,16 +107,28 @@ def _source(target: Target, name: str, mode: str, dtype: DType, index: DType, ra
                 return ()
 
             def rest(c: Name) -> tuple:
-                _move(w, lanes, mode, dtype, w.at(of, c, size), w.at(to, c, size), w.lane_mask(LANES, w.sub(high, c)))
+                _move(
+                    w,
+                    lanes,
+                    mode,
+                    dtype,
+                    w.at(of, c, size),
+                    w.at(to, c, size),
+                    w.lane_mask(LANES, w.sub(high, c)),
+                )
                 return ()
+
             w.loop(low, middle, str(LANES), whole)
             w.loop(middle, high, str(LANES), rest)
             return ()
+
         w.loop("0", count, "1", step)
         return ()
 
     w.loop("%lo", "%hi", "1", unit)
-    return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")], w.declared)
+    return module(
+        [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")], w.declared
+    )
 
 
 def _move(w: Writer, e: Emitter, mode: str, dtype: DType, of: Name, to: Name, mask: Name | None) -> None:
@@ -113,6 +137,7 @@ def _move(w: Writer, e: Emitter, mode: str, dtype: DType, of: Name, to: Name, ma
     def get(address: Name) -> Scalar:
         raw = w.let(f"load {kind}, ptr {address}") if e.lanes == 1 else w.load(kind, address, mask, size)
         return e.unpack(raw, dtype, e.lanes)
+
     value = get(of)
     if mode != "set":
         value = _combine(e, mode, get(to), value)

@@ -1,4 +1,5 @@
 """The processor code is generated for: vector width, registers, features, cache sizes."""
+
 from __future__ import annotations
 
 import functools
@@ -61,8 +62,10 @@ def _cache(level: str, kind: str, fallback: int) -> int:
     """Return the size in bytes of one cache of the first processor."""
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
-            if (index / "level").read_text().strip() == level and \
-                    (index / "type").read_text().strip() in (kind, "Unified"):
+            if (index / "level").read_text().strip() == level and (index / "type").read_text().strip() in (
+                kind,
+                "Unified",
+            ):
                 text = (index / "size").read_text().strip()
                 return int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0)
         except (OSError, ValueError):
@@ -73,8 +76,11 @@ def _cache(level: str, kind: str, fallback: int) -> int:
 def _ask_llvm() -> dict[str, Any]:
     import llvmlite.binding as llvm
 
-    return {"triple": llvm.get_process_triple(), "cpu": llvm.get_host_cpu_name(),
-            "features": [name for name, present in llvm.get_host_cpu_features().items() if present]}
+    return {
+        "triple": llvm.get_process_triple(),
+        "cpu": llvm.get_host_cpu_name(),
+        "features": [name for name, present in llvm.get_host_cpu_features().items() if present],
+    }
 
 
 @functools.lru_cache(maxsize=1)
@@ -89,7 +95,11 @@ def host() -> Target:
     able = _RUNS[best.name]
     if knobs.cpu not in able:
         raise ValueError(f"FANAL_CPU={knobs.cpu}: this machine runs {', '.join(able)}")
-    return best if knobs.cpu == best.name else replace(named(knobs.cpu), triple=best.triple, l1=best.l1, l2=best.l2)
+    return (
+        best
+        if knobs.cpu == best.name
+        else replace(named(knobs.cpu), triple=best.triple, l1=best.l1, l2=best.l2)
+    )
 
 
 _RUNS = {"avx512": ("avx512", "avx2", "sse2"), "avx2": ("avx2", "sse2"), "sse2": ("sse2",), "neon": ("neon",)}
@@ -108,5 +118,15 @@ def _best() -> Target:
         name, width, registers, fma = "avx2", 32, 16, True
     else:
         name, width, registers, fma = "sse2", 16, 16, False
-    return Target(name, triple, facts["cpu"], features, width, registers, fma, name == "avx512",
-                  _cache("1", "Data", 32 << 10), _cache("2", "Data", 256 << 10))
+    return Target(
+        name,
+        triple,
+        facts["cpu"],
+        features,
+        width,
+        registers,
+        fma,
+        name == "avx512",
+        _cache("1", "Data", 32 << 10),
+        _cache("2", "Data", 256 << 10),
+    )

@@ -1,4 +1,5 @@
 """Copies that exchange two axes: 16 x 16 tiles turned in registers, so that memory is read and written in lines."""
+
 from __future__ import annotations
 
 import math
@@ -29,13 +30,21 @@ def untangle(loop: Loop, target: Target) -> tuple[list[Temp | Launch], bool]:
         sizes = [k for k, s in zip(loop.dims, a.strides) if s]
         steps = [s for s in a.strides if s]
         across = steps.index(1)
-        if math.prod(sizes) < _WORTH or sizes[across] < LANES // 2 or sizes[-1] < LANES // 2 or min(steps) < 0:
+        if (
+            math.prod(sizes) < _WORTH
+            or sizes[across] < LANES // 2
+            or sizes[-1] < LANES // 2
+            or min(steps) < 0
+        ):
             continue
         if only is not None and only.strides[-1] == 1 and all(only.strides) and all(a.strides):
             to = Buf(only.value, only.offset * only.dtype.itemsize)
             return [_launch(a, sizes, steps, across, to, list(only.strides), loop, target)], True
         temp = Temp(next(TEMP_IDS), math.prod(sizes) * a.dtype.itemsize)
-        found += [temp, _launch(a, sizes, steps, across, Buf(temp.id), contiguous_strides(sizes), loop, target)]
+        found += [
+            temp,
+            _launch(a, sizes, steps, across, Buf(temp.id), contiguous_strides(sizes), loop, target),
+        ]
         strides, step = [], 1
         for k, s in zip(reversed(loop.dims), reversed(a.strides)):
             strides.append(step if s else 0)
@@ -44,18 +53,42 @@ def untangle(loop: Loop, target: Target) -> tuple[list[Temp | Launch], bool]:
     return found, False
 
 
-def _launch(a: Access, sizes: list[int], steps: list[int], across: int, result: Buf, to: Sequence[int], loop: Loop,
-            target: Target) -> Launch:
+def _launch(
+    a: Access,
+    sizes: list[int],
+    steps: list[int],
+    across: int,
+    result: Buf,
+    to: Sequence[int],
+    loop: Loop,
+    target: Target,
+) -> Launch:
     size = a.dtype.itemsize
     batch = [d for d in range(len(sizes) - 1) if d != across]
     name = target.symbol(f"transpose:{size}:{len(batch)}")
-    words: list[Buf | int] = [Buf(a.value, a.offset * size), result, sizes[across], sizes[-1], steps[-1] * size,
-                              to[across] * size]
+    words: list[Buf | int] = [
+        Buf(a.value, a.offset * size),
+        result,
+        sizes[across],
+        sizes[-1],
+        steps[-1] * size,
+        to[across] * size,
+    ]
     for d in batch:
         words += [sizes[d], steps[d] * size, to[d] * size]
     units = math.prod(sizes[d] for d in batch) * -(-sizes[across] // _BAND)
-    return Launch(Kernel(name, lambda: _source(target, name, size, len(batch))), words, units, 0, 0,
-                  2 * size * math.prod(sizes), (a.value,), (result.value_id,), "transpose", loop.where)
+    return Launch(
+        Kernel(name, lambda: _source(target, name, size, len(batch))),
+        words,
+        units,
+        0,
+        0,
+        2 * size * math.prod(sizes),
+        (a.value,),
+        (result.value_id,),
+        "transpose",
+        loop.where,
+    )
 
 
 def _turned(w: Writer, kind: str, rows: list[Value]) -> list[Value]:
@@ -83,7 +116,7 @@ def _source(target: Target, name: str, size: int, rank: int) -> str:
     vector = f"<{LANES} x {kind}>"
     words = [w.word("%args", i, pointer=i < 2) for i in range(6 + 3 * rank)]
     source, result, height, width, read, write = words[:6]
-    batch = [words[6 + 3 * d:9 + 3 * d] for d in range(rank)]
+    batch = [words[6 + 3 * d : 9 + 3 * d] for d in range(rank)]
     tiles = w.div(w.add(height, str(_BAND - 1)), str(_BAND))
 
     def unit(u: Value) -> tuple:
@@ -110,10 +143,15 @@ def _source(target: Target, name: str, size: int, rank: int) -> str:
                 if inside is None:
                     return mask
                 return w.let(f"select i1 {w.less(str(k), inside)}, {many} {mask}, {many} {none}")
-            lines = [w.load(vector, w.at(start, w.mul(w.add(at, str(k)), read)), only(k, columns, there), size)
-                     for k in range(LANES)]
+
+            lines = [
+                w.load(vector, w.at(start, w.mul(w.add(at, str(k)), read)), only(k, columns, there), size)
+                for k in range(LANES)
+            ]
             for k, line in enumerate(_turned(w, kind, lines)):
-                w.store(vector, line, w.at(w.at(stop, w.mul(write, str(k))), at, size), only(k, rows, here), size)
+                w.store(
+                    vector, line, w.at(w.at(stop, w.mul(write, str(k))), at, size), only(k, rows, here), size
+                )
 
         def along(at: Value) -> tuple:
             columns = w.min(w.sub(width, at), str(LANES))
@@ -123,10 +161,14 @@ def _source(target: Target, name: str, size: int, rank: int) -> str:
                 whole = w.let(f"icmp eq i64 {w.add(rows, columns)}, {2 * LANES}")
                 w.when(whole, lambda: tile(at, row, None, None), lambda: tile(at, row, rows, columns))
                 return ()
+
             w.loop("0", count, str(LANES), across)
             return ()
+
         w.loop("0", width, str(LANES), along)
         return ()
 
     w.loop("%lo", "%hi", "1", unit)
-    return module([w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")], w.declared)
+    return module(
+        [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")], w.declared
+    )

@@ -5,6 +5,7 @@ float64; Cody & Waite, "Software Manual for the Elementary Functions", for argum
 are minimax fits (Lawson's iteration). Rare functions call the C library in double precision, lane by lane, so a
 lane's result never depends on its neighbours.
 """
+
 from __future__ import annotations
 
 import math
@@ -23,6 +24,7 @@ def _named(name: str):  # type: ignore[no-untyped-def]
     def put(f):  # type: ignore[no-untyped-def]
         FUNCTIONS[name] = f
         return f
+
     return put
 
 
@@ -69,18 +71,32 @@ def rarely(e: Emitter, condition: Scalar, usual: Scalar, slow: Callable[[], Scal
     end = w.block
     w.do(f"br label %{after}")
     w.label(after)
-    return e.make(f"phi {e.type(usual.dtype, lanes)} [ {usual.name}, %{before} ], [ {other.name}, %{end} ]",
-                  usual.dtype, lanes)
+    return e.make(
+        f"phi {e.type(usual.dtype, lanes)} [ {usual.name}, %{before} ], [ {other.name}, %{end} ]",
+        usual.dtype,
+        lanes,
+    )
 
 
 # Exponentials.
 
 _ROUND = {dt.float32: 12582912.0, dt.float64: 6755399441055744.0}  # 1.5 * 2**(mantissa bits)
 _BITS = {dt.float32: (dt.int32, 23, 127), dt.float64: (dt.int64, 52, 1023)}
-_LN2 = {dt.float32: (0.693359375, -2.12194440e-4), dt.float64: (6.93145751953125e-1, 1.42860682030941723212e-6)}
-_EXP = {dt.float32: (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
-                     5.0000001201e-1),
-        dt.float64: tuple(1 / math.factorial(n) for n in range(13, 1, -1))}
+_LN2 = {
+    dt.float32: (0.693359375, -2.12194440e-4),
+    dt.float64: (6.93145751953125e-1, 1.42860682030941723212e-6),
+}
+_EXP = {
+    dt.float32: (
+        1.9875691500e-4,
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+    ),
+    dt.float64: tuple(1 / math.factorial(n) for n in range(13, 1, -1)),
+}
 _RANGE = {dt.float32: (-104.5, 89.0), dt.float64: (-746.0, 710.0)}
 
 
@@ -132,8 +148,11 @@ def _expm1(e: Emitter, x: Scalar) -> Scalar:
     of = x.dtype
     big = 40.0 if of is dt.float64 else 20.0  # beyond, exp(x) - 1 rounds as it is
     n, r = _reduce(e, _clamp(e, x, -big, big))
-    series = (tuple(1 / math.factorial(k) for k in range(15, 1, -1)) if of is dt.float64 else
-              tuple(1 / math.factorial(k) for k in range(8, 1, -1)))
+    series = (
+        tuple(1 / math.factorial(k) for k in range(15, 1, -1))
+        if of is dt.float64
+        else tuple(1 / math.factorial(k) for k in range(8, 1, -1))
+    )
     q = e.fma(_horner(e, r, series), e.op("fmul", r, r), r)
     s = _power(e, n, of)
     near = e.fma(q, s, e.op("fsub", s, e.const(1, of)))
@@ -144,10 +163,26 @@ def _expm1(e: Emitter, x: Scalar) -> Scalar:
 
 # Logarithms.
 
-_LOG32 = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
-          2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
-_LOG64 = (1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01,
-          2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01)
+_LOG32 = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+_LOG64 = (
+    1.479819860511658591e-01,
+    1.531383769920937332e-01,
+    1.818357216161805012e-01,
+    2.222219843214978396e-01,
+    2.857142874366239149e-01,
+    3.999999999940941908e-01,
+    6.666666666666735130e-01,
+)
 
 _HALF_ROOT = {dt.float32: 0x3F3504F3, dt.float64: 0x3FE6A09E667F3BCD}  # bits of sqrt(1/2)
 
@@ -213,8 +248,10 @@ def _log1p(e: Emitter, x: Scalar) -> Scalar:
 
 def _through_double(name: str, f: Callable[[Emitter, Scalar], Scalar]) -> None:
     """Define a function whose float32 form computes in float64."""
+
     def call(e: Emitter, x: Scalar) -> Scalar:
         return f(e, x) if x.dtype is dt.float64 else e.convert(f(e, e.convert(x, dt.float64)), x.dtype)
+
     FUNCTIONS[name] = call
 
 
@@ -261,12 +298,24 @@ def _tanh(e: Emitter, x: Scalar) -> Scalar:
 
 # Circular.
 
-_SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
-        -1.98412698298579493134e-04, 8.33333333332248946124e-03, -1.66666666666666324348e-01)
-_COS = (-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07,
-        2.48015872894767294178e-05, -1.38888888888741095749e-03, 4.16666666666666019037e-02)
+_SIN = (
+    1.58969099521155010221e-10,
+    -2.50507602534068634195e-08,
+    2.75573137070700676789e-06,
+    -1.98412698298579493134e-04,
+    8.33333333332248946124e-03,
+    -1.66666666666666324348e-01,
+)
+_COS = (
+    -1.13596475577881948265e-11,
+    2.08757232129817482790e-09,
+    -2.75573143513906633035e-07,
+    2.48015872894767294178e-05,
+    -1.38888888888741095749e-03,
+    4.16666666666666019037e-02,
+)
 # pi/2 in three parts of 33 bits, so that n times each of the first two is exact for n < 2**20.
-_HALF_PI = (1.57079632673412561417e+00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
+_HALF_PI = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
 
 
 def _circular(name: str, quarter: int) -> None:
@@ -297,8 +346,15 @@ def _circular(name: str, quarter: int) -> None:
         one = e.const(1, of)
         w = e.op("fsub", one, h)
         tail = e.op("fsub", e.op("fsub", one, w), h)
-        c = e.op("fadd", w, e.op("fadd", tail, e.op("fsub", e.op("fmul", e.op("fmul", z, z), _horner(e, z, _COS)),
-                                                      e.op("fmul", high, low))))
+        c = e.op(
+            "fadd",
+            w,
+            e.op(
+                "fadd",
+                tail,
+                e.op("fsub", e.op("fmul", e.op("fmul", z, z), _horner(e, z, _COS)), e.op("fmul", high, low)),
+            ),
+        )
         odd = e.icmp("ne", e.op("and", q, e.const(1, dt.int64)), e.const(0, dt.int64))
         y = e.where(odd, c, s)
         down = e.icmp("ne", e.op("and", q, e.const(2, dt.int64)), e.const(0, dt.int64))
@@ -306,6 +362,7 @@ def _circular(name: str, quarter: int) -> None:
         if quarter == 0:  # sin(-0) is -0
             y = e.where(e.fcmp("oeq", x, e.const(0, of)), x, y)
         return rarely(e, e.fcmp("ugt", a, e.const(1e6, of)), y, lambda: library(e, name, x))
+
     _through_double(name, call)
 
 
@@ -315,10 +372,25 @@ _circular("cos", 1)
 
 # Error function: the float32 fits are in x**2 near 0, and of log(1 - erf(x)) beyond.
 
-_ERF_NEAR = (8.382136729778722e-05, -0.0008145568426698446, 0.005201287567615509, -0.026859503239393234,
-             0.11283697187900543, -0.37612634897232056, 0.12837916612625122)
-_ERF_FAR = (-5.115856311022071e-06, 4.7744328185217455e-05, 3.856867624563165e-05, -0.0028997210320085287,
-            0.022624874487519264, -0.10521595925092697, -0.6356493830680847, -0.1285465508699417)
+_ERF_NEAR = (
+    8.382136729778722e-05,
+    -0.0008145568426698446,
+    0.005201287567615509,
+    -0.026859503239393234,
+    0.11283697187900543,
+    -0.37612634897232056,
+    0.12837916612625122,
+)
+_ERF_FAR = (
+    -5.115856311022071e-06,
+    4.7744328185217455e-05,
+    3.856867624563165e-05,
+    -0.0028997210320085287,
+    0.022624874487519264,
+    -0.10521595925092697,
+    -0.6356493830680847,
+    -0.1285465508699417,
+)
 _ERF_SWITCH = 0.92
 
 
@@ -335,6 +407,7 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
 
 
 # Powers.
+
 
 @_named("pow")
 def _pow(e: Emitter, a: Scalar, b: Scalar) -> Scalar:
@@ -353,10 +426,14 @@ def _pow(e: Emitter, a: Scalar, b: Scalar) -> Scalar:
     infinite = e.fcmp("oeq", e.intrinsic("fabs", y), e.const(math.inf, of))
     negative = e.icmp("slt", e.cast("bitcast", x, dt.int64), e.const(0, dt.int64))
     r = e.where(e.and_(negative, odd), e.neg(r), r)
-    bad = e.and_(e.and_(e.fcmp("olt", x, zero), e.fcmp("one", size, e.const(math.inf, of))),
-                 e.and_(e.fcmp("une", e.intrinsic("trunc", y), y), e.not_(infinite)))
+    bad = e.and_(
+        e.and_(e.fcmp("olt", x, zero), e.fcmp("one", size, e.const(math.inf, of))),
+        e.and_(e.fcmp("une", e.intrinsic("trunc", y), y), e.not_(infinite)),
+    )
     r = e.where(bad, e.const(math.nan, of), r)
-    flat = e.or_(e.fcmp("oeq", y, zero), e.or_(e.fcmp("oeq", x, one), e.and_(infinite, e.fcmp("oeq", size, one))))
+    flat = e.or_(
+        e.fcmp("oeq", y, zero), e.or_(e.fcmp("oeq", x, one), e.and_(infinite, e.fcmp("oeq", size, one)))
+    )
     return e.convert(e.where(flat, one, r), a.dtype)
 
 

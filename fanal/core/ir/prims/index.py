@@ -1,4 +1,5 @@
 """Primitives that read or write where an index says, and sorting."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from fanal.core.ir.prims.view import zeros
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
 
-_AT: dict[str, Callable] = {"add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min": np.minimum.at}
+_AT: dict[str, Callable] = {
+    "add": np.add.at,
+    "mul": np.multiply.at,
+    "max": np.maximum.at,
+    "min": np.minimum.at,
+}
 
 
 def _check(index: np.ndarray, n: int) -> np.ndarray:
@@ -44,24 +50,55 @@ def _take_grad(g: Node, y: Node, x: Node, i: Node, dim: int) -> list[Node | None
 
 # Whole slices: x.shape[:dim] + index.shape + x.shape[dim+1:]. index_select, embedding, advanced indexing.
 # Indices are int64 in [-n, n).
-take: Row = prim("take", kind="index", arity=2, dtype=kept,
-            shape=lambda i, p: (*i[0].shape[:p[0]], *i[1].shape, *i[0].shape[p[0] + 1:]),
-            ref=lambda x, i, dim: np.take(x, _check(i, x.shape[dim]), dim), grad=_take_grad, code=None, flops=0, exact=True)
+take: Row = prim(
+    "take",
+    kind="index",
+    arity=2,
+    dtype=kept,
+    shape=lambda i, p: (*i[0].shape[: p[0]], *i[1].shape, *i[0].shape[p[0] + 1 :]),
+    ref=lambda x, i, dim: np.take(x, _check(i, x.shape[dim]), dim),
+    grad=_take_grad,
+    code=None,
+    flops=0,
+    exact=True,
+)
 # x with v written at the places `take` reads. Modes: set (last wins), add, mul, max, min.
-put: Row = prim("put", kind="index", arity=3, shape=same, dtype=kept,
-           ref=lambda x, i, v, dim, mode: _put(x, (slice(None),) * dim + (_check(i, x.shape[dim]),), v, mode),
-           grad=lambda g, y, x, i, v, dim, mode: _write_grad(put, take, g, x, i, v, dim, mode), code=None,
-           flops=lambda i, p: i[2].size)
+put: Row = prim(
+    "put",
+    kind="index",
+    arity=3,
+    shape=same,
+    dtype=kept,
+    ref=lambda x, i, v, dim, mode: _put(x, (slice(None),) * dim + (_check(i, x.shape[dim]),), v, mode),
+    grad=lambda g, y, x, i, v, dim, mode: _write_grad(put, take, g, x, i, v, dim, mode),
+    code=None,
+    flops=lambda i, p: i[2].size,
+)
 # Single elements: y[.., j, ..] = x[.., index[.., j, ..], ..] along `dim`; index.shape[d] <= x.shape[d] elsewhere.
-gather: Row = prim("gather", kind="index", arity=2, dtype=kept, shape=lambda i, p: i[1].shape,
-              ref=lambda x, i, dim: x[_along(_check(i, x.shape[dim]), dim)],
-              grad=lambda g, y, x, i, dim: [scatter(zeros(x.shape, g.dtype), i, g, dim, "add"), None],
-              code=None, flops=0, exact=True)
+gather: Row = prim(
+    "gather",
+    kind="index",
+    arity=2,
+    dtype=kept,
+    shape=lambda i, p: i[1].shape,
+    ref=lambda x, i, dim: x[_along(_check(i, x.shape[dim]), dim)],
+    grad=lambda g, y, x, i, dim: [scatter(zeros(x.shape, g.dtype), i, g, dim, "add"), None],
+    code=None,
+    flops=0,
+    exact=True,
+)
 # x with v (index.shape) written at the places `gather` reads.
-scatter: Row = prim("scatter", kind="index", arity=3, shape=same, dtype=kept,
-               ref=lambda x, i, v, dim, mode: _put(x, _along(_check(i, x.shape[dim]), dim), v, mode),
-               grad=lambda g, y, x, i, v, dim, mode: _write_grad(scatter, gather, g, x, i, v, dim, mode), code=None,
-               flops=lambda i, p: i[2].size)
+scatter: Row = prim(
+    "scatter",
+    kind="index",
+    arity=3,
+    shape=same,
+    dtype=kept,
+    ref=lambda x, i, v, dim, mode: _put(x, _along(_check(i, x.shape[dim]), dim), v, mode),
+    grad=lambda g, y, x, i, v, dim, mode: _write_grad(scatter, gather, g, x, i, v, dim, mode),
+    code=None,
+    flops=lambda i, p: i[2].size,
+)
 
 
 def _write_grad(write, read, g, x, i, v, dim, mode):  # type: ignore[no-untyped-def]
@@ -69,7 +106,9 @@ def _write_grad(write, read, g, x, i, v, dim, mode):  # type: ignore[no-untyped-
         return [g, None, read(g, i, dim)]
     if mode == "set":
         return [write(g, i, zeros(v.shape, g.dtype), dim, "set"), None, read(g, i, dim)]
-    raise RuntimeError(f"the gradient of a scatter with reduce='{mode}' is written in the operator that uses it")
+    raise RuntimeError(
+        f"the gradient of a scatter with reduce='{mode}' is written in the operator that uses it"
+    )
 
 
 def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
@@ -83,8 +122,26 @@ def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
 
 
 # Order that sorts along `dim`, stable; NaN is the largest.
-argsort: Row = prim("argsort", kind="opaque", shape=same, dtype=lambda i, p: dt.int64, ref=_argsort_ref, grad=NO_GRADIENT,
-               code=None, flops=lambda i, p: 20 * i[0].size, exact=True)
+argsort: Row = prim(
+    "argsort",
+    kind="opaque",
+    shape=same,
+    dtype=lambda i, p: dt.int64,
+    ref=_argsort_ref,
+    grad=NO_GRADIENT,
+    code=None,
+    flops=lambda i, p: 20 * i[0].size,
+    exact=True,
+)
 # Any function of arrays, run on the host between kernels: host(*arrays) -> array. For LAPACK, FFT, searching.
-host: Row = prim("host", kind="opaque", arity=-1, shape=lambda i, p: p[1], dtype=lambda i, p: p[2],
-            ref=lambda *a: a[-3](*a[:-3]), grad=NO_GRADIENT, code=None, flops=0)
+host: Row = prim(
+    "host",
+    kind="opaque",
+    arity=-1,
+    shape=lambda i, p: p[1],
+    dtype=lambda i, p: p[2],
+    ref=lambda *a: a[-3](*a[:-3]),
+    grad=NO_GRADIENT,
+    code=None,
+    flops=0,
+)

@@ -3,6 +3,7 @@
 Operands broadcast as in NumPy and share one dtype; gradients come out in the broadcast shape and the caller sums
 them down. `code` is written once against a scalar emitter.
 """
+
 from __future__ import annotations
 
 import math
@@ -30,29 +31,71 @@ def _second(inputs: tuple, params: tuple) -> dt.dtype:
 
 def _quiet(f):  # type: ignore[no-untyped-def]
     """Evaluate without NumPy's floating-point warnings: infinities and NaN are values here, as in PyTorch."""
+
     def call(*args):  # type: ignore[no-untyped-def]
         with np.errstate(all="ignore"):
             return f(*args)
+
     return call
 
 
-def unary(name: str, ref: Callable, grad: Any, code: Any, flops: int = 1, domain: tuple = (-2, 2), exact: bool = False,
-          dtype: Callable = kept, fold: Callable | None = None) -> Row:
+def unary(
+    name: str,
+    ref: Callable,
+    grad: Any,
+    code: Any,
+    flops: int = 1,
+    domain: tuple = (-2, 2),
+    exact: bool = False,
+    dtype: Callable = kept,
+    fold: Callable | None = None,
+) -> Row:
     """Declare a pointwise primitive of one operand."""
-    return prim(name, kind="point", shape=same, dtype=dtype, ref=_quiet(ref), grad=grad, code=code, flops=flops,
-                domain=domain, exact=exact, fold=fold)
+    return prim(
+        name,
+        kind="point",
+        shape=same,
+        dtype=dtype,
+        ref=_quiet(ref),
+        grad=grad,
+        code=code,
+        flops=flops,
+        domain=domain,
+        exact=exact,
+        fold=fold,
+    )
 
 
-def binary(name: str, ref: Callable, grad: Any, code: Any, flops: int = 1, domain: tuple = (-2, 2), exact: bool = False,
-           dtype: Callable = kept) -> Row:
+def binary(
+    name: str,
+    ref: Callable,
+    grad: Any,
+    code: Any,
+    flops: int = 1,
+    domain: tuple = (-2, 2),
+    exact: bool = False,
+    dtype: Callable = kept,
+) -> Row:
     """Declare a pointwise primitive of two operands."""
-    return prim(name, kind="point", arity=2, shape=spread, dtype=dtype, ref=_quiet(ref), grad=grad, code=code,
-                flops=flops, domain=domain, exact=exact)
+    return prim(
+        name,
+        kind="point",
+        arity=2,
+        shape=spread,
+        dtype=dtype,
+        ref=_quiet(ref),
+        grad=grad,
+        code=code,
+        flops=flops,
+        domain=domain,
+        exact=exact,
+    )
 
 
 def num(x: Node, value: float | complex) -> Node:
     """Return the constant `value` in the dtype of `x`."""
     from fanal.core.ir.prims.source import full
+
     return full((), value, x.dtype)
 
 
@@ -67,25 +110,68 @@ def _convert_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
     return x.astype(to.np)
 
 
-convert: Row = prim("convert", kind="point", shape=same, dtype=lambda i, p: p[0], ref=_quiet(_convert_ref),
-               grad=lambda g, y, x, to: [convert(real(g) if g.dtype.is_complex and not x.dtype.is_complex else g,
-                                                 x.dtype)],
-               code=lambda e, x, to: e.convert(x, to), flops=0, exact=True,
-               fold=lambda x, to: x if x.dtype is to else None)
-bitcast: Row = prim("bitcast", kind="point", shape=same, dtype=lambda i, p: p[0], ref=lambda x, to: x.view(to.np),
-               grad=NO_GRADIENT, code=lambda e, x, to: e.bitcast(x, to), flops=0, exact=True,
-               fold=lambda x, to: x if x.dtype is to else None)
+convert: Row = prim(
+    "convert",
+    kind="point",
+    shape=same,
+    dtype=lambda i, p: p[0],
+    ref=_quiet(_convert_ref),
+    grad=lambda g, y, x, to: [
+        convert(real(g) if g.dtype.is_complex and not x.dtype.is_complex else g, x.dtype)
+    ],
+    code=lambda e, x, to: e.convert(x, to),
+    flops=0,
+    exact=True,
+    fold=lambda x, to: x if x.dtype is to else None,
+)
+bitcast: Row = prim(
+    "bitcast",
+    kind="point",
+    shape=same,
+    dtype=lambda i, p: p[0],
+    ref=lambda x, to: x.view(to.np),
+    grad=NO_GRADIENT,
+    code=lambda e, x, to: e.bitcast(x, to),
+    flops=0,
+    exact=True,
+    fold=lambda x, to: x if x.dtype is to else None,
+)
 
-conj: Row = unary("conj", np.conj, lambda g, y, x: [conj(g)], lambda e, x: e.conj(x), exact=True,
-             fold=lambda x: None if x.dtype.is_complex else x)
-real: Row = unary("real", np.real, lambda g, y, x: [convert(g, x.dtype)], lambda e, x: e.real(x), exact=True, dtype=_real,
-             fold=lambda x: None if x.dtype.is_complex else x)
-imag: Row = unary("imag", np.imag, lambda g, y, x: [mul(convert(g, x.dtype), num(x, 1j))], lambda e, x: e.imag(x),
-             exact=True, dtype=_real)
+conj: Row = unary(
+    "conj",
+    np.conj,
+    lambda g, y, x: [conj(g)],
+    lambda e, x: e.conj(x),
+    exact=True,
+    fold=lambda x: None if x.dtype.is_complex else x,
+)
+real: Row = unary(
+    "real",
+    np.real,
+    lambda g, y, x: [convert(g, x.dtype)],
+    lambda e, x: e.real(x),
+    exact=True,
+    dtype=_real,
+    fold=lambda x: None if x.dtype.is_complex else x,
+)
+imag: Row = unary(
+    "imag",
+    np.imag,
+    lambda g, y, x: [mul(convert(g, x.dtype), num(x, 1j))],
+    lambda e, x: e.imag(x),
+    exact=True,
+    dtype=_real,
+)
 
 neg: Row = unary("neg", np.negative, lambda g, y, x: [neg(g)], lambda e, x: e.neg(x), exact=True)
-abs_: Row = unary("abs", np.abs, lambda g, y, x: [mul(g, sign(x))] if not x.dtype.is_complex else
-             [mul(convert(g, x.dtype), sign(x))], lambda e, x: e.abs(x), exact=True, dtype=_real)
+abs_: Row = unary(
+    "abs",
+    np.abs,
+    lambda g, y, x: [mul(g, sign(x))] if not x.dtype.is_complex else [mul(convert(g, x.dtype), sign(x))],
+    lambda e, x: e.abs(x),
+    exact=True,
+    dtype=_real,
+)
 
 
 def _sign_ref(x: np.ndarray) -> np.ndarray:
@@ -94,12 +180,20 @@ def _sign_ref(x: np.ndarray) -> np.ndarray:
         return np.where(r == 0, 0, x / np.where(r == 0, 1, r)).astype(x.dtype)
     if x.dtype.kind in "iub":
         return x if x.dtype == bool else np.sign(x)
-    return np.where(np.isnan(x), np.zeros((), x.dtype), np.sign(x))
+    return np.where(np.isnan(x) | (x == 0), np.zeros((), x.dtype), np.sign(x))
 
 
-sign: Row = unary("sign", _sign_ref, lambda g, y, x: [mul(g, num(g, 0))] if not x.dtype.is_complex else
-             [div(sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype))), convert(abs_(x), x.dtype))],
-             lambda e, x: e.sign(x), exact=True)
+sign: Row = unary(
+    "sign",
+    _sign_ref,
+    lambda g, y, x: (
+        [mul(g, num(g, 0))]
+        if not x.dtype.is_complex
+        else [div(sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype))), convert(abs_(x), x.dtype))]
+    ),
+    lambda e, x: e.sign(x),
+    exact=True,
+)
 
 
 def _zero(g: Node, y: Node, x: Node) -> list[Node | None]:
@@ -110,31 +204,102 @@ floor: Row = unary("floor", np.floor, _zero, lambda e, x: e.floor(x), exact=True
 ceil: Row = unary("ceil", np.ceil, _zero, lambda e, x: e.ceil(x), exact=True)
 trunc: Row = unary("trunc", np.trunc, _zero, lambda e, x: e.trunc(x), exact=True)
 round_: Row = unary("round", np.rint, _zero, lambda e, x: e.round(x), exact=True)  # half to even, as PyTorch
-sqrt: Row = unary("sqrt", np.sqrt, lambda g, y, x: [div(g, conj(mul(num(y, 2), y)))], lambda e, x: e.sqrt(x), 4, (0.1, 4), True)
+sqrt: Row = unary(
+    "sqrt",
+    np.sqrt,
+    lambda g, y, x: [div(g, conj(mul(num(y, 2), y)))],
+    lambda e, x: e.sqrt(x),
+    4,
+    (0.1, 4),
+    True,
+)
 exp: Row = unary("exp", np.exp, lambda g, y, x: [mul(g, conj(y))], lambda e, x: e.exp(x), 8)
-expm1: Row = unary("expm1", np.expm1, lambda g, y, x: [mul(g, conj(add(y, num(y, 1))))], lambda e, x: e.expm1(x), 10)
+expm1: Row = unary(
+    "expm1", np.expm1, lambda g, y, x: [mul(g, conj(add(y, num(y, 1))))], lambda e, x: e.expm1(x), 10
+)
 log: Row = unary("log", np.log, lambda g, y, x: [div(g, conj(x))], lambda e, x: e.log(x), 10, (0.1, 4))
-log1p: Row = unary("log1p", np.log1p, lambda g, y, x: [div(g, conj(add(x, num(x, 1))))], lambda e, x: e.log1p(x), 12, (-0.9, 4))
-log2: Row = unary("log2", np.log2, lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))], lambda e, x: e.log2(x), 10, (0.1, 4))
+log1p: Row = unary(
+    "log1p",
+    np.log1p,
+    lambda g, y, x: [div(g, conj(add(x, num(x, 1))))],
+    lambda e, x: e.log1p(x),
+    12,
+    (-0.9, 4),
+)
+log2: Row = unary(
+    "log2",
+    np.log2,
+    lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))],
+    lambda e, x: e.log2(x),
+    10,
+    (0.1, 4),
+)
 sin: Row = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
 cos: Row = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
-tan: Row = unary("tan", np.tan, lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))], lambda e, x: e.tan(x), 20, (-1, 1))
-asin: Row = unary("asin", np.arcsin, lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))], lambda e, x: e.asin(x), 20, (-.9, .9))
-acos: Row = unary("acos", np.arccos, lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))], lambda e, x: e.acos(x), 20, (-.9, .9))
-atan: Row = unary("atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20)
+tan: Row = unary(
+    "tan",
+    np.tan,
+    lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))],
+    lambda e, x: e.tan(x),
+    20,
+    (-1, 1),
+)
+asin: Row = unary(
+    "asin",
+    np.arcsin,
+    lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))],
+    lambda e, x: e.asin(x),
+    20,
+    (-0.9, 0.9),
+)
+acos: Row = unary(
+    "acos",
+    np.arccos,
+    lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))],
+    lambda e, x: e.acos(x),
+    20,
+    (-0.9, 0.9),
+)
+atan: Row = unary(
+    "atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20
+)
 sinh: Row = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
 cosh: Row = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
-tanh: Row = unary("tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15)
-asinh: Row = unary("asinh", np.arcsinh, lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))], lambda e, x: e.asinh(x), 25)
-acosh: Row = unary("acosh", np.arccosh, lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))], lambda e, x: e.acosh(x), 25, (1.1, 4))
-atanh: Row = unary("atanh", np.arctanh, lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))], lambda e, x: e.atanh(x), 25, (-.9, .9))
+tanh: Row = unary(
+    "tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15
+)
+asinh: Row = unary(
+    "asinh",
+    np.arcsinh,
+    lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))],
+    lambda e, x: e.asinh(x),
+    25,
+)
+acosh: Row = unary(
+    "acosh",
+    np.arccosh,
+    lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))],
+    lambda e, x: e.acosh(x),
+    25,
+    (1.1, 4),
+)
+atanh: Row = unary(
+    "atanh",
+    np.arctanh,
+    lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))],
+    lambda e, x: e.atanh(x),
+    25,
+    (-0.9, 0.9),
+)
 
 
 def scalar_map(f):  # type: ignore[no-untyped-def]
     """Make a reference from a function of one Python float, computed in double precision."""
     table = np.frompyfunc(f, 1, 1)
+
     def call(x):  # type: ignore[no-untyped-def]
         return np.asarray(table(np.asarray(x, np.float64))).astype(x.dtype)
+
     return call
 
 
@@ -144,18 +309,45 @@ def _erfinv(y: float) -> float:
         return math.copysign(math.inf, y) if abs(y) == 1 else math.nan
     w = -math.log((1 - y) * (1 + y))
     if w < 5:
-        w, c = w - 2.5, (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
-                         -0.00417768164, 0.246640727, 1.50140941)
+        w, c = (
+            w - 2.5,
+            (
+                2.81022636e-08,
+                3.43273939e-07,
+                -3.5233877e-06,
+                -4.39150654e-06,
+                0.00021858087,
+                -0.00125372503,
+                -0.00417768164,
+                0.246640727,
+                1.50140941,
+            ),
+        )
     else:
-        w, c = math.sqrt(w) - 3, (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-                                  -0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+        w, c = (
+            math.sqrt(w) - 3,
+            (
+                -0.000200214257,
+                0.000100950558,
+                0.00134934322,
+                -0.00367342844,
+                0.00573950773,
+                -0.0076224613,
+                0.00943887047,
+                1.00167406,
+                2.83297682,
+            ),
+        )
     x = 0.0
     for k in c:
         x = x * w + k
     x *= y
     for _ in range(2):
-        x -= (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x)) if abs(y) < 0.9999999 else \
-             (math.copysign(1 - math.erfc(abs(x)), x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
+        x -= (
+            (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
+            if abs(y) < 0.9999999
+            else (math.copysign(1 - math.erfc(abs(x)), x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
+        )
     return x
 
 
@@ -164,7 +356,10 @@ def _lgamma(x: float) -> float:
         return x
     if math.isinf(x) or (x <= 0 and x == math.floor(x)):
         return math.inf
-    return math.lgamma(x)
+    try:
+        return math.lgamma(x)
+    except OverflowError:
+        return math.inf
 
 
 def digamma_value(x: float) -> float:
@@ -182,11 +377,19 @@ def digamma_value(x: float) -> float:
         s -= 1 / x
         x += 1
     z = 1 / (x * x) if x < 1e17 else 0.0
-    return s + math.log(x) - .5 / x - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
+    return (
+        s
+        + math.log(x)
+        - 0.5 / x
+        - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
+    )
 
 
 def polygamma_value(n: int, x: float) -> float:
-    """n-th derivative of digamma (n >= 1), x > 0 or by reflection for n = 1. Source: Abramowitz & Stegun 6.4.6, 6.4.11."""
+    """n-th derivative of digamma (n >= 1), x > 0 or by reflection for n = 1.
+
+    Source: Abramowitz & Stegun 6.4.6, 6.4.11.
+    """
     if n == 0:
         return digamma_value(x)
     if x <= 0:
@@ -199,31 +402,78 @@ def polygamma_value(n: int, x: float) -> float:
     while x < 20:
         s += fact / x ** (n + 1)
         x += 1
-    series = math.factorial(n - 1) / x ** n + fact / (2 * x ** (n + 1))
+    series = math.factorial(n - 1) / x**n + fact / (2 * x ** (n + 1))
     for k, b in enumerate((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6), 1):
         series += b * math.factorial(2 * k + n - 1) / (math.factorial(2 * k) * x ** (2 * k + n))
     return sign_ * (s + series)
 
 
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
-erf: Row = unary("erf", scalar_map(math.erf), lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erf(x), 15)
-erfc: Row = unary("erfc", scalar_map(math.erfc), lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))], lambda e, x: e.erfc(x), 20)
-erfinv: Row = unary("erfinv", scalar_map(_erfinv), lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))], None, 40, (-.9, .9))
-lgamma: Row = unary("lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4))
-polygamma: Row = prim("polygamma", kind="point", shape=same, dtype=kept,
-                 ref=lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x),
-                 grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))], code=None, flops=60, domain=(0.5, 4))
+erf: Row = unary(
+    "erf",
+    scalar_map(math.erf),
+    lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
+    lambda e, x: e.erf(x),
+    15,
+)
+erfc: Row = unary(
+    "erfc",
+    scalar_map(math.erfc),
+    lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
+    lambda e, x: e.erfc(x),
+    20,
+)
+erfinv: Row = unary(
+    "erfinv",
+    scalar_map(_erfinv),
+    lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))],
+    None,
+    40,
+    (-0.9, 0.9),
+)
+lgamma: Row = unary(
+    "lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4)
+)
+polygamma: Row = prim(
+    "polygamma",
+    kind="point",
+    shape=same,
+    dtype=kept,
+    ref=lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x),
+    grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))],
+    code=None,
+    flops=60,
+    domain=(0.5, 4),
+)
 not_: Row = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
 
 add: Row = binary("add", np.add, lambda g, y, a, b: [g, g], lambda e, a, b: e.add(a, b), exact=True)
-sub: Row = binary("sub", lambda a, b: np.bitwise_xor(a, b) if a.dtype == bool else np.subtract(a, b),
-             lambda g, y, a, b: [g, neg(g)], lambda e, a, b: e.sub(a, b), exact=True)
-mul: Row = binary("mul", np.multiply, lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None,
-                                                     mul(g, conj(a)) if b.needs_grad else None],
-             lambda e, a, b: e.mul(a, b), exact=True)
-div: Row = binary("div", np.divide, lambda g, y, a, b: [div(g, conj(b)),
-                                                   neg(mul(div(g, conj(b)), conj(div(a, b)))) if b.needs_grad else None],
-             lambda e, a, b: e.div(a, b), 4, (0.5, 2), True)
+sub: Row = binary(
+    "sub",
+    lambda a, b: np.bitwise_xor(a, b) if a.dtype == bool else np.subtract(a, b),
+    lambda g, y, a, b: [g, neg(g)],
+    lambda e, a, b: e.sub(a, b),
+    exact=True,
+)
+mul: Row = binary(
+    "mul",
+    np.multiply,
+    lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None, mul(g, conj(a)) if b.needs_grad else None],
+    lambda e, a, b: e.mul(a, b),
+    exact=True,
+)
+div: Row = binary(
+    "div",
+    np.divide,
+    lambda g, y, a, b: [
+        div(g, conj(b)),
+        neg(mul(div(g, conj(b)), conj(div(a, b)))) if b.needs_grad else None,
+    ],
+    lambda e, a, b: e.div(a, b),
+    4,
+    (0.5, 2),
+    True,
+)
 
 
 def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -235,26 +485,75 @@ def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 # Integer division rounds toward zero; op `floor_divide` corrects it. Division by zero raises, so it runs on the host.
 idiv: Row = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
-fmod: Row = binary("fmod", np.fmod, lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))], lambda e, a, b: e.fmod(a, b), 20, (0.5, 2), True)
-pow_: Row = binary("pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2))
-atan2: Row = binary("atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2))
+fmod: Row = binary(
+    "fmod",
+    np.fmod,
+    lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))],
+    lambda e, a, b: e.fmod(a, b),
+    20,
+    (0.5, 2),
+    True,
+)
+pow_: Row = binary(
+    "pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2)
+)
+atan2: Row = binary(
+    "atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2)
+)
 # NaN propagates; equal operands share the gradient evenly (checked against PyTorch 2.13).
-max_: Row = binary("max", np.maximum, lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b), lambda e, a, b: e.max(a, b), exact=True)
-min_: Row = binary("min", np.minimum, lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b), lambda e, a, b: e.min(a, b), exact=True)
+max_: Row = binary(
+    "max",
+    np.maximum,
+    lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b),
+    lambda e, a, b: e.max(a, b),
+    exact=True,
+)
+min_: Row = binary(
+    "min",
+    np.minimum,
+    lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b),
+    lambda e, a, b: e.min(a, b),
+    exact=True,
+)
 and_: Row = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
 or_: Row = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
 xor: Row = binary("xor", np.bitwise_xor, NO_GRADIENT, lambda e, a, b: e.xor(a, b), exact=True)
-shl: Row = binary("shl", lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype), NO_GRADIENT, lambda e, a, b: e.shl(a, b), exact=True, domain=(0, 5))
-shr: Row = binary("shr", lambda a, b: np.right_shift(a, np.where((b < 0) | (b >= 8 * a.itemsize), 8 * a.itemsize - 1, b).astype(a.dtype)), NO_GRADIENT, lambda e, a, b: e.shr(a, b), exact=True, domain=(0, 5))
+shl: Row = binary(
+    "shl",
+    lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype),
+    NO_GRADIENT,
+    lambda e, a, b: e.shl(a, b),
+    exact=True,
+    domain=(0, 5),
+)
+shr: Row = binary(
+    "shr",
+    lambda a, b: np.right_shift(
+        a, np.where((b < 0) | (b >= 8 * a.itemsize), 8 * a.itemsize - 1, b).astype(a.dtype)
+    ),
+    NO_GRADIENT,
+    lambda e, a, b: e.shr(a, b),
+    exact=True,
+    domain=(0, 5),
+)
 eq: Row = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
 ne: Row = binary("ne", np.not_equal, NO_GRADIENT, lambda e, a, b: e.ne(a, b), exact=True, dtype=_bool)
 lt: Row = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
 le: Row = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
 nextafter: Row = binary("nextafter", lambda a, b: np.nextafter(a, b), NO_GRADIENT, None, exact=True)
 
-where: Row = prim("where", kind="point", arity=3, shape=spread, dtype=_second, ref=np.where,
-             grad=lambda g, y, c, a, b: [None, where(c, g, num(g, 0)), where(c, num(g, 0), g)],
-             code=lambda e, c, a, b: e.where(c, a, b), flops=1, exact=True)
+where: Row = prim(
+    "where",
+    kind="point",
+    arity=3,
+    shape=spread,
+    dtype=_second,
+    ref=np.where,
+    grad=lambda g, y, c, a, b: [None, where(c, g, num(g, 0)), where(c, num(g, 0), g)],
+    code=lambda e, c, a, b: e.where(c, a, b),
+    flops=1,
+    exact=True,
+)
 
 
 def _pow_grad(g: Node, y: Node, a: Node, b: Node) -> list[Node | None]:

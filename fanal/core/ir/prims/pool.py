@@ -42,7 +42,7 @@ def _search(x: np.ndarray, kernel: Shape, stride: Shape, padding: Shape, dilatio
 def _dx_ref(g: np.ndarray, x: np.ndarray, *geometry: Shape) -> np.ndarray:
     n, acc = len(geometry[0]), dt.ACCUMULATE.get(dt.from_numpy(g.dtype))
     lead = x.shape[:-n]
-    at = _search(x, *geometry)[1].reshape(math.prod(lead), -1)
+    at = _search(x, *geometry)[1].reshape(math.prod(lead), math.prod(geometry[-1]))
     y = np.zeros((at.shape[0], math.prod(x.shape[-n:])), acc.np if acc else g.dtype)
     rows = np.broadcast_to(np.arange(at.shape[0])[:, None], at.shape)
     inside = at >= 0  # a dilated window may miss the input

@@ -1,4 +1,5 @@
 """Primitives that combine elements along dimensions: reductions and scans."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -22,33 +23,62 @@ def spread_back(g: Node, x: Node, dims: Shape) -> Node:
 
 def _wide(f):  # type: ignore[no-untyped-def]
     """Accumulate 16-bit and 8-bit floats in float32."""
+
     def call(x, dims):  # type: ignore[no-untyped-def]
         acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype))
         return np.asarray(f(x.astype(acc.np) if acc else x, dims)).astype(x.dtype)
+
     return call
 
 
 def _reduce(name, ref, grad, fold=None):  # type: ignore[no-untyped-def]
-    return prim(name, kind="reduce", shape=_out, dtype=kept, ref=_quiet(ref), grad=grad, code=None,
-                flops=lambda i, p: i[0].size, fold=fold)
+    return prim(
+        name,
+        kind="reduce",
+        shape=_out,
+        dtype=kept,
+        ref=_quiet(ref),
+        grad=grad,
+        code=None,
+        flops=lambda i, p: i[0].size,
+        fold=fold,
+    )
 
 
 def _none(x: Node, dims: Shape) -> Node | None:
     return x if not dims else None
 
 
-sum_: Row = _reduce("sum", _wide(lambda x, d: np.sum(x, d, dtype=x.dtype) if x.dtype != bool else np.any(x, d)),
-               lambda g, y, x, d: [spread_back(g, x, d)], _none)
-prod: Row = _reduce("prod", _wide(lambda x, d: np.prod(x, d, dtype=x.dtype)), lambda g, y, x, d: _prod_grad(g, y, x, d), _none)
+sum_: Row = _reduce(
+    "sum",
+    _wide(lambda x, d: np.sum(x, d, dtype=x.dtype) if x.dtype != bool else np.any(x, d)),
+    lambda g, y, x, d: [spread_back(g, x, d)],
+    _none,
+)
+prod: Row = _reduce(
+    "prod", _wide(lambda x, d: np.prod(x, d, dtype=x.dtype)), lambda g, y, x, d: _prod_grad(g, y, x, d), _none
+)
 # Over all elements of `dims`; ties share the gradient evenly; NaN propagates.
-max_of: Row = _reduce("max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
-min_of: Row = _reduce("min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none)
+max_of: Row = _reduce(
+    "max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none
+)
+min_of: Row = _reduce(
+    "min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none
+)
 
 
 def _arg(f):  # type: ignore[no-untyped-def]
-    return prim("arg" + f.__name__[3:], kind="reduce", shape=lambda i, p: reduced_shape(i[0].shape, p[:1]),
-                dtype=lambda i, p: dt.int64, ref=lambda x, d: np.asarray(f(x, d)).astype(np.int64), grad=NO_GRADIENT,
-                code=None, flops=lambda i, p: i[0].size, exact=True)
+    return prim(
+        "arg" + f.__name__[3:],
+        kind="reduce",
+        shape=lambda i, p: reduced_shape(i[0].shape, p[:1]),
+        dtype=lambda i, p: dt.int64,
+        ref=lambda x, d: np.asarray(f(x, d)).astype(np.int64),
+        grad=NO_GRADIENT,
+        code=None,
+        flops=lambda i, p: i[0].size,
+        exact=True,
+    )
 
 
 argmax: Row = _arg(np.argmax)  # first of equals; the first NaN wins
@@ -65,6 +95,7 @@ def _extreme_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
 def _prod_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
     """d prod / d x_i = product of the others, by exclusive products from both ends: right with zeros, and smooth."""
     from fanal.core.ir.prims.view import permute
+
     keep = tuple(d for d in range(len(x.shape)) if d not in dims)
     perm = keep + dims
     lead = tuple(x.shape[d] for d in keep)
@@ -77,16 +108,15 @@ def _prod_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
     after = flip(_exclusive(flip(flat, (last,)), last), (last,))
     others = reshape(mul(before, after), tuple(x.shape[d] for d in perm))
     back = tuple(perm.index(d) for d in range(len(perm)))
-    from fanal.core.ir.prims.point import conj
+
     return [mul(spread_back(g, x, dims), conj(permute(others, back)))]
 
 
 def _exclusive(x: Node, dim: int) -> Node:
+    """Return the products of all elements before each one."""
     zero = (0,) * len(x.shape)
     one = tuple(int(d == dim) for d in range(len(x.shape)))
-    stop = tuple(n + 1 - (d == dim) for d, n in enumerate(x.shape))
-    stop = tuple(n if d != dim else x.shape[dim] for d, n in enumerate(x.shape))
-    return scan(slice_(pad(x, one, zero, 1), zero, stop, (1,) * len(zero)), "mul", dim)
+    return scan(slice_(pad(x, one, zero, 1), zero, x.shape, (1,) * len(zero)), "mul", dim)
 
 
 _SCANS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp}
@@ -100,17 +130,44 @@ def _scan_ref(x: np.ndarray, op: str, dim: int) -> np.ndarray:
     return _SCANS[op].accumulate(wide, dim, dtype=wide.dtype).astype(x.dtype)
 
 
+def _running_product_grad(g: Node, x: Node, dim: int) -> Node:
+    """Gradient of running products, right with zeros and differentiable.
+
+    dy_k / dx_i = prod_{j<i} x_j * prod_{i<j<=k} x_j: the second factors are made for all pairs, n**2 of them, without
+    a division.
+    """
+    n, rank = x.shape[dim], len(x.shape)
+    order = (*(d for d in range(rank) if d != dim), dim)
+    xs, gs = permute(x, order), permute(g, order)
+    lead = xs.shape[:-1]
+    rows, cols = iota((n, n), 0, dt.int64), iota((n, n), 1, dt.int64)
+    # between[i, k] = prod_{i<j<=k} x_j for k >= i: running products of rows masked to ones up to the diagonal.
+    wide = broadcast(reshape(xs, (*lead, 1, n)), (*lead, n, n))
+    between = scan(where(lt(rows, cols), wide, num(xs, 1)), "mul", rank)
+    seen = where(le(rows, cols), mul(conj(between), reshape(gs, (*lead, 1, n))), num(gs, 0))
+    found = mul(conj(_exclusive(xs, rank - 1)), sum_(seen, (rank,)))
+    return permute(found, tuple(order.index(d) for d in range(rank)))
+
+
 def _scan_grad(g: Node, y: Node, x: Node, op: str, dim: int) -> list[Node | None]:
     if op == "add":
         return [flip(scan(flip(g, (dim,)), "add", dim), (dim,))]
-    if op == "logaddexp":
-        from fanal.core.ir.prims.point import exp, neg, sub
-        # dy_j/dx_i = exp(x_i - y_j) for j >= i
+    if op == "mul":
+        return [_running_product_grad(g, x, dim) if x.shape else g]
+    if op == "logaddexp":  # dy_j/dx_i = exp(x_i - y_j) for j >= i
         shifted = scan(flip(mul(g, exp(neg(y))), (dim,)), "add", dim)
-        return [mul(exp(x), flip(shifted, (dim,)))] if sub is not None else []
+        return [mul(exp(x), flip(shifted, (dim,)))]
     raise RuntimeError(f"the gradient of scan '{op}' is written in the operator that uses it")
 
 
 # Inclusive running combination along one dimension.
-scan: Row = prim("scan", kind="scan", shape=same, dtype=kept, ref=_quiet(_scan_ref), grad=_scan_grad, code=None,
-            flops=lambda i, p: i[0].size)
+scan: Row = prim(
+    "scan",
+    kind="scan",
+    shape=same,
+    dtype=kept,
+    ref=_quiet(_scan_ref),
+    grad=_scan_grad,
+    code=None,
+    flops=lambda i, p: i[0].size,
+)

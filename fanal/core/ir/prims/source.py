@@ -1,4 +1,5 @@
 """Primitives that make values: what is given, constants, counters and random bits."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,16 +14,44 @@ def _given(*_: object) -> np.ndarray:
 
 
 # An input's shape and dtype are its parameters; a runtime number is a 0-d float64 or int64 input.
-input_ = prim("input", kind="source", arity=0, shape=lambda i, p: p[0], dtype=lambda i, p: p[1], ref=_given,
-              grad=NO_GRADIENT, code=None, flops=0)
-full = prim("full", kind="source", arity=0, shape=lambda i, p: p[0], dtype=lambda i, p: p[2],
-            ref=lambda shape, value, dtype: np.full(shape, value, dtype.np), grad=NO_GRADIENT,
-            code=lambda e, shape, value, dtype: e.const(value, dtype), flops=0, exact=True)
+input_ = prim(
+    "input",
+    kind="source",
+    arity=0,
+    shape=lambda i, p: p[0],
+    dtype=lambda i, p: p[1],
+    ref=_given,
+    grad=NO_GRADIENT,
+    code=None,
+    flops=0,
+)
+full = prim(
+    "full",
+    kind="source",
+    arity=0,
+    shape=lambda i, p: p[0],
+    dtype=lambda i, p: p[2],
+    ref=lambda shape, value, dtype: np.full(shape, value, dtype.np),
+    grad=NO_GRADIENT,
+    code=lambda e, shape, value, dtype: e.const(value, dtype),
+    flops=0,
+    exact=True,
+)
 # iota counts 0, 1, 2, ... along `dim`.
-iota = prim("iota", kind="source", arity=0, shape=lambda i, p: p[0], dtype=lambda i, p: p[2],
-            ref=lambda shape, dim, dtype: np.broadcast_to(
-                np.arange(shape[dim]).reshape([-1 if d == dim else 1 for d in range(len(shape))]), shape).astype(dtype.np),
-            grad=NO_GRADIENT, code=None, flops=1, exact=True)
+iota = prim(
+    "iota",
+    kind="source",
+    arity=0,
+    shape=lambda i, p: p[0],
+    dtype=lambda i, p: p[2],
+    ref=lambda shape, dim, dtype: np.broadcast_to(
+        np.arange(shape[dim]).reshape([-1 if d == dim else 1 for d in range(len(shape))]), shape
+    ).astype(dtype.np),
+    grad=NO_GRADIENT,
+    code=None,
+    flops=1,
+    exact=True,
+)
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 
@@ -32,7 +61,12 @@ def _philox_ref(seed: np.ndarray, offset: np.ndarray, shape: tuple[int, ...]) ->
     blocks = np.arange((n + 3) // 4, dtype=np.uint64)
     key, off = int(seed) & (1 << 64) - 1, int(offset) & (1 << 64) - 1
     low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
-    c = [blocks & low, blocks >> high, np.full_like(blocks, off & 0xFFFFFFFF), np.full_like(blocks, off >> 32)]
+    c = [
+        blocks & low,
+        blocks >> high,
+        np.full_like(blocks, off & 0xFFFFFFFF),
+        np.full_like(blocks, off >> 32),
+    ]
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     for _ in range(10):
         p0, p1 = c[0] * np.uint64(_M0), c[2] * np.uint64(_M1)
@@ -43,9 +77,18 @@ def _philox_ref(seed: np.ndarray, offset: np.ndarray, shape: tuple[int, ...]) ->
 
 # 32 random bits an element: element i is word i % 4 of block i // 4, counter (block, offset), key `seed`.
 # Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), Philox4x32-10.
-philox = prim("philox", kind="source", arity=2, shape=lambda i, p: p[0], dtype=lambda i, p: dt.uint32,
-              ref=_philox_ref, grad=NO_GRADIENT, code=lambda e, index, seed, offset: e.philox(index, seed, offset),
-              flops=20, exact=True)
+philox = prim(
+    "philox",
+    kind="source",
+    arity=2,
+    shape=lambda i, p: p[0],
+    dtype=lambda i, p: dt.uint32,
+    ref=_philox_ref,
+    grad=NO_GRADIENT,
+    code=lambda e, index, seed, offset: e.philox(index, seed, offset),
+    flops=20,
+    exact=True,
+)
 
 
 def given(array: np.ndarray, dtype: dt.dtype | None = None) -> Node:

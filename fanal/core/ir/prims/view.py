@@ -1,4 +1,5 @@
 """Primitives that move elements without computing: views, joins and the tape."""
+
 from __future__ import annotations
 
 import math
@@ -12,7 +13,18 @@ from fanal.core.ir.row import Row, kept, prim, same
 
 
 def _view(name, shape, ref, grad, fold=None, flops=0):  # type: ignore[no-untyped-def]
-    return prim(name, kind="view", shape=shape, dtype=kept, ref=ref, grad=grad, code=None, flops=flops, exact=True, fold=fold)
+    return prim(
+        name,
+        kind="view",
+        shape=shape,
+        dtype=kept,
+        ref=ref,
+        grad=grad,
+        code=None,
+        flops=flops,
+        exact=True,
+        fold=fold,
+    )
 
 
 def _inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
@@ -25,22 +37,43 @@ def _inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
 def sum_to(g: Node, shape: Shape) -> Node:
     """Sum `g` down to `shape`, undoing a broadcast."""
     from fanal.core.ir.prims.reduce import sum_
+
     if g.shape == shape:
         return g
     lead = len(g.shape) - len(shape)
-    dims = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1)
+    dims = tuple(range(lead)) + tuple(
+        lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1
+    )
     return reshape(sum_(g, dims) if dims else g, shape)
 
 
-broadcast: Row = _view("broadcast", lambda i, p: p[0], lambda x, shape: np.broadcast_to(x, shape),
-                  lambda g, y, x, shape: [sum_to(g, x.shape)], lambda x, shape: x if x.shape == shape else None)
-reshape: Row = _view("reshape", lambda i, p: p[0], lambda x, shape: np.reshape(x, shape),
-                lambda g, y, x, shape: [reshape(g, x.shape)],
-                lambda x, shape: x if x.shape == shape else
-                reshape(x.inputs[0], shape) if x.row is reshape and not x.needs_grad and x.buffer is None else None)
-permute: Row = _view("permute", lambda i, p: tuple(i[0].shape[d] for d in p[0]), lambda x, dims: np.transpose(x, dims),
-                lambda g, y, x, dims: [permute(g, _inverse(dims))],
-                lambda x, dims: x if dims == tuple(range(len(dims))) else None)
+broadcast: Row = _view(
+    "broadcast",
+    lambda i, p: p[0],
+    lambda x, shape: np.broadcast_to(x, shape),
+    lambda g, y, x, shape: [sum_to(g, x.shape)],
+    lambda x, shape: x if x.shape == shape else None,
+)
+reshape: Row = _view(
+    "reshape",
+    lambda i, p: p[0],
+    lambda x, shape: np.reshape(x, shape),
+    lambda g, y, x, shape: [reshape(g, x.shape)],
+    lambda x, shape: (
+        x
+        if x.shape == shape
+        else reshape(x.inputs[0], shape)
+        if x.row is reshape and not x.needs_grad and x.buffer is None
+        else None
+    ),
+)
+permute: Row = _view(
+    "permute",
+    lambda i, p: tuple(i[0].shape[d] for d in p[0]),
+    lambda x, dims: np.transpose(x, dims),
+    lambda g, y, x, dims: [permute(g, _inverse(dims))],
+    lambda x, dims: x if dims == tuple(range(len(dims))) else None,
+)
 
 
 def _slice_shape(i: tuple, p: tuple) -> Shape:
@@ -52,9 +85,13 @@ def _slices(starts: Shape, stops: Shape, steps: Shape) -> tuple[slice, ...]:
 
 
 # starts, stops, steps: one int per dimension, 0 <= start <= stop <= size, step >= 1.
-slice_: Row = _view("slice", _slice_shape, lambda x, a, b, s: x[_slices(a, b, s)],
-               lambda g, y, x, a, b, s: [update_slice(zeros(x.shape, g.dtype), g, a, b, s)],
-               lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None)
+slice_: Row = _view(
+    "slice",
+    _slice_shape,
+    lambda x, a, b, s: x[_slices(a, b, s)],
+    lambda g, y, x, a, b, s: [update_slice(zeros(x.shape, g.dtype), g, a, b, s)],
+    lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None,
+)
 flip: Row = _view("flip", same, lambda x, dims: np.flip(x, dims), lambda g, y, x, dims: [flip(g, dims)])
 
 
@@ -65,9 +102,15 @@ def _pad_ref(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray
 
 
 # Constant padding, low and high >= 0 (op `pad` crops with slice first).
-pad: Row = _view("pad", lambda i, p: tuple(n + a + b for n, a, b in zip(i[0].shape, p[0], p[1])), _pad_ref,
-            lambda g, y, x, low, high, value: [slice_(g, low, tuple(a + n for a, n in zip(low, x.shape)), (1,) * len(low))],
-            lambda x, low, high, value: x if not any(low) and not any(high) else None)
+pad: Row = _view(
+    "pad",
+    lambda i, p: tuple(n + a + b for n, a, b in zip(i[0].shape, p[0], p[1])),
+    _pad_ref,
+    lambda g, y, x, low, high, value: [
+        slice_(g, low, tuple(a + n for a, n in zip(low, x.shape)), (1,) * len(low))
+    ],
+    lambda x, low, high, value: x if not any(low) and not any(high) else None,
+)
 
 
 def _window_shape(i: tuple, p: tuple) -> Shape:
@@ -83,15 +126,23 @@ def _window_ref(x: np.ndarray, dims: Shape, sizes: Shape, steps: Shape, gaps: Sh
     for d, k, s, r in zip(dims, sizes, steps, gaps):
         shape[d] = (x.shape[d] - r * (k - 1) - 1) // s + 1
         strides[d] = x.strides[d] * s
-    return np.lib.stride_tricks.as_strided(x, (*shape, *sizes), (*strides, *(x.strides[d] * r for d, r in zip(dims, gaps))))
+    return np.lib.stride_tricks.as_strided(
+        x, (*shape, *sizes), (*strides, *(x.strides[d] * r for d, r in zip(dims, gaps)))
+    )
 
 
 # Sliding windows over `dims`: their offsets become trailing dimensions of `sizes`; the base of pooling and unfold.
-window: Row = _view("window", _window_shape, _window_ref,
-               lambda g, y, x, dims, sizes, steps, gaps: [fold(g, x.shape, dims, sizes, steps, gaps)])
+window: Row = _view(
+    "window",
+    _window_shape,
+    _window_ref,
+    lambda g, y, x, dims, sizes, steps, gaps: [fold(g, x.shape, dims, sizes, steps, gaps)],
+)
 
 
-def _fold_ref(x: np.ndarray, shape: Shape, dims: Shape, sizes: Shape, steps: Shape, gaps: Shape) -> np.ndarray:
+def _fold_ref(
+    x: np.ndarray, shape: Shape, dims: Shape, sizes: Shape, steps: Shape, gaps: Shape
+) -> np.ndarray:
     acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype), dt.from_numpy(x.dtype)).np
     out = np.zeros(shape, acc)
     n = len(shape)
@@ -104,9 +155,16 @@ def _fold_ref(x: np.ndarray, shape: Shape, dims: Shape, sizes: Shape, steps: Sha
 
 
 # The transpose of window: every element sums the windows that cover it, offsets in row-major order.
-fold: Row = prim("fold", kind="reduce", shape=lambda i, p: p[0], dtype=kept, ref=_fold_ref,
-            grad=lambda g, y, x, shape, dims, sizes, steps, gaps: [window(g, dims, sizes, steps, gaps)],
-            code=None, flops=lambda i, p: i[0].size)
+fold: Row = prim(
+    "fold",
+    kind="reduce",
+    shape=lambda i, p: p[0],
+    dtype=kept,
+    ref=_fold_ref,
+    grad=lambda g, y, x, shape, dims, sizes, steps, gaps: [window(g, dims, sizes, steps, gaps)],
+    code=None,
+    flops=lambda i, p: i[0].size,
+)
 
 
 def _strided_ref(x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np.ndarray:
@@ -117,13 +175,23 @@ def _strided_ref(x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np
 def _strided_grad(g: Node, y: Node, x: Node, shape: Shape, strides: Shape, offset: int) -> list[Node]:
     from fanal.core.ir.prims.index import put
     from fanal.core.ir.prims.source import iota
+
     at = strided(iota(x.shape, 0, dt.int64), shape, strides, offset)
     return [put(zeros(x.shape, g.dtype), reshape(at, (at.size,)), reshape(g, (g.size,)), 0, "add")]
 
 
 # Any walk over a flat value, elements may repeat: torch.as_strided.
-strided: Row = prim("strided", kind="opaque", shape=lambda i, p: p[0], dtype=kept, ref=_strided_ref, grad=_strided_grad,
-               code=None, flops=0, exact=True)
+strided: Row = prim(
+    "strided",
+    kind="opaque",
+    shape=lambda i, p: p[0],
+    dtype=kept,
+    ref=_strided_ref,
+    grad=_strided_grad,
+    code=None,
+    flops=0,
+    exact=True,
+)
 
 
 def _recast_shape(i: tuple, p: tuple) -> Shape:
@@ -138,9 +206,18 @@ def _recast_ref(x: np.ndarray, to: dt.dtype) -> np.ndarray:
 
 
 # The bytes read as another dtype; the last dimension changes with the size of an element. Complex numbers are pairs.
-recast: Row = prim("recast", kind="opaque", shape=_recast_shape, dtype=lambda i, p: p[0], ref=_recast_ref,
-              grad=lambda g, y, x, to: [recast(g, x.dtype)], code=None, flops=0, exact=True,
-              fold=lambda x, to: x if x.dtype is to else None)
+recast: Row = prim(
+    "recast",
+    kind="opaque",
+    shape=_recast_shape,
+    dtype=lambda i, p: p[0],
+    ref=_recast_ref,
+    grad=lambda g, y, x, to: [recast(g, x.dtype)],
+    code=None,
+    flops=0,
+    exact=True,
+    fold=lambda x, to: x if x.dtype is to else None,
+)
 
 
 def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
@@ -154,10 +231,21 @@ def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
     return out
 
 
-concat: Row = prim("concat", kind="join", arity=-1, dtype=kept,
-              shape=lambda i, p: tuple(sum(x.shape[d] for x in i) if d == p[0] else n for d, n in enumerate(i[0].shape)),
-              ref=lambda *a: np.concatenate(a[:-1], a[-1]), grad=_concat_grad, code=None, flops=0, exact=True,
-              fold=lambda xs, dim: xs[0] if len(xs) == 1 else None)
+concat: Row = prim(
+    "concat",
+    kind="join",
+    arity=-1,
+    dtype=kept,
+    shape=lambda i, p: tuple(
+        sum(x.shape[d] for x in i) if d == p[0] else n for d, n in enumerate(i[0].shape)
+    ),
+    ref=lambda *a: np.concatenate(a[:-1], a[-1]),
+    grad=_concat_grad,
+    code=None,
+    flops=0,
+    exact=True,
+    fold=lambda xs, dim: xs[0] if len(xs) == 1 else None,
+)
 
 
 def _update_ref(x: np.ndarray, v: np.ndarray, a: Shape, b: Shape, s: Shape) -> np.ndarray:
@@ -167,10 +255,18 @@ def _update_ref(x: np.ndarray, v: np.ndarray, a: Shape, b: Shape, s: Shape) -> n
 
 
 # x with the region x[starts:stops:steps] replaced by v.
-update_slice: Row = prim("update_slice", kind="join", arity=2, shape=same, dtype=kept, ref=_update_ref,
-                    grad=lambda g, y, x, v, a, b, s: [update_slice(g, zeros(v.shape, g.dtype), a, b, s),
-                                                      slice_(g, a, b, s)],
-                    code=None, flops=0, exact=True)
+update_slice: Row = prim(
+    "update_slice",
+    kind="join",
+    arity=2,
+    shape=same,
+    dtype=kept,
+    ref=_update_ref,
+    grad=lambda g, y, x, v, a, b, s: [update_slice(g, zeros(v.shape, g.dtype), a, b, s), slice_(g, a, b, s)],
+    code=None,
+    flops=0,
+    exact=True,
+)
 
 
 def region_of_zeros(n: Node) -> tuple[Shape, Shape, Shape] | None:
@@ -189,6 +285,7 @@ def disjoint(a: tuple[Shape, Shape, Shape], b: tuple[Shape, Shape, Shape]) -> bo
 def zeros(shape: Shape, dtype: dt.dtype) -> Node:
     """Return a constant zero of a shape."""
     from fanal.core.ir.prims.source import full
+
     return full(shape, 0, dtype)
 
 
@@ -199,8 +296,29 @@ def size(shape: Shape) -> int:
 
 # The tape. `detach` stops gradients; `tape` is its first input with a gradient rule of its own:
 # rule(g, y, *inputs) -> one node or None per remaining input.
-detach: Row = prim("detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True)
-alias: Row = prim("alias", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=lambda g, y, x: [g], code=None,
-             flops=0, exact=True)
-tape: Row = prim("tape", kind="tape", arity=-1, shape=lambda i, p: i[0].shape, dtype=lambda i, p: i[0].dtype,
-            ref=lambda x, *_: x, grad=lambda g, y, x, *rest: [None, *rest[-1](g, y, *rest[:-1])], code=None, flops=0, exact=True)
+detach: Row = prim(
+    "detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True
+)
+alias: Row = prim(
+    "alias",
+    kind="tape",
+    shape=same,
+    dtype=kept,
+    ref=lambda x: x,
+    grad=lambda g, y, x: [g],
+    code=None,
+    flops=0,
+    exact=True,
+)
+tape: Row = prim(
+    "tape",
+    kind="tape",
+    arity=-1,
+    shape=lambda i, p: i[0].shape,
+    dtype=lambda i, p: i[0].dtype,
+    ref=lambda x, *_: x,
+    grad=lambda g, y, x, *rest: [None, *rest[-1](g, y, *rest[:-1])],
+    code=None,
+    flops=0,
+    exact=True,
+)
