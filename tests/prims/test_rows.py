@@ -174,7 +174,7 @@ def test_compiled_against_reference(row: Row) -> None:
     draw = Draw(row, sample)
     uses = []
     for d in sample.dtypes:
-        for k, case in enumerate(sample.cases):
+        for case in sample.cases:
             for layout in LAYOUTS if case.shapes and any(case.shapes) else LAYOUTS[:1]:
                 y = use(row, draw.operands(case, d, layout), case.params)
                 if y.row is row:  # else folded: nothing to compute

@@ -1,4 +1,4 @@
-"""The flush of a recorded segment: find what must be in memory afterwards, run it once, keep the tape usable."""
+"""The flush of a recorded segment: find what must be in memory afterwards, run it, keep the tape usable."""
 
 from __future__ import annotations
 

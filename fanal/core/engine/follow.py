@@ -1,7 +1,7 @@
-"""Following: when the calls of a known segment come again, hand back its tensors, and run its program at the end.
+"""Following: when the calls of a known segment come again, hand back its tensors, and run its program in the end.
 
-Python always runs, so the stream of calls is the guard: a call that differs ends the following. What was matched until
-then is recorded after the fact, onto the very tensors that were handed out, and recording goes on from there.
+Python always runs, so the stream of calls is the guard: a call that differs ends the following. What was matched
+until then is recorded after the fact, onto the very tensors that were handed out, and recording goes on from there.
 """
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
 from fanal.core.engine.cache import executable
+from fanal.core.engine.draft import Draft, copy_handle, graft, stub
 from fanal.core.engine.handle import Storage, shared_outside, signature
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.path import MANUAL, Draft, Path, copy_handle, graft, stub
+from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
 from fanal.core.ir.prims import given, input_
 from fanal.core.ir.program import FREED, Node
@@ -130,16 +131,18 @@ def _take(path: Path, k: int, op: Op) -> Any:
 def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None:
     """Find another known segment that began with the same k events, and move what was handed out onto it."""
     for p in reversed(paths().all):
-        if p is path or p.mode != path.mode or len(p.steps) <= k or p.steps[k].op is not op or len(p.outs) == 0:
+        if p is path or p.mode != path.mode or not p.outs or len(p.steps) <= k or p.steps[k].op is not op:
             continue
         if not _current(p) or not _same_prefix(path, p, k):
             continue
-        if _adopt(path, p, k) and p.same_call(p.steps[k], op, args, kwargs):
+        if not _adopt(path, p, k):
+            continue
+        if p.same_call(p.steps[k], op, args, kwargs):
             session.path = p
             path.undo, p.undo = [], path.undo
             _finish_switch(path, p, k)
             return p
-        _restore(path, p, k)
+        _exchange(path, p, k)  # back
     return None
 
 
@@ -236,10 +239,6 @@ def _exchange(a: Path, b: Path, k: int) -> None:
             matcher.set_out(s.native, p.value(s.out))
 
 
-def _restore(a: Path, b: Path, k: int) -> None:
-    _exchange(a, b, k)
-
-
 def _finish_switch(a: Path, b: Path, k: int) -> None:
     for slot in a.slots:
         if slot.moves:
@@ -299,7 +298,7 @@ def _again(path: Path, step: Any) -> None:
     event = s.events[-1]
     event.out = _graft(path, step.out, event.out, s)
     grads = []
-    for (leaf, _, new), (t, before, made) in zip(step.grads, event.grads):
+    for (_, _, new), (t, before, made) in zip(step.grads, event.grads):
         if made is not None and new is not None:
             made = _graft_one(path.outs[new], made, s)
             t._grad = made
@@ -425,7 +424,8 @@ def commit(path: Path) -> bool:
     if path.held:
         renew(path, path.held)
     if any(map(vars, path.outs)) or any(map(getweakrefcount, path.outs)):  # what hangs on a tensor ends with it
-        renew(path, [i for i, o in enumerate(path.outs) if i not in path.grads and (vars(o) or getweakrefcount(o))])
+        marked = [i for i, o in enumerate(path.outs) if vars(o) or getweakrefcount(o)]
+        renew(path, [i for i in marked if i not in path.grads])
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
@@ -435,7 +435,7 @@ def commit(path: Path) -> bool:
 
 def _look_who_holds(path: Path, now: list[int]) -> bool:
     """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
-    # Whether a .grad may serve again is asked when the next backward comes: until then its parameter holds it.
+    # Whether a .grad may serve again is asked at the next backward: until then its parameter holds it.
     held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
     if not path.open.isdisjoint(held):
         return False
@@ -490,10 +490,14 @@ def learn(draft: Draft, mode: tuple) -> None:
     if program.outputs:
         p.exe = executable(program)
         arrays = []
-        for k in p.bound:  # the values as of the start of the segment: storages already stand at their new version
+        for k in p.bound:  # as of the start of the segment: storages stand at their new version
             kind, x = p.sources[k]
-            arrays.append(draft.starting[x].buffer if kind == "group" else p.scalars[x][1] if kind == "scalar" else
-                          draft.snapshot(x) if kind == "snapshot" else x)
+            if kind == "group":
+                arrays.append(draft.starting[x].buffer)
+            elif kind == "scalar":
+                arrays.append(p.scalars[x][1])
+            else:
+                arrays.append(draft.snapshot(x) if kind == "snapshot" else x)
         for g, a in zip(p.keep, p.exe.run(arrays)):
             storage = p.groups[g].weak()
             if storage is not None:

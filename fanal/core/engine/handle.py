@@ -93,7 +93,7 @@ def root_array(storage: Storage) -> np.ndarray:
 
 
 def shared_outside(s: Storage) -> bool:
-    """Tell whether somebody outside can see or change the bytes of a storage; note it when nobody can any more."""
+    """Tell whether somebody outside can see the bytes of a storage; note it when nobody can any more."""
     if s.foreign is None:
         return False
     if s.foreign() is not None:  # the sharing side knows who holds the bytes (ops/numpy_share.py)

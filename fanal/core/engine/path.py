@@ -1,295 +1,25 @@
 """A known segment: its steps, the tensors it hands out, and the program that computes it.
 
-A path is drawn from a recorded segment before that runs (`Draft`), and holds nothing of the user's but the tensors
-that come from outside (slots). It owns copies of every tensor the segment returned; following hands those out.
+A path is made from a draft, and holds nothing of the user's but the tensors that come from outside (slots). It owns
+copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
 from operator import is_
 from sys import getrefcount
 from typing import Any
-from weakref import ref
 
 import numpy as np
 
-from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
+from fanal.core.engine.draft import Draft, Slot, Step
+from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
 from fanal.core.ir.prims import input_
-from fanal.core.ir.program import FREED, Node, Program, toposort
+from fanal.core.ir.program import Node, Program, toposort
 
 NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
 MANUAL = 0  # the key of steps matched in Python; operations count from 1
-_new = object.__new__
-
-
-class ViewOfLeaf:
-    """What stands in `_base_ref` of a view of a leaf when the leaf itself must not be kept."""
-
-    _leaf = True
-
-
-def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
-    """Return a handle like `o` onto `storage`, with value `node`."""
-    t = _new(type(o))
-    t._storage, t._chain, t._shape, t._dtype = storage, o._chain, o._shape, o._dtype
-    t._node, t._seen = node, storage.version
-    t._strides, t._offset = o._strides, o._offset
-    t._leaf, t._detached, t._retain, t._inference = o._leaf, o._detached, False, o._inference
-    t._grad = t._hooks = t._leaf_node = None
-    base = o._base_ref
-    t._base_ref = ViewOfLeaf if isinstance(base, Handle) else base  # keeps no user's tensor
-    t._path = True  # the value and its history are promised
-    return t
-
-
-def graft(o: Any, n: Any) -> None:
-    """Make `o`, which was handed out, be what `n` is."""
-    for slot in Handle.__slots__:
-        setattr(o, slot, getattr(n, slot))
-    if n._leaf_node is not None:
-        n._leaf_node.leaf = o
-
-
-def stub(n: Node) -> Node:
-    """Return a stand-in that knows shape, dtype and whether gradients flowed, but holds no graph."""
-    s = Node(n.row, (), (), n.shape, n.dtype)
-    s.needs_grad, s.freed = n.needs_grad, FREED
-    return s
-
-
-class Slot:
-    """A tensor from outside: a parameter, or a batch that is another object every step."""
-
-    __slots__ = ("place", "tensor", "signature", "group", "first", "step", "uses", "returned", "moves", "copy")
-
-    def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
-        self.place = place  # slots are numbered in the order of their first use
-        self.first: Any = None  # the specification of the first use: only there may another tensor come in
-        self.step = -1  # the step of the first use
-        self.tensor: Any = tensor
-        self.signature = made
-        self.group = group
-        self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place)
-        self.returned: list[Step] = []  # that hand it back, as in-place operations do
-        self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
-        self.moves = False  # another object was seen here: do not keep it
-
-
-class Group:
-    """A storage of the segment: one that came from outside, or one that it made."""
-
-    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value")
-
-    def __init__(self, external: bool, storage: Storage) -> None:
-        self.external = external
-        self.final: Node | None = None  # the value to be stored at the end; None: unchanged
-        self.writes = 0  # how many versions the segment adds
-        self.outs: list[int] = []
-        self.slots = 0
-        self.grad = False  # holds a .grad that stays with its parameter
-        self.storage: Any = storage if external else None
-        self.weak = ref(storage)
-        self.stub: Any = None  # of a .grad that serves again: its value before it is computed, and after
-        self.value: Any = None
-
-
-class Step:
-    """One event of a path."""
-
-    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "grads", "native", "index", "key")
-
-    op: Any
-    specs: list[tuple]
-    kwnames: tuple[str, ...]
-    positional: int
-    out: tuple
-    where: Any
-    mode: tuple
-    grads: list[tuple]
-    native: Any
-    index: int
-
-
-class Draft:
-    """What will become a path if the segment turns out to be repeatable. Made before the segment runs."""
-
-    def __init__(self, s: Session) -> None:
-        events, outs, slots, starts = s.events, s.outs, s.slots, s.starts
-        index, slot_index = s.index, s.slot_index
-        self.snapshots = s.snapshots
-        self.refused: str | None = None
-        self.epoch = s.began
-        self.groups: list[Group] = []
-        self.group_of: dict[int, int] = {}
-        self.slots = [Slot(k, t, made, self._group(st, True)) for k, (t, made, st) in enumerate(slots)]
-        for slot in self.slots:
-            self.groups[slot.group].slots += 1
-        for storage, _, version in starts.values():
-            self.groups[self._group(storage, True)].writes = storage.version - version
-        self.out_groups: list[int] = []
-        for k, o in enumerate(outs):
-            place = self._group(o._storage, False)
-            self.out_groups.append(place)
-            self.groups[place].outs.append(k)
-        roots: list[Node] = []
-        for g in self.groups:
-            st = g.weak()
-            if st is not None and st.node.buffer is None:
-                g.final = st.node
-                roots.append(st.node)
-        self._clone(roots, starts, events)
-        for g in self.groups:
-            if g.final is not None:
-                g.final = self.copies[id(g.final)]
-        self._handles(outs)
-        self.steps = [self._step(e, index, slot_index, outs) for e in events]
-
-    def snapshot(self, slot: int) -> np.ndarray:
-        """Return the copy that was read while recording."""
-        return next(n.buffer for k, n in self.snapshots.values() if k == slot)  # type: ignore[misc]
-
-    def covers(self, live: list[Storage]) -> bool:
-        """Tell whether every storage that must be computed is one of the segment's results."""
-        return all(id(st) in self.group_of and self.groups[self.group_of[id(st)]].weak() is st for st in live)
-
-    def _group(self, storage: Storage, external: bool) -> int:
-        k = self.group_of.get(id(storage))
-        if k is None:
-            k = self.group_of[id(storage)] = len(self.groups)
-            self.groups.append(Group(external, storage))
-        return k
-
-    def _clone(self, roots: list[Node], starts: dict, events: list[Event]) -> None:
-        """Copy the graph without its values, and note where each input comes from."""
-        self.inputs: list[Node] = []
-        self.sources: list[tuple[str, Any]] = []  # ("group", k) | ("scalar", k) | ("constant", array)
-        self.scalars: list[list] = []  # [value, array, marker, (matcher step, place)]
-        known: dict[int, tuple[str, Any]] = {}
-        self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
-        for sid, (_, node, _) in starts.items():
-            known[id(node)] = ("group", self.group_of[sid])
-        for nid, (k, _) in self.snapshots.items():
-            known[nid] = ("snapshot", k)
-        for e in events:
-            self._runtime(e, known)
-        self.copies: dict[int, Node] = {}
-        copies = self.copies
-        self.originals = toposort(roots)
-        for n in self.originals:
-            args = []
-            for i in n.inputs:
-                c = copies.get(id(i))
-                if c is None:
-                    c = copies[id(i)] = self._input(i, known)
-                args.append(c)
-            if n.row.kind == "tape":
-                copies[id(n)] = args[0]
-                continue
-            c = copies[id(n)] = Node(n.row, tuple(args), n.params, n.shape, n.dtype)
-            c.where = n.where
-        for r in roots:
-            if id(r) not in copies:
-                copies[id(r)] = self._input(r, known)
-        self.order = list(copies.values())
-
-    def _input(self, n: Node, known: dict[int, tuple[str, Any]]) -> Node:
-        if n.buffer is None:
-            raise AssertionError(f"{n!r} has no value and no origin")
-        source = known.get(id(n))
-        if source is None:
-            if n.home is not None:
-                self.refused = f"a value from outside that no argument names ({n!r})"
-            source = ("constant", n.buffer)
-        self.inputs.append(input_(n.shape, n.dtype))
-        self.sources.append(source)
-        return self.inputs[-1]
-
-    def _runtime(self, e: Event, known: dict[int, tuple[str, Any]]) -> None:
-        """Find the arguments that an event's runtime numbers come from."""
-        places: dict[int, list[tuple[list, int]]] = {}
-
-        def walk(specs: list) -> None:
-            for k, (kind, x) in enumerate(specs):
-                if kind == SEQUENCE:
-                    walk(x[1])
-                elif kind == CONST and type(x) in (int, float):
-                    places.setdefault(id(x), []).append((specs, k))
-        walk(e.specs)
-        mine: dict[int, int] = {}
-        for node, value in e.scalars:
-            if type(value) not in (int, float):
-                known[id(node)] = ("scalar", len(self.scalars))
-                self.scalars.append([None, node.buffer, value, None])
-                continue
-            at = places.get(id(value), ())
-            if len(at) != 1:
-                continue  # computed by the operation, or two arguments that happen to be one object: a constant
-            specs, k = at[0]
-            if id(value) in mine:
-                j = mine[id(value)]
-                if self.scalars[j][1].dtype == node.buffer.dtype:  # type: ignore[union-attr]
-                    known[id(node)] = ("scalar", j)
-                    continue
-                specs[k] = (CONST, value)
-                continue
-            j = mine[id(value)] = len(self.scalars)
-            self.scalars.append([value, np.array(node.buffer), None, None])
-            known[id(node)] = ("scalar", j)
-            specs[k] = (RUNTIME, j)
-        for key, j in mine.items():  # a number used in two types stays a constant
-            specs, k = places[key][0]
-            if specs[k][0] == CONST:
-                for node, value in e.scalars:
-                    if id(value) == key:
-                        known.pop(id(node), None)
-                self.scalars[j][0] = None
-
-    def _handles(self, outs: list[Any]) -> None:
-        """Make the tensors that following will hand out."""
-        for g in self.groups:
-            if not g.external:
-                st = g.weak()
-                assert st is not None
-                s = Storage(stub(st.node), st.meta)
-                s.version = st.version
-                g.storage = s
-        self.outs: list[Any] = []
-        # Results through which somebody who holds them may yet send gradients: following keeps no history for that.
-        self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
-                     if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
-        for o, k in zip(outs, self.out_groups):
-            self.outs.append(copy_handle(o, self.groups[k].storage, stub(o._node)))
-
-    def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
-        s = Step()
-        s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
-        s.where, s.mode = e.where, e.mode
-        s.out = self._template(e.out, index, slot_index)
-        s.grads = []
-
-        def place(t: Any) -> tuple:
-            if id(t) in index:
-                return (OUT, index[id(t)])
-            if id(t) in slot_index:
-                return (SLOT, slot_index[id(t)])
-            self.refused = "backward reached a leaf that no argument names"
-            return (CONST, None)
-        for leaf, before, new in e.grads:
-            was = None if before is None else place(before)
-            s.grads.append((place(leaf), was, None if new is None else index[id(new)]))
-            if new is not None:
-                self.groups[self.out_groups[index[id(new)]]].grad = True
-        return s
-
-    def _template(self, x: Any, index: dict[int, int], slot_index: dict[int, int]) -> tuple:
-        if isinstance(x, Handle):
-            return (OUT, index[id(x)]) if id(x) in index else (SLOT, slot_index[id(x)])
-        if isinstance(x, (tuple, list)):
-            return (SEQUENCE, (type(x), [self._template(i, index, slot_index) for i in x]))
-        if x is not None and not isinstance(x, (bool, int, float, str)):
-            self.refused = f"a result of type {type(x).__name__}"
-        return (CONST, x)
 
 
 class Path:
@@ -309,14 +39,14 @@ class Path:
         self.exe: Any = None
         self.successor: Path | None = None
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
-        self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # out -> its leaf
+        self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # by out
         self.index: dict[int, int] = {}
         self.refs: dict[int, list[tuple[Any, int]]] = {}  # out -> (matcher step, place) that expect it
         self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
         self._forge()
         self.counts = self.count()
         self.alone_grads = {new: getrefcount(self.outs[new]) for new in self.grads}
-        self.usual: list[int] = []  # the counts of the last run: equal ones mean that the same tensors are held
+        self.usual: list[int] = []  # the counts of the last run: if equal, the same tensors are held
         self.held: list[int] = []
         self.alone: list[int] = []  # reference counts of the nodes of written storages after a run
 
@@ -326,8 +56,8 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            s.native = matcher.new_step(MANUAL if s.op.manual or s.grads else s.op.key, args, s.kwnames or None,
-                                        self.value(s.out))
+            key = MANUAL if s.op.manual or s.grads else s.op.key
+            s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             self.index[id(s.native)] = i
             for place, (kind, x) in enumerate(s.specs):
                 if kind == SLOT:
@@ -466,7 +196,8 @@ class Path:
                 return self._numbers(specs, a)
             if specs[0][0] in (OUT, SLOT):
                 outs, slots = self.outs, self.slots
-                expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY for k, i in specs]
+                expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY
+                            for k, i in specs]
                 if all(map(is_, a, expected)) and not self.foreign:
                     return True
             return all(map(self.matches, specs, a))
@@ -474,7 +205,7 @@ class Path:
 
     @staticmethod
     def set_number(entry: list, v: Any) -> None:
-        """Take over a runtime number. The matcher compares addresses, so it must know the object that is held."""
+        """Take over a runtime number. The matcher compares addresses: it must know the object held."""
         entry[0] = v
         entry[1][()] = v
         if entry[3] is not None:
@@ -505,9 +236,10 @@ class Path:
                 return False
         for leaf, before, _ in s.grads:
             t = self.value(leaf)
-            expected = None if before is None else self.value(before)
-            if t is None or t._grad is not expected:
-                if before is None or before[0] != SLOT or t is None or t._grad is None:
+            if t is None or (t._grad is None) is not (before is None):
+                return False
+            if before is not None and t._grad is not self.value(before):
+                if before[0] != SLOT:
                     return False
                 slot = self.slots[before[1]]
                 if 0 <= slot.step < s.index or not self.bind(slot, t._grad):
@@ -564,15 +296,16 @@ class Path:
             self.given.append(self.scalars[x][1] if kind == "scalar" else x if kind == "constant" else None)
         self.markers = [e for e in self.scalars if e[2] is not None]
         self.written = [self.groups[g] for g in self.keep if self.groups[g].external]
-        self.own = [(i, g) for i, g in enumerate(self.keep) if self.groups[g].grad and not self.groups[g].external]
+        self.own = [(i, g) for i, g in enumerate(self.keep)
+                    if self.groups[g].grad and not self.groups[g].external]
         self.made = [(i, g) for i, g in enumerate(self.keep)
                      if not self.groups[g].external and not self.groups[g].grad]
         self.results: list[Any] = [None] * len(self.keep)
         self.in_place = list(writes.items())
-        self.overwritten = [(i, g) for i, g in enumerate(self.keep)  # from outside, written without being read
+        self.overwritten = [(i, g) for i, g in enumerate(self.keep)  # from outside, written but not read
                             if self.groups[g].external and i not in writes]
         self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
-        for i, g in self.own:
+        for _, g in self.own:
             self.groups[g].stub = self.groups[g].value = None
 
     def count(self) -> list[int]:

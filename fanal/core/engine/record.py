@@ -229,7 +229,7 @@ def set_position(f: Callable[[], int]) -> None:
 
 
 def written_ahead() -> bool:
-    """Tell whether followed events have written to tensors from outside, whose memory does not show it yet."""
+    """Tell whether followed events wrote to tensors from outside, whose memory does not show it yet."""
     path = session.path
     return path is not None and bool(path.writes) and not session.flushing and _position() > 0
 
@@ -249,7 +249,7 @@ def set_leaver(leave: Callable[[], None]) -> None:
 
 
 def leave_path() -> None:
-    """Stop following: what was followed is recorded after the fact. Call it before a change that is no event."""
+    """Stop following: what was followed is recorded now. Call it before a change that is no event."""
     if session.path is not None and not session.depth:
         _leaver()
 
@@ -276,7 +276,7 @@ def flush(reason: str) -> None:
 
 
 def set_grad(t: Any, new: Any) -> None:
-    """Set t.grad: an effect of Python's that is no event, but must be undone and redone if following fails."""
+    """Set t.grad: an effect of Python's that is no event, undone and redone if following fails."""
     s = session
     if s.path is None or s.depth:
         t._grad = new

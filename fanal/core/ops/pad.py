@@ -86,7 +86,7 @@ _ROOM = {2: (2, 3), 4: (3, 4), 6: (4, 5)}
 def _check_room(x: Node, pad: Sequence[int], mode: str) -> None:
     if len(x.shape) not in _ROOM.get(len(pad), ()):
         raise NotImplementedError(
-            "Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now"
+            "Only 2D, 3D, 4D, 5D padding with non-constant padding are supported"
         )
     k = len(pad) // 2
     if 0 in x.shape[len(x.shape) - k - (mode != "circular") :]:

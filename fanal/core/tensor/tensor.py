@@ -156,7 +156,7 @@ def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset:
 
 
 def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
-    """Return a view of `t` made by a chain of view primitives; its strides and offset are the caller's reckoning."""
+    """Return a view of `t` made by a chain of view primitives; strides and offset are the caller's reckoning."""
     from fanal.core.tensor.alias import read
 
     base = read(t)
@@ -213,7 +213,7 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
 
 
 def settled(t: Handle) -> np.ndarray:
-    """Return the computed root value of a tensor's storage. Flushes when work is pending that may change it."""
+    """Return the root value of a tensor's storage. Flushes when work is pending that may change it."""
     if t._storage.node.buffer is None or written_ahead():
         flush("read")
     return root_array(

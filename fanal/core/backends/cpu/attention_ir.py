@@ -41,7 +41,7 @@ class AttentionSpec:
 
     @property
     def key(self) -> str:
-        return "attention3:" + ":".join(str(v) for v in vars(self).values())
+        return "attention5:" + ":".join(str(v) for v in vars(self).values())
 
 
 def _halves(e: Emitter, w: Writer, how: str, x: Scalar, kind: str) -> Scalar:
@@ -173,6 +173,11 @@ class _Attention:
 
     def put(self, j: Value, at: Value, x: Scalar) -> None:
         self.w.store(self.vector, x.name, self.w.at(at, j, self.size))
+
+    def first(self, start: Value, column: Value) -> Value:
+        """Return the first row of a block that sees a column or one after it."""
+        w = self.w
+        return w.select(w.less(start, column), w.sub(column, start), "0") if self.spec.mask == "causal" else "0"
 
     def ends(self, rows: Value, start: Value) -> Value:
         """Return how many columns a block of rows sees."""
@@ -313,7 +318,8 @@ class _Backward(_Forward):
                                  w.at(vt, w.mul(j, self.ev), self.size), str(self.width), self.ev,
                                  w.at(ds, place, self.size), self.wide, high)
                     return []
-                w.loop("0", rows, height, tiles, once=True)
+                first = self.first(i, j)  # tiles above see none of these columns
+                w.loop(w.mul(w.div(first, height), height), rows, height, tiles, once=True)
                 return []
             w.loop("0", depth, str(self.width), both, once=True)
 
@@ -327,12 +333,14 @@ class _Backward(_Forward):
 
             def keys(j: Value) -> list[Value]:
                 high = w.min(w.sub(depth, j), height)
+                first = self.first(i, j)  # rows above have no weight here
                 for source, other, wide, cols, total in ((s, rows_g, self.e_wide, self.ev, sum_v),
                                                          (ds, rows_q, self.d_wide, self.d, sum_k)):
                     def columns(c: Value, source: Value = source, other: Value = other, wide: Value = wide,
                                 total: Value = total) -> list[Value]:
                         place = w.add(w.mul(j, wide), c)
-                        self.product("m", w.at(source, j, self.size), self.wide, w.at(other, c, self.size), wide, rows,
+                        self.product("m", w.at(source, w.add(w.mul(first, self.wide), j), self.size), self.wide,
+                                     w.at(other, w.add(w.mul(first, wide), c), self.size), wide, w.sub(rows, first),
                                      w.at(total, place, self.size), wide, high, resume=True)
                         return []
                     w.loop("0", cols, str(self.width), columns)
@@ -342,10 +350,11 @@ class _Backward(_Forward):
 
             def queries(r: Value) -> list[Value]:
                 high = w.min(w.sub(rows, r), height)
+                seen = self.ends(high, w.add(i, r))
 
                 def columns(c: Value) -> list[Value]:
                     self.product("k", w.at(ds, w.mul(r, self.wide), self.size), self.wide, w.at(kc, c, self.size),
-                                 self.d_wide, depth, w.at(tile, c, self.size), self.d_wide, high)
+                                 self.d_wide, seen, w.at(tile, c, self.size), self.d_wide, high)
                     return []
                 w.loop("0", self.d, str(self.width), columns)
                 self.copy(tile, self.d_wide, w.at(dq, w.mul(w.add(i, r), dq_step), self.size), dq_step, high, self.d)

@@ -19,7 +19,6 @@ from fanal.core.ir.prims.point import (
                                        convert,
                                        cos,
                                        cosh,
-                                       digamma_value,
                                        div,
                                        eq,
                                        erf,
@@ -47,11 +46,9 @@ from fanal.core.ir.prims.point import (
                                        num,
                                        or_,
                                        polygamma,
-                                       polygamma_value,
                                        pow_,
                                        real,
                                        round_,
-                                       scalar_map,
                                        shl,
                                        shr,
                                        sign,
@@ -68,6 +65,7 @@ from fanal.core.ir.prims.point import (
 from fanal.core.ir.prims.pool import max_pool, max_pool_at, max_pool_dx
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
+from fanal.core.ir.prims.special import digamma_value, polygamma_value, scalar_map
 from fanal.core.ir.prims.view import (
                                        alias,
                                        broadcast,

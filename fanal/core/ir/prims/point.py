@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.ir.prims.special import erfinv_value, lgamma_value, polygamma_value, scalar_map
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same, spread
 
@@ -293,121 +294,6 @@ atanh: Row = unary(
 )
 
 
-def scalar_map(f):  # type: ignore[no-untyped-def]
-    """Make a reference from a function of one Python float, computed in double precision."""
-    table = np.frompyfunc(f, 1, 1)
-
-    def call(x):  # type: ignore[no-untyped-def]
-        return np.asarray(table(np.asarray(x, np.float64))).astype(x.dtype)
-
-    return call
-
-
-def _erfinv(y: float) -> float:
-    """Inverse error function. Source: Giles, "Approximating the erfinv function" (2010), polished by Newton steps."""
-    if not -1 < y < 1:
-        return math.copysign(math.inf, y) if abs(y) == 1 else math.nan
-    w = -math.log((1 - y) * (1 + y))
-    if w < 5:
-        w, c = (
-            w - 2.5,
-            (
-                2.81022636e-08,
-                3.43273939e-07,
-                -3.5233877e-06,
-                -4.39150654e-06,
-                0.00021858087,
-                -0.00125372503,
-                -0.00417768164,
-                0.246640727,
-                1.50140941,
-            ),
-        )
-    else:
-        w, c = (
-            math.sqrt(w) - 3,
-            (
-                -0.000200214257,
-                0.000100950558,
-                0.00134934322,
-                -0.00367342844,
-                0.00573950773,
-                -0.0076224613,
-                0.00943887047,
-                1.00167406,
-                2.83297682,
-            ),
-        )
-    x = 0.0
-    for k in c:
-        x = x * w + k
-    x *= y
-    for _ in range(2):
-        x -= (
-            (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-            if abs(y) < 0.9999999
-            else (math.copysign(1 - math.erfc(abs(x)), x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-        )
-    return x
-
-
-def _lgamma(x: float) -> float:
-    if math.isnan(x):
-        return x
-    if math.isinf(x) or (x <= 0 and x == math.floor(x)):
-        return math.inf
-    try:
-        return math.lgamma(x)
-    except OverflowError:
-        return math.inf
-
-
-def digamma_value(x: float) -> float:
-    """Digamma by upward recurrence and its asymptotic series. Source: Abramowitz & Stegun 6.3.5, 6.3.18."""
-    if math.isnan(x) or x == -math.inf:
-        return math.nan
-    if x == 0:
-        return math.copysign(math.inf, -x)
-    if x < 0:
-        if x == math.floor(x):
-            return math.nan
-        return digamma_value(1 - x) - math.pi / math.tan(math.pi * (x - math.floor(x)))
-    s = 0.0
-    while x < 10:
-        s -= 1 / x
-        x += 1
-    z = 1 / (x * x) if x < 1e17 else 0.0
-    return (
-        s
-        + math.log(x)
-        - 0.5 / x
-        - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
-    )
-
-
-def polygamma_value(n: int, x: float) -> float:
-    """n-th derivative of digamma (n >= 1), x > 0 or by reflection for n = 1.
-
-    Source: Abramowitz & Stegun 6.4.6, 6.4.11.
-    """
-    if n == 0:
-        return digamma_value(x)
-    if x <= 0:
-        if x == math.floor(x):
-            return math.inf if n % 2 else math.nan
-        if n == 1:
-            return -polygamma_value(1, 1 - x) + (math.pi / math.sin(math.pi * x)) ** 2
-    sign_, s = (-1) ** (n + 1), 0.0
-    fact = math.factorial(n)
-    while x < 20:
-        s += fact / x ** (n + 1)
-        x += 1
-    series = math.factorial(n - 1) / x**n + fact / (2 * x ** (n + 1))
-    for k, b in enumerate((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6), 1):
-        series += b * math.factorial(2 * k + n - 1) / (math.factorial(2 * k) * x ** (2 * k + n))
-    return sign_ * (s + series)
-
-
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 erf: Row = unary(
     "erf",
@@ -425,21 +311,21 @@ erfc: Row = unary(
 )
 erfinv: Row = unary(
     "erfinv",
-    scalar_map(_erfinv),
+    scalar_map(erfinv_value),
     lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))],
     None,
     40,
     (-0.9, 0.9),
 )
 lgamma: Row = unary(
-    "lgamma", scalar_map(_lgamma), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4)
+    "lgamma", scalar_map(lgamma_value), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4)
 )
 polygamma: Row = prim(
     "polygamma",
     kind="point",
     shape=same,
     dtype=kept,
-    ref=lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x),
+    ref=_quiet(lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x)),
     grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))],
     code=None,
     flops=60,
@@ -500,17 +386,26 @@ pow_: Row = binary(
 atan2: Row = binary(
     "atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2)
 )
+def _extreme_ref(first, f):  # type: ignore[no-untyped-def]
+    """Return the first operand where it is no worse: of 0 and -0, NumPy returns either."""
+
+    def call(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return f(a, b) if a.dtype.kind in "iub" else np.where(first(a, b) | (a != a), a, b)
+
+    return call
+
+
 # NaN propagates; equal operands share the gradient evenly (checked against PyTorch 2.13).
 max_: Row = binary(
     "max",
-    np.maximum,
+    _extreme_ref(np.greater_equal, np.maximum),
     lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b),
     lambda e, a, b: e.max(a, b),
     exact=True,
 )
 min_: Row = binary(
     "min",
-    np.minimum,
+    _extreme_ref(np.less_equal, np.minimum),
     lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b),
     lambda e, a, b: e.min(a, b),
     exact=True,

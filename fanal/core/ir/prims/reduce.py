@@ -6,8 +6,9 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, reduced_shape
-from fanal.core.ir.prims.point import _quiet, div, eq, mul, num, where
-from fanal.core.ir.prims.view import broadcast, flip, pad, reshape, slice_
+from fanal.core.ir.prims.point import _quiet, conj, div, eq, exp, le, lt, mul, neg, num, where
+from fanal.core.ir.prims.source import iota
+from fanal.core.ir.prims.view import broadcast, flip, pad, permute, reshape, slice_
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
 
@@ -94,8 +95,6 @@ def _extreme_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
 
 def _prod_grad(g: Node, y: Node, x: Node, dims: Shape) -> list[Node | None]:
     """d prod / d x_i = product of the others, by exclusive products from both ends: right with zeros, and smooth."""
-    from fanal.core.ir.prims.view import permute
-
     keep = tuple(d for d in range(len(x.shape)) if d not in dims)
     perm = keep + dims
     lead = tuple(x.shape[d] for d in keep)
