@@ -18,10 +18,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "bench"))
 
-import models  # noqa: E402
-import numpy as np  # noqa: E402
+import models
+import numpy as np
 
-import fanal  # noqa: E402
+import fanal
 
 STEPS = 5
 MODELS: dict[str, Callable[[Any], Any]] = {

@@ -39,6 +39,9 @@ def test_multi_head() -> None:
     _heads(r, r(5, 8), r(6, 8))
     _heads(r, r(5, 3, 8), r(6, 3, 8), need_weights=False)
     _heads(r, r(5, 3, 8), r(6, 3, 8), average_attn_weights=False, attn_mask=r(6, 5, 6))
+    _heads(r, x := r(5, 3, 8), x, need_weights=False, second=False)  # torch has no second derivative of its kernel
+    _heads(r, r(5, 3, 8), r(5, 3, 8), need_weights=False, second=False, attn_mask=r.rand(5, 5, grad=False) > 0.7,
+           key_padding_mask=torch.arange(5) > torch.tensor([[4], [3], [2]]))
     padding = torch.arange(6) > torch.tensor([[5], [4], [3]])
     _heads(r, r(5, 3, 8), r(6, 3, 8), r(1, 1, 8), r(1, 1, 8), zero=True, attn_mask=r.rand(5, 6, grad=False) > 0.7,
            key_padding_mask=padding)

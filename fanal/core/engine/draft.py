@@ -1,6 +1,7 @@
 """What a recorded segment is before it runs: everything that its path will be made of.
 
-A draft copies the graph without its values and holds nothing of the user's but the tensors that come from outside.
+A draft copies the graph without its values and holds nothing of the user's but the tensors that come from
+outside.
 """
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("copy", "first", "group", "moves", "place", "returned", "signature", "step", "tensor", "uses")
+    __slots__ = ("copy", "first", "group", "moves", "place", "returned", "signature", "step", "tensor",
+                 "uses")
 
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
         self.place = place  # slots are numbered in the order of their first use
@@ -91,7 +93,8 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional", "specs", "where")
+    __slots__ = ("grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional", "specs",
+                 "where")
 
     op: Any
     specs: list[tuple]

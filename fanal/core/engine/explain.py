@@ -1,4 +1,4 @@
-"""What PyTorch's errors do not say: where each operand of a failed call came from, with its shape and dtype."""
+"""What PyTorch's errors do not say: where the operands of a failed call came from, with shapes and dtypes."""
 
 from __future__ import annotations
 

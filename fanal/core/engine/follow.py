@@ -1,7 +1,8 @@
-"""Following: when the calls of a known segment come again, hand back its tensors, and run its program in the end.
+"""Following: when the calls of a known segment come again, hand back its tensors; in the end run its program.
 
-Python always runs, so the stream of calls is the guard: a call that differs ends the following. What was matched
-until then is recorded after the fact, onto the very tensors that were handed out, and recording goes on from there.
+Python always runs, so the stream of calls is the guard: a call that differs ends the following. What was
+matched until then is recorded after the fact, onto the very tensors that were handed out, and recording goes
+on from there.
 """
 from __future__ import annotations
 
@@ -423,7 +424,8 @@ def commit(path: Path) -> bool:
     ledger.flushes += 1
     if path.held:
         renew(path, path.held)
-    if any(map(vars, path.outs)) or any(map(getweakrefcount, path.outs)):  # what hangs on a tensor ends with it
+    if any(map(vars, path.outs)) or any(map(getweakrefcount, path.outs)):
+        # What hangs on a tensor ends with it.
         marked = [i for i, o in enumerate(path.outs) if vars(o) or getweakrefcount(o)]
         renew(path, [i for i in marked if i not in path.grads])
     for slot in path.slots:

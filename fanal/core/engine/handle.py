@@ -16,8 +16,8 @@ Chain = tuple[tuple[Row, tuple], ...]
 class Storage:
     """A piece of memory as the user sees it: the current value, and how often it was written.
 
-    `node` is the SSA value now held. `foreign` is set while somebody outside (NumPy, DLPack) shares the bytes: then
-    a read copies what it sees, and a write lands in the very same memory at once.
+    `node` is the SSA value now held. `foreign` is set while somebody outside (NumPy, DLPack) shares the
+    bytes: then a read copies what it sees, and a write lands in the very same memory at once.
     """
 
     __slots__ = ("node", "version", "foreign", "meta", "root", "uncounted", "__weakref__")
@@ -41,8 +41,8 @@ class Storage:
 class Handle:
     """A tensor without its methods: a storage and a chain of views onto it.
 
-    `_node` caches the value as of version `_seen`. `_leaf` says that gradients are collected here, `_detached` that
-    the value is cut from the history of the storage.
+    `_node` caches the value as of version `_seen`. `_leaf` says that gradients are collected here,
+    `_detached` that the value is cut from the history of the storage.
     """
 
     __slots__ = (

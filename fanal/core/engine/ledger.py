@@ -1,4 +1,4 @@
-"""What happened: counts of events, flushes, plans and kernels, and executables with their costs by source line."""
+"""What happened: counts of events, flushes, plans, kernels; and executables with their costs by source line."""
 
 from __future__ import annotations
 

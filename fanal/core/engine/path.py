@@ -1,7 +1,7 @@
 """A known segment: its steps, the tensors it hands out, and the program that computes it.
 
-A path is made from a draft, and holds nothing of the user's but the tensors that come from outside (slots). It owns
-copies of every tensor the segment returned; following hands those out.
+A path is made from a draft, and holds nothing of the user's but the tensors that come from outside (slots).
+It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 

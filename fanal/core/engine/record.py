@@ -1,8 +1,8 @@
 """Recording: public calls become events, events become values, and a flush runs everything pending.
 
-An *event* is one call of the public API. Recording runs its function, which builds nodes and computes nothing. A
-*segment* is the events between two flushes. When the calls of a known segment come again, `follow` recognises them
-and nothing of this runs.
+An *event* is one call of the public API. Recording runs its function, which builds nodes and computes
+nothing. A *segment* is the events between two flushes. When the calls of a known segment come again, `follow`
+recognises them and nothing of this runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The counter behind random bits drawn in kernels: one key, one offset for each draw.
 
-Philox turns (key, offset, position) into bits, so a draw is a value like any other: it can be made again in backward,
-and a followed step draws anew by taking new offsets. `draw` marks both numbers as runtime scalars of the event; when
-the step is followed, the engine asks each marker, in the order of the draws, what its number is `now`.
+Philox turns (key, offset, position) into bits, so a draw is a value like any other: it can be made again in
+backward, and a followed step draws anew by taking new offsets. `draw` marks both numbers as runtime scalars
+of the event; when the step is followed, the engine asks each marker, in the order of the draws, what its
+number is `now`.
 """
 
 from __future__ import annotations

@@ -319,7 +319,12 @@ def multi_head_attention_forward(
                                  (n * num_heads, 1, source))
         mask = wide_padding if mask is None else P.add(mask, wide_padding)
     p = dropout_p if training else 0.0
-    out, weights = attention_nodes(q, k, v, mask, p, False, None)
+    four = [P.reshape(x, (1, *x.shape)) for x in (q, k, v)]
+    if not need_weights and not p and _fits(*four, mask):
+        out = fused_attention(*four, mask, False, default_scale(q))
+        out = P.reshape(out, out.shape[1:])
+    else:
+        out, weights = attention_nodes(q, k, v, mask, p, False, None)
     out = P.reshape(P.permute(out, (1, 0, 2)), (length * n, embed))
     y = P.reshape(read(linear(wrap(out), out_proj_weight, out_proj_bias)), (length, n,
                                                                         out_proj_weight._shape[0]))

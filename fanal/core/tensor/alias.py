@@ -1,7 +1,8 @@
 """Views and in-place writes as versions of a storage.
 
-A view is a chain of view primitives from the root value of its storage. Reading applies the chain; writing runs it
-backwards, so that a write through any view makes one new root value, and all other views re-derive from it.
+A view is a chain of view primitives from the root value of its storage. Reading applies the chain; writing
+runs it backwards, so that a write through any view makes one new root value, and all other views re-derive
+from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tensor: a handle onto a storage. Its methods are installed by `ops` and `autograd`, which stand above."""
+"""The tensor: a handle onto a storage. Its methods are installed by `ops` and `autograd`, which are above."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ class Forbidden:
 
 
 NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
-    "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
-    "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
-    "outside (if you want the inplace to be tracked)."
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given "
+    "that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by "
+    "moving both the view and the inplace either both inside the no_grad block (if you don't want the "
+    "inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
 
 
@@ -156,7 +156,7 @@ def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset:
 
 
 def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
-    """Return a view of `t` made by a chain of view primitives; strides and offset are the caller's reckoning."""
+    """Return a view of `t` by a chain of view primitives; strides and offset are the caller's reckoning."""
     from fanal.core.tensor.alias import read
 
     base = read(t)

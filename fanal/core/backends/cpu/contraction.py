@@ -32,19 +32,20 @@ def attention(v: Value, operands: list[strided.Operand], target: Target) -> list
     """Return what computes attention or its gradient. Raises ValueError for a layout that cannot be read."""
     scale, causal = v.params
     q, k, x, *rest = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset) for o in operands)
-    (b, h, length, d), size = q.shape, v.dtype.itemsize
+    (_, h, length, d), size = q.shape, v.dtype.itemsize
     if v.name == "attention":
         out = Operand(v.id, v.dtype, q.shape, (length * h * d, d, h * d, 1))
-        stats = Buf(v.id, stats_at(q.shape) * size)
-        found = attention_launches(q, k, x, out, stats, scale, causal, *rest, target=target)
+        mask = rest[0] if rest else None
+        found = attention_launches(q, k, x, out, Buf(v.id, stats_at(q.shape) * size), scale, causal, mask, target)
     else:
-        stats, g, *rest = rest
+        stats, g = rest[:2]
+        mask = rest[2] if len(rest) > 2 else None
         if not _contiguous(stats):
             raise ValueError("the statistics of attention are read contiguously")
         row = 3 * h * d
         dq, dk, dv = (Operand(v.id, v.dtype, q.shape, (length * row, d, row, 1), i * h * d) for i in range(3))
         found = attention_backward_launches(
-            q, k, x, stats.buf, g, dq, dk, dv, scale, causal, *rest, target=target
+            q, k, x, stats.buf, g, dq, dk, dv, scale, causal, mask, target
         )
     return [
         replace(x, where=[v.where] if v.where is not None else []) if isinstance(x, Launch) else x

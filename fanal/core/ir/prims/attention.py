@@ -17,7 +17,7 @@ from fanal.core.ir.row import kept, prim
 def _scores(q: np.ndarray, k: np.ndarray, mask: np.ndarray | None, scale: float, causal: bool) -> np.ndarray:
     s = q @ k.swapaxes(-1, -2) * q.dtype.type(scale)
     if causal:
-        mask = np.tri(q.shape[-2], k.shape[-2], dtype=bool)
+        mask = np.tri(q.shape[-2], k.shape[-2]) > 0
     if mask is None:
         return s
     return np.where(mask, s, -np.inf).astype(q.dtype) if mask.dtype == bool else s + mask
@@ -44,7 +44,7 @@ def _attention_grad_ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, stats: np.n
         w = np.exp(s - top) / np.where(total == 0, 1, total).astype(q.dtype)
         p = w * (g @ v.swapaxes(-1, -2))
         ds = p - w * p.sum(-1, keepdims=True)
-        seen = np.tri(*s.shape[-2:], dtype=bool) if causal else mask[0] if mask and mask[0].dtype == bool else True
+        seen = np.tri(*s.shape[-2:]) > 0 if causal else mask[0] if mask and mask[0].dtype == bool else True
         ds = np.where(seen, ds, 0).astype(q.dtype) * q.dtype.type(scale)
         parts = ds @ k, ds.swapaxes(-1, -2) @ q, w.swapaxes(-1, -2) @ g
     return np.stack(parts, 2).transpose(0, 3, 2, 1, 4)
