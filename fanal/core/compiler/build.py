@@ -138,6 +138,24 @@ def through(v: Value, at: Map, sizes: list[int]) -> Map:
     return tuple([ZERO if n == 1 else e for e, n in zip(found, x.shape)])
 
 
+def _merged(v: Value) -> list[int]:
+    """Return the sizes of a reduction's dimensions, neighbours as one: how it runs over a buffer."""
+    sizes: list[int] = []
+    last = -2
+    place = 0
+    for d, n in enumerate(v.inputs[0].shape):
+        if n == 1:
+            continue
+        if d in v.params[0]:
+            if last == place - 1:
+                sizes[-1] *= n
+            else:
+                sizes.append(n)
+            last = place
+        place += 1
+    return sizes or [1]
+
+
 class Builder:
     """Builds the loop of one group."""
 
@@ -159,7 +177,7 @@ class Builder:
         while True:
             self.sizes = [*outer, *reduced, *inner]
             try:
-                return self._loop(outer, reduced, inner)
+                return self._checked(self._loop(outer, reduced, inner))
             except Split as cut:
                 d = cut.dim
                 for part in (outer, reduced, inner):
@@ -168,6 +186,17 @@ class Builder:
                         break
                     d -= len(part)
                 self.__init__(self.group)  # type: ignore[misc]
+
+    def _checked(self, loop: Loop) -> Loop:
+        """Return the loop if its reduction tree is the one that its shape alone decides.
+
+        A gather, a broadcast or a cut may keep reduced dimensions apart that otherwise run as one; then the tree, and
+        with it the last bits, would depend on what is fused. Raises Unmappable: such an operand gets a buffer first.
+        """
+        for v in self.group.roots:
+            if v.role == "reduce" and not base(v.inputs[0]).root and loop.reduced != _merged(v):
+                raise Unmappable(v.inputs[0])
+        return loop
 
     def _domain(self) -> tuple[list[int], list[int], list[int]]:
         g = self.group

@@ -66,6 +66,18 @@ def flush_recorded(reason: str) -> None:
     """Run every pending value of this thread that anybody still holds."""
     s = session
     touched, s.touched = s.touched, {}
+    try:
+        _run_recorded(touched)
+    except BaseException:  # Ctrl-C, or memory that ran out: what has no value yet stays pending, for the next flush
+        for key, r in touched.items():
+            st = r()
+            if st is not None and st.node.buffer is None:
+                s.touched.setdefault(key, r)
+        raise
+
+
+def _run_recorded(touched: dict) -> None:
+    s = session
     refused, s.unfollowable = s.unfollowable, None
     drawn: Any = None
     mode: tuple = ()

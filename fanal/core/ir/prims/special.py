@@ -120,7 +120,8 @@ def polygamma_value(n: int, x: float) -> float:
         if x == math.floor(x):
             return math.inf if n % 2 else math.nan
         if n == 1:
-            return -polygamma_value(1, 1 - x) + (math.pi / math.sin(math.pi * x)) ** 2
+            cosecant = math.pi / math.sin(math.pi * x)
+            return cosecant * cosecant - polygamma_value(1, 1 - x)
     while x < 20:
         s += fact / x ** (n + 1)
         x += 1
