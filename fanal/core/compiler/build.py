@@ -191,11 +191,15 @@ class Builder:
         """Return the loop if its reduction tree is the one that its shape alone decides.
 
         A gather, a broadcast or a cut may keep reduced dimensions apart that otherwise run as one; then the tree, and
-        with it the last bits, would depend on what is fused. Raises Unmappable: such an operand gets a buffer first.
+        with it the last bits, would depend on what is fused. Raises Unmappable: such an operand gets a buffer first,
+        and what is stored beside the reduction a kernel of its own.
         """
         for v in self.group.roots:
-            if v.role == "reduce" and not base(v.inputs[0]).root and loop.reduced != _merged(v):
-                raise Unmappable(v.inputs[0])
+            if v.role == "reduce" and loop.reduced != _merged(v):
+                for culprit in (v.inputs[0], *self.group.roots):
+                    if not base(culprit).root or (culprit.role == "inline" and culprit.root and not culprit.forced
+                                                  and culprit in self.group.roots):
+                        raise Unmappable(culprit)
         return loop
 
     def _domain(self) -> tuple[list[int], list[int], list[int]]:
