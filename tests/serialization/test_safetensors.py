@@ -128,7 +128,7 @@ def test_bools_that_are_neither(tmp_path):
 
 
 def test_what_cannot_be_written():
-    with pytest.raises(SafetensorError, match="'x'.*complex128"):
+    with pytest.raises(SafetensorError, match=r"'x'.*complex128"):
         save({"x": np.ones(1, np.complex128)})
     with pytest.raises(SafetensorError, match="metadata"):
         save({}, {"a": 1})

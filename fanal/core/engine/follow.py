@@ -110,7 +110,7 @@ def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
         if p is not but and p.steps[0].op is op and p.mode == mode and _current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
             session.path = p
-            matcher.set_cursor(p.steps[0].native)  # interrupted before the first event is taken, the path is at its start
+            matcher.set_cursor(p.steps[0].native)  # first: an interrupt finds the path at its start
             return (_take(p, 0, op),)
     return None
 

@@ -66,7 +66,7 @@ def _explain(data: Any) -> None:
     def walk(x: Any) -> Any:
         if isinstance(x, list):
             lengths = [walk(i) for i in x]
-            for k, n in enumerate(lengths):
+            for n in lengths:
                 if n != lengths[0]:
                     raise ValueError(f"expected sequence of length {lengths[0]} at dim 1 (got {n})")
             return len(x)
