@@ -283,8 +283,12 @@ class _Grouper:
             found = self._find(root, kind, domain, reads, needs)
         if found is not None and len(needs) > 1:
             for v in reads:
-                if v.group is not None and v.group is not found and not self._between(v.group, found, reads):
-                    self._join(found, v.group)
+                b = v.group
+                if b is not None and b is not found and (b.kind, b.domain) == (found.kind, found.domain) \
+                        and not self._between(b, found, reads):
+                    mine = {u: how for u, how in reads.items() if u.group is b}
+                    if self._shapes_fit(root, kind, domain, mine, b, False):  # it is to stand in b as well
+                        self._join(found, b)
             before = 0
             for v in reads:
                 if v.group is not None:
