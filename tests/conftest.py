@@ -1,8 +1,12 @@
 """Test set-up: helper modules beside the tests are importable."""
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 for _folder in (Path(__file__).parent, *(p for p in Path(__file__).parent.iterdir() if p.is_dir())):
     sys.path.insert(0, str(_folder))
+
+# A test run in the background inherits that Ctrl-C is ignored; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

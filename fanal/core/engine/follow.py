@@ -109,8 +109,11 @@ def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
     for p in reversed(paths().all):
         if p is not but and p.steps[0].op is op and p.mode == mode and _current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
+            # The cursor first: an interrupt finds the path at its start. With very many threads there may be none to
+            # have; then this thread records.
+            if not matcher.set_cursor(p.steps[0].native):
+                return None
             session.path = p
-            matcher.set_cursor(p.steps[0].native)  # first: an interrupt finds the path at its start
             return (_take(p, 0, op),)
     return None
 
@@ -479,8 +482,7 @@ def _expect_next(ended: Path | None) -> None:
     known.last = ended
     nxt = ended.successor if ended is not None else None
     if nxt is not None and nxt.mode == _mode() and nxt.steps and _current(nxt):
-        s.path = nxt
-        matcher.set_cursor(nxt.steps[0].native)
+        s.path = nxt if matcher.set_cursor(nxt.steps[0].native) else None
     else:
         s.path = None
         matcher.set_cursor(None)

@@ -58,6 +58,7 @@ TOPICS = (
     "search",
     "storage_view",
     "modes",
+    "linalg",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {
