@@ -18,7 +18,7 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
 
-MAX_PLANS = 512
+MAX_PLANS = 128
 SMALL = 1 << 16  # elements computed by a program that may be interpreted the first time
 _plans: OrderedDict[Any, Runnable] = OrderedDict()
 _seen: dict[int, None] = {}
