@@ -20,6 +20,7 @@ import pytest
 from fanal.core.engine import matcher as choice
 from fanal.core.engine import native
 from fanal.core.engine.matcher import PurePython
+from fanal.core.engine.matcher_ir import CURSORS
 
 needs_native = pytest.mark.skipif(not native.supported(), reason="no native matcher for this interpreter")
 
@@ -378,7 +379,7 @@ def test_threads_never_take_each_others_cursor(m):
         assert (f(y) == "theirs") is taken
         return taken
 
-    taken = [in_thread(other) for _ in range(130)]
+    taken = [in_thread(other) for _ in range(CURSORS + 2)]
     assert not all(taken)  # there are fewer cursors than that
     assert any(taken) is (m.name == "native")
     assert m.get_cursor() is step

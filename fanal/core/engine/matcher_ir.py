@@ -12,7 +12,7 @@ TYPE, SIZE = 8, 16
 CALL, F_CONTEXT, KEY, SLOW, DICT, WEAK, OWNER, FUNCTION_SIZE = 16, 24, 32, 40, 48, 56, 64, 72
 S_CONTEXT, NEXT, OUT, KWNAMES, S_KEY, POSITIONAL, ARGS = 24, 32, 40, 48, 56, 64, 72
 
-CURSORS = 64  # pairs (thread id, step) at the start of the context; a thread's pair is its id modulo this
+CURSORS = 1024  # pairs (thread id, step) at the start of the context; a thread's pair is its id modulo this
 
 # The words after the cursors: C functions, objects, and texts of errors.
 FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", "Py_IncRef", "PyMethod_New",

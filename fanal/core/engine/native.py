@@ -8,13 +8,13 @@ Memory, in 8-byte words (PyObject header first: reference count, type):
 
     Function, Method    vectorcall  context  key  slow  __dict__  weak references  __objclass__ (of methods)
     Step                size  context  next  out  kwnames  key  positional  args[size]
-    context             64 x (thread id, step), then the addresses of C functions, objects and error texts
+    context             CURSORS x (thread id, step), then the addresses of C functions, objects and error texts
 
 - `next`, `out`, `kwnames` (None for none), `slow` and `__objclass__` are owned, and declared as object
   members; so CPython's own generic deallocation, traversal and clearing (those of every class with
   `__slots__`) look after them, deep chains and cycles of steps included. `args` are bare addresses that
   nobody owns.
-- The cursor of a thread is the pair (its id modulo 64) of the context. It does not own its step: a step
+- The cursor of a thread is the pair (its id modulo CURSORS) of the context. It does not own its step: a step
   that dies sweeps the cursors in its finalizer, which keeps reference counting off the fast path. Thread
   ids (not the addresses of thread states, not pthread ids) are never used again. Two live threads on one
   pair take turns: the second is refused (`set_cursor` returns False) as long as the first has steps ahead
