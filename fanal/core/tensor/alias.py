@@ -12,7 +12,7 @@ from weakref import ref
 import numpy as np
 
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Storage, shared_outside
+from fanal.core.engine.handle import Chain, Handle, shared_outside
 from fanal.core.engine.record import flush, hold, note_snapshot
 from fanal.core.ir.prims import (
     alias,
@@ -199,11 +199,3 @@ def _positions(x: Node) -> Node:
     from fanal.core.base.dtype import int64
 
     return iota((x.size,), 0, int64) if x.size else full((0,), 0, int64)
-
-
-def fresh_storage(node: Node) -> Storage:
-    """Return a new storage holding `node`."""
-    s = Storage(node)
-    if node.buffer is None:
-        hold(s)
-    return s

@@ -15,7 +15,6 @@ from fanal.core.engine.handle import Chain, Handle, Storage, root_array
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
-from fanal.core.ir.row import Row
 from fanal.core.tensor.alias import UNCOUNTED, derive, value
 
 
@@ -148,11 +147,6 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
 def wrap_array(array: np.ndarray, d: dt.dtype | None = None, cls: type = Tensor) -> Any:
     """Return a tensor that owns a C-contiguous array."""
     return wrap(given(array, d), None, cls)
-
-
-def wrap_view(t: Handle, row: Row, params: tuple, strides: Shape | None, offset: int | None = None) -> Any:
-    """Return a view of `t` made by one more view primitive."""
-    return view_chain(t, ((row, params),), strides, offset)
 
 
 def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
