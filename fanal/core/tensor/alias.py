@@ -64,6 +64,7 @@ def _snapshot(t: Handle) -> Node:
     for row, params in t._chain:
         a = row.ref(a, *params)
     n = given(np.array(a, order="C", copy=True), t._dtype)
+    n.home = (ref(s), s.version)  # so it never becomes another tensor's own value: that would be no result of its event
     note_snapshot(n, t)
     if not t._detached:  # keep the history, take the bytes; a view of a leaf has its history in its own value
         past = derive(s.node, t._chain) if s.node.needs_grad else t._node if t._seen == s.version else None
