@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-.PHONY: demo test bench promises lint types clean
+.PHONY: demo test programs bench promises lint types clean
 
 demo: $(STAMP)
 	$(BIN)/fanal run examples/digits.py --out out/digits.png
@@ -13,6 +13,10 @@ test: $(TEST_STAMP)
 	$(BIN)/ruff check fanal tests bench examples
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
+
+# The random programs, all 2,000 of them; `make test` runs the first 300.
+programs: $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/engine/test_random_programs.py --programs 2000
 
 promises: $(TEST_STAMP)
 	$(BIN)/python bench/promises.py

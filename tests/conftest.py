@@ -5,8 +5,15 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 for _folder in (Path(__file__).parent, *(p for p in Path(__file__).parent.iterdir() if p.is_dir())):
     sys.path.insert(0, str(_folder))
 
 # A test run in the background inherits that Ctrl-C is ignored; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--programs N: how many random programs tests/engine runs (make programs: 2,000)."""
+    parser.addoption("--programs", type=int, default=300, help="random programs to compare with PyTorch")

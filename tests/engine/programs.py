@@ -459,7 +459,7 @@ class Writer:
         if s[0] >= 2:
             h = -(-s[0] // 2)
             a, b = self.name(), self.name()
-            self.emit(f"{a}, {b} = torch.split({n} * 1, {h})")
+            self.emit(f"{a}, {b} = torch.split({n}, {h})")
             self.tensors.append((a, (h, *s[1:]), False))
             self.tensors.append((b, (s[0] - h, *s[1:]), False))
 

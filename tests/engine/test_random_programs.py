@@ -1,7 +1,6 @@
 """Random programs against PyTorch: what hand-written tests miss."""
 from __future__ import annotations
 
-import os
 import random
 import re
 
@@ -12,7 +11,15 @@ from programs import run, source
 import fanal
 
 torch = pytest.importorskip("torch")
-COUNT = int(os.environ.get("FANAL_PROGRAMS", "300"))
+BLOCK = 50
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run as many programs as --programs says, in blocks."""
+    if "block" in metafunc.fixturenames:
+        count = metafunc.config.getoption("programs")
+        metafunc.parametrize("block", [range(k, min(count, k + BLOCK)) for k in range(0, count, BLOCK)],
+                             ids=lambda b: f"{b.start}-{b.stop - 1}")
 
 
 def _array(t: object) -> np.ndarray:
@@ -59,13 +66,11 @@ def same_bits(seed: int) -> None:
             assert same, f"round {k}, result {i}\n{other}"
 
 
-@pytest.mark.parametrize("block", range(max(1, COUNT // 50)))
-def test_a_read_changes_no_bit(block: int) -> None:
-    for seed in range(block * 50, min(COUNT, (block + 1) * 50)):
+def test_a_read_changes_no_bit(block: range) -> None:
+    for seed in block:
         same_bits(seed)
 
 
-@pytest.mark.parametrize("block", range(max(1, COUNT // 50)))
-def test_programs_agree_with_torch(block: int) -> None:
-    for seed in range(block * 50, min(COUNT, (block + 1) * 50)):
+def test_programs_agree_with_torch(block: range) -> None:
+    for seed in block:
         compare(seed)

@@ -18,12 +18,12 @@ from fanal.core.autograd.backward import FREED
 from fanal.core.base.dtype import float32, scalar_name
 from fanal.core.base.shape import broadcast_shapes
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.handle import Storage
+from fanal.core.engine.handle import Origin, Storage, counted
 from fanal.core.engine.record import leave_path, unfollowable
 from fanal.core.ir.prims import detach, full, sum_to, tape, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
-from fanal.core.tensor.tensor import Forbidden, Tensor, blank, wrap
+from fanal.core.tensor.tensor import Tensor, blank, wrap
 
 REASON = "a custom autograd function runs Python"
 
@@ -412,6 +412,13 @@ def _cut(o: Any) -> Any:
     return t
 
 
+VIEW_OF_FUNCTION = (
+    " This view was created inside a custom Function (or because an input was returned as-is) and the autograd logic "
+    "to handle view+inplace would override the custom backward associated with the custom Function, leading to "
+    "incorrect gradients. This behavior is forbidden. You can fix this by cloning the output of the custom Function."
+)
+
+
 def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
     """Return the tensor of an output whose value is `y`."""
     s = o._storage
@@ -429,15 +436,7 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
     # A view of something: the memory is shared, the history is the function's.
     o._node, o._seen, o._detached = y, s.version, True
     y.home = (ref(s), s.version)
-    o._base_ref = Forbidden(
-        f"Output {y.params[-1].k} of {call.cls.__name__} is a view and is being modified inplace. This "
-        f"view was created inside a "
-        "custom Function (or because an input was returned as-is) and the autograd logic to handle "
-        "view+inplace would "
-        "override the custom backward associated with the custom Function, leading to incorrect gradients. "
-        "This behavior "
-        "is forbidden. You can fix this by cloning the output of the custom Function."
-    )
+    o._base_ref = Origin("function", counted(s), None, (y.params[-1].k, call.cls.__name__), VIEW_OF_FUNCTION)
     return o
 
 

@@ -15,7 +15,7 @@ from fanal.core.base.removable import RemovableHandle
 from fanal.core.engine.record import changed, leave_path, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.alias import check_origin, read, value
 from fanal.core.tensor.tensor import Tensor, wrap
 
 REASON = "a hook runs Python during backward"
@@ -98,7 +98,13 @@ def of_value(n: Node) -> Hooks:
 def _table(t: Any, name: str) -> OrderedDict:
     leave_path()
     changed()
-    return getattr(of_leaf(t) if t._leaf else of_value(value(t)), name)
+    return getattr(of_leaf(t) if t._leaf else of_value(_present(t)), name)
+
+
+def _present(t: Any) -> Node:
+    n = value(t)
+    check_origin(t, n)
+    return n
 
 
 def _put(table: OrderedDict, hook: Callable) -> RemovableHandle:
@@ -135,7 +141,7 @@ def retain_grad(self: Any) -> None:
     leave_path()
     unfollowable(REASON)
     self._retain = True
-    of_value(value(self)).keep.append(self)
+    of_value(_present(self)).keep.append(self)
 
 
 class GradFn:

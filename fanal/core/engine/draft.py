@@ -10,7 +10,7 @@ from weakref import ref
 
 import numpy as np
 
-from fanal.core.engine.handle import Handle, Storage
+from fanal.core.engine.handle import Handle, Origin, Storage, counted
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import FREED, Node, toposort
@@ -33,6 +33,9 @@ def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
     t._leaf, t._detached, t._retain, t._inference = o._leaf, o._detached, False, o._inference
     t._grad = t._hooks = t._leaf_node = None
     base = o._base_ref
+    if type(base) is Origin:  # as many versions ago as in the original
+        since = storage.version - (counted(o._storage) - base.version)
+        base = base.copy(since, None if base.leaf is None else ViewOfLeaf)
     t._base_ref = ViewOfLeaf if isinstance(base, Handle) else base  # keeps no user's tensor
     t._path = True  # the value and its history are promised
     return t

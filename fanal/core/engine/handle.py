@@ -84,6 +84,60 @@ class Handle:
     _path: Any
 
 
+ITSELF = "is being modified inplace"
+BASE = "its base or another view of its base has been modified inplace"
+AMBIGUOUS = (
+    " Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving "
+    "both the view and the inplace either both inside the {0} block (if you don't want the inplace to be tracked) "
+    "or both outside (if you want the inplace to be tracked)."
+)
+SEVERAL = (
+    " This view is the output of a function that returns multiple views. Such functions do not allow the output "
+    "views to be modified inplace. You should replace the inplace operation by an out-of-place one."
+)
+
+
+class Origin:
+    """How a view came to be, where that restricts it: PyTorch follows no in-place write through such a view, nor
+    the view after a write to its base.
+
+    `kind` is one of "several" (views that one call returned), "no_grad", "inference" and "function" (returned by a
+    custom function, which says so in `advice`). `version` is that of the storage when the view was made, `leaf` the
+    leaf that it shows, if any. `output` says which output of which function it is, or None if it has no history.
+    """
+
+    __slots__ = ("advice", "kind", "leaf", "output", "version")
+    _leaf = False
+
+    def __init__(
+        self, kind: str, version: int, leaf: Any = None, output: tuple[int, str] | None = None, advice: str = SEVERAL
+    ) -> None:
+        self.kind, self.version, self.leaf, self.output, self.advice = kind, version, leaf, output, advice
+
+    def copy(self, version: int, leaf: Any) -> Origin:
+        """Return the same origin for another storage."""
+        return Origin(self.kind, version, leaf, self.output, self.advice)
+
+    def text(self, what: str) -> str:
+        """Return PyTorch's message about a view to which `what` happened."""
+        modes = {"inference": ("inference", "in normal mode"), "no_grad": ("no_grad", "with grad mode enabled")}
+        made, now = modes.get(self.kind, modes["no_grad"])
+        block = "inference_mode" if made == "inference" else made
+        advice = AMBIGUOUS.format(block) if self.kind in modes else self.advice
+        begin = "A view was"
+        if self.output is not None:
+            begin = "Output {} of {} is a view".format(*self.output)
+            if self.kind not in modes:
+                return f"{begin} and {what}.{advice}"
+            begin += " of a view which was"
+        return f"{begin} created in {made} mode and {what} {now}.{advice}"
+
+
+def counted(storage: Storage) -> int:
+    """Return the version of a storage as PyTorch counts it: writes through `.data` are not seen."""
+    return storage.version - (storage.uncounted[0] if storage.uncounted else 0)
+
+
 def root_array(storage: Storage) -> np.ndarray:
     """Return the computed contents of a storage (the engine must have flushed)."""
     buffer = storage.node.buffer
@@ -115,6 +169,7 @@ def signature(t: Handle) -> tuple:
         t._detached,
         t._inference,
         bool(t._hooks),
+        type(t._base_ref),
         s.meta,
         s.node.shape,
         s.node.needs_grad,

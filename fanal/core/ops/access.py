@@ -12,7 +12,7 @@ from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import flush, leave_path, set_grad
-from fanal.core.tensor.alias import UNCOUNTED, value
+from fanal.core.tensor.alias import UNCOUNTED, check_origin, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
 
@@ -188,6 +188,7 @@ def _grad_fn(self: Any) -> GradFn | None:
     if self._leaf:
         return None
     n = value(self)
+    check_origin(self, n)
     return GradFn(n) if n.needs_grad else None
 
 

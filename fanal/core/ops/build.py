@@ -15,12 +15,12 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Handle
+from fanal.core.engine.handle import ITSELF, Handle, Origin
 from fanal.core.engine.record import runtime
 from fanal.core.ir.prims import convert, full, given
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
-from fanal.core.tensor.tensor import Forbidden, Tensor, wrap
+from fanal.core.tensor.tensor import Tensor, wrap
 
 Number = bool | int | float | complex
 Operand = Any  # a Tensor or a Python number
@@ -205,10 +205,8 @@ def check_inplace(t: Handle, new: Node | None = None) -> None:
                 raise RuntimeError(
                     "a view of a leaf Variable that requires grad is being used in an in-place operation."
                 )
-            if type(base) is Forbidden and (
-                base.always or value(t).needs_grad or (new is not None and new.needs_grad)
-            ):
-                raise RuntimeError(base.text)
+            if type(base) is Origin and (t.requires_grad or (new is not None and new.needs_grad)):
+                raise RuntimeError(base.text(ITSELF))
     if t._inference and not state.inference:
         raise RuntimeError(
             "Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone "

@@ -7,11 +7,12 @@ from typing import Any
 
 from fanal.core.base.shape import wrap_dim
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle
+from fanal.core.engine.handle import Chain, Handle, Origin, counted
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import public
 from fanal.core.ops.shape import view_of
-from fanal.core.tensor.tensor import Forbidden, strides_of
+from fanal.core.tensor.alias import leaf_of
+from fanal.core.tensor.tensor import strides_of
 
 
 def sliced(t: Any, dim: int, start: int, stop: int, step: int = 1) -> Any:
@@ -168,15 +169,11 @@ def unbind(input: Any, dim: int = 0) -> tuple:
 
 
 def _many(views: tuple, name: str) -> tuple:
-    """Forbid writing through one of several views that one call made, while gradients are recorded; as PyTorch."""
+    """Note that one call made several views: no in-place write through one of them, or to their base, can be followed
+    into their histories while gradients are recorded; as PyTorch."""
     if state.grad:
         for k, v in enumerate(views):
-            v._base_ref = Forbidden(
-                f"Output {k} of {name} is a view and is being modified inplace. This view is the output "
-                "of a function that returns multiple views. Such functions do not allow the output "
-                "views to be modified inplace. You should replace the inplace operation by an "
-                "out-of-place one."
-            )
+            v._base_ref = Origin("several", counted(v._storage), leaf_of(v), (k, name) if v.requires_grad else None)
     return views
 
 
@@ -191,7 +188,7 @@ def _need_dims(t: Any, name: str) -> None:
         raise RuntimeError(f"{name} expects at least a 1-dimensional tensor")
 
 
-@public(aliases=("unsafe_split",))
+@public()
 def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     """Return views of `split_size` positions each, or of the given sizes."""
     if not isinstance(split_size_or_sections, int):
@@ -211,7 +208,7 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "Split")
 
 
-@public(aliases=("unsafe_split_with_sizes",))
+@public()
 def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     """Return views of the given sizes, which must cover the dimension."""
     _need_dims(input, "split")
@@ -232,7 +229,7 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     for s in sizes:
         out.append(sliced(input, d, at, at + s))
         at += s
-    return tuple(out)
+    return _many(tuple(out), "SplitWithSizes")
 
 
 @public(method=False, out=True)
@@ -241,7 +238,7 @@ def split_with_sizes_copy(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     return tuple(_copy(t) for t in split_with_sizes(input, split_sizes, dim))
 
 
-@public(aliases=("unsafe_chunk",))
+@public()
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     """Return at most `chunks` views of equal size; the last may be smaller."""
     _need_dims(input, "chunk")
@@ -252,6 +249,18 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     if not n:
         return tuple(sliced(input, d, 0, 0) for _ in range(chunks))
     return split(input, -(-n // chunks), d)
+
+
+def _unsafe(name: str, fn: Any) -> None:
+    def call(input: Any, *args: Any, **kwargs: Any) -> tuple:
+        return tuple(_copy(t) for t in fn(input, *args, **kwargs))
+
+    call.__name__, call.__doc__ = name, f"Return copies of what {fn.__name__} shows, each with a history of its own."
+    public(name)(call)
+
+
+for _fn in (split, split_with_sizes, chunk):
+    _unsafe(f"unsafe_{_fn.__name__}", _fn)
 
 
 @public()

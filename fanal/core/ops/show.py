@@ -200,10 +200,10 @@ def text(t: Any) -> str:
         body = array_text(compute(t), len(prefix))
     if not usual:
         notes.append(f"dtype={t._dtype}")
-    if t._leaf:
-        notes.append("requires_grad=True")
-    elif value(t).needs_grad:
+    if value(t).needs_grad:
         notes.append(f"grad_fn=<{GradFn(value(t)).name()}>")
+    elif t.requires_grad:
+        notes.append("requires_grad=True")
     return _with_notes(prefix + body, notes, len(prefix))
 
 

@@ -7,12 +7,13 @@ from it.
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import ref
 
 import numpy as np
 
-from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, shared_outside
+from fanal.core.base.state import grad_mode, state
+from fanal.core.engine.handle import BASE, Chain, Handle, Origin, counted, shared_outside
 from fanal.core.engine.record import flush, hold, note_snapshot
 from fanal.core.ir.prims import (
     alias,
@@ -44,7 +45,12 @@ def value(t: Handle) -> Node:
         return _snapshot(t)
     if t._seen == s.version:
         return t._node
-    n = derive(s.node, t._chain)
+    leaf = None if t._detached or s.node.needs_grad else leaf_of(t)
+    if leaf is None:
+        n = derive(s.node, t._chain)
+    else:  # what a leaf's view shows now is still part of the leaf
+        with grad_mode(True):
+            n = derive(read(leaf), t._chain[len(leaf._chain):])
     if t._detached:
         n = detach(n)
     t._node, t._seen = n, s.version
@@ -84,7 +90,40 @@ def read(t: Handle) -> Node:
             known.needs_grad = True
             known.home = (ref(t._storage), t._storage.version)
         return known
+    if type(t._base_ref) is Origin and state.grad:
+        check_origin(t, n)
+        if not n.needs_grad and of_history(t):
+            n = tape((n,), _lost)
+            n.needs_grad = True
     return n
+
+
+def leaf_of(t: Handle) -> Any:
+    """Return the leaf of which `t` is a view, or None."""
+    base = t._base_ref
+    if type(base) is Origin:
+        base = base.leaf
+    return base if base is not None and base._leaf and isinstance(base, Handle) else None
+
+
+def of_history(t: Handle) -> bool:
+    """Tell whether `t` is a view, made while no gradients were recorded, of something that requires them.
+
+    It requires them too, as in PyTorch; what is computed from it has a gradient that arrives nowhere.
+    """
+    origin = t._base_ref
+    return type(origin) is Origin and _required(t, origin)
+
+
+def _required(t: Handle, origin: Origin) -> bool:
+    return t._storage.node.needs_grad or (origin.leaf is not None and origin.leaf._leaf)
+
+
+def check_origin(t: Handle, n: Node) -> None:
+    """Raise PyTorch's error if `t`, whose value is `n`, is a view that does not survive the writes since."""
+    origin = t._base_ref
+    if type(origin) is Origin and origin.version != counted(t._storage) and (n.needs_grad or _required(t, origin)):
+        raise RuntimeError(origin.text(BASE))
 
 
 def derive(n: Node, chain: Chain) -> Node:
@@ -150,6 +189,10 @@ def _move_retained(t: Handle, new: Node) -> None:
 
 def _pass(g: Node, y: Node, old: Node) -> list[Node]:
     return [g]
+
+
+def _lost(g: Node, y: Node) -> list[Node]:
+    return []
 
 
 def _overwritten(g: Node, y: Node, old: Node) -> list[Node]:

@@ -11,11 +11,11 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Storage, root_array
+from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import UNCOUNTED, derive, value
+from fanal.core.tensor.alias import UNCOUNTED, check_origin, derive, leaf_of, of_history, value
 
 
 class Tensor(Handle):
@@ -48,20 +48,22 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
-        return self._leaf or (self._node if self._path else value(self)).needs_grad
+        return self._leaf or (self._node if self._path else value(self)).needs_grad or of_history(self)
 
     @property
     def is_leaf(self) -> bool:
-        return self._leaf or not (self._node if self._path else value(self)).needs_grad
+        if self._leaf:
+            return True
+        n = self._node if self._path else value(self)
+        check_origin(self, n)
+        return not n.needs_grad
 
     @property
     def _version(self) -> int:
         if self._inference:
             raise RuntimeError("Inference tensors do not track version counter.")
-        hidden = self._storage.uncounted or (0,)
-        if self._base_ref is UNCOUNTED:
-            return hidden[0]
-        return self._storage.version - hidden[0]
+        seen = counted(self._storage)
+        return self._storage.version - seen if self._base_ref is UNCOUNTED else seen
 
     @staticmethod
     def _make_subclass(cls: type, data: Tensor, require_grad: bool = False) -> Any:
@@ -83,24 +85,6 @@ def install_constructor(f: Any) -> None:
 
 
 _new = object.__new__
-
-
-class Forbidden:
-    """What stands in a view's `_base_ref` when the view must not be written while gradients are recorded."""
-
-    __slots__ = ("text", "always")
-    _leaf = False
-
-    def __init__(self, text: str, always: bool = False) -> None:
-        self.text, self.always = text, always  # always: even if no gradient is asked for
-
-
-NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given "
-    "that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by "
-    "moving both the view and the inplace either both inside the no_grad block (if you don't want the "
-    "inplace to be tracked) or both outside (if you want the inplace to be tracked)."
-)
 
 
 def blank(
@@ -167,15 +151,20 @@ def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | Non
         strides,
         t._offset if offset is None else offset,
     )
+    origin = t._base_ref
+    detached = t._detached and not t._leaf  # a leaf begins a history, whatever it was cut from
+    v._detached = detached
+    v._base_ref = origin
     if not state.grad:
         v._detached = t._detached or t._leaf or value(t).needs_grad
-        v._base_ref = Forbidden(NO_GRAD_VIEW, True) if v._detached and not t._detached else t._base_ref
-    else:
-        v._detached = t._detached
-        if t._leaf and node.needs_grad:
-            v._base_ref = t  # the history of a leaf's view begins at the leaf
-        else:
-            v._base_ref = t._base_ref
+        if type(origin) is Origin or not detached:
+            kind = "inference" if state.inference else "no_grad"
+            v._base_ref = Origin(kind, counted(t._storage), t if t._leaf else leaf_of(t))
+    elif type(origin) is Origin:
+        output = (0, node.row.name.strip("_").title()) if node.needs_grad else None
+        v._base_ref = Origin(origin.kind, counted(t._storage), origin.leaf, output, origin.advice)
+    elif t._leaf and node.needs_grad:
+        v._base_ref = t  # the history of a leaf's view begins at the leaf
     if node.home is None:
         node.home = (ref(t._storage), t._storage.version)
     v._inference = t._inference
