@@ -195,7 +195,7 @@ class _Memory:
 
     def keep(self, state: dict[str, Any], loss: float) -> None:
         """Store the history as tensors."""
-        tensor = lambda x: wrap_array(np.ascontiguousarray(x))
+        tensor = lambda x: wrap_array(np.asarray(x, order="C"))
         number = lambda x: tensor(np.array(x, self.d.dtype))
         if self.alphas is not None:
             state["al"] = [x if x is None else number(x) for x in self.alphas]

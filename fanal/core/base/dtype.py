@@ -183,6 +183,46 @@ def scalar_name(d: dtype) -> str:
     return _SCALAR_NAMES[d.name]
 
 
+_C_NAMES = {
+    "uint8": "unsigned char",
+    "int8": "signed char",
+    "int16": "short int",
+    "int32": "int",
+    "int64": "long int",
+    "float16": "c10::Half",
+    "bfloat16": "c10::BFloat16",
+    "float32": "float",
+    "float64": "double",
+    "complex64": "c10::complex<float>",
+    "complex128": "c10::complex<double>",
+    "uint16": "short unsigned int",
+    "uint32": "unsigned int",
+    "uint64": "long unsigned int",
+}
+
+
+def c_name(d: dtype) -> str:
+    """Return the C++ type that some of PyTorch's error texts show for a dtype."""
+    return _C_NAMES.get(d.name, d.name)
+
+
+def check_fits(value: complex, d: dtype) -> None:
+    """Raise PyTorch's RuntimeError if a Python number has no place in dtype `d`, as in fill_."""
+    if isinstance(value, complex) and not d.is_complex:
+        fits = value.imag == 0
+    elif d.category == 1:
+        info = np.iinfo(d.np)
+        low = info.min if d.is_signed else -info.max  # PyTorch lets negative numbers wrap in unsigned types
+        fits = value == value and low <= value <= info.max  # type: ignore[operator]
+    elif d.category == 2:
+        fits = not abs(value) > float(ml_dtypes.finfo(d.np).max) or abs(value) == float("inf")
+    else:
+        fits = True
+    if not fits:
+        name = f"{d.name}_t" if d.category == 1 and d.name != "int32" else c_name(d)
+        raise RuntimeError(f"value cannot be converted to type {name} without overflow")
+
+
 class _Default:
     """The default floating dtype, one per process as in PyTorch."""
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 Shape = tuple[int, ...]
+MAX_DIMS = 64
 
 
 class Size(tuple):
@@ -97,6 +98,8 @@ def wrap_dim(dim: int, ndim: int) -> int:
 
 def wrap_dims(dims: int | Iterable[int] | None, ndim: int) -> Shape:
     """Return sorted, unique dimensions; None means all. Raises RuntimeError for a repeated dimension."""
+    if ndim > MAX_DIMS:
+        raise RuntimeError(f"only tensors with up to {MAX_DIMS} dims are supported")
     if dims is None:
         return tuple(range(ndim))
     if isinstance(dims, int):

@@ -174,9 +174,11 @@ class Path:
             return a is self.outs[x]
         if kind == SLOT:
             slot = self.slots[x]
+            if not isinstance(a, Handle):  # None too, which stands in the slot of a tensor that is gone
+                return False
             if a is slot.tensor and a._storage.foreign is None:
                 return True
-            return spec is slot.first and isinstance(a, Handle) and self.bind(slot, a)
+            return spec is slot.first and self.bind(slot, a)
         if kind == CONST:
             return a is x or (type(a) is type(x) and a == x)
         if kind == RUNTIME:
@@ -198,7 +200,7 @@ class Path:
                 outs, slots = self.outs, self.slots
                 expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY
                             for k, i in specs]
-                if all(map(is_, a, expected)) and not self.foreign:
+                if all(map(is_, a, expected)) and not any(i is None for i in a) and not self.foreign:
                     return True
             return all(map(self.matches, specs, a))
         return x() is a

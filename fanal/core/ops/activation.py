@@ -178,7 +178,7 @@ def gelu_node(x: Node, tanh_form: bool) -> Node:
     return smooth(x, lambda x: P.mul(P.mul(P.num(x, 0.5), x), P.add(P.num(x, 1), inner(x))), tanh_slope)
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def gelu(input: Any, *, approximate: str = "none") -> Any:
     """Return input times the normal distribution function of input; approximate: "none" or "tanh"."""
     if approximate not in ("none", "tanh"):
@@ -217,7 +217,7 @@ def softplus_wide(x: Node) -> Node:
     return P.add(positive, P.log1p(P.exp(P.neg(P.abs_(x)))))
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Return log(1 + exp(beta * input)) / beta; linear where beta * input exceeds the threshold."""
     x = need_float(input, "softplus_cpu")
@@ -284,8 +284,8 @@ def hardswish(input: Any, inplace: bool = False) -> Any:
     return _apply(input, inplace, smooth(x, f, slope))
 
 
-@public(out=True)
-@public(module="nn.functional", method=False, out=True)
+@public(out="same")
+@public(module="nn.functional", method=False, out="same")
 def hardshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input where |input| > lambd, 0 elsewhere."""
     x = need_float(input, "hardshrink_cpu")
@@ -299,7 +299,7 @@ def hardshrink(input: Any, lambd: float = 0.5) -> Any:
     return result(with_gradient(y, lambda g, y, x: [P.where(small(x), P.num(g, 0), g)], x), input)
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def softshrink(input: Any, lambd: float = 0.5) -> Any:
     """Return input moved towards 0 by lambd."""
     x = need_float(input, "softshrink_check")
@@ -328,7 +328,7 @@ def threshold(input: Any, threshold: float, value: float, inplace: bool = False)
 _both(threshold, "threshold")
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def logsigmoid(input: Any) -> Any:
     """Return log(sigmoid(input))."""
     x = need_float(input, "log_sigmoid_cpu")
@@ -505,7 +505,7 @@ def softmax_functional(
     return _softmaxes(input, dim, dtype, "softmax", softmax_node)
 
 
-@public(out=True)
+@public(out="same")
 @public("softmax", module="special", method=False)
 def softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
     """Return exp(input) / sum(exp(input)) along `dim`."""
@@ -520,7 +520,7 @@ def log_softmax_functional(
     return _softmaxes(input, dim, dtype, "log_softmax", log_softmax_node)
 
 
-@public(out=True)
+@public(out="same")
 @public("log_softmax", module="special", method=False)
 def log_softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
     """Return the logarithm of softmax along `dim`."""

@@ -275,6 +275,7 @@ def multi_head_attention_forward(
         query = unsqueeze(query, 1)
         key = query if same_k else unsqueeze(key, 1)
         value = key if same_v else unsqueeze(value, 1)
+        key_padding_mask = None if key_padding_mask is None else unsqueeze(key_padding_mask, 0)
     length, n, embed = query._shape
     d = query._dtype
     if embed != embed_dim_to_check:

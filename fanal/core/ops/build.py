@@ -7,6 +7,7 @@ Tensor methods, in-place and out= variants.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.base.state import state
 from fanal.core.engine.handle import ITSELF, Handle, Origin
-from fanal.core.engine.record import runtime
+from fanal.core.engine.record import runtime, unfollowable
 from fanal.core.ir.prims import convert, full, given
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
@@ -39,7 +40,7 @@ class Entry:
         function: bool,
         method: str | None,
         inplace: bool,
-        out: bool,
+        out: bool | str,
         options: dict,
     ) -> None:
         self.name, self.fn, self.module, self.function = name, fn, module, function
@@ -56,7 +57,7 @@ def public(
     function: bool = True,
     method: bool | str = True,
     inplace: bool = False,
-    out: bool = False,
+    out: bool | str = False,
     aliases: Sequence[str] = (),
     **options: Any,
 ) -> Callable:
@@ -64,7 +65,8 @@ def public(
 
     module: "torch", "nn.functional", "linalg", ... where the function appears (function=False: nowhere).
     method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
-    out: accepts out=. aliases: further names. options: see engine.record.Op.
+    out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
+    tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op.
     """
 
     def register(fn: Callable) -> Callable:
@@ -213,6 +215,11 @@ def check_inplace(t: Handle, new: Node | None = None) -> None:
             "to get a normal tensor before doing inplace update.See "
             "https://github.com/pytorch/rfcs/pull/17 for more details."
         )
+    check_single_memory(t)
+
+
+def check_single_memory(t: Handle) -> None:
+    """Raise PyTorch's RuntimeError if several elements of `t` lie in one place, as in an expanded tensor."""
     if t._strides is not None:
         for n, s in zip(t._shape, t._strides):
             if s == 0 and n > 1:
@@ -229,6 +236,14 @@ def can_cast(source: dt.dtype, to: dt.dtype) -> bool:
     return not (to is dt.bool_ and source is not dt.bool_)
 
 
+def check_cast(source: dt.dtype, to: dt.dtype) -> None:
+    """Raise PyTorch's RuntimeError if a result of dtype `source` must not be stored in `to`."""
+    if not can_cast(source, to):
+        raise RuntimeError(
+            f"result type {dt.scalar_name(source)} can't be cast to the desired output type {dt.scalar_name(to)}"
+        )
+
+
 def assign(t: Any, n: Node, name: str = "") -> Any:
     """Write a value into a tensor, in place, with PyTorch's checks; return the tensor."""
     check_inplace(t, n)
@@ -243,31 +258,28 @@ def assign(t: Any, n: Node, name: str = "") -> Any:
 
         n = broadcast(n, t._shape)
     if n.dtype is not t._dtype:
-        if not can_cast(n.dtype, t._dtype):
-            raise RuntimeError(
-                f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
-                f"{dt.scalar_name(t._dtype)}"
-            )
+        check_cast(n.dtype, t._dtype)
         n = convert(n, t._dtype)
     write(t, n)
     return t
 
 
 def store(out: Any, n: Node) -> Any:
-    """Put a result into the tensor given as out=, resizing it when it is empty or of another shape."""
-    if state.grad and (out.requires_grad or n.needs_grad):
-        raise RuntimeError(
-            "functions with out=... arguments don't support automatic differentiation, but one of the "
-            "arguments requires grad."
-        )
-    if not can_cast(n.dtype, out._dtype):
-        raise RuntimeError(
-            f"result type {dt.scalar_name(n.dtype)} can't be cast to the desired output type "
-            f"{dt.scalar_name(out._dtype)}"
-        )
+    """Put a result into the tensor given as out=, resizing it if its shape differs; return the tensor."""
+    check_cast(n.dtype, out._dtype)
     if out._shape != n.shape:
         from fanal.core.ops.storage_ops import resize
 
+        if 0 not in out._shape:
+            warnings.warn(
+                f"An output with one or more elements was resized since it had shape {list(out._shape)}, which does "
+                f"not match the required output shape {list(n.shape)}. This behavior is deprecated, and in a future "
+                "PyTorch release outputs will not be resized unless they have zero elements. You can explicitly "
+                "reuse an out tensor t by resizing it, inplace, to zero elements with t.resize_(0).",
+                UserWarning,
+                stacklevel=2,
+            )
+        unfollowable("a tensor given as out= was resized")
         resize(out, n.shape)
     write(out, convert(n, out._dtype))
     return out
@@ -283,7 +295,9 @@ __all__ = [
     "Tensor",
     "assign",
     "can_cast",
+    "check_cast",
     "check_inplace",
+    "check_single_memory",
     "counted",
     "floating",
     "is_number",

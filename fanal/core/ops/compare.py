@@ -158,13 +158,13 @@ def _signed_inf(input: Any, sign: float, name: str) -> Any:
     return result(y, input)
 
 
-@public(out=True)
+@public(out="same")
 def isposinf(input: Any) -> Any:
     """Return where elements are +inf."""
     return _signed_inf(input, math.inf, "isposinf")
 
 
-@public(out=True)
+@public(out="same")
 def isneginf(input: Any) -> Any:
     """Return where elements are -inf."""
     return _signed_inf(input, -math.inf, "isneginf")
@@ -179,7 +179,7 @@ def isreal(input: Any) -> Any:
     )
 
 
-@public(out=True)
+@public(out="same")
 def signbit(input: Any) -> Any:
     """Return where the sign bit is set (-0.0 included)."""
     x = read(input)
@@ -214,7 +214,7 @@ def copysign(input: Operand, other: Operand) -> Any:
     return result(with_gradient(y, rule, a), input, other)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def heaviside(input: Any, values: Any) -> Any:
     """Return 0 below zero, 1 above, `values` at zero."""
     need_tensor(input, "heaviside", "input")
@@ -279,7 +279,7 @@ def equal(input: Any, other: Any) -> bool:
     return bool(compute(Tensor.eq(input, other)).all())  # type: ignore[attr-defined]
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def isin(
     elements: Operand, test_elements: Operand, *, assume_unique: bool = False, invert: bool = False
 ) -> Any:

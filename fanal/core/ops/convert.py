@@ -181,6 +181,8 @@ def fill(input: Any, value: Any) -> Any:
             f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} "
             "dimensions."
         )
+    if not isinstance(value, Handle):
+        dt.check_fits(value, input._dtype)
     return result(P.broadcast(node_of(value, input._dtype), input._shape), input)
 
 

@@ -105,7 +105,7 @@ def tensor(
     return t
 
 
-@public(method=False, out=True)
+@public(method=False, out="fill")
 def zeros(
     *size: Any,
     dtype: dt.dtype | None = None,
@@ -119,7 +119,7 @@ def zeros(
     return filled(shape_of(size), 0, dtype or dt.get_default(), device, requires_grad)
 
 
-@public(method=False, out=True)
+@public(method=False, out="fill")
 def ones(
     *size: Any,
     dtype: dt.dtype | None = None,

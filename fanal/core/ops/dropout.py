@@ -69,8 +69,8 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
     return _drop(input, p, training, inplace, input._shape)
 
 
-def _channels(x: Any) -> Shape:
-    if len(x._shape) < 2:
+def _channels(x: Any, drops: bool = True) -> Shape:
+    if drops and len(x._shape) < 2:
         raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
     return (*x._shape[:2], *(1,) * (len(x._shape) - 2))
 
@@ -79,7 +79,7 @@ def _channels(x: Any) -> Shape:
 def feature_dropout(input: Any, p: float, train: bool) -> Any:
     """Return input with whole channels set to 0 with probability p."""
     _probability(p)
-    return _drop(input, p, train, False, _channels(input))
+    return _drop(input, p, train, False, _channels(input, train and p > 0))
 
 
 @public(module="nn.functional", method=False)
@@ -127,7 +127,7 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
             "dropout1d instead.",
             stacklevel=3,
         )
-    return _drop(input, p, training, inplace, _channels(input))
+    return _drop(input, p, training, inplace, _channels(input, training and p > 0))
 
 
 @public(module="nn.functional", method=False)
@@ -193,4 +193,4 @@ def alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: b
 def feature_alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
     """Return input with whole channels set to SELU's negative saturation value, rescaled."""
     _probability(p)
-    return _alpha(input, p, training, inplace, _channels(input))
+    return _alpha(input, p, training, inplace, _channels(input, training and p > 0))

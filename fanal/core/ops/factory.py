@@ -38,7 +38,7 @@ def scalar_of(x: Any) -> Any:
     return compute(x).reshape(()).item() if isinstance(x, Handle) else x
 
 
-@public(method=False, out=True)
+@public(method=False, out="fill")
 def empty(
     *size: Any,
     dtype: Dtype = None,
@@ -54,7 +54,7 @@ def empty(
     return placed(wrap(P.full(shape, 0, dtype or dt.get_default()), st), device, requires_grad)
 
 
-@public(method=False, out=True)
+@public(method=False, out="fill")
 def full(
     size: Any,
     fill_value: Any,
@@ -289,7 +289,14 @@ def _numbers(*xs: Any) -> dt.dtype:
     return dt.int64 if all(isinstance(x, (int, np.integer)) for x in xs) else dt.get_default()
 
 
-@public(method=False, out=True)
+def _steps(start: Any, end: Any, step: Any) -> int:
+    """Return how many steps lead from start to below end."""
+    if all(isinstance(v, int) for v in (start, end, step)):
+        return max(-((start - end) // step), 0)
+    return max(math.ceil((end - start) / step), 0)
+
+
+@public(method=False, out="fill")
 def arange(
     start: Any,
     end: Any = None,
@@ -308,10 +315,6 @@ def arange(
     d = dtype or _numbers(start, end, step)
     if d is dt.bool_ or d.is_complex:
         raise NotImplementedError(f"\"arange_cpu\" not implemented for '{dt.scalar_name(d)}'")
-    if d.category == 1:
-        start, end, step = (
-            int(v) if float(v).is_integer() or not d.is_floating_point else v for v in (start, end, step)
-        )
     for v in (start, end):
         if not math.isfinite(v):
             raise RuntimeError(f"unsupported range: {start:g} -> {end:g}")
@@ -319,15 +322,20 @@ def arange(
         raise RuntimeError("step must be nonzero")
     if (end - start) * step < 0:
         raise RuntimeError("upper bound and lower bound inconsistent with step sign")
-    whole = all(isinstance(v, int) for v in (start, end, step))
-    n = -((start - end) // step) if whole else math.ceil((end - start) / step)
-    kind = dt.int64 if whole else dt.float64
-    i = P.iota((max(n, 0),), 0, kind)
+    given = (start, end, step)
+    if d.category == 1:  # counted in the numbers as given, but in int64
+        start, end, step = map(int, given)
+        if d is dt.int64:
+            given = (start, end, step)
+            if step == 0:
+                raise ValueError("step must be nonzero")
+    n = _steps(*given)
+    i = P.iota((n,), 0, dt.int64 if all(isinstance(v, int) for v in (start, step)) else dt.float64)
     y = P.add(P.mul(i, P.num(i, step)), P.num(i, start))
     return placed(wrap(P.convert(y, d)), device, requires_grad)
 
 
-@public("range", method=False, out=True)
+@public("range", method=False, out="fill")
 def range_(
     start: Any = 0,
     end: Any = None,
@@ -368,7 +376,7 @@ def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
     return np.where(i < steps // 2, low, high).astype(d.np)
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def linspace(
     start: Any,
     end: Any,
@@ -400,7 +408,7 @@ def _point(x: Any, name: str) -> Any:
     return scalar_of(x)
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def logspace(
     start: Any,
     end: Any,
@@ -430,7 +438,7 @@ def logspace(
     return placed(wrap_array(values.astype(d.np), d), device, requires_grad)
 
 
-@public(method=False, out=True)
+@public(method=False, out="fill")
 def eye(
     n: int,
     m: int | None = None,
@@ -468,7 +476,7 @@ def complex_node(a: Node, b: Node) -> Node:
     return _pair(P.broadcast(a, shape), P.broadcast(b, shape))
 
 
-@public("complex", method=False, out=True)
+@public("complex", method=False, out="same", tensors=2)
 def complex_of(real: Any, imag: Any) -> Any:
     """Return complex numbers from real and imaginary parts."""
     for x in (real, imag):
@@ -489,12 +497,10 @@ def complex_of(real: Any, imag: Any) -> Any:
     return result(complex_node(read(real), read(imag)), real, imag)
 
 
-@public(method=False, out=True)
+@public(method=False, out="same", tensors=2)
 def polar(abs: Any, angle: Any) -> Any:
     """Return complex numbers from absolute values and angles."""
     for x in (abs, angle):
-        if not isinstance(x, Handle):
-            raise TypeError(f"polar(): argument 'angle' must be Tensor, not {type(x).__name__}")
         if x._dtype not in (dt.float32, dt.float64):
             raise RuntimeError(
                 "Expected both inputs to be Half, Float or Double tensors but got "

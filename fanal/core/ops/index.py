@@ -308,10 +308,7 @@ def _value(self: Any, value: Any) -> Node:
         kind = type(value)
         name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"can't assign a {name} to a torch.{dt.scalar_name(self._dtype)}Tensor")
-    if isinstance(value, complex) and not self._dtype.is_complex:
-        raise RuntimeError(
-            f"value cannot be converted to type {dt.scalar_name(self._dtype).lower()} without overflow"
-        )
+    dt.check_fits(value, self._dtype)
     return number(
         int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype
     )
@@ -391,7 +388,7 @@ def vector_index(index: Any, name: str) -> Node:
     return P.reshape(P.convert(read(index), dt.int64), (math.prod(index._shape),))
 
 
-@public(out=True)
+@public(out="same")
 def index_select(input: Any, dim: int, index: Any) -> Any:
     """Return the slices of input at positions `index` along a dimension."""
     d = wrap_dim(dim, len(input._shape))
@@ -405,7 +402,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     return plain(P.take(x, i, d), input)
 
 
-@public(out=True)
+@public(out="same")
 def masked_select(input: Any, mask: Any) -> Any:
     """Return the elements where mask is true, in one dimension. Shapes broadcast."""
     if mask._dtype is not dt.bool_:
@@ -451,7 +448,7 @@ def nonzero_array(input: Any) -> np.ndarray:
     return np.stack(np.nonzero(a), 1).astype(np.int64)
 
 
-@public(out=True, event=False)
+@public(out="same", event=False)
 def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     """Return the positions of elements that are not zero: rows of a matrix, or one vector per dimension."""
     if as_tuple:
@@ -466,7 +463,7 @@ def argwhere(input: Any) -> Any:
     return nonzero(input)
 
 
-@public(out=True, event=False)
+@public(out="same", event=False)
 def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
     """Return the first `size` positions of elements that are not zero, filled up with `fill_value`."""
     if size < 0:

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
-from fanal.core.ops.build import can_cast, node_of, public, read, result_type, store, wrap
+from fanal.core.ops.build import node_of, public, read, result_type, wrap
 from fanal.core.ops.rearrange import atleast_1d, atleast_2d, atleast_3d
 from fanal.core.ops.shape import reshape, unsqueeze
 
@@ -34,8 +34,8 @@ def _joined(xs: Sequence[Any], dim: int) -> Any:
     return y
 
 
-@public(method=False, aliases=("concat", "concatenate"))
-def cat(tensors: Any, dim: int = 0, *, out: Any = None, axis: int | None = None) -> Any:
+@public(method=False, out="apart", aliases=("concat", "concatenate"))
+def cat(tensors: Any, dim: int = 0, *, axis: int | None = None) -> Any:
     """Return tensors joined along an existing dimension. Dtypes promote; empty 1-d tensors are skipped."""
     xs = check_list(tensors, "cat")
     if not xs:
@@ -58,14 +58,10 @@ def cat(tensors: Any, dim: int = 0, *, out: Any = None, axis: int | None = None)
                     f"Sizes of tensors must match except in dimension {d}. Expected size {first._shape[k]} "
                     f"but got size {x._shape[k]} for tensor number {i} in the list."
                 )
-    if out is not None and not can_cast(result_type(*xs), out._dtype):
-        raise RuntimeError(
-            f"torch.cat(): input types can't be cast to the desired output type {dt.scalar_name(out._dtype)}"
-        )
     kind = result_type(*xs)
     y = wrap(P.concat(tuple(node_of(x, kind) for x in real or xs[:1]), d))
     y._storage.meta = any(x._storage.meta for x in xs)
-    return y if out is None else store(out, read(y))
+    return y
 
 
 @public(method=False, out=True)

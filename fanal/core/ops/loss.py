@@ -498,14 +498,29 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
                          options: Any = None) -> Any:
     """Return cross_entropy(linear(input, linear_weight, linear_bias), target).
 
-    Differs from torch: `options`, which choose a chunked computation there, are not accepted; the weight is a matrix.
+    Shapes: (N, I) or (I), weight (C, *D, I), target as in cross_entropy of (N, C, *D).
+    Differs from torch: `options`, which choose how it is computed there, have no effect.
     """
     from fanal.core.ops.matmul import linear
-    if options is not None:
-        raise RuntimeError("linear_cross_entropy: options are not supported")
-    if len(linear_weight._shape) != 2:
-        raise RuntimeError("linear_cross_entropy: a linear_weight of more than two dimensions is not "
-                           "supported")
-    skip = -100 if ignore_index is None else ignore_index
-    return cross_entropy(linear(input, linear_weight, linear_bias), target, weight, ignore_index=skip,
+    from fanal.core.ops.shape import reshape
+    x, w = input._shape, linear_weight._shape
+    if len(x) not in (1, 2):
+        raise RuntimeError(f"expected input with dimensionality 1 or 2, got {len(x)}")
+    if len(w) < 2:
+        raise RuntimeError(f"expected linear_weight with dimensionality at least 2, got {len(w)}")
+    if x[-1] != w[-1]:
+        raise RuntimeError("expected equal input and linear_weight last dimensions (in_features), got "
+                           f"{x[-1]} and {w[-1]}, respectively")
+    if linear_bias is not None and linear_bias._shape != w[:-1]:
+        raise RuntimeError(f"expected linear_bias shape {w[:-1]}, got {linear_bias._shape}")
+    if len(w) > 2 and len(x) == 1:
+        raise RuntimeError(f"K-dimensional loss defined by linear_weight shape {w} requires batched input, "
+                           f"(N, {x[-1]}), got unbatched input with shape {x}")
+    if ignore_index is not None and target._shape == (*x[:-1], *w[:-1]):
+        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    if len(w) > 2:
+        linear_weight = reshape(linear_weight, -1, w[-1])
+        linear_bias = None if linear_bias is None else reshape(linear_bias, -1)
+    logits = reshape(linear(input, linear_weight, linear_bias), *x[:-1], *w[:-1])
+    return cross_entropy(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index,
                          reduction=reduction, label_smoothing=label_smoothing)

@@ -179,6 +179,11 @@ def triplet_margin_with_distance_loss(
     return _triplet(near, far, other, margin, reduction)
 
 
+def _need_long(t: Node) -> None:
+    if t.dtype is not dt.int64:
+        raise RuntimeError(f"expected scalar type Long but found {dt.scalar_name(t.dtype)}")
+
+
 @public(module="nn.functional", method=False)
 def multi_margin_loss(
     input: Any,
@@ -194,7 +199,10 @@ def multi_margin_loss(
     reduction = reduction_of(reduction, size_average, reduce)
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
+    if weight is not None and len(weight._shape) != 1:
+        raise ValueError("weight must be one-dimensional")
     x, t = read(input), read(target)
+    _need_long(t)
     if len(x.shape) > 2 or not x.size:
         raise RuntimeError(
             f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
@@ -228,6 +236,11 @@ def multilabel_margin_loss(
     """
     reduction = reduction_of(reduction, size_average, reduce)
     x, t = read(input), read(target)
+    if 0 in x.shape[1:] or x.shape == (0,):
+        raise RuntimeError(
+            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
+        )
+    _need_long(t)
     if t.shape != x.shape:
         raise RuntimeError(f"inconsistent target size: {list(t.shape)} for input of size: {list(x.shape)}")
     flat = len(x.shape) < 2

@@ -47,7 +47,7 @@ def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
 
 
-@public(out=True)
+@public(out="same")
 def mm(input: Any, mat2: Any) -> Any:
     """Return the matrix product. Shapes: (M, K) and (K, N) -> (M, N). One dtype."""
     if len(input._shape) != 2:
@@ -71,7 +71,7 @@ def _check_bmm(a: Any, b: Any) -> None:
     _same_dtype(b, a, "expected scalar type {b} but found {a}")
 
 
-@public(out=True)
+@public(out="same")
 def bmm(input: Any, mat2: Any) -> Any:
     """Return the matrix products of two batches. Shapes: (B, M, K) and (B, K, N) -> (B, M, N)."""
     _check_bmm(input, mat2)
@@ -99,7 +99,7 @@ def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
         raise RuntimeError(f"addmv input tensors must have the same dtype, but got {e}, {d}, and {e}")
 
 
-@public(out=True)
+@public(out="same")
 def mv(input: Any, vec: Any) -> Any:
     """Return the matrix-vector product. Shapes: (M, K) and (K) -> (M)."""
     _check_mv(input, vec)
@@ -123,22 +123,22 @@ def _check_dot(a: Any, b: Any) -> None:
         )
 
 
-@public(out=True)
+@public(out="same")
 def dot(input: Any, tensor: Any) -> Any:
     """Return the sum of products of two vectors."""
     _check_dot(input, tensor)
     return wrap(_dot_node(read(input), read(tensor)))
 
 
-@public(out=True)
+@public(out="same")
 def vdot(input: Any, other: Any) -> Any:
     """Return the sum of products of two vectors, the first conjugated."""
     _check_dot(input, other)
     return wrap(_dot_node(P.conj(read(input)), read(other)))
 
 
-@public(out=True)
-@public("matmul", module="linalg", method=False, out=True)
+@public(out="same")
+@public("matmul", module="linalg", method=False, out="same")
 def matmul(input: Any, other: Any) -> Any:
     """Return the matrix product. Shapes: (..., M, K) and (..., K, N) -> (..., M, N); vectors take part as in NumPy."""
     a, b = input._shape, other._shape
@@ -201,7 +201,7 @@ def outer(input: Any, vec2: Any) -> Any:
     return wrap(P.and_(a, b) if a.dtype is dt.bool_ else P.mul(a, b))
 
 
-@public(out=True)
+@public(out="same")
 def inner(input: Any, other: Any) -> Any:
     """Return sums of products over the last dimensions. Shapes: (..., K) and (+, K) -> (..., +)."""
     a, b = input._shape, other._shape
@@ -256,7 +256,7 @@ def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
     return P.add(_scaled(read(c), beta), product)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * mat1 @ mat2."""
     for t, which in ((mat1, "mat1"), (mat2, "mat2")):
@@ -266,21 +266,21 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) ->
     return wrap(_plus(input, P.dot(read(mat1), read(mat2)), beta, alpha))
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * the sum of batch1[i] @ batch2[i]."""
     _check_bmm(batch1, batch2)
     return wrap(_plus(input, P.sum_(P.dot(read(batch1), read(batch2)), (0,)), beta, alpha))
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * batch1 @ batch2, batch by batch."""
     _check_bmm(batch1, batch2)
     return wrap(_plus(input, P.dot(read(batch1), read(batch2)), beta, alpha))
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * mat @ vec."""
     _check_mv(mat, vec, input._shape)
@@ -361,7 +361,7 @@ def multi_dot(tensors: Any) -> Any:
     return wrap(P.reshape(product(0, n - 1), shape))
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     """Return sums of products over pairs of dimensions: the last of `a` with the first of `b`, or those listed."""
     if hasattr(dims, "_shape"):
@@ -431,7 +431,7 @@ def _cross(a: Any, b: Any, dim: int) -> Any:
     return wrap(P.sub(P.mul(_turned(x, d, 1), _turned(y, d, 2)), P.mul(_turned(x, d, 2), _turned(y, d, 1))))
 
 
-@public(out=True)
+@public(out="same")
 def cross(input: Any, other: Any, dim: int | None = None) -> Any:
     """Return the cross product along a dimension of size 3 (the first such one by default)."""
     if dim is None:
@@ -465,7 +465,7 @@ def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
     return wrap(P.sum_(p, (wrap_dim(dim, len(p.shape)),)))
 
 
-@public(module="nn.functional", method=False)
+@public(module="nn.functional", method=False, out="same")
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """Return input @ weight.T + bias. Shapes: (*, in), (out, in) or (in), (out) or () -> (*, out)."""
     a, w = input._shape, weight._shape

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.shape import Shape, wrap_dim
+from fanal.core.base.shape import Shape, wrap_dims
 from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
@@ -127,9 +127,11 @@ def _batch_norm(
     eps: float,
 ) -> Any:
     x0 = read(input)
+    _need_float(x0, "batch_norm")
+    if not x0.size and len(x0.shape) < 2:
+        return result(P.alias(x0), input)
     if len(x0.shape) < 2:
         raise RuntimeError("batch_norm(): input must have at least 2 dimensions")
-    _need_float(x0, "batch_norm")
     channels = x0.shape[1]
     for t, name in (
         (running_mean, "running_mean"),
@@ -457,17 +459,15 @@ def local_response_norm(
     return result(P.div(x, P.pow_(base, number(float(beta), x.dtype))), input)
 
 
-@public(module="nn.functional", method=False)
-def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Any:
+@public(module="nn.functional", method=False, out=True)
+def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Any:
     """Return input / max(p-norm of input along `dim`, eps)."""
-    from fanal.core.ops.build import store
-
     x = read(input)
-    dims = tuple(wrap_dim(d, len(x.shape)) for d in ((dim,) if isinstance(dim, int) else dim))
+    dims = wrap_dims(dim, len(x.shape))
     length = norm_node(x, p, dims, True)
     tiny = number(float(eps), length.dtype)
     clamped = with_gradient(
         P.max_(P.detach(length), tiny), lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], length
     )
     y = P.div(x, P.convert(clamped, x.dtype))
-    return result(y, input) if out is None else store(out, y)
+    return result(y, input)

@@ -77,9 +77,11 @@ def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     return sliced(input, d, a, a + length)
 
 
-@public(out=True)
+@public(out="same")
 def narrow_copy(input: Any, dim: int, start: int, length: int) -> Any:
     """Return a copy of `length` positions from `start` on."""
+    if dim >= len(input._shape) > 0:  # here, unlike narrow(), PyTorch has no text of its own
+        raise RuntimeError(f"Expected dim < {len(input._shape)}, the number of dimensions, but got {dim}")
     return _copy(narrow(input, dim, start, length))
 
 
@@ -89,13 +91,13 @@ def _copy(t: Any) -> Any:
     return contiguous(clone(t))
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def select_copy(input: Any, dim: int, index: int) -> Any:
     """Return a copy of one position along a dimension."""
     return _copy(select(input, dim, index))
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def slice_copy(
     input: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
@@ -105,7 +107,7 @@ def slice_copy(
     return _copy(sliced(input, d, a, max(a, b), s))
 
 
-@public(out=True)
+@public(out="same")
 def slice_scatter(
     input: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
@@ -134,13 +136,13 @@ def _replaced(t: Any, src: Any, part: Any) -> Any:
     return result(n, t)
 
 
-@public(out=True)
+@public(out="same")
 def select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
     """Return input with position `index` along `dim` replaced by src."""
     return _replaced(input, src, lambda t: select(t, dim, index))
 
 
-@public(out=True)
+@public(out="same")
 def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Return input with a diagonal replaced by src."""
     from fanal.core.ops.shape import diagonal
@@ -148,7 +150,7 @@ def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2:
     return _replaced(input, src, lambda t: diagonal(t, offset, dim1, dim2))
 
 
-@public(out=True)
+@public(out="same")
 def as_strided_scatter(
     input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
@@ -177,7 +179,7 @@ def _many(views: tuple, name: str) -> tuple:
     return views
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def unbind_copy(input: Any, dim: int = 0) -> tuple:
     """Return copies of all positions along a dimension."""
     return tuple(_copy(t) for t in unbind(input, dim))
@@ -232,7 +234,7 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     return _many(tuple(out), "SplitWithSizes")
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def split_with_sizes_copy(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     """Return copies of parts of the given sizes."""
     return tuple(_copy(t) for t in split_with_sizes(input, split_sizes, dim))

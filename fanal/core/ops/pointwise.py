@@ -10,6 +10,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
 from fanal.core.ops.build import (
+    Handle,
     Operand,
     counted,
     floating,
@@ -56,7 +57,7 @@ erfinv = _float_unary("erfinv", P.erfinv)
 lgamma = _float_unary("lgamma", P.lgamma)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out=True, tensors=0)
 def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     """Return input + alpha * other. Shapes broadcast; dtypes promote."""
     d = result_type(input, other)
@@ -69,7 +70,7 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     return result(P.or_(a, b) if d is dt.bool_ else P.add(a, b), input, other)
 
 
-@public(inplace=True, out=True, aliases=("multiply",))
+@public(inplace=True, out=True, aliases=("multiply",), tensors=0)
 def mul(input: Operand, other: Operand) -> Any:
     """Return input * other. Shapes broadcast; dtypes promote."""
     a, b = nodes_of(input, other)
@@ -120,7 +121,7 @@ def relu(input: Any, inplace: bool = False) -> Any:
     return result(y, input)
 
 
-@public(inplace=True, out=True, aliases=("subtract",))
+@public(inplace=True, out=True, aliases=("subtract",), tensors=0)
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     """Return input - alpha * other. Shapes broadcast; dtypes promote."""
     d = result_type(input, other)
@@ -142,7 +143,7 @@ def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
 
 
 @public(inplace=True)
-def rsub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
+def rsub(input: Any, other: Operand, *, alpha: Any = 1) -> Any:
     """Return other - alpha * input."""
     return sub(other, input, alpha=alpha)
 
@@ -168,7 +169,7 @@ def floor_divide_nodes(a: Node, b: Node) -> Node:
     return P.where(P.eq(b, zero), P.div(a, b), f)
 
 
-@public(inplace=True, out=True, aliases=("divide",))
+@public(inplace=True, out=True, aliases=("divide",), tensors=0)
 def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Any:
     """Return input / other; rounding_mode "trunc" or "floor" rounds the quotient and keeps integers."""
     d = result_type(input, other)
@@ -190,13 +191,13 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     return result(P.idiv(a, b) if d.category < 2 else P.trunc(P.div(a, b)), input, other)
 
 
-@public("true_divide", inplace=True, out=True)
+@public("true_divide", inplace=True, out=True, tensors=0)
 def true_divide(input: Operand, other: Operand) -> Any:
     """Return input / other in floating point."""
     return div(input, other)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out=True, tensors=0)
 def floor_divide(input: Operand, other: Operand) -> Any:
     """Return the quotient rounded down."""
     return div(input, other, rounding_mode="floor")
@@ -220,7 +221,7 @@ def remainder(input: Operand, other: Operand) -> Any:
 
 
 @public(inplace=True, out=True)
-def fmod(input: Operand, other: Operand) -> Any:
+def fmod(input: Any, other: Operand) -> Any:
     """Return the remainder with the sign of `input`."""
     a, b = nodes_of(input, other)
     if a.dtype.category < 2:
@@ -258,14 +259,14 @@ def pow(input: Operand, exponent: Operand) -> Any:
     return result(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
 
 
-@public(out=True, inplace=True)
+@public(out="same", inplace=True)
 def float_power(input: Operand, exponent: Operand) -> Any:
     """Return input to the power `exponent`, in double precision."""
     d = dt.complex128 if result_type(input, exponent).is_complex else dt.float64
     return result(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
 
 
-@public(inplace=True, out=True, aliases=("negative",))
+@public(inplace=True, out="same", aliases=("negative",))
 def neg(input: Any) -> Any:
     """Return -input."""
     if input._dtype is dt.bool_:
@@ -283,7 +284,7 @@ def positive(input: Any) -> Any:
     return input
 
 
-@public("abs", inplace=True, out=True, aliases=("absolute",))
+@public("abs", inplace=True, out="same", aliases=("absolute",))
 def abs_(input: Any) -> Any:
     """Return the absolute value; the gradient at 0 is 0."""
     x = read(input)
@@ -296,7 +297,7 @@ def _rounding(name: str, row: Row, *aliases: str) -> Any:
         x = read(input)
         return result(P.alias(x) if x.dtype.category < 2 else row(x), input)
     fn.__name__, fn.__doc__ = name, f"Return {name} of each element, in its dtype."
-    return public(name, inplace=True, out=True, aliases=aliases)(fn)
+    return public(name, inplace=True, out="same", aliases=aliases)(fn)
 
 
 floor = _rounding("floor", P.floor)
@@ -304,7 +305,7 @@ ceil = _rounding("ceil", P.ceil)
 trunc = _rounding("trunc", P.trunc, "fix")
 
 
-@public("round", inplace=True, out=True)
+@public("round", inplace=True, out="same")
 def round_(input: Any, *, decimals: int = 0) -> Any:
     """Return the nearest integer (halves to even), or the nearest multiple of 10**-decimals."""
     x = read(input)
@@ -317,21 +318,21 @@ def round_(input: Any, *, decimals: int = 0) -> Any:
     return result(y, input)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def frac(input: Any) -> Any:
     """Return the part after the point."""
     x = read(input)
     return result(P.sub(x, P.trunc(x)), input)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def sign(input: Any) -> Any:
     """Return -1, 0 or 1."""
     x = read(input)
     return result(P.alias(x) if x.dtype is dt.bool_ else P.sign(x), input)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def sgn(input: Any) -> Any:
     """Return the sign; of complex numbers, the point on the unit circle."""
     return sign(input)
@@ -377,7 +378,7 @@ def _binary(name: str, row: Row, *aliases: str, inplace: bool = False, integers:
             y = row(node_of(input, d), node_of(other, d))
         return result(y, input, other)
     fn.__name__, fn.__doc__ = name, doc
-    return public(name, inplace=inplace, out=True, aliases=aliases)(fn)
+    return public(name, inplace=inplace, out=True, aliases=aliases, tensors=2)(fn)
 
 
 maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the "
@@ -399,15 +400,15 @@ def _ignore_nan(name: str, row: Row) -> Any:
             y = (P.or_ if row is P.max_ else P.and_)(a, b) if a.dtype is dt.bool_ else row(a, b)
         return result(y, input, other)
     fn.__name__, fn.__doc__ = name, "Return the elementwise extreme, ignoring a NaN beside a number."
-    return public(name, out=True)(fn)
+    return public(name, out=True, tensors=2)(fn)
 
 
 fmax = _ignore_nan("fmax", P.max_)
 fmin = _ignore_nan("fmin", P.min_)
 
 
-@public(inplace=True, out=True)
-def hypot(input: Operand, other: Operand) -> Any:
+@public(inplace=True, out=True, tensors=2)
+def hypot(input: Any, other: Any) -> Any:
     """Return sqrt(input**2 + other**2)."""
     a, b = nodes_of(input, other)
     return result(P.sqrt(P.add(P.mul(a, a), P.mul(b, b))), input, other)
@@ -419,6 +420,9 @@ def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
     if min is None and max is None:
         raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
     d = result_type(input, min, max)
+    for bound in (min, max):
+        if is_number(bound) and isinstance(input, Handle):
+            dt.check_fits(bound, d)
     x = node_of(input, d)
     lo = None if min is None else node_of(min, d)
     hi = None if max is None else node_of(max, d)
@@ -445,7 +449,7 @@ def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
             above = P.lt(high, x)
             out.append(P.where(P.or_(above, P.lt(high, low)) if low is not None else above, g, zero))
         return out
-    return result(with_gradient(y, rule, x, *bounds), input, min, max)
+    return result(with_gradient(y, rule, x, *bounds), *(t for t in (input, min, max) if t is not None))
 
 
 @public(inplace=True, out=True)
@@ -494,7 +498,7 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     return result(P.add(a, m), input, tensor1, tensor2)
 
 
-@public()
+@public(out="same")
 def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
     """Return input where condition holds and other elsewhere; with one argument, the indices of true elements."""
     if input is None and other is None:
@@ -528,10 +532,14 @@ def masked_fill(input: Any, mask: Any, value: Operand) -> Any:
         raise RuntimeError(f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
                            f"{len(value._shape)} dimension(s).")
     x = read(input)
+    if is_number(value):
+        dt.check_fits(value, x.dtype)
+    elif value._dtype.is_complex and not x.dtype.is_complex:
+        raise RuntimeError(f"value cannot be converted to type {dt.c_name(x.dtype)} without overflow")
     return result(P.where(m, node_of(value, x.dtype), x), input)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def nan_to_num(input: Any, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Any:
     """Return input with NaN and infinities replaced."""
     x = read(input)
@@ -561,7 +569,7 @@ bitwise_left_shift = _bits("bitwise_left_shift", P.shl, "__lshift__", "__rlshift
 bitwise_right_shift = _bits("bitwise_right_shift", P.shr, "__rshift__", "__rrshift__")
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def bitwise_not(input: Any) -> Any:
     """Return the bits inverted (the truth value, for booleans)."""
     if input._dtype.category >= 2:

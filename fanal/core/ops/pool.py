@@ -328,7 +328,7 @@ def avg_pool1d(
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, None), input)
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def avg_pool2d(
     input: Any,
     kernel_size: Any,
@@ -343,7 +343,7 @@ def avg_pool2d(
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, divisor_override), input)
 
 
-@public(module="nn.functional", method=False, out=True)
+@public(module="nn.functional", method=False, out="same")
 def avg_pool3d(
     input: Any,
     kernel_size: Any,

@@ -174,7 +174,7 @@ def _size(size: tuple) -> Shape:
     return shape_of(size)
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def rand(
     *size: Any,
     generator: Any = None,
@@ -192,7 +192,7 @@ def rand(
     return _made(_size(size), d, lambda s: draws.uniform(stream(generator), s, d.np), device, requires_grad)
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def randn(
     *size: Any,
     generator: Any = None,
@@ -210,7 +210,7 @@ def randn(
     return _made(_size(size), d, lambda s: draws.normal(stream(generator), s, d.np), device, requires_grad)
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def randint(
     *args: Any,
     low: Any = None,
@@ -240,7 +240,7 @@ def randint(
     )
 
 
-@public(method=False, out=True, event=False)
+@public(method=False, out="fill", event=False)
 def randperm(
     n: int,
     *,
@@ -288,7 +288,7 @@ def normal(
     return wrap_array(_dense(draws.normal_of(stream(generator), m, s)), like._dtype)
 
 
-@public(out=True, event=False)
+@public(out="same", event=False)
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
     _note()

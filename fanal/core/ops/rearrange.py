@@ -221,7 +221,7 @@ def diag_embed(input: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> A
     return plain(P.permute(y, order), input)
 
 
-@public(out=True)
+@public(out="same")
 def diag(input: Any, diagonal: int = 0) -> Any:
     """Return the matrix with a vector on its diagonal, or the diagonal of a matrix."""
     from fanal.core.ops.shape import clone
@@ -253,13 +253,13 @@ def _triangle(input: Any, diagonal: int, lower: bool) -> Any:
     return result(P.where(band(x.shape, diagonal, lower), x, P.num(x, 0)), input)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def tril(input: Any, diagonal: int = 0) -> Any:
     """Return the lower triangle of matrices, the rest zero."""
     return _triangle(input, diagonal, True)
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def triu(input: Any, diagonal: int = 0) -> Any:
     """Return the upper triangle of matrices, the rest zero."""
     return _triangle(input, diagonal, False)

@@ -100,13 +100,13 @@ def _truth(input: Any, dim: Any, keepdim: bool, row: Row, empty: int) -> Any:
     return wrap_like(P.convert(y, dt.uint8 if input._dtype is dt.uint8 else dt.bool_), input)
 
 
-@public(out=True)
+@public(out="same")
 def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether any element is true."""
     return _truth(input, dim, keepdim, P.max_of, 0)
 
 
-@public(out=True)
+@public(out="same")
 def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether all elements are true."""
     return _truth(input, dim, keepdim, P.min_of, 1)
@@ -130,19 +130,19 @@ def extreme_node(x: Node, dims: Shape, keepdim: bool, row: Row, name: str) -> No
     return keep(row(x, dims), x.shape, dims, keepdim)
 
 
-@public(out=True)
+@public(out="same")
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the largest element over `dim`; equal elements share the gradient."""
     return wrap_like(extreme_node(read(input), _dims(dim, input.ndim), keepdim, P.max_of, "amax"), input)
 
 
-@public(out=True)
+@public(out="same")
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the smallest element over `dim`; equal elements share the gradient."""
     return wrap_like(extreme_node(read(input), _dims(dim, input.ndim), keepdim, P.min_of, "amin"), input)
 
 
-@public(out=True)
+@public(out="same")
 def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the smallest and the largest elements."""
     d = None if dim is None else (dim,)
@@ -159,7 +159,7 @@ def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
     if x.dtype is dt.bool_:
         x = P.convert(x, dt.uint8)
     if dim is None:
-        y = row(P.reshape(x, (x.size,)), 0)
+        y = row(P.reshape(x, (x.size,)), 0) if x.shape else P.full((), 0, dt.int64)
         return P.reshape(y, (1,) * len(x.shape)) if keepdim else y
     d = wrap_dim(dim, len(x.shape))
     if not x.shape:
@@ -167,7 +167,7 @@ def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
     return keep(row(x, d), x.shape, (d,), keepdim)
 
 
-@public(out=True)
+@public(out="same")
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the largest element (the first of equals)."""
     x = read(input)
@@ -179,7 +179,7 @@ def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return wrap_like(arg_node(x, dim, keepdim, P.argmax), input)
 
 
-@public(out=True)
+@public(out="same")
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the smallest element (the first of equals)."""
     x = read(input)
@@ -215,7 +215,7 @@ def _extreme(input: Any, dim: Any, keepdim: bool, name: str) -> Any:
     )
 
 
-@public(out=True)
+@public(out="same")
 def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the largest element; with `dim`, values and indices; with another tensor, the elementwise maximum."""
     from fanal.core.engine.handle import Handle
@@ -227,7 +227,7 @@ def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
     return _extreme(input, dim, keepdim, "max")
 
 
-@public(out=True)
+@public(out="same")
 def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the smallest element; with `dim`, values and indices; with another tensor, the elementwise minimum."""
     from fanal.core.engine.handle import Handle
@@ -388,10 +388,8 @@ def _norm2(x: Node, dims: Shape) -> Node:
     return with_gradient(y, rule, x)
 
 
-@public()
-def norm(
-    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: Any = None, dtype: Any = None
-) -> Any:
+@public(out="same")
+def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """Return the p-norm of the elements over `dim` (2 by default)."""
     d = dtype or input._dtype
     if d.category < 2:
@@ -405,12 +403,7 @@ def norm(
         return nuclear_norm(input, dim, keepdim)
     order = 2.0 if p in ("fro", None) else float(p)
     x = node_of(input, d)
-    y = wrap_like(norm_node(x, order, _dims(dim, input.ndim), keepdim), input)
-    if out is not None:
-        from fanal.core.ops.build import store
-
-        return store(out, read(y))
-    return y
+    return wrap_like(norm_node(x, order, _dims(dim, input.ndim), keepdim), input)
 
 
 @public(module="linalg", method=False, out=True)

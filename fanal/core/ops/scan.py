@@ -57,7 +57,7 @@ _in_place("cumsum_", cumsum)
 _in_place("cumprod_", cumprod)
 
 
-@public(out=True)
+@public(out="same")
 def logcumsumexp(input: Any, dim: int) -> Any:
     """Return log(cumsum(exp(input))) along a dimension, without overflow."""
     d = wrap_dim(dim, len(input._shape))
@@ -105,19 +105,19 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
     return named(name, "values", "indices")(plain(y, input), plain(at, input))
 
 
-@public(out=True)
+@public(out="same")
 def cummax(input: Any, dim: int) -> Any:
     """Return running maxima along a dimension, and where they stand (the last of equals)."""
     return _running_extreme(input, dim, "cummax")
 
 
-@public(out=True)
+@public(out="same")
 def cummin(input: Any, dim: int) -> Any:
     """Return running minima along a dimension, and where they stand (the last of equals)."""
     return _running_extreme(input, dim, "cummin")
 
 
-@public(out=True)
+@public(out="same")
 def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """Return n-th differences along a dimension."""
     from fanal.core.ops.compare import logical_xor

@@ -113,7 +113,7 @@ def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.
     return low, high
 
 
-@public(out=True, event=False)
+@public(out="same", event=False)
 def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     """Return how many elements fall into each of `bins` equal parts of [min, max] (of their range by default)."""
     if not input._dtype.is_floating_point:
@@ -129,7 +129,7 @@ def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     return wrap_array(np.bincount(at, minlength=bins).astype(input._dtype.np), input._dtype)
 
 
-@public(event=False)
+@public(out="same", event=False)
 def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, density: bool = False) -> Any:
     """Return counts (or weights, or densities) in bins, and the edges of the bins."""
     d = input._dtype
@@ -198,7 +198,7 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
     return plain(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
 
 
-@public(method=False, out=True)
+@public(method=False, out="same")
 def searchsorted(
     sorted_sequence: Any,
     input: Any,
@@ -219,7 +219,7 @@ def searchsorted(
     return _search(sorted_sequence, input, out_int32, right or side == "right", sorter, "searchsorted")
 
 
-@public(method=False, out=True)
+@public(method=False, out="same", tensors=0)
 def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """Return the bucket of each value: the number of boundaries below it (or not above it with right=True)."""
     if len(boundaries._shape) != 1:

@@ -263,7 +263,7 @@ def conj(input: Any) -> Any:
     return result(P.conj(read(input)), input) if input._dtype.is_complex else input
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out="same")
 def conj_physical(input: Any) -> Any:
     """Return the complex conjugate in memory of its own."""
     return conj(input)

@@ -34,7 +34,7 @@ def _at(x: Node, i: Node, d: int) -> Node:
     return P.gather(x, i, d) if x.shape else P.alias(x)
 
 
-@public(out=True)
+@public(out="same")
 def sort(input: Any, *args: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """Return elements in order along a dimension, and where they came from. Always stable."""
     if args:
@@ -51,7 +51,7 @@ def argsort(input: Any, dim: int = -1, descending: bool = False, *, stable: bool
     return plain(order_of(read(input), wrap_dim(dim, len(input._shape)), descending), input)
 
 
-@public(out=True)
+@public(out="same")
 def msort(input: Any) -> Any:
     """Return elements in order along the first dimension."""
     return sort(input, 0)[0]
@@ -65,7 +65,7 @@ def _part(x: Node, d: int, start: int, stop: int) -> Node:
     return P.slice_(x, a, b, (1,) * len(a))
 
 
-@public(out=True)
+@public(out="same")
 def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """Return the k largest (or smallest) elements along a dimension, and where they stand."""
     d = wrap_dim(dim, len(input._shape))
@@ -86,7 +86,7 @@ def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> A
     )
 
 
-@public(out=True)
+@public(out="same")
 def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """Return the k-th smallest element along a dimension, and where it stands."""
     d = wrap_dim(dim, len(input._shape))
@@ -140,13 +140,13 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
     return plain(with_gradient(y, rule, x), input)
 
 
-@public(out=True)
+@public(out="same")
 def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the lower median; with `dim`, values and indices. NaN propagates."""
     return _median(input, dim, keepdim, "median")
 
 
-@public(out=True)
+@public(out="same")
 def nanmedian(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the lower median of what is not NaN; with `dim`, values and indices."""
     return _median(input, dim, keepdim, "nanmedian")
@@ -170,7 +170,7 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
     return find
 
 
-@public(out=True)
+@public(out="same")
 def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     """Return the most frequent value along a dimension, and where it stands."""
     d = wrap_dim(dim, len(input._shape))
@@ -253,7 +253,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     return plain(out if many else P.reshape(out, out.shape[1:]), input)
 
 
-@public(out=True)
+@public(out="same")
 def quantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:
@@ -261,7 +261,7 @@ def quantile(
     return _quantile(input, q, dim, keepdim, interpolation, "quantile")
 
 
-@public(out=True)
+@public(out="same")
 def nanquantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:

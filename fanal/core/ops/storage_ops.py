@@ -5,7 +5,7 @@ from typing import Any
 
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Storage
-from fanal.core.engine.record import hold
+from fanal.core.engine.record import hold, leave_path
 from fanal.core.ir.prims import full
 from fanal.core.tensor.alias import value
 
@@ -16,6 +16,7 @@ def resize(t: Any, shape: Shape) -> Any:
     for d in shape:
         n *= d
     from fanal.core.ir.prims import reshape, slice_
+    leave_path()  # a tensor of a followed segment would get its recorded shape back
     old = value(t)
     if old.size >= n:
         new = reshape(slice_(reshape(old, (old.size,)), (0,), (n,), (1,)), tuple(shape))

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import layout
+from fanal.core.base.state import state
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
-from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, store
-from fanal.core.tensor.alias import read
+from fanal.core.ir.prims import alias
+from fanal.core.ops.arguments import taking_tensors
+from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
+from fanal.core.ops.out import accepting_out
+from fanal.core.tensor.alias import read, value
 from fanal.core.tensor.tensor import Tensor
 
 # The topic files, in the order in which their operators are made public.
@@ -72,28 +76,16 @@ CONSTANTS: dict[str, Any] = {
 OPS: dict[str, Op] = {}
 
 
-def _with_out(fn: Callable) -> Callable:
-    """Accept out=: the result is stored there and returned."""
-
-    def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        r = fn(*args, **kwargs)
-        if out is None:
-            return r
-        if isinstance(r, tuple):
-            for o, x in zip(out, r):
-                store(o, read(x))
-            return type(r)(out) if type(r) is tuple else type(r)(*out)
-        return store(out, read(r))
-
-    return call
-
-
 def _in_place(fn: Callable) -> Callable:
     """Write the result of `fn` into its first argument and return that."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return assign(self, read(fn(self, *args, **kwargs)))
+        operand = self
+        if state.grad and not self._leaf and value(self).needs_grad:  # its gradient keeps what it overwrites
+            operand = result(alias(read(self)), self)
+        return assign(self, read(fn(operand, *args, **kwargs)))
 
+    call.__wrapped__ = fn  # type: ignore[attr-defined]
     return call
 
 
@@ -143,28 +135,32 @@ def _install(e: Entry) -> None:
     if dunder == "inplace":
         setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(_in_place(e.fn)), Tensor))
         return
-    fn = _with_out(e.fn) if e.out else _operator(e.fn) if dunder else e.fn
-    fn.__doc__ = e.fn.__doc__
-    if not e.options.pop(
-        "event", True
-    ):  # makes a tensor from data at once: to the engine it comes from outside
-        if e.function:
-            FUNCTIONS.setdefault(e.module, {})[e.name] = fn
-        if e.method:
-            setattr(Tensor, e.method, fn)
+    is_event = e.options.pop("event", True)  # else it makes a tensor from data at once, as if it came from outside
+    tensors = e.options.pop("tensors", None)
+
+    def form(fn: Callable, name: str, method: bool = False) -> Callable:
+        made = taking_tensors(fn, name, tensors, method)
+        made = accepting_out(made, e.name, e.out) if e.out and fn is e.fn else made
+        made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
+        if not is_event:
+            return made
+        if method:
+            return event(f"Tensor.{name}", made, Tensor, **e.options)
+        return event(f"{e.module}.{name}", made, **e.options)
+
+    if dunder:
+        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(e.fn), Tensor, **e.options))
         return
     if e.function:
-        FUNCTIONS.setdefault(e.module, {})[e.name] = event(f"{e.module}.{e.name}", fn, **e.options)
+        FUNCTIONS.setdefault(e.module, {})[e.name] = form(e.fn, e.name)
     if e.method:
-        form = event(f"Tensor.{e.method}", fn, Tensor, **e.options)
-        setattr(Tensor, e.method, property(form, setter) if prop else form)
+        method = form(e.fn, e.method, True)
+        setattr(Tensor, e.method, property(method, setter) if prop else method)
     if e.inplace:
-        form = _in_place(e.fn)
-        form.__doc__ = f"In-place form of {e.name}."
-        name = e.name + "_"
-        setattr(Tensor, name, event(f"Tensor.{name}", form, Tensor))
+        written, name = _in_place(e.fn), e.name + "_"
+        setattr(Tensor, name, form(written, name, True))
         if e.module == "torch" and e.function:
-            FUNCTIONS.setdefault(e.module, {})[name] = event(f"torch.{name}", form)
+            FUNCTIONS.setdefault(e.module, {})[name] = form(written, name)
 
 
 install()

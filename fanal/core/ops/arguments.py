@@ -1,0 +1,55 @@
+"""What arguments must be: the checks PyTorch's argument parser makes before an operator runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fanal.core.engine.handle import Handle
+
+
+def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = False) -> Callable:
+    """Return `fn`, which raises TypeError unless its first `tensors` arguments are tensors.
+
+    By default that is the first, if it is called input or self. Where it is annotated as an `Operand` it may be a
+    number, but then the second one must be a tensor. Texts count the arguments of a method without self.
+    """
+    plain = getattr(fn, "__wrapped__", fn)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return fn
+    names = code.co_varnames[: code.co_argcount]
+    if tensors is None:
+        tensors = 1 if names[:1] in (("input",), ("self",)) else 0
+        if not method and len(names) > 1 and all(plain.__annotations__.get(n) == "Operand" for n in names[:2]):
+            return _taking_one_of(fn, name, names[:2])
+    first = int(method)
+    wanted = names[first:tensors]
+    if not wanted:
+        return fn
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for i, n in enumerate(wanted, first):
+            x = args[i] if i < len(args) else kwargs.get(n, fn)
+            if not isinstance(x, Handle) and x is not fn:  # a missing argument is Python's error
+                raise TypeError(
+                    f"{name}(): argument '{n}' (position {i + 1 - first}) must be Tensor, not {type(x).__name__}"
+                )
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def _taking_one_of(fn: Callable, name: str, pair: tuple[str, ...]) -> Callable:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = (*args[:2], *(kwargs[n] for n in pair if n in kwargs))
+        if len(given) == 2 and not any(isinstance(x, Handle) for x in given):
+            got = ", ".join(type(x).__name__ for x in given)
+            raise TypeError(
+                f"{name}() received an invalid combination of arguments - got ({got}), but expected one of:\n"
+                f" * (Tensor {pair[0]}, Tensor {pair[1]})\n * (Tensor {pair[0]}, Number {pair[1]})\n"
+                f" * (Number {pair[0]}, Tensor {pair[1]})\n"
+            )
+        return fn(*args, **kwargs)
+
+    return call

@@ -1,0 +1,60 @@
+"""What PyTorch's argument parser refuses: numbers for tensors, values without a place in a dtype."""
+
+import pytest
+import torch
+import torch.nn.functional
+
+import fanal
+import fanal.nn.functional
+
+CALLS = {
+    "exp": lambda m: m.exp(2),
+    "maximum": lambda m: m.maximum(m.ones(2), 2),
+    "fmin": lambda m: m.fmin(2, m.ones(2)),
+    "atan2": lambda m: m.atan2(m.ones(2), 2),
+    "hypot method": lambda m: m.ones(2).hypot(2),
+    "complex": lambda m: m.complex(m.ones(2), 2),
+    "polar": lambda m: m.polar(2, m.ones(2)),
+    "relu": lambda m: m.nn.functional.leaky_relu([1.0]),
+    "masked_fill": lambda m: m.ones(2).masked_fill(m.tensor(True), 1j),
+    "fill_": lambda m: m.ones(2, dtype=m.int8).fill_(300),
+    "clamp": lambda m: m.ones(2, dtype=m.int8).clamp(300),
+    "setitem": lambda m: m.ones(2, dtype=m.uint8).__setitem__(0, 256),
+    "many dimensions": lambda m: m.ones([1] * 65).amax(-1),
+    "weight of margin loss": lambda m: m.nn.functional.multi_margin_loss(
+        m.ones(2, 3), m.tensor([0, 1]), weight=m.ones(2, 3)
+    ),
+    "targets of margin loss": lambda m: m.nn.functional.multi_margin_loss(m.ones(2, 3), m.ones(2)),
+    "no classes": lambda m: m.nn.functional.multilabel_margin_loss(m.ones(0), m.ones(0).long()),
+    "step": lambda m: m.arange(0, 4, 0.5, dtype=m.int64),
+    "joint loss": lambda m: m.nn.functional.linear_cross_entropy(
+        m.ones(2, 3), m.ones(2, 3), m.ones(2, 2), ignore_index=0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_argument(name):
+    with pytest.raises(Exception) as expected:
+        CALLS[name](torch)
+    with pytest.raises(expected.type) as got:
+        CALLS[name](fanal)
+    assert str(got.value).split("\n")[0] == str(expected.value).split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["pow", "remainder", "fmod", "bitwise_and", "float_power", "rsub", "clamp_min"]
+)
+def test_two_numbers(name):
+    for m in (torch, fanal):
+        with pytest.raises(
+            TypeError, match=r"invalid combination of arguments - got \(int, int\)|must be Tensor"
+        ):
+            getattr(m, name)(2, 3)
+
+
+def test_two_numbers_where_pytorch_takes_them():
+    for name in ("add", "mul", "sub", "div", "floor_divide", "true_divide"):
+        expected = getattr(torch, name)(7, 2)
+        got = getattr(fanal, name)(7, 2)
+        assert got.item() == expected.item() and str(got.dtype) == str(expected.dtype)
