@@ -130,10 +130,204 @@ def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: 
     return step
 
 
+def _resnet18(torch: Any, width: int, classes: int) -> Any:
+    """ResNet-18 for small images (He et al. 2016, with the 3x3 stem used for CIFAR)."""
+    nn, F = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self, c: int, o: int, stride: int) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(c, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+            self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+            self.short = nn.Sequential()
+            if stride != 1 or c != o:
+                self.short = nn.Sequential(nn.Conv2d(c, o, 1, stride, bias=False), nn.BatchNorm2d(o))
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            return F.relu(y + self.short(x))
+
+    class ResNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+            blocks, c = [], width
+            for i, stride in enumerate((1, 1, 2, 1, 2, 1, 2, 1)):
+                o = width << i // 2
+                blocks.append(Block(c, o, stride))
+                c = o
+            self.blocks = nn.Sequential(*blocks)
+            self.fc = nn.Linear(c, classes)
+
+        def forward(self, x: Any) -> Any:
+            y = self.blocks(F.relu(self.bn(self.conv(x))))
+            return self.fc(torch.flatten(F.adaptive_avg_pool2d(y, 1), 1))
+    torch.manual_seed(0)
+    return ResNet()
+
+
+def _trained(torch: Any, model: Any, opt: Any, batches: list[tuple[Any, Any]]) -> Step:
+    """Train a classifier on batches that come in turn."""
+    F = torch.nn.functional
+    count = 0
+
+    def step() -> Any:
+        nonlocal count
+        x, y = batches[count % len(batches)]
+        count += 1
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        return loss
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
+def resnet(torch: Any, batch: int = 32, width: int = 64, size: int = 32, different: int = 2) -> Step:
+    """ResNet-18 on small images, trained with SGD and momentum."""
+    model = _resnet18(torch, width, 10)
+    opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    batches = [(torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))) for _ in range(different)]
+    return _trained(torch, model, opt, batches)
+
+
+def resnet_inference(torch: Any, batch: int = 32, width: int = 64, size: int = 32) -> Step:
+    """ResNet-18 on small images, without gradients; a step returns the largest logit."""
+    model = _resnet18(torch, width, 10).eval()
+    batches = [torch.randn(batch, 3, size, size) for _ in range(2)]
+    count = 0
+
+    def step() -> Any:
+        nonlocal count
+        count += 1
+        with torch.no_grad():
+            best = model(batches[count % 2]).max()
+        best.item()
+        return best
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
+def lstm(torch: Any, layers: int = 2, hidden: int = 256, length: int = 64, batch: int = 32, vocabulary: int = 65,
+         kind: str = "LSTM") -> Step:
+    """A language model of characters: an embedding, recurrent layers and a head, trained with Adam."""
+    nn, F = torch.nn, torch.nn.functional
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tok = nn.Embedding(vocabulary, hidden)
+            self.rnn = getattr(nn, kind)(hidden, hidden, layers, batch_first=True)
+            self.head = nn.Linear(hidden, vocabulary)
+
+        def forward(self, idx: Any) -> Any:
+            return self.head(self.rnn(self.tok(idx))[0])
+    torch.manual_seed(0)
+    model = Model()
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3)
+    data = [torch.randint(0, vocabulary, (batch, length + 1)) for _ in range(4)]
+    count = 0
+
+    def step() -> Any:
+        nonlocal count
+        tokens = data[count % 4]
+        count += 1
+        logits = model(tokens[:, :-1])
+        loss = F.cross_entropy(logits.reshape(-1, vocabulary), tokens[:, 1:].reshape(-1))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
+def vit(torch: Any, batch: int = 4, size: int = 224, patch: int = 16, width: int = 192, layers: int = 12,
+        heads: int = 3, classes: int = 1000) -> Step:
+    """A vision transformer (Dosovitskiy et al. 2021), by default ViT-Tiny/16, trained with AdamW."""
+    nn, F = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.fc, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: Any) -> Any:
+            B, T, C = x.shape
+            q, k, v = self.qkv(self.ln1(x)).view(B, T, 3, heads, C // heads).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v)
+            x = x + self.proj(y.transpose(1, 2).reshape(B, T, C))
+            return x + self.out(F.gelu(self.fc(self.ln2(x))))
+
+    class ViT(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, width, patch, patch)
+            self.cls = nn.Parameter(torch.zeros(1, 1, width))
+            self.pos = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width) * 0.02)
+            self.blocks = nn.Sequential(*[Block() for _ in range(layers)])
+            self.ln, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+        def forward(self, x: Any) -> Any:
+            x = self.patches(x).flatten(2).transpose(1, 2)
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.pos
+            return self.head(self.ln(self.blocks(x))[:, 0])
+    torch.manual_seed(0)
+    model = ViT()
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = [(torch.randn(batch, 3, size, size), torch.randint(0, classes, (batch,))) for _ in range(2)]
+    return _trained(torch, model, opt, batches)
+
+
+def recommender(torch: Any, tables: int = 26, rows: int = 100_000, width: int = 16, batch: int = 2048, dense: int = 13,
+                sparse: bool = False) -> Step:
+    """A click model in the manner of DLRM (Naumov et al. 2019): tables, dense features and a perceptron, by SGD."""
+    nn, F = torch.nn, torch.nn.functional
+
+    class Recommender(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = nn.ModuleList([nn.Embedding(rows, width, sparse=sparse) for _ in range(tables)])
+            self.bottom = nn.Sequential(nn.Linear(dense, 64), nn.ReLU(), nn.Linear(64, width), nn.ReLU())
+            self.top = nn.Sequential(nn.Linear((tables + 1) * width, 128), nn.ReLU(), nn.Linear(128, 1))
+
+        def forward(self, numbers: Any, ids: Any) -> Any:
+            parts = [self.bottom(numbers)] + [t(ids[:, i]) for i, t in enumerate(self.tables)]
+            return self.top(torch.cat(parts, dim=1)).squeeze(1)
+    torch.manual_seed(0)
+    model = Recommender()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.randn(batch, dense), torch.randint(0, rows, (batch, tables)), torch.randint(0, 2, (batch,)).float())
+               for _ in range(4)]
+    count = 0
+
+    def step() -> Any:
+        nonlocal count
+        numbers, ids, y = batches[count % 4]
+        count += 1
+        opt.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(model(numbers, ids), y)
+        loss.backward()
+        opt.step()
+        return loss
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
 WORKLOADS: dict[str, Callable[[Any], Step]] = {
     "mlp": mlp,
     "mlp-784-sgd": lambda torch: mlp(torch, (784, 512, 256, 10), 128, "SGD"),
     "mlp-784-adamw": lambda torch: mlp(torch, (784, 512, 256, 10), 128, "AdamW"),
     "cnn": cnn,
+    "cnn-dropout": lambda torch: cnn(torch, dropout=0.25),
+    "resnet": resnet,
+    "resnet-inference": resnet_inference,
+    "lstm": lstm,
+    "vit": vit,
+    "recommender": recommender,
+    "recommender-sparse": lambda torch: recommender(torch, sparse=True),
     "gpt": gpt,
 }
