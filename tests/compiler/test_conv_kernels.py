@@ -38,7 +38,13 @@ CASES = [
     (7, 20, 36, (6, 7), (3, 3), (2, 2), (1, 1), (1, 1), 1),  # ... with a stride
     (2, 5, 20, (3, 4, 4), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),  # ... in three dimensions
     (2, 1, 2, (4, 4), (2, 2), (3, 3), (0, 0), (1, 1), 1),  # strides past the kernel: inputs no output reads
+    (2, 16, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), 1),  # in tiles, by minimal filtering
+    (5, 17, 33, (7, 9), (3, 3), (1, 1), (0, 0), (1, 1), 1),  # ... with odd extents and partial vectors
+    (3, 32, 64, (26, 26), (3, 3), (1, 1), (0, 0), (1, 1), 1),
+    (4, 130, 70, (5, 20), (3, 3), (1, 1), (2, 1), (1, 1), 1),  # ... in blocks of channels
+    (7, 64, 150, (4, 4), (3, 3), (1, 1), (1, 1), (1, 1), 1),  # ... several images to a unit
 ]
+TILED = CASES[-5:]
 
 
 def operand(value_id: int, x: np.ndarray) -> Operand:
@@ -102,7 +108,7 @@ def test_float64(case) -> None:
 
 
 @pytest.mark.parametrize("name", FORCED)
-@pytest.mark.parametrize("case", [CASES[1], CASES[3], CASES[4], CASES[8], CASES[15]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[3], CASES[4], CASES[8], CASES[15], *TILED[:2]], ids=str)
 def test_other_instruction_sets(name: str, case) -> None:
     Case(*case).check(targets.named(name))
 
@@ -110,7 +116,7 @@ def test_other_instruction_sets(name: str, case) -> None:
 @pytest.mark.parametrize("name", ["avx512", "avx2", "sse2", "neon"])
 def test_object_code_for_every_target(name: str) -> None:
     target = targets.named(name)
-    for case in (CASES[1], CASES[4], CASES[15]):
+    for case in (CASES[1], CASES[4], CASES[15], TILED[1]):
         for entries in Case(*case).entries(target):
             for entry in entries:
                 if isinstance(entry, Launch):
@@ -118,7 +124,7 @@ def test_object_code_for_every_target(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", [
-    (3, 20, 40, (12, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15],
+    (3, 20, 40, (12, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15], TILED[2], TILED[4],
     (20, 4, 4, (9, 9), (3, 3), (2, 2), (1, 1), (1, 1), 4)],
     ids=str)
 def test_any_division_of_the_work_gives_the_same_bits(case) -> None:
@@ -129,7 +135,8 @@ def test_any_division_of_the_work_gives_the_same_bits(case) -> None:
             assert (got == want).all()
 
 
-@pytest.mark.parametrize("case", [(5, 8, 24, (10, 11), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15]], ids=str)
+@pytest.mark.parametrize("case", [(5, 8, 24, (10, 11), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15], TILED[1],
+                                  TILED[4]], ids=str)
 def test_images_do_not_depend_on_each_other(case) -> None:
     one = Case(*case)
     whole = one.run()
@@ -149,7 +156,7 @@ def test_infinities_stay_where_they_belong() -> None:
     assert (np.isfinite(dw).all(0) == ~np.pad([[[True]]], [(0, 1), (0, 2), (2, 0)])).all()
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[8], CASES[14], CASES[15]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[8], CASES[14], CASES[15], *TILED[:3]], ids=str)
 def test_epilogue(case) -> None:
     one = Case(*case)
     bias, other = (RNG.standard_normal(shape).astype(np.float32) for shape in (one.w.shape[0], one.g.shape))
@@ -161,11 +168,22 @@ def test_epilogue(case) -> None:
     assert (out == np.maximum(plain + shaped, 0) + other).all()
 
 
-def test_a_new_batch_size_compiles_nothing() -> None:
+@pytest.mark.parametrize("channels", [(4, 8), (16, 24)])
+def test_a_new_batch_size_compiles_nothing(channels: tuple[int, int]) -> None:
     def names(n: int) -> list[str]:
-        entries = Case(n, 4, 8, (9, 9), (3, 3), (1, 1), (1, 1), (1, 1), 1).entries()
+        entries = Case(n, *channels, (9, 9), (3, 3), (1, 1), (1, 1), (1, 1), 1).entries()
         return [e.kernel.name for part in entries for e in part if isinstance(e, Launch)]
     assert names(1) == names(7) == names(40)
+
+
+def test_numbers_that_are_none_stay_where_they_belong_in_tiles() -> None:
+    # A tile's products mix its inputs, but an output is made only of those that hold its own inputs.
+    one = Case(1, 16, 16, (7, 8), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    one.x[0, 3, 2, 5] = np.nan
+    y = one.run()[0]
+    hit = np.zeros((7, 8), bool)
+    hit[1:4, 4:7] = True
+    assert (np.isnan(y).all((0, 1)) == hit).all() and (np.isnan(y).any((0, 1)) == hit).all()
 
 
 def test_refusals_name_the_case() -> None:

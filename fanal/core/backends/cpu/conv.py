@@ -15,6 +15,7 @@ from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import conv_ir as ir
 from fanal.core.backends.cpu import conv_weight_ir as weight_ir
 from fanal.core.backends.cpu import conv_wide_ir as wide_ir
+from fanal.core.backends.cpu import conv_winograd as winograd
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
 from fanal.core.backends.cpu.matmul import (
@@ -105,6 +106,8 @@ def conv_launches(x: Operand, w: Operand, out: Operand, stride: Sequence[int], p
     channels = x.shape[1]
     flops = 2 * prod(out.shape) * prod(w.shape[1:])
     label = f"conv {'x'.join(map(str, x.shape))} * {'x'.join(map(str, w.shape))} {x.dtype.name}"
+    if winograd.fits(channels, w.shape[0], out.shape[2:], w.shape[2:], stride, padding, dilation, groups, x.dtype):
+        return winograd.forward(x, w, out, padding, False, epilogue, flops, label, target)
     return _forward(_Convolution(x, w.buf, out, axes, channels // groups, w.shape[0] // groups, groups, (1, 1, 1),
                                  (0, 0, 0), epilogue, flops, label), target)
 
@@ -140,6 +143,11 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
     size, kernel, places = _three(out.shape[2:], 1), _three(w.shape[2:], 1), _three(g.shape[2:], 1)
     steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
     channels, m = w.shape[1], w.shape[0] // groups
+    label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
+    if winograd.fits(m, channels, out.shape[2:], w.shape[2:], stride, padding, dilation, groups, g.dtype):
+        flops = 2 * prod(g.shape) * prod(w.shape[1:])
+        around = [2 - p for p in padding]
+        return winograd.forward(g, w, out, around, True, epilogue, flops, label, target)
     result: list[Temp | Launch] = []
     spans = [range(min(s, n)) for s, n in zip(steps, size, strict=True)]
     for residue in itertools.product(spans[0], spans[1], spans[2]):
@@ -151,7 +159,6 @@ def input_gradient_launches(g: Operand, w: Operand, out: Operand, stride: Sequen
         taken = [(kz * kernel[1] + ky) * kernel[2] + kx
                  for (kz, _), (ky, _), (kx, _) in itertools.product(*(a.taps for a in axes))]
         flops = 2 * g.shape[0] * groups * channels * m * len(taken) * prod(a.out for a in axes)
-        label = f"conv_dx {'x'.join(map(str, g.shape))} * {'x'.join(map(str, w.shape))} {g.dtype.name}"
         result += _forward(_Convolution(g, w.buf, out, axes, m, channels, groups, steps, residue, epilogue,
                                         flops, label, Mirror(prod(kernel), taken)), target)
     return result
@@ -390,6 +397,9 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
     steps, pads, spread = _three(stride, 1), _three(padding, 0), _three(dilation, 1)
     axes = [_Axis(size[i], places[i], steps[i], tuple((k, k * spread[i] - pads[i]) for k in range(kernel[i])))
             for i in range(3)]
+    label = f"conv_dw {'x'.join(map(str, g.shape))} * {'x'.join(map(str, x.shape))} {x.dtype.name}"
+    if winograd.fits(x.shape[1], g.shape[1], g.shape[2:], out.shape[2:], stride, padding, dilation, groups, x.dtype):
+        return winograd.weight_gradient(g, x, out, padding, label, target)
     n, item = x.shape[0], x.dtype.itemsize
     lanes = target.lanes(item)
     cg, m, taps_count = out.shape[1], out.shape[0] // groups, prod(kernel)
@@ -429,7 +439,6 @@ def weight_gradient_launches(g: Operand, x: Operand, out: Operand, stride: Seque
               ir.WIDE: wide, ir.FLAT_AT: flat_at, ir.PACK_AT: 0, ir.PARTS: parts, ir.IMAGES: images}
     name = target.symbol(spec.key)
     write = weight_ir.dot_source if dot else weight_ir.weight_source
-    label = f"conv_dw {'x'.join(map(str, g.shape))} * {'x'.join(map(str, x.shape))} {x.dtype.name}"
     sums = Launch(Kernel(name, functools.partial(write, target, name, spec)),
                   [*(words.get(i, 0) for i in range(ir.BASE)), *taps, *phases], parts * groups * blocks, scratch,
                   2 * prod(g.shape) * total, (prod(g.shape) + prod(x.shape) + parts * one) * item,
