@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-.PHONY: demo test programs bench promises lint types clean
+.PHONY: coverage demo test programs bench promises lint types clean
 
 demo: $(STAMP)
 	$(BIN)/fanal run examples/digits.py --out out/digits.png
@@ -23,6 +23,10 @@ promises: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)
 	$(BIN)/python bench/steps.py
+
+# Which of PyTorch's names are there, missing or different.
+coverage: $(STAMP)
+	$(BIN)/python docs/coverage.py
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check fanal tests bench examples

@@ -12,6 +12,7 @@ from fanal.core.base import dtype as _dt
 from fanal.core.base.device import device as device
 from fanal.core.base.dtype import dtype as dtype
 from fanal.core.base.dtype import promote_types as promote_types
+from fanal.core.base.missing import absent as _absent
 from fanal.core.base.shape import Size as Size
 from fanal.core.ops import surface as _surface
 from fanal.core.tensor.tensor import Tensor as Tensor
@@ -111,9 +112,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"fanal.{_ELSEWHERE[name]}"), name)
         globals()[name] = value
         return value
-    raise AttributeError(
-        f"module 'torch' has no attribute '{name}' in Fanal {__version__}; gaps.txt lists what is missing"
-    )
+    raise _absent("torch", name)
 
 
 def __dir__() -> list[str]:

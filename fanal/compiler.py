@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from fanal.core.base.missing import finder
+
 
 def compile(
     model: Any = None,
@@ -73,3 +75,5 @@ class set_stance:
 
     def __call__(self, fn: Callable) -> Callable:
         return functools.wraps(fn)(lambda *args, **kwargs: fn(*args, **kwargs))
+
+__getattr__ = finder("torch.compiler")

@@ -9,6 +9,7 @@ from typing import Any
 import fanal
 from fanal.autograd import functional
 from fanal.core.autograd.events import grad as _grad
+from fanal.core.base.missing import finder
 from fanal.core.tensor.tensor import Tensor
 
 
@@ -228,3 +229,5 @@ __all__ = [
     "vjp",
     "vmap",
 ]
+
+__getattr__ = finder("torch.func")

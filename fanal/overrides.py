@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fanal.core.base.missing import finder
+
 
 def has_torch_function(relevant_args: Iterable[Any]) -> bool:
     """Return False."""
@@ -67,3 +69,5 @@ __all__ = [
     "is_tensor_method_or_property",
     "resolve_name",
 ]
+
+__getattr__ = finder("torch.overrides")

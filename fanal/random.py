@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fanal.core.base.missing import finder
 from fanal.core.ops.random import (
     default_generator,
     get_rng_state,
@@ -49,3 +50,5 @@ __all__ = [
     "set_rng_state",
     "thread_safe_generator",
 ]
+
+__getattr__ = finder("torch.random")

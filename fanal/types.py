@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from fanal.core.base.device import device as _device
+from fanal.core.base.missing import finder
 from fanal.core.base.shape import Size
 from fanal.core.tensor.tensor import Tensor
 
@@ -18,3 +19,5 @@ _TensorOrTensors: TypeAlias = Tensor | Sequence[Tensor]
 _size: TypeAlias = Size | list[int] | tuple[int, ...]
 
 __all__ = ["Device", "FileLike", "Number", "Storage"]
+
+__getattr__ = finder("torch.types")

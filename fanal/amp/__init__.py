@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.missing import finder
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "meta", "ipu")
 
@@ -247,3 +248,5 @@ def clear_autocast_cache() -> None:
 
 
 __all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available"]
+
+__getattr__ = finder("torch.amp")

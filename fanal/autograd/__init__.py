@@ -14,6 +14,7 @@ from fanal.core.autograd.modes import inference_mode as inference_mode
 from fanal.core.autograd.modes import no_grad as no_grad
 from fanal.core.autograd.modes import set_detect_anomaly as set_detect_anomaly
 from fanal.core.autograd.modes import set_grad_enabled as set_grad_enabled
+from fanal.core.base.missing import absent
 from fanal.core.tensor.tensor import Tensor
 
 _MODULES = ("anomaly_mode", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
@@ -43,7 +44,7 @@ def __getattr__(name: str) -> Any:
                 else "forward-mode differentiation is not supported; use functional.jvp"
             )
         )
-    raise AttributeError(f"module 'torch.autograd' has no attribute '{name}'")
+    raise absent("torch.autograd", name)
 
 
 __all__ = [

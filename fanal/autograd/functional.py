@@ -7,6 +7,7 @@ from typing import Any
 
 import fanal
 from fanal.core.autograd.events import grad
+from fanal.core.base.missing import finder
 from fanal.core.tensor.tensor import Tensor
 
 
@@ -227,3 +228,5 @@ def hvp(
 
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"]
+
+__getattr__ = finder("torch.autograd.functional")

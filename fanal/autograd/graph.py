@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fanal.core.autograd.hooks import GradFn as Node
 from fanal.core.autograd.hooks import of_leaf, of_value
+from fanal.core.base.missing import finder
 from fanal.core.base.removable import RemovableHandle
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.record import changed, leave_path
@@ -131,3 +132,5 @@ __all__ = [
     "save_on_cpu",
     "saved_tensors_hooks",
 ]
+
+__getattr__ = finder("torch.autograd.graph")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fanal.core.base.missing import absent
+
 
 class Switches(types.ModuleType):
     """A backend that is not here: it is unavailable, and keeps the switches programs set on it."""
@@ -91,7 +93,7 @@ def __getattr__(name: str) -> Any:
     if name in _MAKE:
         value = globals()[name] = _MAKE[name]()
         return value
-    raise AttributeError(f"module 'torch.backends' has no attribute '{name}'")
+    raise absent("torch.backends", name)
 
 
 def __dir__() -> list[str]:

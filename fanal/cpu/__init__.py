@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from fanal.core.base.missing import absent
+
 
 def is_available() -> bool:
     """Return True."""
@@ -31,4 +33,4 @@ def synchronize(device: Any = None) -> None:
 def __getattr__(name: str) -> Any:
     if name == "amp":
         return importlib.import_module(f"{__name__}.amp")
-    raise AttributeError(f"module 'torch.cpu' has no attribute '{name}'")
+    raise absent("torch.cpu", name)

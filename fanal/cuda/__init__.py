@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from fanal.core.base.missing import absent
+
 _MISSING = (
     "Torch not compiled with CUDA enabled: Fanal computes on the CPU; guard with torch.cuda.is_available()"
 )
@@ -166,4 +168,4 @@ for _name in (
 def __getattr__(name: str) -> Any:
     if name in ("amp", "random"):
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module 'torch.cuda' has no attribute '{name}'")
+    raise absent("torch.cuda", name)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fanal.core.base.missing import absent
 from fanal.nn import Module
 
 T = TypeVar("T")
@@ -134,4 +135,4 @@ def set_fusion_strategy(strategy: Any) -> list:
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module 'torch.jit' has no attribute '{name}'")
+    raise absent("torch.jit", name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from fanal.core.base.missing import absent
 from fanal.nn import modules as modules
 
 _PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
@@ -21,11 +22,11 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name != f"fanal.nn.{name}":
                 raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+            raise absent("torch.nn", name) from None
     elif name in modules.__all__:
         value = getattr(modules, name)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise absent("torch.nn", name)
     globals()[name] = value
     return value
 

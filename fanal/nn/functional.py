@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from fanal.core.base.missing import finder
 from fanal.core.ops import surface as _surface
 
 globals().update(_surface.FUNCTIONS.get("nn.functional", {}))
@@ -38,8 +37,4 @@ for _name in _SHARED:
     if _name not in globals() and _name in _surface.FUNCTIONS["torch"]:
         globals()[_name] = _surface.FUNCTIONS["torch"][_name]
 
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(
-        f"module 'torch.nn.functional' has no attribute '{name}' in Fanal; gaps.txt lists what is missing"
-    )
+__getattr__ = finder("torch.nn.functional")

@@ -6,6 +6,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.base.missing import finder
 
 
 def _rebuild_parameter(
@@ -139,3 +140,5 @@ class _MaterializedBuffer(Tensor):
 UninitializedBuffer.cls_to_become = _MaterializedBuffer
 
 __all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter", "is_lazy"]
+
+__getattr__ = finder("torch.nn.parameter")

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from fanal.core.base.missing import absent
 from fanal.optim._adafactor import Adafactor as Adafactor
 from fanal.optim._muon import Muon as Muon
 from fanal.optim.adadelta import Adadelta as Adadelta
@@ -45,4 +46,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("lr_scheduler", "swa_utils"):  # swa_utils stands above nn
         return importlib.import_module(f"fanal.optim.{name}")
-    raise AttributeError(f"module 'torch.optim' has no attribute '{name}'")
+    raise absent("torch.optim", name)

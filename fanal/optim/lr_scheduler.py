@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from fanal.core.base.missing import finder
 from fanal.optim.cyclic import CosineAnnealingWarmRestarts as CosineAnnealingWarmRestarts
 from fanal.optim.cyclic import CyclicLR as CyclicLR
 from fanal.optim.cyclic import OneCycleLR as OneCycleLR
@@ -377,3 +378,5 @@ class ChainedScheduler(_OfSchedules):
         for s in self._schedulers:
             s.step()
         self._last_lr = values_of(self.optimizer)
+
+__getattr__ = finder("torch.optim.lr_scheduler")

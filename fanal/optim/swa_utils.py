@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import fanal
+from fanal.core.base.missing import finder
 from fanal.core.base.state import grad_mode
 from fanal.nn.modules.batchnorm import _BatchNorm
 from fanal.nn.modules.module import Module
@@ -204,3 +205,5 @@ class SWALR(LRScheduler):
             start = end if before == 1 else (lr - before * end) / (1 - before)
             lrs.append(end * now + start * (1 - now))
         return lrs
+
+__getattr__ = finder("torch.optim.swa_utils")

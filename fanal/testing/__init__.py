@@ -11,6 +11,7 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.device import device as _device
+from fanal.core.base.missing import finder
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
 _DEFAULTS = {
@@ -275,3 +276,5 @@ def make_tensor(
 
 
 __all__ = ["assert_allclose", "assert_close", "make_tensor"]
+
+__getattr__ = finder("torch.testing")

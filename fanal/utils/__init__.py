@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from fanal.core.base.missing import absent
+
 __all__ = ["checkpoint", "data", "hooks"]
 
 
@@ -12,4 +14,4 @@ def __getattr__(name: str) -> ModuleType:
     # `torch.utils.data` needs no import of its own, so its parts are found when they are asked for.
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise absent("torch.utils", name)

@@ -13,6 +13,7 @@ from typing import Any
 import fanal
 from fanal.core.autograd.backward import gradients, target
 from fanal.core.base.dtype import float32
+from fanal.core.base.missing import finder
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.record import leave_path, unfollowable
 from fanal.core.ir.prims import add, detach, full, tape, zeros
@@ -323,3 +324,5 @@ __all__ = [
     "noop_context_fn",
     "set_checkpoint_debug_enabled",
 ]
+
+__getattr__ = finder("torch.utils.checkpoint")

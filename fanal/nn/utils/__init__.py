@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from fanal.core.base.missing import absent
+
 _HOMES = {
     "clip_grad": (
         "clip_grad_norm",
@@ -31,7 +33,7 @@ def __getattr__(name: str) -> Any:
     elif name in _SUBMODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise absent("torch.nn.utils", name)
     globals()[name] = value
     return value
 

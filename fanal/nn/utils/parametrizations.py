@@ -6,6 +6,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.base.missing import finder
 from fanal.nn import functional as F
 from fanal.nn.modules.module import Module
 from fanal.nn.utils import parametrize
@@ -111,3 +112,5 @@ def spectral_norm(
     with fanal.no_grad():
         parametrization = _SpectralNorm(weight.detach(), n_power_iterations, dim, eps)
     return parametrize.register_parametrization(module, name, parametrization)
+
+__getattr__ = finder("torch.nn.utils.parametrizations")

@@ -9,6 +9,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.base.missing import finder
 from fanal.nn.modules.container import ModuleDict, ModuleList
 from fanal.nn.modules.module import Module
 from fanal.nn.parameter import Parameter
@@ -301,3 +302,5 @@ def transfer_parametrizations_and_params(
         for mine, theirs in pairs:
             _set(mine, theirs)
     return to_module
+
+__getattr__ = finder("torch.nn.utils.parametrize")

@@ -9,6 +9,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.base.missing import finder
 from fanal.nn.modules.module import Module
 
 __all__ = [
@@ -380,3 +381,5 @@ def is_pruned(module: Module) -> bool:
         for child in module.modules()
         for hook in child._hooks("_forward_pre_hooks").values()
     )
+
+__getattr__ = finder("torch.nn.utils.prune")

@@ -9,6 +9,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.base.missing import finder
 
 __all__ = [
     "PackedSequence", "invert_permutation", "pack_padded_sequence", "pack_sequence", "pad_packed_sequence",
@@ -240,3 +241,5 @@ def unpack_sequence(packed_sequences: PackedSequence) -> list[Tensor]:
     """Return the sequences of a packed batch."""
     padded, lengths = pad_packed_sequence(packed_sequences, batch_first=True)
     return unpad_sequence(padded, lengths, batch_first=True)
+
+__getattr__ = finder("torch.nn.utils.rnn")

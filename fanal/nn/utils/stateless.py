@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fanal import Tensor
+from fanal.core.base.missing import finder
 from fanal.nn.modules.mirror import table_of
 from fanal.nn.modules.module import Module
 
@@ -100,3 +101,5 @@ def functional_call(
     args = () if args is None else args if isinstance(args, tuple) else (args,)
     with swapped(module, tensors, tie_weights, strict):
         return module(*args, **(kwargs or {}))
+
+__getattr__ = finder("torch.nn.utils.stateless")

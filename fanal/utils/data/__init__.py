@@ -1,5 +1,6 @@
 """Datasets, samplers and `DataLoader`."""
 
+from fanal.core.base.missing import finder
 from fanal.utils.data.collate import default_collate, default_convert
 from fanal.utils.data.dataloader import DataLoader
 from fanal.utils.data.dataset import (
@@ -44,3 +45,5 @@ __all__ = [
     "get_worker_info",
     "random_split",
 ]
+
+__getattr__ = finder("torch.utils.data")
