@@ -12,7 +12,7 @@ from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import set_grad
+from fanal.core.engine.record import set_grad, set_grads
 from fanal.utils.hooks import RemovableHandle
 
 Hook = Callable[..., Any]
@@ -259,14 +259,13 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Remove the gradients of all parameters, or set them to zero."""
+        if set_to_none:
+            set_grads([p for group in self.param_groups for p in group["params"] if p._grad is not None], None)
+            return
         for group in self.param_groups:
             for p in group["params"]:
                 g = p._grad
-                if g is None:
-                    continue
-                if set_to_none:
-                    set_grad(p, None)
-                else:
+                if g is not None:
                     if g.requires_grad:
                         g = g.detach()
                         set_grad(p, g)

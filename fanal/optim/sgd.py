@@ -80,33 +80,30 @@ class SGD(Stepper):
         )
         check_flags(fused, foreach, differentiable)
 
-    def _batches(self, group: dict[str, Any], ended: list[tuple]) -> list:
-        momentum = group["momentum"] != 0
-        f = _formula(
-            momentum, bool(group["nesterov"]), scalar(group["weight_decay"]) != 0, bool(group["maximize"])
+    def _standing(self, p: Any, group: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        if not group["momentum"]:
+            return _STATELESS, False
+        state = self.state[p]
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = zeros_like(p)
+        return state, first
+
+    def _ended(self, state: dict[str, Any], group: dict[str, Any], when: bool) -> None:
+        pass
+
+    def _formula(self, group: dict[str, Any], when: bool) -> Formula:
+        return _formula(
+            group["momentum"] != 0,
+            bool(group["nesterov"]),
+            scalar(group["weight_decay"]) != 0,
+            bool(group["maximize"]),
         )
-        return self._share(group, f, momentum)
 
-    def _share(self, group: dict[str, Any], f: Formula, momentum: bool) -> list:
-        from fanal.optim.update import Batch
-
-        lr, decay = -scalar(group["lr"]), scalar(group["weight_decay"])
+    def _numbers(self, group: dict[str, Any], when: bool, lr: float) -> list[float]:
         # A buffer begins as the first gradient: zero, plus all of it, whatever the dampening.
-        first = Batch(f, [lr, decay, group["momentum"], 1.0])
-        later = Batch(f, [lr, decay, group["momentum"], 1 - group["dampening"]])
-        table = self.state
-        for p in group["params"]:
-            g = p._grad
-            if g is None:
-                continue
-            b = later
-            if momentum:
-                state = table[p]
-                buf = state.get("momentum_buffer")
-                if buf is None:
-                    buf = state["momentum_buffer"] = zeros_like(p)
-                    b = first
-                b.states.append(buf)
-            b.params.append(p)
-            b.grads.append(g)
-        return [b for b in (first, later) if b.params]
+        share = 1.0 if when else 1 - group["dampening"]
+        return [-lr, scalar(group["weight_decay"]), group["momentum"], share]
+
+
+_STATELESS: dict[str, Any] = {}

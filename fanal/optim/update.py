@@ -16,33 +16,20 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.record import flush
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, read, value, write
+from fanal.core.ops.build import read, value, write
 from fanal.core.ops.surface import event
-from fanal.core.tensor.tensor import compute, wrap_array
+from fanal.core.tensor.tensor import wrap_array
+from fanal.optim.gather import Batch, Formula, Gathered, scalar
 from fanal.optim.optimizer import Optimizer
-
-Rule = Callable[[Node, Node, Sequence[Node], Sequence[Node]], tuple[Node, Sequence[Node]]]
-
-
-class Formula:
-    """How one parameter changes: rule(p, g, states, numbers) -> new p, new states. Compared by identity.
-
-    keys: the names of its states. exact: the rule wants values as they are, not complex numbers as pairs
-    and 16-bit floats in float32.
-    """
-
-    __slots__ = ("__weakref__", "exact", "keys", "rule")
-
-    def __init__(self, rule: Rule, keys: tuple[str, ...], exact: bool = False) -> None:
-        self.rule, self.keys, self.exact = rule, keys, exact
 
 
 class Numbers:
     """The numbers of one batch as values, made once per dtype."""
 
-    def __init__(self, given: Sequence[float]) -> None:
+    def __init__(self, given: Sequence[Any]) -> None:
         self.given = given
         self.made: dict[dt.dtype, list[Node]] = {}
 
@@ -50,7 +37,7 @@ class Numbers:
         """Return the numbers in dtype `d`."""
         found = self.made.get(d)
         if found is None:
-            found = self.made[d] = [number(x, d) for x in self.given]
+            found = self.made[d] = [P.convert(value(x), d) for x in self.given]
         return found
 
 
@@ -71,13 +58,13 @@ def back(n: Node, like: Node) -> Node:
 
 
 def _update(
-    formulas: list[Formula],
-    counts: list[int],
-    params: list,
-    grads: list,
-    states: list,
-    numbers: list[float],
-    sizes: list[int],
+    formulas: Sequence[Formula],
+    counts: Sequence[int],
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    states: Sequence[Any],
+    numbers: Sequence[Any],
+    sizes: Sequence[int],
     differentiable: bool,
 ) -> None:
     """Apply each formula to its share of the parameters."""
@@ -94,7 +81,9 @@ def _update(
             first += count
 
 
-def _apply(f: Formula, p: Any, x: Node, g: Node, states: list, take: Any, n: Numbers) -> None:
+def _apply(
+    f: Formula, p: Any, x: Node, g: Node, states: Sequence[Any], take: Any, n: Numbers
+) -> None:
     old = [take(s) for s in states]
     if f.exact:
         new, changed = f.rule(x, g, old, n.of(x.dtype))
@@ -107,15 +96,8 @@ def _apply(f: Formula, p: Any, x: Node, g: Node, states: list, take: Any, n: Num
         write(s, c)
 
 
-update = event("optim.update", _update, flush=True)
+update = event("optim.update", _update)
 _differentiable_update = event("optim.update.differentiable", _update)
-
-
-def scalar(x: Any) -> Any:
-    """Return a number given as a number or as a tensor of one element."""
-    if not isinstance(x, Handle):
-        return x
-    return float(compute(x).reshape(()))
 
 
 def assign(t: Any, v: float) -> None:
@@ -124,7 +106,7 @@ def assign(t: Any, v: float) -> None:
     if t._chain or known is None or not known.flags.writeable:
         write(t, P.convert(P.reshape(P.given(np.array(v, np.float64)), t._shape), t._dtype))
     else:
-        known[...] = v
+        known[()] = v
 
 
 def zeros_like(p: Any, fill: float | complex = 0) -> Any:
@@ -141,23 +123,13 @@ def counter(start: float = 0.0) -> Any:
     return wrap_array(np.array(start, d.np), d)
 
 
-class Batch:
-    """Parameters that change by one formula with the same numbers."""
-
-    __slots__ = ("formula", "grads", "numbers", "params", "states")
-
-    def __init__(self, formula: Formula, numbers: list[float]) -> None:
-        self.formula, self.numbers = formula, numbers
-        self.params: list = []
-        self.grads: list = []
-        self.states: list = []
-
-
 class Stepper(Optimizer):
     """An optimizer whose step is one event.
 
     An algorithm says how state begins, and names formula and numbers.
     """
+
+    _gathered: Gathered | None = None
 
     def _begin(self, p: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Make the state of a parameter at its first step."""
@@ -173,13 +145,23 @@ class Stepper(Optimizer):
 
     def _when(self, state: dict[str, Any]) -> Hashable:
         """Return what numbers depend on besides the group: the number of this step."""
-        t = state["step"]
-        known = t._storage.node.buffer
-        return (scalar(t) if known is None or t._chain else float(known)) + 1.0
+        return scalar(state["step"]) + 1.0
+
+    def _standing(self, p: Any, group: dict[str, Any]) -> tuple[dict[str, Any], Hashable]:
+        """Return the state of a parameter, begun if need be, and what its numbers depend on."""
+        state = self.state[p]
+        if not state:
+            self._begin(p, state, group)
+        return state, self._when(state)
 
     def _ended(self, state: dict[str, Any], group: dict[str, Any], when: Any) -> None:
         """Move the counters of a parameter on."""
         assign(state["step"], when)
+
+    def counts_only(self) -> bool:
+        """Tell whether numbers depend on the number of the step, which is in "step", and nothing else of a state."""
+        cls = type(self)
+        return (cls._when is Stepper._when and cls._standing is Stepper._standing and cls._ended is Stepper._ended)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change all parameters that have gradients.
@@ -190,56 +172,36 @@ class Stepper(Optimizer):
         if closure is not None:
             with grad_mode(True):
                 loss = closure()
-        formulas: list[Formula] = []
-        counts: list[int] = []
-        sizes: list[int] = []
-        params: list = []
-        grads: list = []
-        states: list = []
-        numbers: list[float] = []
-        ended: list[tuple] = []
-        differentiable = False
-        for group in self.param_groups:
-            batches = self._batches(group, ended)
-            differentiable |= bool(group.get("differentiable"))
-            for b in batches:
-                formulas.append(b.formula)
-                counts.append(len(b.params))
-                sizes.append(len(b.numbers))
-                params += b.params
-                grads += b.grads
-                states += b.states
-                # An object of its own for every number: the engine tells arguments apart by identity.
-                numbers += [float(x) * 1.0 for x in b.numbers]
-        if params:
+        known, self._gathered = self._gathered, None  # an interrupted step leaves nothing that may be stale
+        if known is None or not known.holds(self):
+            known = Gathered(self, [b for group in self.param_groups for b in self._batches(group)])
+        if known.params:
+            known.count(self)
+            differentiable = any(group.get("differentiable") for group in self.param_groups)
             run = _differentiable_update if differentiable else update
-            run(formulas, counts, params, grads, states, numbers, sizes, differentiable)
-            for state, group, when in ended:
-                self._ended(state, group, when)
+            run(known.formulas, known.counts, known.params, known.grads, known.states, known.numbers,
+                known.sizes, differentiable)
+            if not differentiable:
+                flush("optimizer.step")
+            known.end(self)
+            if not differentiable:  # otherwise the numbers may still be read
+                self._gathered = known
         return loss
 
-    def _batches(self, group: dict[str, Any], ended: list[tuple]) -> list[Batch]:
+    def _batches(self, group: dict[str, Any]) -> list[Batch]:
         """Sort the parameters of a group by what their numbers depend on."""
         found: dict[Any, Batch] = {}
-        table = self.state
         for p in group["params"]:
-            g = p._grad
-            if g is None:
+            if p._grad is None:
                 continue
-            state = table[p]
-            if not state:
-                self._begin(p, state, group)
-            when = self._when(state)
+            state, when = self._standing(p, group)
             b = found.get(when)
             if b is None:
-                b = found[when] = Batch(
-                    self._formula(group, when), self._numbers(group, when, scalar(group["lr"]))
-                )
+                b = found[when] = Batch(self._formula(group, when), group, when)
             b.params.append(p)
-            b.grads.append(g)
+            b.tables.append(state)
             for key in b.formula.keys:
                 b.states.append(state[key])
-            ended.append((state, group, when))
         return list(found.values())
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -96,8 +96,8 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional", "specs",
-                 "where")
+    __slots__ = ("alone", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional", "sequences",
+                 "specs", "where")
 
     op: Any
     specs: list[tuple]
@@ -109,6 +109,8 @@ class Step:
     grads: list[tuple]
     native: Any
     index: int
+    sequences: bool  # some argument is a list or a tuple
+    alone: dict[int, int] | None  # references to the .grad tensors it makes when nobody else holds them
 
 
 class Draft:
@@ -263,6 +265,8 @@ class Draft:
 
     def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
         s = Step()
+        s.alone = None
+        s.sequences = any(kind == SEQUENCE for kind, _ in e.specs)
         s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
         s.where, s.mode = e.where, e.mode
         s.out = self._template(e.out, index, slot_index)

@@ -23,8 +23,8 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
-from fanal.core.ir.prims import given, input_
-from fanal.core.ir.program import FREED, Node
+from fanal.core.ir.prims import given
+from fanal.core.ir.program import FREED
 
 MAX_PATHS = 64  # known segments of one thread
 
@@ -100,6 +100,8 @@ def _current(p: Path) -> bool:
                 shared_outside(slot.tensor._storage)
                 if signature(slot.tensor) != slot.signature:
                     return False
+                if slot.tensor._storage is not p.groups[slot.group].storage and not p.bind(slot, slot.tensor):
+                    return False
         p.epoch = session.epoch
     return True
 
@@ -123,6 +125,7 @@ def _take(path: Path, k: int, op: Op) -> Any:
     step = path.steps[k]
     matcher.set_cursor(step.native.next)
     if step.grads:
+        path.disarm()
         taken = path.taken(step)
         if taken:
             renew(path, taken)
@@ -135,6 +138,8 @@ def _take(path: Path, k: int, op: Op) -> Any:
 
 def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None:
     """Find another known segment that began with the same k events, and move what was handed out onto it."""
+    if not path.disarm():
+        return None
     for p in reversed(paths().all):
         if p is path or p.mode != path.mode or not p.outs or len(p.steps) <= k or p.steps[k].op is not op:
             continue
@@ -214,6 +219,7 @@ def _used(path: Path, k: int) -> list[int]:
 
 def _adopt(a: Path, b: Path, k: int) -> bool:
     """Give b the tensors that a handed out and was given."""
+    b.disarm()
     for i in _used(a, k):
         if a.slots[i].tensor is not b.slots[i].tensor and not b.bind(b.slots[i], a.slots[i].tensor):
             return False
@@ -251,6 +257,7 @@ def _finish_switch(a: Path, b: Path, k: int) -> None:
 
 
 def _install(p: Path, i: int, t: Any) -> None:
+    p.forget((OUT, i))
     p.outs[i] = t
     for native, place in p.refs.get(i, ()):
         matcher.set_arg(native, place, t)
@@ -266,9 +273,8 @@ def leave(path: Path, k: int) -> None:
         path.undo.clear()
         return
     ledger.diverged += 1
-    for t, old in reversed(path.undo):
-        t._grad = old
-    path.undo.clear()
+    path.disarm()
+    path.undo_grads(k)
     effects, s.effects = s.effects, []
     mode = _mode()
     s.begin()
@@ -340,7 +346,7 @@ def renew(path: Path, which: list[int]) -> None:
         if g not in done and not group.external:
             done.add(g)
             old = group.storage
-            group.storage = new = Storage(_stub_of(old.node), old.meta)
+            group.storage = new = Storage(stub(old.node), old.meta)
             if group.value is not None:
                 group.stub = group.value = None
                 i_own = next(j for j, k in path.own if k == g)
@@ -353,18 +359,11 @@ def renew(path: Path, which: list[int]) -> None:
         o = path.outs[i]
         if o._path:
             o._seen, o._path = -1, None
-        node = Node(o._node.row, (), (), o._shape, o._dtype)
-        node.needs_grad, node.freed = o._node.needs_grad, FREED
-        _install(path, i, copy_handle(o, group.storage, node))
+        whole = not (o._chain or o._detached or group.external)  # then the storage's value is the tensor's
+        _install(path, i, copy_handle(o, group.storage, group.storage.node if whole else stub(o._node)))
     for i in which:
         for s in path.holders.get(i, ()):
             matcher.set_out(s.native, path.value(s.out))
-
-
-def _stub_of(node: Node) -> Node:
-    n = Node(input_, (), (node.shape, node.dtype), node.shape, node.dtype)
-    n.needs_grad, n.freed = node.needs_grad, FREED
-    return n
 
 
 def _flush(reason: str) -> None:
@@ -390,8 +389,20 @@ def commit(path: Path) -> bool:
 
     Returns False, and does nothing, when somebody holds a tensor with a history that following did not make.
     """
+    steady = path.steady
+    if steady is not None:
+        if steady.run():
+            path.undo.clear()
+            session.effects.clear()
+            if path.held:
+                renew(path, path.held)
+            _expect_next(path)
+            return True
+        if not path.disarm():
+            return False
     now = path.count()
-    if now != path.usual and not _look_who_holds(path, now):
+    as_usual = now == path.usual and path.exe is not None
+    if not as_usual and not _look_who_holds(path, now):
         return False
     if path.exe is None:
         path.exe = executable(path.program())
@@ -435,6 +446,8 @@ def commit(path: Path) -> bool:
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
+    if as_usual:
+        path.arm(now)
     _expect_next(path)
     return True
 
@@ -477,15 +490,18 @@ def _expect_next(ended: Path | None) -> None:
     """Set the cursor where the next segment probably begins."""
     s = session
     known = paths()
-    if known.last is not None and ended is not None:
-        known.last.successor = ended
-    known.last = ended
-    nxt = ended.successor if ended is not None else None
-    if nxt is not None and nxt.mode == _mode() and nxt.steps and _current(nxt):
-        s.path = nxt if matcher.set_cursor(nxt.steps[0].native) else None
+    if ended is not None:
+        if known.last is not None:
+            known.last.successor = ended
+        nxt = ended.successor
     else:
-        s.path = None
+        nxt = None
+    known.last = ended
+    if nxt is None or not nxt.steps or nxt.mode != _mode() or not _current(nxt) \
+            or not matcher.set_cursor(nxt.steps[0].native):
+        nxt = None
         matcher.set_cursor(None)
+    s.path = nxt
 
 
 def learn(draft: Draft, mode: tuple) -> None:

@@ -7,48 +7,31 @@ layouts.
 """
 from __future__ import annotations
 
-# Byte offsets. PyObject is (reference count, type); PyVarObject adds the size at 16.
-TYPE, SIZE = 8, 16
-CALL, F_CONTEXT, KEY, SLOW, DICT, WEAK, OWNER, FUNCTION_SIZE = 16, 24, 32, 40, 48, 56, 64, 72
-S_CONTEXT, NEXT, OUT, KWNAMES, S_KEY, POSITIONAL, ARGS = 24, 32, 40, 48, 56, 64, 72
-
-CURSORS = 1024  # pairs (thread id, step) at the start of the context; a thread's pair is its id modulo this
-
-# The words after the cursors: C functions, objects, and texts of errors.
-FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", "Py_IncRef", "PyMethod_New",
-             "PyType_GenericAlloc", "PyType_IsSubtype", "PyLong_AsLongLong", "PyErr_Occurred",
-             "PyErr_SetString", "PyErr_Format")
-OBJECTS = ("none", "true", "false", "step_type", "tuple_type", "type_error", "index_error", "repr")
-TEXTS = {
-    "bad_self": "descriptor %R does not apply to a %R object",
-    "no_self": "unbound method %R needs an argument",
-    "dead": "the function was already collected",
-    "bad_new": "new_step(key: int, args: tuple, kwnames: tuple | None, out)",
-    "bad_set": "set_arg(step, index: int, value)",
-    "bad_index": "the step has no argument of this index",
-    "bad_cursor": "set_cursor(step | None)",
-    "bad_get": "no arguments expected",
-}
-CONTEXT = {name: 16 * CURSORS + 8 * i for i, name in enumerate((*FUNCTIONS, *OBJECTS, *TEXTS))}
-CONTEXT_WORDS = 2 * CURSORS + len(CONTEXT)
-
-_COUNT = "9223372036854775807"  # masks PY_VECTORCALL_ARGUMENTS_OFFSET out of the number of arguments
-
-
-def at(base: str, offset: int, name: str, kind: str = "ptr") -> str:
-    """Return the lines that load the word at `base + offset` into `name`."""
-    return f"  {name}.at = getelementptr i8, ptr {base}, i64 {offset}\n  {name} = load {kind}, ptr {name}.at"
-
-
-def store(base: str, offset: int, value: str, name: str, kind: str = "ptr") -> str:
-    """Return the lines that store `value` at `base + offset`; `name` is a free name."""
-    return f"  {name} = getelementptr i8, ptr {base}, i64 {offset}\n  store {kind} {value}, ptr {name}"
-
-
-def word(name: str, as_name: str | None = None) -> str:
-    """Return the lines that load a word of the context `%ctx`."""
-    return at("%ctx", CONTEXT[name], as_name or f"%{name}")
-
+from fanal.core.engine.layout_ir import (
+    ARGS,
+    COUNT,
+    CURSORS,
+    EXTRA,
+    F_CONTEXT,
+    GUARD,
+    HELD,
+    KEY,
+    KWNAMES,
+    NEXT,
+    OUT,
+    OWNER,
+    POSITIONAL,
+    S_CONTEXT,
+    S_KEY,
+    SIZE,
+    SLOW,
+    TYPE,
+    at,
+    fail,
+    store,
+    word,
+)
+from fanal.core.engine.tables_ir import conditions, differ, effects, table_function
 
 # Ids of threads are never used twice, unlike the addresses of their states.
 _SLOT = f"""{at("%f", F_CONTEXT, "%ctx")}
@@ -69,16 +52,6 @@ _RETURN_NONE = f"""{word("Py_IncRef")}
   ret ptr %none"""
 
 
-def _fail(label: str, kind: str, text: str) -> str:
-    n = f"%{label}"
-    return f"""{label}:
-{word("PyErr_SetString", n + ".raise")}
-{word(kind, n + ".kind")}
-{word(text, n + ".text")}
-  call void {n}.raise(ptr {n}.kind, ptr {n}.text)
-  ret ptr null"""
-
-
 def follow(items: int) -> str:
     """Return the vectorcall of every function and method. `items` is where a tuple's items start."""
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
@@ -91,7 +64,7 @@ head:
 {at("%step", S_KEY, "%want.key", "i64")}
 {at("%f", KEY, "%key", "i64")}
 {at("%step", POSITIONAL, "%want.count", "i64")}
-  %count = and i64 %flags, {_COUNT}
+  %count = and i64 %flags, {COUNT}
   %same.key = icmp eq i64 %key, %want.key
   %same.count = icmp eq i64 %count, %want.count
 {at("%step", OUT, "%out")}
@@ -135,19 +108,28 @@ letter:
 values:
   %items = getelementptr i8, ptr %step, i64 {ARGS}
   %empty = icmp eq i64 %total, 0
-  br i1 %empty, label %hit, label %compare
+  br i1 %empty, label %guarded, label %compare
 compare:
   %i = phi i64 [0, %values], [%i.next, %equal]
+  %held = phi ptr [null, %values], [%held.next, %equal]
   %a.at = getelementptr ptr, ptr %args, i64 %i
   %a = load ptr, ptr %a.at
   %b.at = getelementptr ptr, ptr %items, i64 %i
   %b = load ptr, ptr %b.at
   %i.same = icmp eq ptr %a, %b
-  br i1 %i.same, label %equal, label %miss
+  br i1 %i.same, label %equal, label %differ
 equal:
+  %held.next = phi ptr [%held, %compare], [%a, %accept], [%held, %listed]
   %i.next = add i64 %i, 1
   %more = icmp ult i64 %i.next, %total
-  br i1 %more, label %compare, label %hit
+  br i1 %more, label %compare, label %guarded
+{differ(items)}
+guarded:
+  %bound = phi ptr [null, %values], [%held.next, %equal]
+{at("%step", GUARD, "%table")}
+  %free.step = icmp eq ptr %table, null
+  br i1 %free.step, label %hit, label %if
+{conditions("if", "%table", "hit", "miss")}
 hit:
 {at("%step", NEXT, "%next")}
   %last = icmp eq ptr %next, %none
@@ -155,13 +137,26 @@ hit:
   store ptr %cursor, ptr %step.at
 {word("Py_IncRef")}
   call void %Py_IncRef(ptr %out)
+  %unbound = icmp eq ptr %bound, null
+  br i1 %unbound, label %effects, label %hold
+hold:
+{word("Py_DecRef")}
+  call void %Py_IncRef(ptr %bound)
+{at("%step", HELD, "%held.before")}
+  store ptr %bound, ptr %held.before.at
+  call void %Py_DecRef(ptr %held.before)
+  br label %effects
+effects:
+  br i1 %free.step, label %return, label %then
+{effects("then", "%table", "return")}
+return:
   ret ptr %out
 miss:
 {at("%f", OWNER, "%class")}
   %free = icmp eq ptr %class, null
   br i1 %free, label %slow, label %check
 check:  ; a method first makes sure of its `self`, as every method descriptor does
-  %given = and i64 %flags, {_COUNT}
+  %given = and i64 %flags, {COUNT}
   %no.self = icmp eq i64 %given, 0
   br i1 %no.self, label %lost, label %typed
 typed:
@@ -194,7 +189,7 @@ lost:
 {word("no_self", "%lost.text")}
   call ptr (ptr, ptr, ...) %lost.raise(ptr %lost.kind, ptr %lost.text, ptr %f)
   ret ptr null
-{_fail("dead", "type_error", "dead")}
+{fail("dead", "type_error", "dead")}
 }}
 """
 
@@ -204,7 +199,7 @@ def new_step(items: int) -> str:
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {at("%f", F_CONTEXT, "%ctx")}
-  %given = and i64 %flags, {_COUNT}
+  %given = and i64 %flags, {COUNT}
   %four = icmp eq i64 %given, 4
   %bare = icmp eq ptr %kw, null
   %shaped = and i1 %four, %bare
@@ -259,6 +254,10 @@ fill:
 {store("%step", NEXT, "%none", "%to.next")}
 {store("%step", OUT, "%out", "%to.out")}
 {store("%step", KWNAMES, "%kept.names", "%to.names")}
+  call void %Py_IncRef(ptr %none)
+  call void %Py_IncRef(ptr %none)
+{store("%step", HELD, "%none", "%to.held")}
+{store("%step", EXTRA, "%none", "%to.extra")}
 {store("%step", S_KEY, "%key", "%to.key", "i64")}
   %positional = sub i64 %total, %named.count
 {store("%step", POSITIONAL, "%positional", "%to.count", "i64")}
@@ -280,7 +279,7 @@ done:
   ret ptr %step
 fail:
   ret ptr null
-{_fail("bad", "type_error", "bad_new")}
+{fail("bad", "type_error", "bad_new")}
 }}
 """
 
@@ -288,7 +287,7 @@ fail:
 SET_ARG = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {at("%f", F_CONTEXT, "%ctx")}
-  %given = and i64 %flags, {_COUNT}
+  %given = and i64 %flags, {COUNT}
   %three = icmp eq i64 %given, 3
   %bare = icmp eq ptr %kw, null
   %shaped = and i1 %three, %bare
@@ -319,8 +318,8 @@ set:
 {_RETURN_NONE}
 fail:
   ret ptr null
-{_fail("range", "index_error", "bad_index")}
-{_fail("bad", "type_error", "bad_set")}
+{fail("range", "index_error", "bad_index")}
+{fail("bad", "type_error", "bad_set")}
 }}
 """
 
@@ -329,7 +328,7 @@ fail:
 SET_CURSOR = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
-  %given = and i64 %flags, {_COUNT}
+  %given = and i64 %flags, {COUNT}
   %one = icmp eq i64 %given, 1
   %bare = icmp eq ptr %kw, null
   %shaped = and i1 %one, %bare
@@ -360,7 +359,7 @@ foreign:
   %answer = select i1 %clear, ptr %true, ptr %false
   call void %Py_IncRef(ptr %answer)
   ret ptr %answer
-{_fail("bad", "type_error", "bad_cursor")}
+{fail("bad", "type_error", "bad_cursor")}
 }}
 """
 
@@ -370,7 +369,7 @@ def get_cursor(take: bool) -> str:
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
-  %given = and i64 %flags, {_COUNT}
+  %given = and i64 %flags, {COUNT}
   %zero = icmp eq i64 %given, 0
   br i1 %zero, label %look, label %bad
 look:
@@ -386,7 +385,7 @@ found:
 nothing:
   call void %Py_IncRef(ptr %none)
   ret ptr %none
-{_fail("bad", "type_error", "bad_get")}
+{fail("bad", "type_error", "bad_get")}
 }}
 """
 
@@ -453,4 +452,6 @@ def sources() -> dict[str, str]:
     items = tuple.__basicsize__  # where ob_item starts differs between versions of CPython
     return {"follow": follow(items), "new_step": new_step(items), "set_arg": SET_ARG,
             "set_cursor": SET_CURSOR, "get_cursor": get_cursor(False), "take_cursor": get_cursor(True),
-            "finalize": FINALIZE, "bind": BIND, "repr": REPR}
+            "finalize": FINALIZE, "bind": BIND, "repr": REPR,
+            "holds": table_function(conditions("do", "%table", "yes", "no")),
+            "apply": table_function(effects("do", "%table", "yes"))}

@@ -7,7 +7,7 @@ tuple, no Python frame. That costs about as much as calling any built-in functio
 Memory, in 8-byte words (PyObject header first: reference count, type):
 
     Function, Method    vectorcall  context  key  slow  __dict__  weak references  __objclass__ (of methods)
-    Step                size  context  next  out  kwnames  key  positional  args[size]
+    Step                size  context  next  out  kwnames  key  positional  held  extra  guard  rebind  args[size]
     context             CURSORS x (thread id, step), then the addresses of C functions, objects and error texts
 
 - `next`, `out`, `kwnames` (None for none), `slow` and `__objclass__` are owned, and declared as object
@@ -35,7 +35,8 @@ from functools import partial
 from platform import machine
 from typing import Any
 
-from fanal.core.engine import matcher_ir as layout
+from fanal.core.engine import layout_ir as layout
+from fanal.core.engine import matcher_ir
 from fanal.core.engine.matcher import free, link
 
 _py = ctypes.pythonapi
@@ -87,7 +88,7 @@ def _compile() -> dict[str, int]:
     from fanal.core.backends.cpu.target import named
 
     target = named("neon" if machine() in ("aarch64", "arm64") else "sse2")
-    sources = layout.sources()
+    sources = matcher_ir.sources()
     symbols = {role: target.symbol(text) for role, text in sources.items()}
     kernels = [Kernel(symbols[role], partial(text.replace, "@NAME", f"@{symbols[role]}"))
                for role, text in sources.items()]
@@ -118,6 +119,8 @@ class Native:
         self.step_type = self._type("Step", layout.ARGS, 8, _SEALED, [
             ("next", _OBJECT, layout.NEXT, 0), ("out", _OBJECT, layout.OUT, 0),
             ("kwnames", _OBJECT, layout.KWNAMES, 0), ("key", _INT64, layout.S_KEY, 0),
+            ("held", _OBJECT, layout.HELD, 0), ("extra", _OBJECT, layout.EXTRA, 0),
+            ("guard", _INT64, layout.GUARD, 0), ("rebind", _INT64, layout.REBIND, 0),
             ("positional", _INT64, layout.POSITIONAL, _READONLY),
         ], [*generic, (_TP_FINALIZE, code["finalize"])])
         members = [
@@ -146,7 +149,7 @@ class Native:
         self._new.argtypes, self._new.restype = [ctypes.py_object, ctypes.c_ssize_t], ctypes.py_object
         copyreg.pickle(self.function_type, _reduce_function)
         copyreg.pickle(self.method_type, _reduce_method)
-        for name in ("new_step", "set_arg", "set_cursor", "get_cursor", "take_cursor"):
+        for name in ("new_step", "set_arg", "set_cursor", "get_cursor", "take_cursor", "holds", "apply"):
             entry = self._make(self.function_type, code[name], 0, None)
             entry.__name__ = entry.__qualname__ = name
             entry.__module__ = __name__
@@ -157,6 +160,8 @@ class Native:
     set_cursor: Any
     get_cursor: Any
     take_cursor: Any
+    holds: Any
+    apply: Any
 
     def link(self, step: Any, following: Any | None) -> None:
         link(self.step_type, step, following)

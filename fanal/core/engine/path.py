@@ -5,20 +5,21 @@ It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
-from operator import is_
 from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
+from fanal.core.engine.cache import Compiled
 from fanal.core.engine.draft import Draft, Slot, Step
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
+from fanal.core.engine.steady import NOBODY, Steady
+from fanal.core.engine.tables import references
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
-NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
 MANUAL = 0  # the key of steps matched in Python; operations count from 1
 
 
@@ -33,7 +34,8 @@ class Path:
         self.steps = draft.steps
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
-        self.undo: list[tuple[Any, Any]] = []
+        self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
+        self.steady: Steady | None = None
         # Groups whose value must be in memory afterwards: the union over all runs.
         self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}
         self.exe: Any = None
@@ -41,6 +43,10 @@ class Path:
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
         self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # by out
         self.index: dict[int, int] = {}
+        # By the id of a list of specifications: what matched it, as a tuple and as addresses; a tuple without tensors.
+        self.known: dict[int, tuple[Any, list[int]]] = {}
+        self.frozen: dict[int, tuple] = {}
+        self.within: dict[tuple, set[int]] = {}  # a specification -> the lists in `known` that have it
         self.refs: dict[int, list[tuple[Any, int]]] = {}  # out -> (matcher step, place) that expect it
         self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
         self._forge()
@@ -124,6 +130,7 @@ class Path:
 
     def release(self, slot: Slot) -> None:
         """Let go of a tensor from outside; the next one is compared by its signature."""
+        self.forget((SLOT, slot.place))
         slot.tensor = None
         for native, place in slot.uses:
             matcher.set_arg(native, place, NOBODY)
@@ -153,7 +160,10 @@ class Path:
             g.storage = s
             for k in g.outs:
                 self.outs[k]._storage = s
-        slot.moves = slot.tensor is not None or slot.moves
+        if slot.tensor is not None and not slot.moves:
+            self.disarm()
+            slot.moves = t is not slot.tensor
+        self.forget((SLOT, slot.place))
         slot.tensor = t
         for step in slot.returned:
             matcher.set_out(step.native, self.value(step.out))
@@ -167,6 +177,44 @@ class Path:
             matcher.set_arg(native, place, t)
         return True
 
+    def may_write(self, storage: Any) -> bool:
+        """Tell whether the segment writes to a storage from outside."""
+        return any(self.groups[k].storage is storage for k in self.writes)
+
+    def arm(self, counts: list[int]) -> None:
+        """Take the short way from now on, if what the path is made of allows it; see `steady`."""
+        exe = self.exe
+        if matcher.name == "native" and not self.foreign and isinstance(exe, Compiled) \
+                and all(self.groups[k].value is not None for _, k in self.own) \
+                and all(exe.makes[i] is not None for i, _ in self.made) \
+                and not any(slot.moves and slot.group in self.writes for slot in self.slots):
+            self.steady = Steady(self, counts)
+
+    def disarm(self) -> bool:
+        """Take the long way again. Returns False if a tensor that came meanwhile does not fit after all."""
+        steady, self.steady = self.steady, None
+        fits = True
+        if steady is not None:
+            steady.release()
+            for slot in steady.rebound:
+                native = slot.uses[0][0]
+                t, native.held = native.held, None
+                if t is not None and not self.bind(slot, t):
+                    slot.tensor = t  # what is recorded after the fact is right all the same
+                    fits = False
+        return fits
+
+    def undo_grads(self, k: int) -> None:
+        """Put every .grad back to where it was before the first `k` events."""
+        between, self.undo = self.undo, []
+        for e in range(k, 0, -1):
+            while between and between[-1][0] >= e:
+                _, t, old = between.pop()
+                t._grad = old
+            for leaf, before, new in reversed(self.steps[e - 1].grads):
+                if new is not None:
+                    self.value(leaf)._grad = None if before is None else self.value(before)
+
     def matches(self, spec: tuple, a: Any) -> bool:
         """Tell whether an argument is the expected one; rebinds tensors and numbers from outside."""
         kind, x = spec
@@ -176,7 +224,7 @@ class Path:
             slot = self.slots[x]
             if not isinstance(a, Handle):  # None too, which stands in the slot of a tensor that is gone
                 return False
-            if a is slot.tensor and a._storage.foreign is None:
+            if a is slot.tensor and a is not None and a._storage.foreign is None:
                 return True
             return spec is slot.first and self.bind(slot, a)
         if kind == CONST:
@@ -196,14 +244,38 @@ class Path:
                 return True
             if specs[0][0] == RUNTIME:
                 return self._numbers(specs, a)
-            if specs[0][0] in (OUT, SLOT):
-                outs, slots = self.outs, self.slots
-                expected = [outs[i] if k == OUT else slots[i].tensor if k == SLOT else NOBODY
-                            for k, i in specs]
-                if all(map(is_, a, expected)) and not any(i is None for i in a) and not self.foreign:
+            if specs[0][0] in (OUT, SLOT) and not self.foreign:
+                known = self.known.get(id(specs))
+                if known is not None and (a is known[0] or list(map(id, a)) == known[1]):
                     return True
-            return all(map(self.matches, specs, a))
+                if all(map(self.matches, specs, a)):
+                    self._know(specs, a)
+                    return True
+                return False
+            if made is tuple and a is self.frozen.get(id(specs)):
+                return True
+            if not all(map(self.matches, specs, a)):
+                return False
+            if made is tuple and all(spec[0] in (CONST, OBJECT) for spec in specs):
+                self.frozen[id(specs)] = a
+            return True
         return x() is a
+
+    def _know(self, specs: list[tuple], a: Any) -> None:
+        """Remember the tensors of a list by address, as long as none of them is replaced."""
+        for spec in specs:
+            if spec[0] not in (OUT, SLOT):
+                return
+        # A tuple is known by itself, unless it has tensors that the path hands out: to hold those is to use them up.
+        whole = a if type(a) is tuple and all(spec[0] == SLOT for spec in specs) else NOBODY
+        self.known[id(specs)] = whole, list(map(id, a))
+        for spec in specs:
+            self.within.setdefault(spec, set()).add(id(specs))
+
+    def forget(self, spec: tuple) -> None:
+        """Note that a tensor is replaced: lists with it are compared element by element again."""
+        for key in self.within.pop(spec, ()):
+            self.known.pop(key, None)
 
     @staticmethod
     def set_number(entry: list, v: Any) -> None:
@@ -251,9 +323,13 @@ class Path:
     def taken(self, s: Step) -> list[int]:
         """Return the .grad tensors of last time that somebody kept: they cannot serve again."""
         outs, alone = self.outs, self.alone_grads
-        undone = {id(old) for _, old in self.undo}
-        return [new for _, _, new in s.grads
-                if new is not None and getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)]
+        undone = {id(old) for _, _, old in self.undo}
+        found = [new for _, _, new in s.grads
+                 if new is not None and getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)]
+        if not found:
+            mine = [new for _, _, new in s.grads if new is not None]
+            s.alone = dict(zip(mine, references([id(outs[new]) for new in mine])))
+        return found
 
     def effects(self, s: Step) -> None:
         """Repeat what a followed backward does that Python can see: .grad."""
@@ -264,7 +340,6 @@ class Path:
                 if group.stub is not None:  # it held the last step's gradient until here
                     group.storage.node = group.stub
                     group.storage.version += 1
-                self.undo.append((t, t._grad))
                 t._grad = g
 
     def arrays(self) -> list[np.ndarray]:

@@ -228,10 +228,10 @@ def set_position(f: Callable[[], int]) -> None:
     _position = f
 
 
-def written_ahead() -> bool:
-    """Tell whether followed events wrote to tensors from outside, whose memory does not show it yet."""
+def written_ahead(storage: Storage) -> bool:
+    """Tell whether followed events may have written to a storage from outside, whose memory does not show it yet."""
     path = session.path
-    return path is not None and bool(path.writes) and not session.flushing and _position() > 0
+    return path is not None and not session.flushing and path.may_write(storage) and _position() > 0
 
 
 def busy() -> bool:
@@ -277,14 +277,20 @@ def flush(reason: str) -> None:
 
 def set_grad(t: Any, new: Any) -> None:
     """Set t.grad: an effect of Python's that is no event, undone and redone if following fails."""
+    if t._grad is not new:
+        set_grads([t], new)
+
+
+def set_grads(tensors: list[Any], new: Any) -> None:
+    """Set the .grad of several tensors to `new`."""
     s = session
-    if s.path is None or s.depth:
+    k = _position() if s.path is not None and not s.depth else 0
+    if k:  # before the first event there is nothing to go back to
+        s.path.undo += [(k, t, t._grad) for t in tensors]
+        s.effects.append((k, lambda: _set_grads(tensors, new)))
+    _set_grads(tensors, new)
+
+
+def _set_grads(tensors: list[Any], new: Any) -> None:
+    for t in tensors:
         t._grad = new
-        return
-    old = t._grad
-    if old is not new:
-        t._grad = new
-        k = _position()
-        if k:  # before the first event there is nothing to go back to
-            s.path.undo.append((t, old))
-            s.effects.append((k, lambda: setattr(t, "_grad", new)))

@@ -11,7 +11,7 @@ from fanal.core.autograd.hooks import GradFn
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import flush, leave_path, set_grad
+from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
@@ -65,7 +65,6 @@ for _name, _f in {
     "is_shared": lambda self: False,
     "is_conj": lambda self: False,
     "is_neg": lambda self: False,
-    "__hash__": lambda self: id(self),
     "is_coalesced": lambda self: True,
     "is_set_to": lambda self, o: self._storage is o._storage and self._chain == o._chain,
 }.items():
@@ -91,6 +90,9 @@ for _name, _f in {
     "name": lambda self: None,
 }.items():
     setattr(Tensor, _name, property(_f))
+
+
+Tensor.__hash__ = object.__hash__  # by identity, as PyTorch's, and in C
 
 
 def item(self: Any) -> Any:
@@ -208,8 +210,6 @@ def _data(self: Any) -> Any:
 
 def _set_data(self: Any, new: Any) -> None:
     """t.data = x: take over the storage of x."""
-    from fanal.core.engine.record import unfollowable
-
     flush("data")
     unfollowable(".data was assigned")
     if not isinstance(new, Handle):
@@ -218,6 +218,7 @@ def _set_data(self: Any, new: Any) -> None:
     self._strides, self._offset, self._leaf_node = new._strides, new._offset, None
     self._detached = self._detached or bool(value(new).needs_grad)
     self._seen = -1
+    changed()
 
 
 Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]

@@ -201,7 +201,7 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
 
 def settled(t: Handle) -> np.ndarray:
     """Return the root value of a tensor's storage. Flushes when work is pending that may change it."""
-    if t._storage.node.buffer is None or written_ahead():
+    if t._storage.node.buffer is None or written_ahead(t._storage):
         flush("read")
     return root_array(
         t._storage

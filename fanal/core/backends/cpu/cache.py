@@ -88,6 +88,7 @@ class Store:
         self.top = root / "objects"
         self.folder = self.top / _digest(environment.encode())
         self.limit = limit
+        self._room = 0  # bytes to save before the folder's size is looked at again
         self.enabled = enabled and self._prepare()
         self.index: dict[str, Path] | None = None  # kernel -> bundle, read on the first search
 
@@ -139,7 +140,9 @@ class Store:
         target = self._bundle(entries)
         try:
             _write(target, body + _checksum(body))
-            self._trim()
+            self._room -= len(body)
+            if self._room < 0:  # looking at every file is not for every save
+                self._trim()
         except OSError as error:
             self._disable(error)
             return
@@ -211,13 +214,14 @@ class Store:
                     _remove_folder(folder)
         files.sort()
         total = sum(size for _, size, _ in files)
-        if total <= self.limit:
-            return
-        for _, size, file in files:
-            _remove(file)
-            total -= size
-            if total <= self.limit * 0.9:  # some room, so that not every save trims
-                return
+        if total > self.limit:
+            for _, size, file in files:
+                _remove(file)
+                total -= size
+                if total <= self.limit * 0.9:  # some room, so that not every save trims
+                    break
+        # Other processes save, too: look again long before the room is used up.
+        self._room = max(0, self.limit - total) // 8
 
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:

@@ -1,0 +1,230 @@
+"""The steady state: a path that ran as it did last time is armed, and the next run takes the short way.
+
+An armed path has native tables. The step of a `backward` asks for itself whether every `.grad` is where it was,
+and sets the new ones; a batch that comes as a new tensor is compared and taken over by the matcher; and the end of
+the segment asks once whether parameters, states and holders are what they were. Whatever changes a path (a tensor
+that somebody kept, a parameter that was replaced, another branch) disarms it, and the long way in `follow` and
+`path` decides. Both ways do the same; this one only asks faster.
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount, ref
+
+from fanal.core.engine.ledger import ledger
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import OUT, SEQUENCE, SLOT
+from fanal.core.engine.tables import (
+    HANDLE,
+    NODE,
+    STORAGE,
+    Condition,
+    Elements,
+    Rebinding,
+    Table,
+    alone,
+    holds,
+    native,
+    references,
+)
+from fanal.core.ir.prims import given
+from fanal.core.ir.program import FREED
+
+if TYPE_CHECKING:
+    from fanal.core.engine.path import Path
+
+NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
+_LOOKED_AT = 1  # getrefcount counts the reference it is given
+
+
+class Steady:
+    """What the next run of an armed path needs, laid out once.
+
+    Tables hold addresses; the path owns what they point to, and is disarmed before it lets go of any of it.
+    """
+
+    def __init__(self, path: Path, counts: list[int]) -> None:
+        """`counts` are the references to what the path handed out, as its last run found them."""
+        self.path = path
+        groups = path.groups
+        self.held = [(i, counts[i]) for i in path.held]
+        conditions: list[Condition] = [
+            alone(id(path.outs[i]), c - _LOOKED_AT)
+            for i, c in enumerate(counts)
+            if i not in path.held and i not in path.grads
+        ]
+        moving = {slot.group: slot for slot in path.slots if slot.moves}
+        fixed = {k: groups[k] for _, k in path.from_groups if k not in moving}
+        fixed |= {k: groups[k] for k in path.keep if groups[k].external}
+        conditions += [holds(g.storage, STORAGE["node"], g.storage.node) for g in fixed.values()]
+        conditions += [holds(g.storage.node, NODE["buffer"], g.storage.node.buffer) for g in fixed.values()]
+        nodes = [id(g.storage.node) for g in path.written]
+        conditions += map(alone, nodes, references(nodes))
+        self.table = Table(conditions)
+        self.inputs = [(j, moving[k]) for j, k in path.from_groups if k in moving]
+        self.outside = {id(slot.tensor._storage) for slot in path.slots if not slot.moves}
+        # A .grad that serves again changes between two versions: awaited, and computed.
+        self.versions = {}
+        for _, k in path.own:
+            storage = groups[k].storage
+            self.versions[k] = (storage.version, storage.version + 1)
+        self.computed = Table([], [
+            effect
+            for _, k in path.own
+            for effect in ((groups[k].storage, STORAGE["node"], groups[k].value),
+                           (groups[k].storage, STORAGE["version"], self.versions[k][0]))
+        ])
+        self.given = list(path.given)
+        self.results = list(path.results)
+        self.fresh = [i for i, _ in path.made]
+        self.made = [(i, groups[k]) for i, k in path.made]
+        self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
+        self.guard = [s for s in path.steps if s.grads and self._guard(s)]
+        self.rebound = [slot for slot in path.slots if self._rebind(slot)]
+        self.listed = [s.native for s in path.steps if s.sequences and self._listed(s)]
+        self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
+
+    def _guard(self, step: Any) -> bool:
+        """Let the matcher follow a step with gradients."""
+        path = self.path
+        if step.op.manual:
+            return False
+        conditions: list[Condition] = []
+        effects: list[tuple[Any, int, Any]] = []
+        for leaf, before, new in step.grads:
+            t = path.value(leaf)
+            was = None if before is None else path.value(before)
+            if t is None or (was is None and before is not None):
+                return False
+            conditions.append(holds(t, HANDLE["_grad"], was))
+            if new is None:
+                continue
+            o, k = path.outs[new], path.out_groups[new]
+            group = path.groups[k]
+            if step.alone is None or group.stub is None:
+                return False
+            conditions.append(alone(id(o), step.alone[new]))
+            effects.append((t, HANDLE["_grad"], o))
+            effects.append((group.storage, STORAGE["node"], group.stub))
+            effects.append((group.storage, STORAGE["version"], self.versions[k][1]))
+        expected = step.native
+        expected.extra = table = Table(conditions, effects)
+        expected.guard = table.address
+        expected.key = step.op.key
+        return True
+
+    def _rebind(self, slot: Any) -> bool:
+        """Let the matcher take over the tensors that come to a slot."""
+        path = self.path
+        group = path.groups[slot.group]
+        if not slot.moves or len(slot.uses) != 1 or slot.returned or group.slots != 1 or group.outs:
+            return False
+        expected, place = slot.uses[0]
+        if expected.rebind or not expected.key or not Rebinding.serves(slot.signature):
+            return False
+        expected.extra = (expected.extra, table := Rebinding(slot.signature, place))
+        expected.rebind = table.address
+        return True
+
+    def _listed(self, step: Any) -> bool:
+        """Let the matcher compare the tuples that a step is called with."""
+        path, expected = self.path, step.native
+        if not expected.key or expected.rebind:
+            return False
+        new = []  # tuples of tensors that the path hands out come as other objects every step
+        stays = {OUT: lambda i: i not in path.held, SLOT: lambda i: not path.slots[i].moves}
+        for place, (kind, x) in enumerate(step.specs):
+            if kind != SEQUENCE:
+                continue
+            made, specs = x
+            if made is not tuple or not specs:
+                return False
+            same: Any = path.frozen.get(id(specs))
+            if same is None:
+                whole, _ = path.known.get(id(specs), (NOBODY, None))
+                if whole is not NOBODY:
+                    same = whole
+                elif all(k in stays and stays[k](i) for k, i in specs):
+                    new.append((place, specs))
+                    continue
+                else:
+                    return False
+            matcher.set_arg(expected, place, same)
+            self.expected.append((expected, place, same))
+        if len(new) > 1:
+            return False
+        for place, specs in new:
+            table = Elements(tuple(map(path.value, specs)), place)
+            expected.extra = (expected.extra, table)
+            expected.rebind = table.address
+        return bool(new)
+
+    def release(self) -> None:
+        """Take the tables away. What the matcher took over meanwhile stays in `held`."""
+        for s in self.guard:
+            s.native.guard = 0
+            s.native.key = 0  # as steps with gradients have it
+        for step in (*(s.native for s in self.guard), *(slot.uses[0][0] for slot in self.rebound), *self.listed):
+            step.rebind = 0
+            step.extra = None
+        for step, place, _ in self.expected:
+            matcher.set_arg(step, place, NOBODY)
+        for k, (_, awaited) in self.versions.items():  # versions that nobody has seen
+            storage = self.path.groups[k].storage
+            storage.version = awaited + (1 if storage.version == awaited else 2)
+
+    def run(self) -> bool:
+        """Run the path if all is as last time. Returns False, and does nothing, if not."""
+        path = self.path
+        outs = path.outs
+        if not native.holds(self.table.address):
+            return False
+        for i, count in self.held:
+            if getrefcount(outs[i]) != count:
+                return False
+        if any(map(vars, outs)) or any(map(getweakrefcount, outs)):
+            return False
+        inputs = self.given
+        seen = []
+        for j, slot in self.inputs:
+            t = slot.uses[0][0].held if slot in self.rebound else None
+            if t is None:
+                t = slot.tensor
+                if t is None:
+                    return False
+            storage = t._storage
+            if id(storage) in self.outside or storage in seen:
+                return False  # one memory behind two names
+            seen.append(storage)
+            inputs[j] = storage.node.buffer
+        for j, k in path.from_copies:
+            inputs[j] = path.slots[k].copy
+        for entry in path.markers:
+            entry[1][()] = entry[2].now()
+        exe = path.exe
+        results = self.results
+        for i in self.fresh:
+            results[i] = exe.new(i)
+        exe.again(inputs, results, inputs + results)
+        native.apply(self.computed.address)
+        for i, group in self.made:
+            st = group.storage
+            old = st.node
+            node = given(results[i], old.dtype)
+            if old.needs_grad:
+                node.row, node.needs_grad, node.freed = old.row, True, FREED
+            st.node = node
+            st.version += 1
+            node.home = (ref(st), st.version)
+            results[i] = None
+        for slot in self.rebound:
+            slot.uses[0][0].held = None
+            if slot.tensor is not None:  # Python took it over
+                path.release(slot)
+        for slot in self.released:
+            path.release(slot)
+        ledger.followed += len(path.steps)
+        ledger.flushes += 1
+        return True

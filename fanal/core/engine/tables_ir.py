@@ -1,0 +1,242 @@
+"""The machine part of tables: conditions on words of memory, references to set, arguments compared by content.
+
+Pieces of functions, as LLVM IR; every name in a piece begins with the name it is given, so that one function can
+have several.
+"""
+
+from __future__ import annotations
+
+from fanal.core.engine.layout_ir import (
+    CONTEXT,
+    COUNT,
+    EQUAL,
+    F_CONTEXT,
+    HALF,
+    INDIRECT,
+    ITEM,
+    OTHER,
+    REBIND,
+    SIZE,
+    TYPE,
+    at,
+    fail,
+    word,
+)
+
+
+def conditions(n: str, table: str, true: str, false: str) -> str:
+    """Return blocks that start at label `n` and go to `true` if every condition of `table` holds, else to `false`.
+
+    `n` begins every name in them.
+    """
+    return f"""{n}:
+  %{n}.count = load i64, ptr {table}
+  %{n}.none = icmp eq i64 %{n}.count, 0
+  br i1 %{n}.none, label %{true}, label %{n}.each
+{n}.each:
+  %{n}.i = phi i64 [0, %{n}], [%{n}.next, %{n}.good]
+  %{n}.off = shl i64 %{n}.i, 5
+  %{n}.from = add i64 %{n}.off, 16
+  %{n}.entry = getelementptr i8, ptr {table}, i64 %{n}.from
+  %{n}.kind = load i64, ptr %{n}.entry
+{at(f"%{n}.entry", 8, f"%{n}.a")}
+{at(f"%{n}.entry", 16, f"%{n}.b", "i64")}
+{at(f"%{n}.entry", 24, f"%{n}.want", "i64")}
+  switch i64 %{n}.kind, label %{n}.word [i64 {HALF}, label %{n}.half
+                                         i64 {ITEM}, label %{n}.item
+                                         i64 {INDIRECT}, label %{n}.far]
+{n}.word:
+  %{n}.word.is = load i64, ptr %{n}.a
+  br label %{n}.compare
+{n}.half:
+  %{n}.half.low = load i32, ptr %{n}.a
+  %{n}.half.is = zext i32 %{n}.half.low to i64
+  br label %{n}.compare
+{n}.item:
+{word("PyDict_GetItemWithError", f"%{n}.get")}
+  %{n}.key = inttoptr i64 %{n}.b to ptr
+  %{n}.found = call ptr %{n}.get(ptr %{n}.a, ptr %{n}.key)
+  %{n}.item.is = ptrtoint ptr %{n}.found to i64
+  br label %{n}.compare
+{n}.far:
+  %{n}.base = load ptr, ptr %{n}.a
+  %{n}.far.at = getelementptr i8, ptr %{n}.base, i64 %{n}.b
+  %{n}.far.is = load i64, ptr %{n}.far.at
+  br label %{n}.compare
+{n}.compare:
+  %{n}.is = phi i64 [%{n}.word.is, %{n}.word], [%{n}.half.is, %{n}.half], [%{n}.item.is, %{n}.item],
+                    [%{n}.far.is, %{n}.far]
+  %{n}.ok = icmp eq i64 %{n}.is, %{n}.want
+  br i1 %{n}.ok, label %{n}.good, label %{n}.bad
+{n}.good:
+  %{n}.next = add i64 %{n}.i, 1
+  %{n}.more = icmp ult i64 %{n}.next, %{n}.count
+  br i1 %{n}.more, label %{n}.each, label %{true}
+{n}.bad:  ; a key whose hash or comparison fails is not there
+{word("PyErr_Clear", f"%{n}.clear")}
+  call void %{n}.clear()
+  br label %{false}"""
+
+
+def effects(n: str, table: str, done: str) -> str:
+    """Return blocks that start at label `n`, set every reference that `table` names, and go to `done`."""
+    return f"""{n}:
+{word("Py_IncRef", f"%{n}.take")}
+{word("Py_DecRef", f"%{n}.drop")}
+  %{n}.conditions = load i64, ptr {table}
+{at(table, 8, f"%{n}.count", "i64")}
+  %{n}.skip = shl i64 %{n}.conditions, 5
+  %{n}.start = add i64 %{n}.skip, 16
+  %{n}.list = getelementptr i8, ptr {table}, i64 %{n}.start
+  %{n}.none = icmp eq i64 %{n}.count, 0
+  br i1 %{n}.none, label %{done}, label %{n}.each
+{n}.each:
+  %{n}.i = phi i64 [0, %{n}], [%{n}.next, %{n}.each]
+  %{n}.off = shl i64 %{n}.i, 4
+  %{n}.entry = getelementptr i8, ptr %{n}.list, i64 %{n}.off
+  %{n}.to = load ptr, ptr %{n}.entry
+{at(f"%{n}.entry", 8, f"%{n}.new")}
+  call void %{n}.take(ptr %{n}.new)
+  %{n}.old = load ptr, ptr %{n}.to
+  store ptr %{n}.new, ptr %{n}.to
+  call void %{n}.drop(ptr %{n}.old)
+  %{n}.next = add i64 %{n}.i, 1
+  %{n}.more = icmp ult i64 %{n}.next, %{n}.count
+  br i1 %{n}.more, label %{n}.each, label %{done}"""
+
+
+# An argument that is another object every step. The blocks from `differ` on compare it with a table: argument
+# index, type, and for a tuple the number of its elements and each of them; for a tensor from outside offset of
+# _storage, offset of node, number of entries, and entries of four words: which object (0 the tensor, 1 its storage,
+# 2 the storage's node), offset in it, what must be there, how. Such a tensor is held by the step.
+def differ(items: int) -> str:
+    return f"""differ:
+{at("%step", REBIND, "%re")}
+  %re.none = icmp eq ptr %re, null
+  br i1 %re.none, label %miss, label %re.index
+re.index:
+  %re.i = load i64, ptr %re
+  %re.here = icmp eq i64 %re.i, %i
+  br i1 %re.here, label %re.type, label %miss
+re.type:
+{at("%re", 8, "%re.want.type")}
+{at("%a", TYPE, "%re.a.type")}
+  %re.typed = icmp eq ptr %re.a.type, %re.want.type
+  br i1 %re.typed, label %re.sort, label %miss
+re.sort:
+{word("tuple_type", "%re.tuple.type")}
+  %re.list = icmp eq ptr %re.a.type, %re.tuple.type
+  br i1 %re.list, label %re.size, label %re.parts
+re.size:
+{at("%a", SIZE, "%re.a.size", "i64")}
+{at("%re", 16, "%re.want.size", "i64")}
+  %re.sized = icmp eq i64 %re.a.size, %re.want.size
+  %re.some = icmp ne i64 %re.a.size, 0
+  %re.long = and i1 %re.sized, %re.some
+  br i1 %re.long, label %re.element, label %miss
+re.element:
+  %re.e = phi i64 [0, %re.size], [%re.e.next, %re.e.good]
+  %re.e.off = shl i64 %re.e, 3
+  %re.e.from = add i64 %re.e.off, {items}
+  %re.e.at = getelementptr i8, ptr %a, i64 %re.e.from
+  %re.e.is = load ptr, ptr %re.e.at
+  %re.e.to = add i64 %re.e.off, 24
+  %re.e.place = getelementptr i8, ptr %re, i64 %re.e.to
+  %re.e.want = load ptr, ptr %re.e.place
+  %re.e.same = icmp eq ptr %re.e.is, %re.e.want
+  br i1 %re.e.same, label %re.e.good, label %miss
+re.e.good:
+  %re.e.next = add i64 %re.e, 1
+  %re.e.more = icmp ult i64 %re.e.next, %re.a.size
+  br i1 %re.e.more, label %re.element, label %listed
+re.parts:
+{at("%re", 16, "%re.storage.off", "i64")}
+{at("%re", 24, "%re.node.off", "i64")}
+{at("%re", 32, "%re.count", "i64")}
+  %re.storage.at = getelementptr i8, ptr %a, i64 %re.storage.off
+  %re.storage = load ptr, ptr %re.storage.at
+  %re.node.at = getelementptr i8, ptr %re.storage, i64 %re.node.off
+  %re.node = load ptr, ptr %re.node.at
+  br label %re.each
+re.each:
+  %re.k = phi i64 [0, %re.parts], [%re.k.next, %re.good]
+  %re.off = shl i64 %re.k, 5
+  %re.from = add i64 %re.off, 40
+  %re.entry = getelementptr i8, ptr %re, i64 %re.from
+  %re.which = load i64, ptr %re.entry
+{at("%re.entry", 8, "%re.offset", "i64")}
+{at("%re.entry", 16, "%re.want")}
+{at("%re.entry", 24, "%re.how", "i64")}
+  %re.first = icmp eq i64 %re.which, 0
+  %re.second = icmp eq i64 %re.which, 1
+  %re.behind = select i1 %re.second, ptr %re.storage, ptr %re.node
+  %re.object = select i1 %re.first, ptr %a, ptr %re.behind
+  %re.place = getelementptr i8, ptr %re.object, i64 %re.offset
+  %re.is = load ptr, ptr %re.place
+  %re.same = icmp eq ptr %re.is, %re.want
+  switch i64 %re.how, label %re.exact [i64 {EQUAL}, label %re.alike
+                                       i64 {OTHER}, label %re.other]
+re.exact:
+  br i1 %re.same, label %re.good, label %miss
+re.other:
+  br i1 %re.same, label %miss, label %re.good
+re.alike:
+  br i1 %re.same, label %re.good, label %re.tuple
+re.tuple:
+  %re.null = icmp eq ptr %re.is, null
+  br i1 %re.null, label %miss, label %re.kind
+re.kind:
+{at("%re.is", TYPE, "%re.is.type")}
+  %re.is.tuple = icmp eq ptr %re.is.type, %re.tuple.type
+  br i1 %re.is.tuple, label %re.ask, label %miss
+re.ask:
+{word("PyObject_RichCompareBool", "%re.compare")}
+  %re.answer = call i32 %re.compare(ptr %re.is, ptr %re.want, i32 2)
+  %re.yes = icmp eq i32 %re.answer, 1
+  br i1 %re.yes, label %re.good, label %re.no
+re.no:
+{word("PyErr_Clear", "%re.clear")}
+  call void %re.clear()
+  br label %miss
+re.good:
+  %re.k.next = add i64 %re.k, 1
+  %re.more = icmp ult i64 %re.k.next, %re.count
+  br i1 %re.more, label %re.each, label %accept
+accept:
+  br label %equal
+listed:
+  br label %equal"""
+
+
+def table_function(blocks: str) -> str:
+    """Return holds(table) or apply(table): `blocks` work on `%table` and go to `yes` or `no`."""
+    return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
+entry:
+{at("%f", F_CONTEXT, "%ctx")}
+  %given = and i64 %flags, {COUNT}
+  %one = icmp eq i64 %given, 1
+  %bare = icmp eq ptr %kw, null
+  %shaped = and i1 %one, %bare
+  br i1 %shaped, label %number, label %bad
+number:
+  %object = load ptr, ptr %args
+{word("PyLong_AsLongLong")}
+  %address = call i64 %PyLong_AsLongLong(ptr %object)
+  %table = inttoptr i64 %address to ptr
+  %odd = icmp ult i64 %address, 4096
+  br i1 %odd, label %bad, label %do
+{blocks}
+yes:
+  br label %answer
+no:
+  br label %answer
+answer:
+  %to = phi i64 [{CONTEXT["true"]}, %yes], [{CONTEXT["false"]}, %no]
+  %result.at = getelementptr i8, ptr %ctx, i64 %to
+  %result = load ptr, ptr %result.at
+{word("Py_IncRef", "%count.result")}
+  call void %count.result(ptr %result)
+  ret ptr %result
+{fail("bad", "type_error", "bad_table")}
+}}
+"""
