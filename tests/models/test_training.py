@@ -16,6 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 import models
 
 STEPS = {"mlp": 100, "cnn": 100, "gpt": 100}
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet": {"batch": 4, "width": 16, "size": 16},
+    "resnet_inference": {"batch": 4, "width": 16, "size": 16},
+    "lstm": {"hidden": 32, "length": 12, "batch": 4, "vocabulary": 11},
+    "gru": {"hidden": 32, "length": 12, "batch": 4, "vocabulary": 11, "kind": "GRU"},
+    "vit": {"batch": 2, "size": 32, "patch": 8, "width": 24, "layers": 2, "heads": 3, "classes": 10},
+    "recommender": {"tables": 3, "rows": 50, "width": 4, "batch": 16},
+}
 
 
 def _run(library: Any, name: str, steps: int, **options: Any) -> tuple[list[np.ndarray], list[float]]:
@@ -36,11 +44,21 @@ def test_losses_follow_pytorch(name: str) -> None:
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])
+@pytest.mark.parametrize("name", list(SMALL))
+def test_losses_of_larger_families_follow_pytorch(name: str) -> None:
+    maker = {"gru": "lstm"}.get(name, name)
+    expected_weights, expected = _run(torch, maker, 12, **SMALL[name])
+    weights, losses = _run(fanal, maker, 12, **SMALL[name])
+    for e, w in zip(expected_weights, weights, strict=True):
+        np.testing.assert_array_equal(w, e)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt", *SMALL])
 def test_steady_by_the_third_step(name: str) -> None:
     """From the third step on: nothing recorded, planned or compiled, and one flush a step."""
-    options = {"cnn": {"batch": 4, "dropout": 0.25}}.get(name, {})
-    step = getattr(models, name)(fanal, **options)
+    options = {"cnn": {"batch": 4, "dropout": 0.25}, **SMALL}.get(name, {})
+    step = getattr(models, {"gru": "lstm"}.get(name, name))(fanal, **options)
     for _ in range(2):
         step()
     before = ledger.snapshot()
