@@ -8,7 +8,7 @@ from typing import Any
 from fanal.core.base.shape import broadcast_shapes, wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.build import floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.reduce import norm_node
 
@@ -124,7 +124,9 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
 
 def pairwise_node(a: Node, b: Node, p: float, eps: float) -> Node:
     """The p-norm of a - b + eps over the last dimension."""
-    d = P.add(P.sub(a, b), number(float(eps), a.dtype))
+    d = P.sub(a, b)
+    d = P.convert(d, floating(d.dtype))
+    d = P.add(d, number(float(eps), d.dtype))
     return norm_node(d, p, (len(d.shape) - 1,), False)
 
 

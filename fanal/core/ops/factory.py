@@ -428,8 +428,8 @@ def logspace(
         if isinstance(start, complex) or isinstance(end, complex)
         else dt.get_default()
     )
-    if d.category == 1:  # the exponents are not rounded
-        exponents = np.linspace(start, end, steps) if steps else np.zeros(0)
+    if d.category == 1:  # of the ends only the whole part counts; the exponents between are not rounded
+        exponents = np.linspace(int(start), int(end), steps) if steps else np.zeros(0)
         values = np.power(float(base), exponents)
     else:
         wide = dt.complex128 if d.is_complex else dt.float64

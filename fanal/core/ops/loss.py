@@ -10,8 +10,9 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import log_softmax_node, smooth, wide
-from fanal.core.ops.build import counted, node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.pointwise import pow_node, with_gradient
+from fanal.core.ops.reduce import mean_node
 
 
 def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -> str:
@@ -34,7 +35,7 @@ def _need_float(x: Node, kernel: str) -> None:
 
 def mean_all(x: Node) -> Node:
     """Mean of all elements."""
-    return P.div(sum_all(x), counted(x.size, x.dtype))
+    return mean_node(x, tuple(range(len(x.shape))))
 
 
 def sum_all(x: Node) -> Node:
@@ -250,7 +251,7 @@ def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool
                      eps: float = 1e-8, reduce: Any = None, reduction: str = "mean") -> Any:
     """Return the mean of exp(input) - target * input; full adds Stirling's term for log(target!)."""
     reduction = reduction_of(reduction, size_average, reduce)
-    x, t = nodes_of(input, target)
+    x, t = nodes_of(input, target, to=floating(result_type(input, target)))
     if log_input:
         y = P.sub(P.exp(x), P.mul(t, x))
     else:
@@ -448,6 +449,8 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
     shape = input._shape
     if target._shape == shape and target._dtype.category >= 2:
+        if ignore_index >= 0:
+            raise RuntimeError("ignore_index is not supported for floating point target")
         return _probability_loss(input, target, weight, reduction, label_smoothing)
     if not shape:
         raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got 1)")

@@ -66,7 +66,7 @@ def margin_ranking_loss(
             "sizes: input1: "
             f"{input1.shape}, input2: {input2.shape}, target: {target.shape} "
         )
-    a, b, t = nodes_of(input1, input2, target)
+    a, b, t = nodes_of(input1, input2, target, to=floating(result_type(input1, input2, target)))
     return wrap(
         reduced(positive_part(P.add(P.mul(P.neg(t), P.sub(a, b)), number(margin, a.dtype))), reduction)
     )

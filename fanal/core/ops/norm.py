@@ -293,13 +293,12 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
     x = wide(x0)
     dims = tuple(range(len(x.shape) - len(shape), len(x.shape)))
     r = reciprocal_deviation(_mean(P.mul(x, x), dims), eps)
-    y = P.mul(P.detach(x), P.detach(r))
 
     def rule(g: Node, y: Node, x: Node, r: Node) -> list[Node | None]:
         unit = P.mul(x, r)
         return [P.mul(P.sub(g, P.mul(unit, _mean(P.mul(g, unit), dims))), r), None]
 
-    y = with_gradient(y, rule, x, r)
+    y = P.mul(x, r) if x.dtype.is_complex else with_gradient(P.mul(P.detach(x), P.detach(r)), rule, x, r)
     w = _affine(weight, x.dtype, shape)
     return result(P.convert(y if w is None else P.mul(y, w), x0.dtype), input)
 
@@ -454,7 +453,10 @@ def local_response_norm(
     low = tuple(size // 2 if d == 1 else 0 for d in range(n))
     high = tuple((size - 1) // 2 if d == 1 else 0 for d in range(n))
     around = P.window(P.pad(P.mul(x, x), low, high, 0), (1,), (size,), (1,), (1,))
-    mean = P.div(P.sum_(around, (n,)), counted(size, x.dtype))
+    total = P.sum_(around, (n,))
+    if x.dtype.category < 2:  # integers are averaged as integers, then everything is floating point
+        x, total = P.convert(x, dt.get_default()), P.idiv(total, P.num(total, size))
+    mean = P.convert(total, x.dtype) if total.dtype is not x.dtype else P.div(total, counted(size, x.dtype))
     base = P.add(P.mul(mean, number(float(alpha), x.dtype)), number(float(k), x.dtype))
     return result(P.div(x, P.pow_(base, number(float(beta), x.dtype))), input)
 

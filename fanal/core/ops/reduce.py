@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import dtype as dt
@@ -61,8 +62,15 @@ def count(shape: Shape, dims: Shape) -> int:
     return math.prod(shape[d] for d in dims)
 
 
+def rounded_once(f: Callable[[Node], Node], x: Node) -> Node:
+    """Compute f of 16-bit floats in float32, as PyTorch's kernels do inside."""
+    return P.convert(f(P.convert(x, dt.ACCUMULATE[x.dtype])), x.dtype)
+
+
 def mean_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
-    """Mean of a value over dimensions."""
+    """Mean of a value over dimensions; 16-bit floats are rounded once."""
+    if x.dtype in dt.ACCUMULATE:
+        return rounded_once(lambda w: mean_node(w, dims, keepdim), x)
     n = count(x.shape, dims)
     return keep(P.div(P.sum_(x, dims), counted(n, x.dtype)), x.shape, dims, keepdim)
 
@@ -240,7 +248,9 @@ def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
 
 
 def var_node(x: Node, dims: Shape, correction: float, keepdim: bool) -> Node:
-    """Variance in two passes: mean first, then squared distances."""
+    """Variance in two passes: mean first, then squared distances; 16-bit floats are rounded once."""
+    if x.dtype in dt.ACCUMULATE:
+        return rounded_once(lambda w: var_node(w, dims, correction, keepdim), x)
     n = count(x.shape, dims)
     m = mean_node(x, dims, True)
     c = P.sub(x, m)
@@ -281,6 +291,13 @@ def var(
     )
 
 
+def std_node(x: Node, dims: Shape, correction: float, keepdim: bool) -> Node:
+    """Standard deviation over dimensions; 16-bit floats are rounded once."""
+    if x.dtype in dt.ACCUMULATE:
+        return rounded_once(lambda w: std_node(w, dims, correction, keepdim), x)
+    return std_of(var_node(x, dims, correction, keepdim))
+
+
 def std_of(v: Node) -> Node:
     """Square root whose gradient at zero variance is what PyTorch gives."""
     from fanal.core.ops.pointwise import with_gradient
@@ -302,7 +319,7 @@ def std(
     dim, unbiased = _var_args(dim, unbiased)
     _need_float(input, "std")
     return wrap_like(
-        std_of(var_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim)),
+        std_node(read(input), _dims(dim, input.ndim), _correction(unbiased, correction), keepdim),
         input,
     )
 
@@ -328,7 +345,7 @@ def std_mean(
     dim, unbiased = _var_args(dim, unbiased)
     x, dims = read(input), _dims(dim, input.ndim)
     return (
-        wrap_like(std_of(var_node(x, dims, _correction(unbiased, correction), keepdim)), input),
+        wrap_like(std_node(x, dims, _correction(unbiased, correction), keepdim), input),
         wrap_like(mean_node(x, dims, keepdim), input),
     )
 
@@ -359,7 +376,9 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
 
 
 def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
-    """The p-norm of a value over dimensions, as torch.linalg.vector_norm."""
+    """The p-norm of a value over dimensions, as torch.linalg.vector_norm; 16-bit floats are rounded once."""
+    if x.dtype in dt.ACCUMULATE:
+        return rounded_once(lambda w: norm_node(w, p, dims, keepdim), x)
     a = P.abs_(x)
     if p == math.inf or p == -math.inf:
         y = (P.max_of if p > 0 else P.min_of)(a, dims)

@@ -380,8 +380,16 @@ fmod: Row = binary(
     (0.5, 2),
     True,
 )
+def _pow_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """To negative powers, integers other than 1 and -1 become 0; NumPy refuses them."""
+    if a.dtype.kind != "i" or not (b < 0).any():
+        return np.power(a, b)
+    y = np.power(a, np.abs(b))
+    return np.where((b >= 0) | (np.abs(a) == 1), y, 0).astype(a.dtype)
+
+
 pow_: Row = binary(
-    "pow", np.power, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2)
+    "pow", _pow_ref, lambda g, y, a, b: _pow_grad(g, y, a, b), lambda e, a, b: e.pow(a, b), 30, (0.5, 2)
 )
 atan2: Row = binary(
     "atan2", np.arctan2, lambda g, y, a, b: _atan2_grad(g, a, b), lambda e, a, b: e.atan2(a, b), 30, (0.5, 2)

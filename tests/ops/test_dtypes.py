@@ -1,0 +1,71 @@
+"""Results in integers and in 16-bit floats are PyTorch's, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as their
+
+import fanal
+import fanal.nn.functional as ours
+
+X = np.random.default_rng(0).normal(5, 3, (4, 500)).astype(np.float32)
+
+
+def pair(name):
+    return torch.tensor(X).to(getattr(torch, name)), fanal.tensor(X).to(getattr(fanal, name))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["mean", "std", "var", "norm", "sum", "nansum"])
+def test_reductions_round_once(name, dtype):
+    a, b = pair(dtype)
+    assert getattr(b, name)(dim=1).tolist() == getattr(a, name)(dim=1).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_losses_round_their_mean_once(dtype):
+    a, b = pair(dtype)
+    assert ours.l1_loss(b, b * 2).item() == their.l1_loss(a, a * 2).item()
+
+
+LOSSES = {
+    "margin_ranking": lambda f, m, x, y: f.margin_ranking_loss(x, y, m.ones_like(x)),
+    "triplet": lambda f, m, x, y: f.triplet_margin_loss(x, y, x * 2),
+    "poisson": lambda f, m, x, y: f.poisson_nll_loss(x, y),
+    "pairwise": lambda f, m, x, y: f.pairwise_distance(x, y),
+    "response": lambda f, m, x, y: f.local_response_norm(x.reshape(1, 2, -1), 3),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_integers_become_floats(name):
+    made = []
+    for f, m in ((their, torch), (ours, fanal)):
+        made.append(LOSSES[name](f, m, m.arange(6).reshape(2, 3), m.arange(6).reshape(2, 3).flip(0)))
+    assert str(made[0].dtype) == str(made[1].dtype)
+    np.testing.assert_allclose(made[1].numpy(), made[0].numpy(), rtol=1e-6)
+
+
+def test_integers_to_negative_powers():
+    for n in (1, 300):
+        a, b = (
+            (m.tensor([0, 1, -1, -1, 2, 7] * n) ** m.tensor([-1, -2, -3, -2, -1, 22] * n)).tolist()
+            for m in (torch, fanal)
+        )
+        assert a == b
+
+
+def test_whole_numbers_on_a_logarithmic_scale():
+    for ends in ((0, 1.2, 4), (0.9, 3.7, 5)):
+        expected = torch.logspace(*ends, dtype=torch.int64).tolist()
+        assert fanal.logspace(*ends, dtype=fanal.int64).tolist() == expected
+
+
+def test_a_root_mean_square_of_complex_numbers_has_a_gradient():
+    values = np.array([[1 + 2j, 3 - 1j, -2j]], np.complex64)
+    grads = []
+    for f, m in ((their, torch), (ours, fanal)):
+        x = m.tensor(values, requires_grad=True)
+        f.rms_norm(x, (3,), eps=0.5).abs().sum().backward()
+        grads.append(x.grad.numpy())
+    np.testing.assert_allclose(grads[1], grads[0], rtol=1e-4)
