@@ -330,4 +330,5 @@ WORKLOADS: dict[str, Callable[[Any], Step]] = {
     "recommender": recommender,
     "recommender-sparse": lambda torch: recommender(torch, sparse=True),
     "gpt": gpt,
+    "gpt-medium": lambda torch: gpt(torch, 6, 384, 6, 256, 8),
 }

@@ -8,16 +8,14 @@ import struct
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import attention_ir as ir
 from fanal.core.backends.cpu import target as targets
-from fanal.core.backends.cpu.emit import LANES
 from fanal.core.backends.cpu.matmul import Operand
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.loopir import ROW_BLOCK
 
 _TILES = {32: 14, 16: 6}  # rows of a tile two vectors wide, by registers
-_BLOCK_BYTES = 256 << 10  # scores of a block of rows in the backward pass
 _UNITS = 16  # units wanted where there are few heads
-_LEAST_ROWS = 8  # tiles of rows in a unit, to pay for packing the keys again
+_LEAST_ROWS = 112  # rows of a unit, to pay for copying keys and values again
 
 
 def _check(*operands: Operand) -> None:
@@ -115,37 +113,37 @@ def _plan(
     width = lanes * vectors
     form = "causal" if causal else "" if mask is None else "bool" if mask.dtype is dt.bool_ else "add"
     spec = ir.AttentionSpec(kind, height, vectors, q.dtype.name, form)
-    unit = max(width, LANES)
-    d_wide, e_wide = _up(d, unit), _up(e, unit)
-    wide = _up(keys + height, unit) + LANES
+    d_wide, e_wide = _up(d, width), _up(e, width)
     forward = kind == "forward"
+    block = rows
     if forward:
-        blocks = max(1, min(-(-_UNITS // (batch * heads)), rows // (_LEAST_ROWS * height)))
-        block = _up(-(-rows // blocks), height)
-    else:
-        block = max(height, min(rows, _BLOCK_BYTES // (wide * size) // height * height))
+        blocks = max(1, min(-(-_UNITS // (batch * heads)), rows // _LEAST_ROWS))
+        block = _up(-(-rows // blocks), width)
     blocks = -(-rows // block)
 
-    held = height if forward else block + height  # a tile may compute rows too many
+    scores = max(keys, ir.RUN) + height  # a tile may compute and read rows too many
     sizes = {  # elements of each piece of scratch
-        ir.S_AT: held * wide,
-        ir.Q_AT: held * d_wide,
-        ir.KT_AT: _up(keys, width) * d,
+        ir.S_AT: scores * width,
+        ir.QT_AT: d * width,
         ir.TILE_AT: height * max(d_wide, e_wide),
-        ir.KC_AT: keys * (e_wide if forward else d_wide),
+        ir.K_AT: (keys + height) * d_wide,
+        ir.V_AT: (keys + height) * e_wide,
+        ir.PART_AT: ir.RUN * width,
+        ir.STAT_AT: 2 * width,
     }
     if not forward:
         sizes |= {
-            ir.DS_AT: held * wide,
-            ir.G_AT: held * e_wide,
-            ir.VT_AT: _up(keys, width) * e,
+            ir.DS_AT: scores * width,
+            ir.Q_AT: width * d_wide,
+            ir.G_AT: width * e_wide,
+            ir.GT_AT: e * width,
             ir.DK_AT: (keys + height) * d_wide,
             ir.DV_AT: (keys + height) * e_wide,
         }
     at, scratch = {}, 0
     for word, count in sizes.items():
         at[word] = scratch
-        scratch = _up(scratch + count * size + LANES * size, 64)
+        scratch = _up(scratch + count * size, 64)
 
     bits = (
         struct.unpack("<I", struct.pack("<f", scale))[0]
@@ -161,7 +159,6 @@ def _plan(
         ir.SCALE: bits,
         ir.BLOCK: block,
         ir.BLOCKS: blocks,
-        ir.WIDE: wide,
         ir.D_WIDE: d_wide,
         ir.E_WIDE: e_wide,
         ir.STATS: stats,

@@ -1,7 +1,10 @@
-"""LLVM IR of attention, forward and backward, a block of rows at a time with the weights kept in cache.
+"""LLVM IR of attention, forward and backward, a block of queries at a time with its weights kept in cache.
+
+The scores of a block lie transposed, a row for each key and a lane for each query: largest scores and sums need
+nothing across lanes, and the products that follow read them as packed tiles.
 
 Every number is the one that the separate operations would give: products run over k in order, the softmax is
-max, exp of the difference, a sum by the tree of row kernels (see compiler/loopir.py), one division. Columns behind
+max, exp of the difference, a sum by the tree of row kernels (see compiler/loopir.py), one division. Keys behind
 the diagonal are skipped where attention is causal: their weights are zero and add nothing to a finite value.
 """
 from __future__ import annotations
@@ -11,22 +14,23 @@ from dataclasses import dataclass, replace
 
 from fanal.core.backends.cpu.emit import LANES, Emitter, Scalar
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.loops import combine, identity
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import copy_block, pack_panel, partial_tile
+from fanal.core.backends.cpu.matmul_ir import copy_block, pack_panel, partial_tile, tile_rows
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.vecmath import FUNCTIONS
 from fanal.core.base import dtype as dt
 
 # Argument words. Every operand has steps of batch, head and row; its columns are contiguous. STATS holds the
 # largest score and the sum of exponentials of every row. D and E: columns of q and k, of v and the output.
-(Q, K, V, OUT, STATS, MASK, G, DQ, DK, DV, HEADS, TQ, TK, D, E, SCALE, BLOCK, BLOCKS, WIDE, D_WIDE, E_WIDE,
- MASK_COL) = range(22)
-(Q_STEP, K_STEP, V_STEP, OUT_STEP, G_STEP, DQ_STEP, DK_STEP, DV_STEP, MASK_STEP, AT) = range(22, 50, 3)
-# Offsets into scratch: scores, a block of q, panels of k^T, a tile of the output, the copy of k or v; going back
-# also gradients of the scores, a block of g, panels of v^T, sums for k and for v.
-SCRATCH = range(AT, AT + 10)
-S_AT, Q_AT, KT_AT, TILE_AT, KC_AT, DS_AT, G_AT, VT_AT, DK_AT, DV_AT = SCRATCH
+(Q, K, V, OUT, STATS, MASK, G, DQ, DK, DV, HEADS, TQ, TK, D, E, SCALE, BLOCK, BLOCKS, D_WIDE, E_WIDE,
+ MASK_COL) = range(21)
+(Q_STEP, K_STEP, V_STEP, OUT_STEP, G_STEP, DQ_STEP, DK_STEP, DV_STEP, MASK_STEP, AT) = range(21, 49, 3)
+# Offsets into scratch: scores, the panel of q^T, a tile of the output, copies of k and v, partial sums, largest
+# scores and sums of a block; going back also gradients of the scores, copies of a block of q and of g, the panel of
+# g^T, sums for k and for v.
+SCRATCH = range(AT, AT + 13)
+S_AT, QT_AT, TILE_AT, K_AT, V_AT, PART_AT, STAT_AT, DS_AT, Q_AT, G_AT, GT_AT, DK_AT, DV_AT = SCRATCH
+RUN = 4 * LANES  # a row kernel's accumulators: keys this far apart are added up first
 
 
 @dataclass(frozen=True)
@@ -41,22 +45,7 @@ class AttentionSpec:
 
     @property
     def key(self) -> str:
-        return "attention5:" + ":".join(str(v) for v in vars(self).values())
-
-
-def _halves(e: Emitter, w: Writer, how: str, x: Scalar, kind: str) -> Scalar:
-    """Combine the lanes of a vector by halves, as row kernels do."""
-    n = LANES
-    while n > 1:
-        n //= 2
-        if n == 1:
-            parts = [w.let(f"extractelement <2 x {kind}> {x.name}, i64 {i}") for i in (0, 1)]
-        else:
-            parts = [w.let(f"shufflevector <{2 * n} x {kind}> {x.name}, <{2 * n} x {kind}> poison, <{n} x i32> <"
-                           + ", ".join(f"i32 {i + k}" for k in range(n)) + ">") for i in (0, n)]
-        a, b = (Scalar(p, x.dtype, n) for p in parts)
-        x = combine(e, how, a, b)
-    return x
+        return "attention6:" + ":".join(str(v) for v in vars(self).values())
 
 
 class _Attention:
@@ -66,9 +55,12 @@ class _Attention:
         self.of = dt.by_name(spec.dtype)
         self.kind = SCALAR[spec.dtype]
         self.size = bits(self.kind) // 8
-        self.width = target.lanes(self.size) * spec.vectors
-        self.e, self.one = Emitter(self.w, LANES), Emitter(self.w, 1)
-        self.vector = f"<{LANES} x {self.kind}>"
+        self.width = target.lanes(self.size) * spec.vectors  # queries of a block
+        self.lanes = min(LANES, self.width)
+        self.parts = range(0, self.width, self.lanes)
+        self.e = Emitter(self.w, self.lanes)
+        self.vector = f"<{self.lanes} x {self.kind}>"
+        self.masked = spec.mask in ("add", "bool")
 
     def word(self, i: int) -> Value:
         return self.w.word("%args", i)
@@ -85,12 +77,12 @@ class _Attention:
     def begin(self) -> None:
         w = self.w
         self.heads, self.tq, self.tk, self.d, self.ev = (self.word(i) for i in (HEADS, TQ, TK, D, E))
-        self.wide, self.d_wide, self.e_wide = (self.word(i) for i in (WIDE, D_WIDE, E_WIDE))
+        self.d_wide, self.e_wide = self.word(D_WIDE), self.word(E_WIDE)
         pattern = self.word(SCALE)
         if self.kind == "float":
             pattern = w.let(f"trunc i64 {pattern} to i32")
         scale = w.let(f"bitcast {'i32' if self.kind == 'float' else 'i64'} {pattern} to {self.kind}")
-        self.scale = Scalar(w.splat(self.vector, scale), self.of, LANES)
+        self.scale = Scalar(w.splat(self.vector, scale), self.of, self.lanes)
 
     def bytes(self, elements: Value) -> Value:
         return self.w.mul(elements, str(self.size))
@@ -98,15 +90,28 @@ class _Attention:
     def product(self, form: str, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value, acc: Value,
                 acc_step: Value, rows: Value, resume: bool = False) -> None:
         """Write one tile of a product; steps in elements."""
-        w = self.w
-        low = heights(self.spec.height)[0]
-        high = w.select(w.less(str(low), rows), str(self.spec.height), str(low))
-        w.do(f"call void @{self.name}_{form}(ptr {a}, i64 {self.bytes(a_step)}, ptr {b}, i64 {self.bytes(b_step)}, "
-             f"i64 {depth}, ptr {acc}, i64 {self.bytes(acc_step)}, i1 {'true' if resume else 'false'}, i64 {high}, "
-             f"i64 {self.width})")
+        high = tile_rows(self.w, rows, heights(self.spec.height))
+        self.w.do(f"call void @{self.name}_{form}(ptr {a}, i64 {self.bytes(a_step)}, ptr {b}, "
+                  f"i64 {self.bytes(b_step)}, i64 {depth}, ptr {acc}, i64 {self.bytes(acc_step)}, "
+                  f"i1 {'true' if resume else 'false'}, i64 {high}, i64 {self.width})")
+
+    def result(self, a: Value, b: Value, wide: Value, depth: Value, rows: Value, cols: Value, out: Value,
+               out_step: Value) -> None:
+        """Write a tile of the product of transposed scores and rows of `b`; where it fits, straight to `out`."""
+        w, tile = self.w, self.scratch(TILE_AT)
+        fits = w.let(f"icmp eq i64 {tile_rows(w, rows, heights(self.spec.height))}, {rows}")
+        fits = w.let(f"and i1 {fits}, {w.let(f'icmp eq i64 {cols}, {wide}')}")
+        to, step = w.select(fits, out, tile, "ptr"), w.select(fits, out_step, wide)
+
+        def columns(c: Value) -> list[Value]:
+            self.product("m", a, str(self.width), w.at(b, c, self.size), wide, depth, w.at(to, c, self.size), step,
+                         rows)
+            return []
+        w.loop("0", cols, str(self.width), columns, once=True)
+        w.when(fits, lambda: None, lambda: self.copy(tile, wide, out, out_step, rows, cols))
 
     def pack_transposed(self, source: Value, step: Value, rows: Value, depth: Value, out: Value) -> None:
-        """Write the panels of the transpose of a rows x depth matrix."""
+        """Write the panel that is the transpose of a rows x depth matrix."""
         self.w.do(f"call void @{self.name}_pack(ptr {source}, i64 {step}, i64 {rows}, i64 {depth}, ptr {out})")
 
     def copy(self, source: Value, step: Value, out: Value, out_step: Value, rows: Value, cols: Value,
@@ -115,73 +120,151 @@ class _Attention:
         self.w.do(f"call void @{self.name}_copy(ptr {source}, i64 {step}, ptr {out}, i64 {out_step}, i64 {rows}, "
                   f"i64 {cols}, i64 {wide or cols})")
 
-    def scores(self, j: Value, at: Value, row: Value, limit: Value, mask_row: Value) -> Scalar:
-        """Return the scores of 16 columns from j on: scaled, masked, -inf behind `limit`."""
-        w, e = self.w, self.e
-        x = e.mul(Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES), self.scale)
-        inside = w.lane_mask(LANES, w.sub(limit, j))
-        if self.spec.mask in ("add", "bool"):
-            kind = "i8" if self.spec.mask == "bool" else self.kind
-            size = 1 if self.spec.mask == "bool" else self.size
-            place = w.at(mask_row, w.mul(j, self.word(MASK_COL)), size)
-            wide = w.load(f"<{LANES} x {kind}>", place, inside)
-            first = w.splat(f"<{LANES} x {kind}>", w.let(f"load {kind}, ptr {place}"))
-            spread = w.let(f"icmp eq i64 {self.word(MASK_COL)}, 0")
-            m = w.select(spread, first, wide, f"<{LANES} x {kind}>")
-            if self.spec.mask == "bool":
-                keep = w.let(f"icmp ne <{LANES} x i8> {m}, zeroinitializer")
-                x = e.where(Scalar(keep, dt.bool_, LANES), x, e.const(float("-inf"), self.of))
-            else:
-                x = e.add(x, Scalar(m, self.of, LANES))
-        return e.where(Scalar(inside, dt.bool_, LANES), x, e.const(float("-inf"), self.of))
+    # Rows of a block: one key's values, a lane for each query.
 
-    def limit(self, row: Value) -> Value:
-        """Return how many columns `row` sees."""
-        return self.w.min(self.w.add(row, "1"), self.tk) if self.spec.mask == "causal" else self.tk
+    def row(self, block: Value, j: Value) -> Value:
+        """Return the address of key j's row in a block of scores."""
+        return self.w.at(block, j, self.width * self.size)
 
-    def reduce(self, how: str, limit: Value, value: Callable[[Value], Scalar]) -> Scalar:
-        """Reduce values of [0, limit) by the tree of row kernels; `value(j)` holds the identity behind `limit`."""
-        w, e = self.w, self.e
-        start = identity(e, how, self.of).name
+    def load(self, at: Value, part: int) -> Scalar:
+        return Scalar(self.w.load(self.vector, self.w.at(at, str(part), self.size)), self.of, self.lanes)
 
-        def step(j: Value, a: Value, b: Value, c: Value, d: Value) -> list[Value]:
-            return [b, c, d, combine(e, how, Scalar(a, self.of, LANES), value(j)).name]
-        kinds = [self.vector] * 4
-        accs = w.loop("0", limit, str(LANES), step, [(kind, start) for kind in kinds])
-        if self.spec.mask == "causal" and how == "sum":
-            # The zeros behind the diagonal add nothing, but each vector of them moves the accumulators on by one.
-            done, whole = (w.div(w.add(n, str(LANES - 1)), str(LANES)) for n in (limit, self.tk))
-            turns = w.let(f"and i64 {w.sub(whole, done)}, 3")
-            accs = w.loop("0", turns, "1", lambda _, a, b, c, d: [b, c, d, a], list(zip(kinds, accs, strict=True)))
-        a, b, c, d = (Scalar(x, self.of, LANES) for x in accs)
-        total = _halves(e, w, how, combine(e, how, combine(e, how, a, b), combine(e, how, c, d)), self.kind)
-        return combine(self.one, how, identity(self.one, how, self.of), total)
+    def put(self, at: Value, part: int, x: Scalar) -> None:
+        self.w.store(self.vector, x.name, self.w.at(at, str(part), self.size))
 
-    def splat(self, x: Scalar) -> Scalar:
-        return Scalar(self.w.splat(self.vector, x.name), self.of, LANES)
+    def clear(self, block: Value, first: Value, last: Value) -> None:
+        """Write zeros into rows [first, last)."""
+        def row(j: Value) -> list[Value]:
+            for part in self.parts:
+                self.put(self.row(block, j), part, self.e.const(0, self.of))
+            return []
+        self.w.loop(first, last, "1", row)
 
-    def mask_at(self, batch: Value, head: Value) -> Value:
-        if self.spec.mask not in ("add", "bool"):
-            return "null"
-        return self.operand(MASK, MASK_STEP, batch, head, 1 if self.spec.mask == "bool" else None)
-
-    def mask_row(self, mask: Value, row: Value) -> Value:
-        if mask == "null":
-            return mask
-        step = self.w.mul(row, self.word(MASK_STEP + 2))
-        return self.w.at(mask, step, 1 if self.spec.mask == "bool" else self.size)
-
-    def put(self, j: Value, at: Value, x: Scalar) -> None:
-        self.w.store(self.vector, x.name, self.w.at(at, j, self.size))
-
-    def first(self, start: Value, column: Value) -> Value:
-        """Return the first row of a block that sees a column or one after it."""
+    def over(self, start: Value, depth: Value, body: Callable[..., list[Value]],
+             carried: list[tuple[str, Value]] | None = None) -> list[Value]:
+        """Write a loop over keys [0, depth): `body(key, which queries see it or None for all, *carried)`."""
         w = self.w
-        return w.select(w.less(start, column), w.sub(column, start), "0") if self.spec.mask == "causal" else "0"
+        carried = carried or []
+        if self.spec.mask != "causal":
+            return w.loop("0", depth, "1", lambda j, *c: body(j, None, *c), carried, once=True)
+        all_see = w.min(w.add(start, "1"), depth)
+        done = w.loop("0", all_see, "1", lambda j, *c: body(j, None, *c), carried, once=True)
+        lanes = f"<{self.lanes} x i32>"
+        iota = ", ".join(f"i32 {i}" for i in range(self.lanes))
+        first = w.let(f"trunc i64 {start} to i32")
+        queries = [w.let(f"add {lanes} {w.splat(lanes, w.let(f'add i32 {first}, {part}'))}, <{iota}>")
+                   for part in self.parts]
+
+        def some(j: Value, *c: Value) -> list[Value]:
+            key = w.splat(lanes, w.let(f"trunc i64 {j} to i32"))
+            seen = [Scalar(w.let(f"icmp sle {lanes} {key}, {query}"), dt.bool_, self.lanes) for query in queries]
+            return body(j, seen, *c)
+        kinds = [kind for kind, _ in carried]
+        return w.loop(all_see, depth, "1", some, list(zip(kinds, done, strict=True)))
 
     def ends(self, rows: Value, start: Value) -> Value:
-        """Return how many columns a block of rows sees."""
-        return self.limit(self.w.sub(self.w.add(start, rows), "1"))
+        """Return how many keys a block of queries sees."""
+        return self.w.min(self.w.add(start, rows), self.tk) if self.spec.mask == "causal" else self.tk
+
+    def apply_mask(self, batch: Value, head: Value, start: Value, rows: Value, depth: Value) -> None:
+        """Scale the scores of a block and mask them."""
+        w, e = self.w, self.e
+        bool_ = self.spec.mask == "bool"
+        kind, size = ("i8", 1) if bool_ else (self.kind, self.size)
+        mask = self.operand(MASK, MASK_STEP, batch, head, size)
+        step, column = w.mul(self.word(MASK_STEP + 2), str(size)), w.mul(self.word(MASK_COL), str(size))
+        mask = w.at(mask, w.mul(start, step))
+        block, full = self.scratch(S_AT), f"<{self.lanes} x {kind}>"
+        last = w.sub(rows, "1")
+
+        def apply(j: Value, find: Callable[[Value, int], Value]) -> list[Value]:
+            at, here = self.row(block, j), w.at(mask, w.mul(j, column))
+            for part in self.parts:
+                m = find(here, part)
+                x = e.mul(self.load(at, part), self.scale)
+                if bool_:
+                    keep = Scalar(w.let(f"icmp ne {full} {m}, zeroinitializer"), dt.bool_, self.lanes)
+                    x = e.where(keep, x, e.const(float("-inf"), self.of))
+                else:
+                    x = e.add(x, Scalar(m, self.of, self.lanes))
+                self.put(at, part, x)
+            return []
+
+        def same(here: Value, _: int) -> Value:
+            return w.splat(full, w.let(f"load {kind}, ptr {here}"))
+
+        def each(here: Value, part: int) -> Value:
+            m = "poison"
+            for i in range(self.lanes):
+                place = w.at(here, w.mul(w.min(str(part + i), last), step))
+                m = w.let(f"insertelement {full} {m}, {kind} {w.let(f'load {kind}, ptr {place}')}, i64 {i}")
+            return m
+        w.when(w.let(f"icmp eq i64 {step}, 0"), lambda: w.loop("0", depth, "1", lambda j: apply(j, same)),
+               lambda: w.loop("0", depth, "1", lambda j: apply(j, each)))
+
+    def score(self, at: Value, part: int, seen: list[Scalar] | None) -> Scalar:
+        """Return the scores of one key: scaled, masked, -inf where a query does not see it."""
+        x = self.load(at, part)
+        if self.masked:
+            return x
+        x = self.e.mul(x, self.scale)
+        if seen is None:
+            return x
+        return self.e.where(seen[part // self.lanes], x, self.e.const(float("-inf"), self.of))
+
+    def power(self, x: Scalar, top: Scalar, hidden: bool) -> Scalar:
+        """Return exp(x - top). Where scores may be `hidden`, -inf, none is computed: underflow costs 150 cycles."""
+        e = self.e
+        if not hidden:
+            return FUNCTIONS["exp"](e, e.sub(x, top))
+        gone, zero = e.eq(x, e.const(float("-inf"), self.of)), e.const(0, self.of)
+        return e.where(gone, zero, FUNCTIONS["exp"](e, e.where(gone, zero, e.sub(x, top))))
+
+    def total(self, block: Value, depth: Value) -> list[Scalar]:
+        """Add up the rows of a block as row kernels add up a row; up to RUN rows behind the last are overwritten."""
+        w, e = self.w, self.e
+        sums = self.scratch(PART_AT)
+
+        def few() -> None:
+            self.clear(block, depth, str(RUN))
+
+        def many() -> None:
+            def first(j: Value) -> list[Value]:
+                for part in self.parts:
+                    self.put(self.row(sums, j), part, self.load(self.row(block, j), part))
+                return []
+            w.loop("0", str(RUN), "1", first, once=True)
+
+            def add(j: Value) -> list[Value]:
+                there = self.row(sums, w.let(f"and i64 {j}, {RUN - 1}"))
+                for part in self.parts:
+                    self.put(there, part, e.add(self.load(there, part), self.load(self.row(block, j), part)))
+                return []
+            w.loop(str(RUN), depth, "1", add)
+        short = w.less(depth, str(RUN + 1))
+        w.when(short, few, many)
+        source = w.select(short, block, sums, "ptr")
+        # Four accumulators take vectors of keys in rotation; which two meet first depends on where the rotation ends.
+        turn = w.let(f"and i64 {w.div(w.add(self.tk, str(LANES - 1)), str(LANES))}, 1")
+        turns = [w.mul(w.let(f"and i64 {w.add(turn, str(k))}, 3"), str(LANES)) for k in range(4)]
+
+        def lane(k: Value, part: int) -> Scalar:
+            a, b, c, d = (self.load(self.row(source, w.add(t, k)), part) for t in turns)
+            return e.add(e.add(a, b), e.add(c, d))
+
+        def halve(k: Value) -> list[Value]:
+            for part in self.parts:
+                self.put(self.row(sums, k), part, e.add(lane(k, part), lane(w.add(k, str(LANES // 2)), part)))
+            return []
+        # Row k of the sums is read for the last time in turn k.
+        w.loop("0", str(LANES // 2), "1", halve, once=True)
+        totals = []
+        for part in self.parts:
+            x = [self.load(self.row(sums, str(k)), part) for k in range(LANES // 2)]
+            while len(x) > 1:
+                x = [e.add(a, b) for a, b in zip(x[:len(x) // 2], x[len(x) // 2:], strict=True)]
+            totals.append(e.add(e.const(0, self.of), x[0]))
+        return totals
 
 
 class _Forward(_Attention):
@@ -193,7 +276,7 @@ class _Forward(_Attention):
         return self.w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
 
     def unit(self, u: Value) -> list[Value]:
-        w = self.w
+        w, height = self.w, str(self.spec.height)
         blocks = self.word(BLOCKS)
         pair = w.div(u, blocks)
         part = w.sub(u, w.mul(pair, blocks))
@@ -201,204 +284,196 @@ class _Forward(_Attention):
         head = w.sub(pair, w.mul(batch, self.heads))
         q, k, v, out = (self.operand(p, s, batch, head) for p, s in
                         ((Q, Q_STEP), (K, K_STEP), (V, V_STEP), (OUT, OUT_STEP)))
-        mask = self.mask_at(batch, head)
         stats = w.at(w.word("%args", STATS, True), w.mul(w.mul(pair, self.tq), "2"), self.size)
         first = w.mul(part, self.word(BLOCK))
         last = w.min(w.add(first, self.word(BLOCK)), self.tq)
         seen = self.ends(w.sub(last, first), first)
-        panels, values = self.scratch(KT_AT), self.scratch(KC_AT)
-        self.pack_transposed(k, self.word(K_STEP + 2), seen, self.d, panels)
-        v_step = self.word(V_STEP + 2)
-        self.copy(v, v_step, values, self.e_wide, seen, self.ev, self.e_wide)
-        s, rows_q, tile = self.scratch(S_AT), self.scratch(Q_AT), self.scratch(TILE_AT)
+        keys, values = self.scratch(K_AT), self.scratch(V_AT)
+        self.copy(k, self.word(K_STEP + 2), keys, self.d_wide, seen, self.d)
+        self.copy(v, self.word(V_STEP + 2), values, self.e_wide, seen, self.ev, self.e_wide)
+        s, panel = self.scratch(S_AT), self.scratch(QT_AT)
 
         def block(i: Value) -> list[Value]:
-            rows = w.min(w.sub(last, i), str(self.spec.height))
+            rows = w.min(w.sub(last, i), str(self.width))
             depth = self.ends(rows, i)
             q_step = self.word(Q_STEP + 2)
-            self.copy(w.at(q, w.mul(i, q_step), self.size), q_step, rows_q, self.d_wide, rows, self.d)
+            self.pack_transposed(w.at(q, w.mul(i, q_step), self.size), q_step, rows, self.d, panel)
 
-            def panel(j: Value) -> list[Value]:
-                self.product("k", rows_q, self.d_wide, w.at(panels, w.mul(j, self.d), self.size), str(self.width),
-                             self.d, w.at(s, j, self.size), self.wide, rows)
+            def products(j: Value) -> list[Value]:
+                self.product("k", w.at(keys, w.mul(j, self.d_wide), self.size), self.d_wide, panel, str(self.width),
+                             self.d, self.row(s, j), str(self.width), w.min(w.sub(depth, j), height))
                 return []
-            w.loop("0", depth, str(self.width), panel, once=True)
+            w.loop("0", depth, height, products, once=True)
+            if self.masked:
+                self.apply_mask(batch, head, i, rows, depth)
+            self.softmax(s, i, rows, depth, w.at(stats, w.mul(i, "2"), self.size))
 
-            def softmax(r: Value) -> list[Value]:
-                self.softmax(w.at(s, w.mul(r, self.wide), self.size), w.add(i, r), depth,
-                             self.mask_row(mask, w.add(i, r)), stats)
-                return []
-            w.loop("0", rows, "1", softmax, once=True)
+            def queries(r: Value) -> list[Value]:
+                high = w.min(w.sub(rows, r), height)
+                behind = self.ends(high, w.add(i, r))
 
-            def columns(c: Value) -> list[Value]:
-                self.product("k", s, self.wide, w.at(values, c, self.size), self.e_wide, depth,
-                             w.at(tile, c, self.size), self.e_wide, rows)
+                out_step = self.word(OUT_STEP + 2)
+                self.result(w.at(s, r, self.size), values, self.e_wide, behind, high, self.ev,
+                            w.at(out, w.mul(w.add(i, r), out_step), self.size), out_step)
                 return []
-            w.loop("0", self.ev, str(self.width), columns)
-            out_step = self.word(OUT_STEP + 2)
-            self.copy(tile, self.e_wide, w.at(out, w.mul(i, out_step), self.size), out_step, rows, self.ev)
+            w.loop("0", rows, height, queries, once=True)
             return []
-        w.loop(first, last, str(self.spec.height), block)
+        w.loop(first, last, str(self.width), block)
         return []
 
-    def softmax(self, at: Value, row: Value, depth: Value, mask_row: Value, stats: Value) -> None:
-        w, e, one = self.w, self.e, self.one
-        limit = self.limit(row)
+    def softmax(self, s: Value, start: Value, rows: Value, depth: Value, stats: Value) -> None:
+        """Turn a block of products into weights, and write the statistics of its rows."""
+        w, e = self.w, self.e
 
-        def score(j: Value) -> Scalar:
-            x = self.scores(j, at, row, limit, mask_row)
-            self.put(j, at, x)
-            return x
-        top = self.reduce("max_of", limit, score)
-        low = one.eq(top, one.const(float("-inf"), self.of))
-        top = one.where(low, one.const(0, self.of), top)
-        tops = self.splat(top)
+        def largest(j: Value, seen: list[Scalar] | None, *tops: Value) -> list[Value]:
+            found = []
+            for part, top in zip(self.parts, tops, strict=True):
+                x = self.score(self.row(s, j), part, seen)
+                if not self.masked:
+                    self.put(self.row(s, j), part, x)
+                found.append(e.max(Scalar(top, self.of, self.lanes), x).name)
+            return found
+        low = e.const(float("-inf"), self.of)
+        names = self.over(start, depth, largest, [(self.vector, low.name)] * len(self.parts))
+        tops = [Scalar(name, self.of, self.lanes) for name in names]
+        tops = [e.where(e.eq(top, low), e.const(0, self.of), top) for top in tops]
 
-        def power(j: Value) -> Scalar:
-            x = FUNCTIONS["exp"](e, e.sub(Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES), tops))
-            self.put(j, at, x)
-            return x
-        total = self.reduce("sum", limit, power)
-        total = one.where(one.eq(total, one.const(0, self.of)), one.const(1, self.of), total)
-        totals = self.splat(total)
+        def power(j: Value, seen: list[Scalar] | None) -> list[Value]:
+            at = self.row(s, j)
+            for part, top in zip(self.parts, tops, strict=True):
+                self.put(at, part, self.power(self.load(at, part), top, self.masked or seen is not None))
+            return []
+        self.over(start, depth, power)
+        totals = [e.where(e.eq(x, e.const(0, self.of)), e.const(1, self.of), x) for x in self.total(s, depth)]
 
         def divide(j: Value) -> list[Value]:
-            x = e.div(Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES), totals)
-            self.put(j, at, e.where(self.inside(limit, j), x, e.const(0, self.of)))
+            at = self.row(s, j)
+            for part, total in zip(self.parts, totals, strict=True):
+                self.put(at, part, e.div(self.load(at, part), total))
             return []
-        w.loop("0", depth, str(LANES), divide)
-        place = w.at(stats, w.mul(row, "2"), self.size)
-        w.do(f"store {self.kind} {top.name}, ptr {place}")
-        w.do(f"store {self.kind} {total.name}, ptr {w.at(place, '1', self.size)}")
+        w.loop("0", depth, "1", divide, once=True)
+        both = self.scratch(STAT_AT)
+        for part, top, total in zip(self.parts, tops, totals, strict=True):
+            self.put(both, part, top)
+            self.put(self.row(both, "1"), part, total)
 
-    def inside(self, limit: Value, j: Value) -> Scalar:
-        return Scalar(self.w.lane_mask(LANES, self.w.sub(limit, j)), dt.bool_, LANES)
+        def keep(r: Value) -> list[Value]:
+            for k in range(2):
+                x = w.let(f"load {self.kind}, ptr {w.at(self.row(both, str(k)), r, self.size)}")
+                w.do(f"store {self.kind} {x}, ptr {w.at(stats, w.add(w.mul(r, '2'), str(k)), self.size)}")
+            return []
+        w.loop("0", rows, "1", keep, once=True)
 
 
 class _Backward(_Forward):
-    """Units are heads x batch: a head's blocks of rows follow each other, adding to the gradients of k and v."""
+    """Units are heads x batch: a head's blocks of queries follow each other, adding to the gradients of k and v."""
 
     def unit(self, u: Value) -> list[Value]:
-        w = self.w
+        w, height, width = self.w, str(self.spec.height), str(self.width)
         batch = w.div(u, self.heads)
         head = w.sub(u, w.mul(batch, self.heads))
         operands = [self.operand(p, s, batch, head) for p, s in
                     ((Q, Q_STEP), (K, K_STEP), (V, V_STEP), (G, G_STEP), (DQ, DQ_STEP), (DK, DK_STEP), (DV, DV_STEP))]
         q, k, v, g, dq, dk, dv = operands
-        mask = self.mask_at(batch, head)
         stats = w.at(w.word("%args", STATS, True), w.mul(w.mul(u, self.tq), "2"), self.size)
-        kt, vt, kc = self.scratch(KT_AT), self.scratch(VT_AT), self.scratch(KC_AT)
-        sum_k, sum_v = self.scratch(DK_AT), self.scratch(DV_AT)
-        self.pack_transposed(k, self.word(K_STEP + 2), self.tk, self.d, kt)
-        self.pack_transposed(v, self.word(V_STEP + 2), self.tk, self.ev, vt)
-        self.copy(k, self.word(K_STEP + 2), kc, self.d_wide, self.tk, self.d, self.d_wide)
+        keys, values, sum_k, sum_v = (self.scratch(i) for i in (K_AT, V_AT, DK_AT, DV_AT))
+        self.copy(k, self.word(K_STEP + 2), keys, self.d_wide, self.tk, self.d, self.d_wide)
+        self.copy(v, self.word(V_STEP + 2), values, self.e_wide, self.tk, self.ev)
         for out, wide in ((sum_k, self.d_wide), (sum_v, self.e_wide)):
-            def zero(i: Value, out: Value = out) -> list[Value]:
-                self.put(i, out, self.e.const(0, self.of))
-                return []
-            w.loop("0", w.mul(self.tk, wide), str(LANES), zero)
-        s, ds, rows_q, rows_g = (self.scratch(i) for i in (S_AT, DS_AT, Q_AT, G_AT))
-        tile, height = self.scratch(TILE_AT), str(self.spec.height)
+            self.clear(out, "0", w.div(w.mul(self.tk, wide), width))
+        s, ds, rows_q, rows_g, panel_q, panel_g = (
+            self.scratch(i) for i in (S_AT, DS_AT, Q_AT, G_AT, QT_AT, GT_AT))
 
         def block(i: Value) -> list[Value]:
-            rows = w.min(w.sub(self.tq, i), self.word(BLOCK))
+            rows = w.min(w.sub(self.tq, i), width)
             depth = self.ends(rows, i)
             q_step, g_step = self.word(Q_STEP + 2), self.word(G_STEP + 2)
-            self.copy(w.at(q, w.mul(i, q_step), self.size), q_step, rows_q, self.d_wide, rows, self.d, self.d_wide)
-            self.copy(w.at(g, w.mul(i, g_step), self.size), g_step, rows_g, self.e_wide, rows, self.ev, self.e_wide)
+            q_now, g_now = w.at(q, w.mul(i, q_step), self.size), w.at(g, w.mul(i, g_step), self.size)
+            self.copy(q_now, q_step, rows_q, self.d_wide, rows, self.d, self.d_wide)
+            self.copy(g_now, g_step, rows_g, self.e_wide, rows, self.ev, self.e_wide)
+            self.pack_transposed(rows_q, self.d_wide, rows, self.d, panel_q)
+            self.pack_transposed(rows_g, self.e_wide, rows, self.ev, panel_g)
 
-            def both(j: Value) -> list[Value]:
-                def tiles(r: Value) -> list[Value]:
-                    high = w.min(w.sub(rows, r), height)
-                    place = w.add(w.mul(r, self.wide), j)
-                    self.product("k", w.at(rows_q, w.mul(r, self.d_wide), self.size), self.d_wide,
-                                 w.at(kt, w.mul(j, self.d), self.size), str(self.width), self.d,
-                                 w.at(s, place, self.size), self.wide, high)
-                    self.product("k", w.at(rows_g, w.mul(r, self.e_wide), self.size), self.e_wide,
-                                 w.at(vt, w.mul(j, self.ev), self.size), str(self.width), self.ev,
-                                 w.at(ds, place, self.size), self.wide, high)
-                    return []
-                first = self.first(i, j)  # tiles above see none of these columns
-                w.loop(w.mul(w.div(first, height), height), rows, height, tiles, once=True)
-                return []
-            w.loop("0", depth, str(self.width), both, once=True)
-
-            def gradient(r: Value) -> list[Value]:
-                row = w.add(i, r)
-                place = w.mul(r, self.wide)
-                self.gradient(w.at(s, place, self.size), w.at(ds, place, self.size), row, depth,
-                              self.mask_row(mask, row), stats)
-                return []
-            w.loop("0", rows, "1", gradient, once=True)
-
-            def keys(j: Value) -> list[Value]:
+            def products(j: Value) -> list[Value]:
                 high = w.min(w.sub(depth, j), height)
-                first = self.first(i, j)  # rows above have no weight here
-                for source, other, wide, cols, total in ((s, rows_g, self.e_wide, self.ev, sum_v),
-                                                         (ds, rows_q, self.d_wide, self.d, sum_k)):
-                    def columns(c: Value, source: Value = source, other: Value = other, wide: Value = wide,
-                                total: Value = total) -> list[Value]:
-                        place = w.add(w.mul(j, wide), c)
-                        self.product("m", w.at(source, w.add(w.mul(first, self.wide), j), self.size), self.wide,
-                                     w.at(other, w.add(w.mul(first, wide), c), self.size), wide, w.sub(rows, first),
-                                     w.at(total, place, self.size), wide, high, resume=True)
-                        return []
-                    w.loop("0", cols, str(self.width), columns)
+                for source, wide, panel, deep, to in ((keys, self.d_wide, panel_q, self.d, s),
+                                                      (values, self.e_wide, panel_g, self.ev, ds)):
+                    self.product("k", w.at(source, w.mul(j, wide), self.size), wide, panel, width, deep,
+                                 self.row(to, j), width, high)
                 return []
-            w.loop("0", depth, height, keys)
+            w.loop("0", depth, height, products, once=True)
+            if self.masked:
+                self.apply_mask(batch, head, i, rows, depth)
+            self.gradient(s, ds, i, rows, depth, w.at(stats, w.mul(i, "2"), self.size))
+
+            def of_keys(j: Value) -> list[Value]:
+                high = w.min(w.sub(depth, j), height)
+                for source, other, wide, cols, sums in ((s, rows_g, self.e_wide, self.ev, sum_v),
+                                                        (ds, rows_q, self.d_wide, self.d, sum_k)):
+                    def columns(c: Value, source: Value = source, other: Value = other, wide: Value = wide,
+                                sums: Value = sums) -> list[Value]:
+                        self.product("k", self.row(source, j), width, w.at(other, c, self.size), wide, rows,
+                                     w.at(sums, w.add(w.mul(j, wide), c), self.size), wide, high, resume=True)
+                        return []
+                    w.loop("0", cols, width, columns)
+                return []
+            w.loop("0", depth, height, of_keys, once=True)
             dq_step = self.word(DQ_STEP + 2)
 
-            def queries(r: Value) -> list[Value]:
+            def of_queries(r: Value) -> list[Value]:
                 high = w.min(w.sub(rows, r), height)
                 seen = self.ends(high, w.add(i, r))
 
-                def columns(c: Value) -> list[Value]:
-                    self.product("k", w.at(ds, w.mul(r, self.wide), self.size), self.wide, w.at(kc, c, self.size),
-                                 self.d_wide, seen, w.at(tile, c, self.size), self.d_wide, high)
-                    return []
-                w.loop("0", self.d, str(self.width), columns)
-                self.copy(tile, self.d_wide, w.at(dq, w.mul(w.add(i, r), dq_step), self.size), dq_step, high, self.d)
+                self.result(w.at(ds, r, self.size), keys, self.d_wide, seen, high, self.d,
+                            w.at(dq, w.mul(w.add(i, r), dq_step), self.size), dq_step)
                 return []
-            w.loop("0", rows, height, queries)
+            w.loop("0", rows, height, of_queries, once=True)
             return []
-        w.loop("0", self.tq, self.word(BLOCK), block)
+        w.loop("0", self.tq, width, block)
         self.copy(sum_k, self.d_wide, dk, self.word(DK_STEP + 2), self.tk, self.d)
         self.copy(sum_v, self.e_wide, dv, self.word(DV_STEP + 2), self.tk, self.ev)
         return []
 
-    def gradient(self, at: Value, ds: Value, row: Value, depth: Value, mask_row: Value, stats: Value) -> None:
-        """Turn a row of products into weights (at `at`) and gradients of the products (at `ds`)."""
+    def gradient(self, s: Value, ds: Value, start: Value, rows: Value, depth: Value, stats: Value) -> None:
+        """Turn a block of products into weights (in `s`) and gradients of the products (in `ds`)."""
         w, e = self.w, self.e
-        limit = self.limit(row)
-        place = w.at(stats, w.mul(row, "2"), self.size)
-        top, total = (self.splat(Scalar(w.let(f"load {self.kind}, ptr {w.at(place, i, self.size)}"), self.of, 1))
-                      for i in ("0", "1"))
+        both = self.scratch(STAT_AT)
+        for part in self.parts:  # lanes without a query
+            self.put(both, part, e.const(0, self.of))
+            self.put(self.row(both, "1"), part, e.const(1, self.of))
+
+        def fetch(r: Value) -> list[Value]:
+            for k in range(2):
+                x = w.let(f"load {self.kind}, ptr {w.at(stats, w.add(w.mul(r, '2'), str(k)), self.size)}")
+                w.do(f"store {self.kind} {x}, ptr {w.at(self.row(both, str(k)), r, self.size)}")
+            return []
+        w.loop("0", rows, "1", fetch, once=True)
+        tops, totals = ([self.load(self.row(both, k), part) for part in self.parts] for k in ("0", "1"))
         zero = e.const(0, self.of)
 
-        def weight(j: Value) -> Scalar:
-            x = FUNCTIONS["exp"](e, e.sub(self.scores(j, at, row, limit, mask_row), top))
-            y = e.where(self.inside(limit, j), e.div(x, total), zero)
-            self.put(j, at, y)
-            g = Scalar(w.load(self.vector, w.at(ds, j, self.size)), self.of, LANES)
-            p = e.where(self.inside(limit, j), e.mul(g, y), zero)
-            self.put(j, ds, p)
-            return p
-        sums = self.splat(self.reduce("sum", limit, weight))
-
-        def finish(j: Value) -> list[Value]:
-            p = Scalar(w.load(self.vector, w.at(ds, j, self.size)), self.of, LANES)
-            y = Scalar(w.load(self.vector, w.at(at, j, self.size)), self.of, LANES)
-            x = e.mul(e.sub(p, e.mul(y, sums)), self.scale)
-            self.put(j, ds, e.where(self.inside(limit, j), x, zero))
+        def weight(j: Value, seen: list[Scalar] | None) -> list[Value]:
+            for n, part in enumerate(self.parts):
+                x = self.score(self.row(s, j), part, seen)
+                y = e.div(self.power(x, tops[n], self.masked or seen is not None), totals[n])
+                p = e.mul(self.load(self.row(ds, j), part), y)
+                if seen is not None:
+                    y, p = e.where(seen[n], y, zero), e.where(seen[n], p, zero)
+                self.put(self.row(s, j), part, y)
+                self.put(self.row(ds, j), part, p)
             return []
-        w.loop("0", limit, str(LANES), finish)
+        self.over(start, depth, weight)
+        sums = self.total(ds, depth)
 
-        def behind(j: Value) -> list[Value]:
-            for x in (at, ds):
-                self.put(j, x, zero)
+        def finish(j: Value, seen: list[Scalar] | None) -> list[Value]:
+            for n, part in enumerate(self.parts):
+                at = self.row(ds, j)
+                x = e.sub(self.load(at, part), e.mul(self.load(self.row(s, j), part), sums[n]))
+                x = e.mul(x, self.scale)
+                self.put(at, part, x if seen is None else e.where(seen[n], x, zero))
             return []
-        whole = w.let(f"and i64 {w.add(limit, str(LANES - 1))}, {-LANES}")
-        w.loop(whole, w.add(depth, str(self.spec.height)), str(LANES), behind)  # as far as a tile may read
+        self.over(start, depth, finish)
+        for block in (s, ds):  # as far as a tile may read
+            self.clear(block, depth, w.add(depth, str(self.spec.height)))
 
 
 def _copy(target: Target, declared: set[str], kind: str, name: str) -> str:
@@ -421,32 +496,24 @@ def _copy(target: Target, declared: set[str], kind: str, name: str) -> str:
 
 def _pack(target: Target, declared: set[str], kind: str, vectors: int, name: str) -> str:
     w = Writer(target, declared)
-    size = bits(kind) // 8
-    width = str(target.lanes(size) * vectors)
-
-    def panel(j: Value) -> list[Value]:
-        pack_panel(w, "k", kind, kind, vectors, w.at("%source", w.mul(j, "%step"), size), "1", "%step",
-                   w.at("%out", w.mul(j, "%depth"), size), "%depth", w.min(w.sub("%rows", j), width))
-        return []
-    w.loop("0", "%rows", width, panel)
+    pack_panel(w, "k", kind, kind, vectors, "%source", "1", "%step", "%out", "%depth", "%rows")
     return w.function(f"internal void @{name}_pack(ptr %source, i64 %step, i64 %rows, i64 %depth, ptr %out) nounwind")
 
 
 def heights(height: int) -> list[int]:
-    """Return the two heights of tiles: scratch is padded, so a tile may compute rows too many."""
-    return [(height // 2 + 1) // 2 * 2, height]
+    """Return the heights of tiles: scratch is padded, so a tile may compute rows too many."""
+    return [*(h for h in (4, 8) if h < height), height]
 
 
 def attention_source(target: Target, name: str, spec: AttentionSpec) -> str:
     """Return the module of one attention kernel."""
     declared: set[str] = set()
-    kind = _Forward if spec.kind == "forward" else _Backward
+    backward = spec.kind == "backward"
     scalar = SCALAR[spec.dtype]
-    functions = [kind(target, declared, spec, name).write(), _copy(target, declared, scalar, name),
-                 _pack(target, declared, scalar, spec.vectors, name)]
-    tile = TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k")
-    functions.append(partial_tile(target, declared, tile, f"{name}_k", heights(spec.height)))
-    if spec.kind == "backward":
-        tile = replace(tile, a_form="m", blocked=True)
-        functions.append(partial_tile(target, declared, tile, f"{name}_m", heights(spec.height)))
+    functions = [(_Backward if backward else _Forward)(target, declared, spec, name).write(),
+                 _copy(target, declared, scalar, name), _pack(target, declared, scalar, spec.vectors, name)]
+    tile = TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k", blocked=backward)
+    for form in ("k", "m"):
+        part = replace(tile, a_form=form, blocked=backward and form == "k")
+        functions.append(partial_tile(target, declared, part, f"{name}_{form}", heights(spec.height)))
     return module(functions, declared)

@@ -112,6 +112,15 @@ class Emitter:
         full = f"llvm.{name}.{suffix(REGISTER[x.dtype], x.lanes)}"
         return Scalar(self.w.call(kind, full, *((kind, a.name) for a in args)), x.dtype, x.lanes)
 
+    def scaled(self, x: Scalar, n: Scalar) -> Scalar | None:
+        """Return x * 2**n rounded once, for whole n, where one instruction does it."""
+        if self.w.target.name != "avx512" or x.dtype is not dt.float32 or x.lanes != 16:
+            return None
+        kind = self.type(x.dtype, 16)
+        current = ("i32", "4")  # the rounding mode in force
+        operands = ((kind, x.name), (kind, n.name), (kind, "zeroinitializer"), ("i16", "-1"), current)
+        return Scalar(self.w.call(kind, "llvm.x86.avx512.mask.scalef.ps.512", *operands), x.dtype, 16)
+
     def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
         """a*b+c inside mathematical functions; rounded twice where the target has no such instruction."""
         if self.w.target.fma:

@@ -23,13 +23,13 @@ _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4
 # that a last partial batch finds the kernels of the others.
 _EXACT_ROWS = 14
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
-_FAR_BYTES = 2048  # rows this far apart are on pages of their own and fall on the same lines of the cache
-_BLOCK_K = 384
-_FLAT_K = 768  # K up to this is done in one go
+_AGAIN = 2  # panels of B above which A is packed, where its rows or steps of k are far apart:
+_FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
+_FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
 _UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
-_UNIT_PACK_TILES = 10  # up to this many tiles of rows each panel of B is packed by the unit that uses it
+_UNIT_PACK_ROWS = 140  # up to this many rows each panel of B is packed by the unit that uses it
 _UNITS = 8  # units wanted where each copies its rows of A
-_UNIT_TILES = 8  # rows of a unit, in tiles: their part of A stays in the second-level cache
+_UNIT_ROWS = 112  # of a unit: their part of A stays in the second-level cache
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
 
 
@@ -144,14 +144,15 @@ def _up(x: int, step: int) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_tile(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
+def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True) -> tuple[int, int]:
     """Return (height, vectors) of the register tile with the least estimated time for an m x n output.
 
-    A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles.
+    A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles; and
+    every instruction costs those of another thread of the core. `tall` asks for many rows: they share cache lines.
     """
 
     def step(rows: int, vectors: int) -> float:
-        return max(rows * vectors / 2, (rows + vectors) / 2, 4)
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4) + (0 if tall else (rows + vectors) / 8)
 
     def time(height: int, vectors: int) -> float:
         whole, rest = divmod(m, height)
@@ -183,7 +184,7 @@ def _unit(
     """
     tile = 2 * height * width * max(1, k)
     wanted = min(_UNIT_FLOPS[1], max(_UNIT_FLOPS[0], stack * tile * row_tiles * panels // 16))
-    high = row_tiles if per_unit else min(_UNIT_TILES, row_tiles)
+    high = row_tiles if per_unit else min(_UNIT_ROWS // height, row_tiles)
     across = limit
     if copied and not per_unit:
         while high > 1 and -(-row_tiles // high) * -(-panels // across) * stack < _UNITS:
@@ -200,7 +201,8 @@ def _plan(
 ) -> list[Temp | Launch]:
     size = acc.itemsize
     lanes = target.lanes(size)
-    height, vectors = choose_tile(p.m, p.n, lanes, target.registers)
+    a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
+    height, vectors = choose_tile(p.m, p.n, lanes, target.registers, a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
     panels = -(-p.n // width)
@@ -208,6 +210,13 @@ def _plan(
     b_stack = prod(extent for extent, _, step, _ in p.batch if step)  # distinct matrices among the B's
     stack = prod(extent for extent, *_ in p.batch)
     b_bytes = p.k * panels * width * size
+
+    # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or is
+    # read often enough to pay for packing.
+    low = p.m < height and p.m not in heights(height)
+    far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
+    again = far and panels > _AGAIN and p.k > 32
+    a_copy = "" if a.dtype is acc and 1 in p.a and not again and not low else a_form if 1 in p.a else "any"
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = p.n % width != 0
@@ -217,18 +226,11 @@ def _plan(
         and (target.masks or not partial)
         and (p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
     )
-    per_unit = not in_place and row_tiles <= _UNIT_PACK_TILES and stack == b_stack
+    per_unit = not in_place and p.m <= _UNIT_PACK_ROWS and stack == b_stack and (not a_copy or row_tiles == 1)
 
-    # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or its
-    # columns are contiguous but each step of k is on another page.
-    a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
-    unit_step = 1 in p.a
-    far = a_form == "m" and p.a[1] * size >= _FAR_BYTES and p.k > 32 and panels > 2
-    low = p.m < height and p.m not in heights(height)
-    a_copy = "" if a.dtype is acc and unit_step and not far and not low else "unit" if unit_step else "any"
-
-    blocked = p.k > _FLAT_K
-    kc = _up(-(-p.k // -(-p.k // _BLOCK_K)), 16) if blocked else p.k
+    flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
+    blocked = p.k > flat
+    kc = _up(-(-p.k // -(-p.k // (flat // 2))), 16) if blocked else p.k
 
     limit = panels
     if blocked:
@@ -249,7 +251,7 @@ def _plan(
         a.dtype.name,
         b.dtype.name,
         out.dtype.name,
-        a_form,
+        "m" if a_copy else a_form,
         a_copy,
         b_form if per_unit else "",
         in_place and partial,
@@ -268,9 +270,8 @@ def _plan(
     # Scratch: tiles in progress, the copy of A, the panels of B.
     tiles = -(-mc // height) * (nc // width) if blocked else 1
     a_at = _up(tiles * height * width * size, 64)
-    a_ld = ((kc if a_form == "k" else mc + height) + 16) // 16 * 16 + 16
-    a_rows = mc + height if a_form == "k" else kc
-    b_at = _up(a_at + (a_rows * a_ld * size if a_copy else 0), 64)
+    a_tiles = -(-mc // height) if a_copy else 0
+    b_at = _up(a_at + a_tiles * kc * _up(height, lanes) * size, 64)
     scratch = b_at + (kc * nc * size if per_unit else 0)
 
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
@@ -294,7 +295,6 @@ def _plan(
         kc,
         a_at,
         b_at,
-        a_ld,
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]

@@ -16,10 +16,11 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
 # Argument words.
-A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, A_LD, BATCH = range(21)
+A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, BATCH = range(20)
 
 
 _PREFETCH = 16  # steps of k
+_UNROLL = 4
 PACK_ROWS = 32
 
 
@@ -33,8 +34,8 @@ class Spec:
     a: str  # dtype of A as it lies in memory
     b: str
     out: str
-    a_form: str  # "k": rows of A are contiguous; "m": columns are (both: of the copy, if there is one)
-    a_copy: str = ""  # "": read in place; "unit": copied per unit, vectors; "any": copied element by element
+    a_form: str  # "k": rows of A are contiguous; "m": columns are, as in a copy
+    a_copy: str = ""  # "": in place; "m", "k", "any": packed per unit in tiles of rows, by its contiguous axis
     b_copy: str = ""  # "": in place or packed before; "n", "k", "any": packed per unit, by its contiguous axis
     masked: bool = False  # B is read in place and its last panel is partial
     blocked: bool = False  # K is done in blocks
@@ -42,7 +43,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul6:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul7:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int) -> list[int]:
@@ -77,32 +78,47 @@ class Tile:
         bases = list(range(0, rows, 3)) if strided else [0]
         first = [w.at(a, w.mul(a_step, str(r))) for r in bases]
         twice = w.mul(a_step, "2") if strided and rows > 2 else "0"
-        # Out-of-order execution sees about eight steps ahead, too few for a panel that lies beyond the caches.
-        ahead = w.mul(b_step, str(_PREFETCH)) if rows * v >= 16 else ""
+        a_next = str(self.size) if strided else a_step
+        large = rows * v >= 16
+        # Out-of-order execution sees about eight steps ahead, too few for what lies beyond the first-level cache.
+        ahead = [w.mul(step, str(_PREFETCH)) for step in (b_step, a_next)] if large else []
         line = max(1, 64 // (self.lanes * self.size))
 
-        def body(_: Value, *carried: Value) -> list[Value]:
-            pointers, b_now, acc = carried[:len(bases)], carried[len(bases)], list(carried[len(bases) + 1:])
-            if ahead:
-                far = w.at(b_now, ahead)
-                for j in range(0, v, line):
-                    w.call("void", "llvm.prefetch.p0", ("ptr", w.at(far, str(j * self.lanes), self.size)),
-                           ("i32", "0"), ("i32", "3"), ("i32", "1"))
-            panel = [w.load(self.vector, w.at(b_now, str(j * self.lanes), self.size), masks[j] if masks else None,
-                            self.size) for j in range(v)]
-            for r in range(rows):
-                if strided:
-                    address = w.at(pointers[r // 3], ("0", a_step, twice)[r % 3])
-                else:
-                    address = w.at(pointers[0], str(r), self.size)
-                scalar = w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
-                for j in range(v):
-                    acc[r * v + j] = w.fma(self.vector, scalar, panel[j], acc[r * v + j])
-            step = str(self.size) if strided else a_step
-            return [*(w.at(p, step) for p in pointers), w.at(b_now, b_step), *acc]
+        def fetch(base: Value, at: int) -> None:
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(base, str(at))), ("i32", "0"), ("i32", "3"), ("i32", "1"))
+
+        def steps(count: int, *carried: Value) -> list[Value]:
+            pointers, b_now, acc = list(carried[:len(bases)]), carried[len(bases)], list(carried[len(bases) + 1:])
+            for _step in range(count):
+                if ahead:
+                    far = w.at(b_now, ahead[0])
+                    for j in range(0, v, line):
+                        fetch(far, j * self.lanes * self.size)
+                if ahead and not strided:
+                    far = w.at(pointers[0], ahead[1])
+                    for at in (0, (rows - 1) * self.size):
+                        fetch(far, at)
+                panel = [w.load(self.vector, w.at(b_now, str(j * self.lanes), self.size),
+                                masks[j] if masks else None, self.size) for j in range(v)]
+                for r in range(rows):
+                    if strided:
+                        address = w.at(pointers[r // 3], ("0", a_step, twice)[r % 3])
+                    else:
+                        address = w.at(pointers[0], str(r), self.size)
+                    scalar = w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
+                    for j in range(v):
+                        acc[r * v + j] = w.fma(self.vector, scalar, panel[j], acc[r * v + j])
+                pointers, b_now = [w.at(p, a_next) for p in pointers], w.at(b_now, b_step)
+            return [*pointers, b_now, *acc]
 
         carried = [*(("ptr", p) for p in first), ("ptr", b), *((self.vector, x) for x in start)]
-        return w.loop("0", depth, "1", body, carried)[len(bases) + 1:]
+        kinds = [kind for kind, _ in carried]
+        done, whole = [x for _, x in carried], "0"
+        if large and not strided:  # with a pointer for every few rows, registers spill
+            whole = w.let(f"and i64 {depth}, {-_UNROLL}")
+            done = w.loop("0", whole, str(_UNROLL), lambda _, *c: steps(_UNROLL, *c), carried)
+        done = w.loop(whole, depth, "1", lambda _, *c: steps(1, *c), list(zip(kinds, done, strict=True)))
+        return done[len(bases) + 1:]
 
 
 def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choices: list[int]) -> str:
@@ -177,8 +193,9 @@ def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, 
 
 def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src: Value, src_k: Value,
                src_col: Value, dst: Value, depth: Value, cols: Value) -> None:
-    """Write the packing of one panel of B: depth x (vectors*lanes), missing columns zero. Steps in elements.
+    """Write the packing of one panel of B: depth x (vectors*lanes). Steps in elements.
 
+    Missing columns get finite numbers of no meaning.
     `form` names the contiguous axis: "n" copies rows, "k" transposes register blocks, "any" goes by elements.
     """
     size, wide = bits(source) // 8, bits(target) // 8
@@ -217,14 +234,16 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
         w.loop(k_from, depth, "1", row)
 
     def group(col: Value) -> list[Value]:
-        # A group of columns that is not full goes by elements altogether.
         whole = w.let(f"and i64 {depth}, {-lanes}")
-        whole = w.select(w.less(cols, w.add(col, str(lanes))), "0", whole)
+        whole = w.select(w.less(col, cols), whole, "0")
         column = w.at(src, w.mul(col, src_col), size)
+        last = w.sub(w.sub(cols, "1"), col)
 
         def block(k: Value) -> list[Value]:
             at = w.at(column, k, size)
-            x = [w.cast(from_, to, w.load(from_, w.at(at, w.mul(str(c), src_col), size))) for c in range(lanes)]
+            # Missing columns repeat the last one.
+            places = [w.mul(w.min(str(c), last), src_col) for c in range(lanes)]
+            x = [w.cast(from_, to, w.load(from_, w.at(at, place, size))) for place in places]
             for r, y in enumerate(transpose(w, to, x)):
                 line = w.mul(w.add(k, str(r)), str(width))
                 w.store(to, y, w.at(dst, w.add(line, col), wide))
@@ -350,6 +369,7 @@ class _Product:
         self.spec, self.name, self.epilogue = spec, name, epilogue
         self.tile = Tile(self.w, spec)
         self.width = self.tile.lanes * spec.vectors
+        self.a_vectors = -(-spec.height // self.tile.lanes)  # of a row of packed A
         self.tile_bytes = spec.height * self.width * self.tile.size
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
         self.inline = not spec.blocked and (epilogue is None or epilogue.cost <= 4)
@@ -398,47 +418,50 @@ class _Product:
             self.block(a, b, shift, i0, i1, j0, j1, "0", self.k)
         return []
 
-    def copy_b(self, b: Value, j0: Value, j1: Value, k0: Value, depth: Value) -> Value:
-        w, spec = self.w, self.spec
-        size = bits(SCALAR[spec.b]) // 8
-        out = w.at("%scratch", w.word("%args", B_AT))
-        step_n = w.word("%args", B_COL)
+    def pack(self, form: str, of: str, vectors: int, src: Value, src_k: Value, src_col: Value, cols: Value,
+             width: int, depth: Value, out: Value) -> None:
+        """Pack depth x cols of an operand in panels `width` columns apart, each depth x (vectors*lanes)."""
+        w, size = self.w, bits(SCALAR[of]) // 8
+        across = vectors * self.tile.lanes
 
         def piece(k: Value) -> list[Value]:
-            rows = depth if spec.b_copy == "k" else w.min(w.sub(depth, k), str(PACK_ROWS))
+            rows = depth if form == "k" else w.min(w.sub(depth, k), str(PACK_ROWS))
 
             def panel(j: Value) -> list[Value]:
-                place = w.add(w.mul(w.sub(j, j0), depth), w.mul(k, str(self.width)))
-                at = w.at(b, w.add(w.mul(j, step_n), w.mul(w.add(k0, k), self.b_k)), size)
-                pack_panel(w, spec.b_copy, SCALAR[spec.b], self.tile.kind, spec.vectors, at, self.b_k, step_n,
-                           w.at(out, place, self.tile.size), rows, w.min(w.sub(j1, j), str(self.width)))
+                number = w.div(j, str(width))
+                place = w.mul(w.add(w.mul(number, depth), k), str(across))
+                at = w.at(src, w.add(w.mul(j, src_col), w.mul(k, src_k)), size)
+                pack_panel(w, form, SCALAR[of], self.tile.kind, vectors, at, src_k, src_col,
+                           w.at(out, place, self.tile.size), rows, w.min(w.sub(cols, j), str(across)))
                 return []
-            w.loop(j0, j1, str(self.width), panel)
+            w.loop("0", cols, str(width), panel)
             return []
-        if spec.b_copy == "k":
+        if form == "k":
             piece("0")
-        else:
+        else:  # so that memory is read along its pages
             w.loop("0", depth, str(PACK_ROWS), piece)
-        return out
 
     def block(self, a: Value, b: Value, shift: Value, i0: Value, i1: Value, j0: Value, j1: Value, k0: Value,
               depth: Value) -> None:
         w, spec, size = self.w, self.spec, self.tile.size
         rows_k = spec.a_form == "k"
         if spec.a_copy:
-            a_size = bits(SCALAR[spec.a]) // 8
-            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(k0, self.a_k)), a_size)
-            ld, copy, count = w.word("%args", A_LD), w.at("%scratch", w.word("%args", A_AT)), w.sub(i1, i0)
-            steps = (self.a_row, self.a_k) if rows_k else (self.a_k, self.a_row)
-            extent = (count, depth) if rows_k else (depth, count)
-            copy_block(w, SCALAR[spec.a], self.tile.kind, at, *steps, copy, ld, *extent, spec.a_copy == "unit")
-            a, a_step, origin = copy, w.mul(ld, str(size)), i0
+            of = bits(SCALAR[spec.a]) // 8
+            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(k0, self.a_k)), of)
+            a = w.at("%scratch", w.word("%args", A_AT))
+            self.pack("n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k, self.a_row,
+                      w.sub(i1, i0), spec.height, depth, a)
+            a_step, origin = str(self.a_vectors * self.tile.lanes * size), i0
+            a_panel = w.mul(depth, a_step)
         else:
             a = w.at(a, w.mul(k0, "1" if rows_k else self.a_k), size)
             a_step, origin = w.mul(self.a_row if rows_k else self.a_k, str(size)), "0"
         b_step = str(self.width * size) if spec.b_copy else w.mul(self.b_k, str(size))
         if spec.b_copy:
-            b = self.copy_b(b, j0, j1, k0, depth)
+            step_n = w.word("%args", B_COL)
+            at = w.at(b, w.add(w.mul(j0, step_n), w.mul(k0, self.b_k)), bits(SCALAR[spec.b]) // 8)
+            b = w.at("%scratch", w.word("%args", B_AT))
+            self.pack(spec.b_copy, spec.b, spec.vectors, at, self.b_k, step_n, w.sub(j1, j0), self.width, depth, b)
             panel_step, b_origin = w.mul(depth, str(self.width * size)), j0
         else:
             panel_step, b_origin = w.mul(w.word("%args", B_PANEL), str(size)), "0"
@@ -455,6 +478,8 @@ class _Product:
             def rows(i: Value) -> list[Value]:
                 def a_at(row: Value) -> Value:
                     row = w.sub(row, origin)
+                    if spec.a_copy:
+                        return w.at(a, w.mul(w.div(row, str(spec.height)), a_panel))
                     return w.at(a, w.mul(row, a_step) if rows_k else w.mul(row, str(size)))
 
                 def part() -> None:
@@ -480,9 +505,9 @@ class _Product:
                         self.finish(acc, i, j, skip, rest, cols, shift)
 
                 def full() -> None:
+                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
                     acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
                                             ["zeroinitializer"] * (spec.height * spec.vectors))
-                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
                     for r in range(spec.height):
                         for v in range(spec.vectors):
                             lane = v * self.tile.lanes

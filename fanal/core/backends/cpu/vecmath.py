@@ -100,8 +100,8 @@ _EXP = {
 _RANGE = {dt.float32: (-104.5, 89.0), dt.float64: (-746.0, 710.0)}
 
 
-def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar]:
-    """Return (n as an integer, r) with x = n ln 2 + r, |r| <= ln 2 / 2; x must be moderate."""
+def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    """Return (n, n as an integer, r) with x = n ln 2 + r, |r| <= ln 2 / 2; x must be moderate."""
     of = x.dtype
     whole = _BITS[of][0]
     magic = e.const(_ROUND[of], of)
@@ -110,7 +110,7 @@ def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar]:
     high, low = _LN2[of]
     r = e.fma(n, e.const(-high, of), x)
     r = e.fma(n, e.const(-low, of), r)
-    return e.op("sub", e.cast("bitcast", t, whole), e.cast("bitcast", magic, whole)), r
+    return n, e.op("sub", e.cast("bitcast", t, whole), e.cast("bitcast", magic, whole)), r
 
 
 def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
@@ -120,8 +120,12 @@ def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
     return e.cast("bitcast", e.op("shl", biased, e.const(shift, n.dtype)), of)
 
 
-def _scale(e: Emitter, x: Scalar, n: Scalar) -> Scalar:
-    """Return x * 2**n in two steps, so that results may be subnormal or overflow; rounds once."""
+def _scale(e: Emitter, x: Scalar, n: Scalar, whole: Scalar) -> Scalar:
+    """Return x * 2**n, `whole` being n as an integer. Results may be subnormal or overflow; rounds once."""
+    once = e.scaled(x, n)
+    if once is not None:
+        return once
+    n = whole
     half = e.op("ashr", n, e.const(1, n.dtype))
     return e.op("fmul", e.op("fmul", x, _power(e, half, x.dtype)), _power(e, e.op("sub", n, half), x.dtype))
 
@@ -135,11 +139,11 @@ def _clamp(e: Emitter, x: Scalar, low: float, high: float) -> Scalar:
 
 @_named("exp")
 def _exp(e: Emitter, x: Scalar) -> Scalar:
-    n, r = _reduce(e, _clamp(e, x, *_RANGE[x.dtype]))
+    n, whole, r = _reduce(e, _clamp(e, x, *_RANGE[x.dtype]))
     p = _horner(e, r, _EXP[x.dtype])
     one = e.const(1, x.dtype)
     y = e.op("fadd", e.fma(p, e.op("fmul", r, r), r), one)
-    return _scale(e, y, n)
+    return _scale(e, y, n, whole)
 
 
 @_named("expm1")
@@ -147,7 +151,7 @@ def _expm1(e: Emitter, x: Scalar) -> Scalar:
     # 2**n (1 + q) - 1 = 2**n q + (2**n - 1), q = exp(r) - 1 by its series.
     of = x.dtype
     big = 40.0 if of is dt.float64 else 20.0  # beyond, exp(x) - 1 rounds as it is
-    n, r = _reduce(e, _clamp(e, x, -big, big))
+    _, n, r = _reduce(e, _clamp(e, x, -big, big))
     series = (
         tuple(1 / math.factorial(k) for k in range(15, 1, -1))
         if of is dt.float64
