@@ -1,4 +1,4 @@
-"""Special functions: those of torch.special that are composed of primitives."""
+"""Special functions, as torch.special."""
 
 from __future__ import annotations
 

@@ -139,6 +139,13 @@ def result_type(*xs: Operand) -> dt.dtype:
     return found
 
 
+def need_tensors(name: str, input: Any, other: Any) -> None:
+    """Raise TypeError unless both operands are tensors."""
+    for k, (x, which) in enumerate(((input, "input"), (other, "other")), 1):
+        if not isinstance(x, Handle):
+            raise TypeError(f"{name}(): argument '{which}' (position {k}) must be Tensor, not {type(x).__name__}")
+
+
 def node_of(x: Operand, d: dt.dtype) -> Node:
     """Return an operand as a value of dtype `d`."""
     if isinstance(x, Handle):
@@ -302,6 +309,7 @@ __all__ = [
     "floating",
     "is_number",
     "kept_strides",
+    "need_tensors",
     "node_of",
     "nodes_of",
     "number",

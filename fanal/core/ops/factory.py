@@ -530,42 +530,4 @@ def scalar_tensor(
     return tensor(s, dtype=d, device=device, requires_grad=requires_grad)
 
 
-def _window(name: str, rule: Any) -> None:
-    def fn(
-        window_length: int,
-        periodic: bool = True,
-        *args: Any,
-        dtype: Dtype = None,
-        device: Any = None,
-        layout: Any = None,
-        requires_grad: bool = False,
-        pin_memory: bool = False,
-        **options: Any,
-    ) -> Any:
-        d = dtype or dt.get_default()
-        if not d.is_floating_point:
-            raise RuntimeError(f"{name} expects floating point dtypes, got: {dt.scalar_name(d)}")
-        if window_length < 0:
-            raise RuntimeError(
-                f"{name} requires non-negative window_length, got window_length={window_length}"
-            )
-        n = window_length + 1 if periodic and window_length > 1 else window_length
-        values = np.ones(window_length) if window_length <= 1 else rule(n, *args, **options)[:window_length]
-        return placed(wrap_array(np.ascontiguousarray(values.astype(d.np)), d), device, requires_grad)
-
-    fn.__name__ = name
-    fn.__doc__ = f"Return the {name.replace('_', ' ')}; periodic for use in a spectrum, else symmetric."
-    public(name, method=False, event=False)(fn)
-
-
-def _cosine(n: int, *a: float) -> np.ndarray:
-    t = 2 * np.pi * np.arange(n) / (n - 1)
-    return np.asarray(sum((-1) ** k * c * np.cos(k * t) for k, c in enumerate(a)))
-
-
-_window("hann_window", lambda n: _cosine(n, 0.5, 0.5))
-_window("hamming_window", lambda n, alpha=0.54, beta=0.46: _cosine(n, alpha, beta))
-_window("blackman_window", lambda n: _cosine(n, 0.42, 0.5, 0.08))
-_window("bartlett_window", lambda n: 1 - np.abs(2 * np.arange(n) / (n - 1) - 1))
-_window("kaiser_window", lambda n, beta=12.0: np.kaiser(n, beta))
 __all__ = ["is_number", "node_of", "placed"]

@@ -53,8 +53,6 @@ acosh = _float_unary("acosh", P.acosh, "arccosh")
 atanh = _float_unary("atanh", P.atanh, "arctanh")
 erf = _float_unary("erf", P.erf)
 erfc = _float_unary("erfc", P.erfc)
-erfinv = _float_unary("erfinv", P.erfinv)
-lgamma = _float_unary("lgamma", P.lgamma)
 
 
 @public(inplace=True, out=True, tensors=0)

@@ -63,6 +63,10 @@ TOPICS = (
     "storage_view",
     "modes",
     "linalg",
+    "special",
+    "arithmetic",
+    "window",
+    "masked",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {
@@ -118,6 +122,8 @@ MODULES = {
     "linalg": "fanal.linalg",
     "special": "fanal.special",
     "fft": "fanal.fft",
+    "masked": "fanal.masked",
+    "signal.windows": "fanal.signal.windows",
 }
 
 

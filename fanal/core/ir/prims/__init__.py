@@ -23,7 +23,6 @@ from fanal.core.ir.prims.point import (
                                        eq,
                                        erf,
                                        erfc,
-                                       erfinv,
                                        exp,
                                        expm1,
                                        floor,
@@ -31,7 +30,6 @@ from fanal.core.ir.prims.point import (
                                        idiv,
                                        imag,
                                        le,
-                                       lgamma,
                                        log,
                                        log1p,
                                        log2,
@@ -45,7 +43,6 @@ from fanal.core.ir.prims.point import (
                                        not_,
                                        num,
                                        or_,
-                                       polygamma,
                                        pow_,
                                        real,
                                        round_,
@@ -65,7 +62,7 @@ from fanal.core.ir.prims.point import (
 from fanal.core.ir.prims.pool import max_pool, max_pool_at, max_pool_dx
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
-from fanal.core.ir.prims.special import digamma_value, polygamma_value, scalar_map
+from fanal.core.ir.prims.special_rows import special, special2
 from fanal.core.ir.prims.view import (
                                        alias,
                                        broadcast,

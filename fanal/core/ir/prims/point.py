@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.ir.prims.special import erfinv_value, lgamma_value, polygamma_value, scalar_map
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same, spread
 
@@ -38,6 +37,12 @@ def _quiet(f):  # type: ignore[no-untyped-def]
             return f(*args)
 
     return call
+
+
+def _one_by_one(f: Callable) -> Callable:
+    """Make a reference from a function of one Python float."""
+    table = np.frompyfunc(f, 1, 1)
+    return lambda x: np.asarray(table(np.asarray(x, np.float64))).astype(x.dtype)
 
 
 def unary(
@@ -297,39 +302,17 @@ atanh: Row = unary(
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 erf: Row = unary(
     "erf",
-    scalar_map(math.erf),
+    _one_by_one(math.erf),
     lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
     lambda e, x: e.erf(x),
     15,
 )
 erfc: Row = unary(
     "erfc",
-    scalar_map(math.erfc),
+    _one_by_one(math.erfc),
     lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
     lambda e, x: e.erfc(x),
     20,
-)
-erfinv: Row = unary(
-    "erfinv",
-    scalar_map(erfinv_value),
-    lambda g, y, x: [mul(g, mul(num(y, 1 / _TWO_OVER_SQRT_PI), exp(mul(y, y))))],
-    None,
-    40,
-    (-0.9, 0.9),
-)
-lgamma: Row = unary(
-    "lgamma", scalar_map(lgamma_value), lambda g, y, x: [mul(g, polygamma(x, 0))], None, 40, (0.2, 4)
-)
-polygamma: Row = prim(
-    "polygamma",
-    kind="point",
-    shape=same,
-    dtype=kept,
-    ref=_quiet(lambda x, n: scalar_map(lambda v: polygamma_value(n, v))(x)),
-    grad=lambda g, y, x, n: [mul(g, polygamma(x, n + 1))],
-    code=None,
-    flops=60,
-    domain=(0.5, 4),
 )
 not_: Row = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
 

@@ -1,131 +1,373 @@
-"""Special functions of one number in double precision: the references of primitives without generated code."""
+"""Special functions of one number: formulas written once, read by NumPy and by the emitters of kernels.
+
+A formula is a function (m, x) in double precision; `m` has the functions of NumPy that are used here, and `x` is an
+array or a vector of lanes. There are no branches: `where` chooses between pieces that are all computed. Everything is
+computed in float64, whatever the dtype, and rounded once.
+
+Sources: Clenshaw (1962) for the series, whose coefficients are in `chebyshev.py`; Abramowitz & Stegun (A&S) and the
+Digital Library of Mathematical Functions (DLMF) for the pieces, as noted with each.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from fanal.core.base import dtype as dt
+from fanal.core.ir.prims import chebyshev as C
 
-def scalar_map(f):  # type: ignore[no-untyped-def]
-    """Make a reference from a function of one Python float, computed in double precision."""
-    table = np.frompyfunc(f, 1, 1)
-
-    def call(x):  # type: ignore[no-untyped-def]
-        return np.asarray(table(np.asarray(x, np.float64))).astype(x.dtype)
-
-    return call
+FORMULAS: dict[str, Callable[[Any, Any], Any]] = {}
 
 
-def erfinv_value(y: float) -> float:
-    """Inverse error function. Source: Giles, "Approximating the erfinv function" (2010), polished by Newton steps."""
-    if not -1 < y < 1:
-        return math.copysign(math.inf, y) if abs(y) == 1 else math.nan
-    w = -math.log((1 - y) * (1 + y))
-    if w < 5:
-        w, c = (
-            w - 2.5,
-            (
-                2.81022636e-08,
-                3.43273939e-07,
-                -3.5233877e-06,
-                -4.39150654e-06,
-                0.00021858087,
-                -0.00125372503,
-                -0.00417768164,
-                0.246640727,
-                1.50140941,
-            ),
-        )
-    else:
-        w, c = (
-            math.sqrt(w) - 3,
-            (
-                -0.000200214257,
-                0.000100950558,
-                0.00134934322,
-                -0.00367342844,
-                0.00573950773,
-                -0.0076224613,
-                0.00943887047,
-                1.00167406,
-                2.83297682,
-            ),
-        )
-    x = 0.0
-    for k in c:
-        x = x * w + k
-    x *= y
-    for _ in range(2):
-        x -= (
-            (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-            if abs(y) < 0.9999999
-            else (math.copysign(1 - math.erfc(abs(x)), x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-        )
-    return x
+def formula(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Register a formula under its name."""
+    FORMULAS[f.__name__] = f
+    return f
 
 
-def lgamma_value(x: float) -> float:
-    """Logarithm of the absolute value of the gamma function, infinite at its poles."""
-    if math.isnan(x):
-        return x
-    if math.isinf(x) or (x <= 0 and x == math.floor(x)):
-        return math.inf
-    try:
-        return math.lgamma(x)
-    except OverflowError:
-        return math.inf
+class Lanes:
+    """A vector of float64 lanes (or bits) in an emitter, with the operators that formulas use."""
+
+    __slots__ = ("e", "x")
+
+    def __init__(self, e: Any, x: Any) -> None:
+        self.e, self.x = e, x
+
+    def _like(self, other: Any) -> Any:
+        """Return an operand as the emitter's value: a number becomes a constant in every lane."""
+        if isinstance(other, Lanes):
+            return other.x
+        old, self.e.lanes = self.e.lanes, self.x.lanes
+        c = self.e.const(other, self.x.dtype)
+        self.e.lanes = old
+        return c
+
+    def _do(self, name: str, other: Any, swap: bool = False) -> Lanes:
+        a, b = self.x, self._like(other)
+        return Lanes(self.e, getattr(self.e, name)(*((b, a) if swap else (a, b))))
+
+    def __add__(self, o: Any) -> Lanes:
+        return self._do("add", o)
+
+    __radd__ = __add__
+
+    def __sub__(self, o: Any) -> Lanes:
+        return self._do("sub", o)
+
+    def __rsub__(self, o: Any) -> Lanes:
+        return self._do("sub", o, True)
+
+    def __mul__(self, o: Any) -> Lanes:
+        return self._do("mul", o)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, o: Any) -> Lanes:
+        return self._do("div", o)
+
+    def __rtruediv__(self, o: Any) -> Lanes:
+        return self._do("div", o, True)
+
+    def __neg__(self) -> Lanes:
+        return Lanes(self.e, self.e.neg(self.x))
+
+    def __lt__(self, o: Any) -> Lanes:
+        return self._do("lt", o)
+
+    def __le__(self, o: Any) -> Lanes:
+        return self._do("le", o)
+
+    def __gt__(self, o: Any) -> Lanes:
+        return self._do("lt", o, True)
+
+    def equals(self, o: Any) -> Lanes:
+        return self._do("eq", o)
 
 
-def digamma_value(x: float) -> float:
-    """Digamma by upward recurrence and its asymptotic series. Source: Abramowitz & Stegun 6.3.5, 6.3.18."""
-    if math.isnan(x) or x == -math.inf:
-        return math.nan
-    if x == 0:
-        return math.copysign(math.inf, -x)
-    if x < 0:
-        if x == math.floor(x):
-            return math.nan
-        return digamma_value(1 - x) - math.pi / math.tan(math.pi * (x - math.floor(x)))
-    s = 0.0
-    while x < 10:
-        s -= 1 / x
-        x += 1
-    z = 1 / (x * x) if x < 1e17 else 0.0
-    return (
-        s
-        + math.log(x)
-        - 0.5 / x
-        - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
-    )
+class LaneFunctions:
+    """What a formula knows as `m` when it writes a kernel."""
+
+    def __init__(self, e: Any) -> None:
+        self.e = e
+
+    def __getattr__(self, name: str) -> Callable[[Lanes], Lanes]:
+        f = getattr(self.e, name)
+        return lambda x: Lanes(self.e, f(x.x))
+
+    def where(self, c: Lanes, a: Any, b: Any) -> Lanes:
+        some = a if isinstance(a, Lanes) else b
+        return Lanes(self.e, self.e.where(c.x, some._like(a), some._like(b)))
+
+    def equal(self, a: Lanes, b: Any) -> Lanes:
+        return a.equals(b)
 
 
-def polygamma_value(n: int, x: float) -> float:
-    """n-th derivative of digamma (n >= 1), x > 0 or by reflection for n = 1.
+def special_ref(x: np.ndarray, kind: str) -> np.ndarray:
+    """The reference of the row `special`."""
+    with np.errstate(all="ignore"):
+        y = FORMULAS[kind](np, np.asarray(x, np.float64))
+        return np.asarray(y).astype(x.dtype)
 
-    Source: Abramowitz & Stegun 6.4.6, 6.4.11.
-    """
-    if n == 0:
-        return digamma_value(x)
-    if x == -math.inf:
-        return math.nan
-    sign_, s = (-1) ** (n + 1), 0.0
-    fact = math.factorial(n)
-    if 0 < x < 1e-17 or x > 1e17:  # the pole or the first term of the series alone, whose powers may leave the range
-        try:
-            return sign_ * (fact * math.pow(1 / x, n + 1) if x < 1 else math.factorial(n - 1) * math.pow(1 / x, n))
-        except OverflowError:
-            return sign_ * math.inf
-    if x <= 0:
-        if x == math.floor(x):
-            return math.inf if n % 2 else math.nan
-        if n == 1:
-            cosecant = math.pi / math.sin(math.pi * x)
-            return cosecant * cosecant - polygamma_value(1, 1 - x)
-    while x < 20:
-        s += fact / x ** (n + 1)
-        x += 1
-    series = math.factorial(n - 1) / x**n + fact / (2 * x ** (n + 1))
-    for k, b in enumerate((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6), 1):
-        series += b * math.factorial(2 * k + n - 1) / (math.factorial(2 * k) * x ** (2 * k + n))
-    return sign_ * (s + series)
+
+def special_code(e: Any, x: Any, kind: str) -> Any:
+    """The kernel code of the row `special`."""
+    y = FORMULAS[kind](LaneFunctions(e), Lanes(e, e.convert(x, dt.float64)))
+    return e.convert(y.x, x.dtype)
+
+
+def series(t: Any, c: Sequence[float]) -> Any:
+    """Sum a Chebyshev series at t in [-1, 1] (Clenshaw's recurrence)."""
+    twice = t + t
+    b1: Any = c[-1]
+    b2: Any = 0.0
+    for k in reversed(c[1:-1]):
+        b1, b2 = twice * b1 - b2 + k, b1
+    return t * b1 - b2 + c[0]
+
+
+def powers(z: Any, c: Sequence[float]) -> Any:
+    """Sum a polynomial, highest power first (Horner)."""
+    y: Any = c[0]
+    for k in c[1:]:
+        y = y * z + k
+    return y
+
+
+# Bessel functions. Near 0 a series in x or x**2, then the asymptotic form times a series in 1/x (A&S 9.2, 9.7).
+
+
+@formula
+def i0e(m: Any, x: Any) -> Any:
+    """exp(-|x|) I0(x)."""
+    a = m.abs(x)
+    return m.where(a <= 8, series(a * 0.25 - 1, C.I0_SMALL), series(16 / a - 1, C.I0_LARGE) / m.sqrt(a))
+
+
+@formula
+def i1e(m: Any, x: Any) -> Any:
+    """exp(-|x|) I1(x)."""
+    a = m.abs(x)
+    y = m.where(a <= 8, a * series(a * 0.25 - 1, C.I1_SMALL), series(16 / a - 1, C.I1_LARGE) / m.sqrt(a))
+    return m.where(x < 0, -y, y)
+
+
+@formula
+def i0(m: Any, x: Any) -> Any:
+    return m.exp(m.abs(x)) * i0e(m, x)
+
+
+@formula
+def i1(m: Any, x: Any) -> Any:
+    return m.exp(m.abs(x)) * i1e(m, x)
+
+
+def _k0_small(m: Any, x: Any) -> Any:
+    t = x * x * 0.5 - 1
+    return series(t, C.K0_SMALL) - m.log(x * 0.5) * series(t, C.I0_SERIES)
+
+
+def _k1_small(m: Any, x: Any) -> Any:
+    t = x * x * 0.5 - 1
+    return m.where(m.equal(x, 0), math.inf, m.log(x * 0.5) * (x * series(t, C.I1_SERIES)) + series(t, C.K1_SMALL) / x)
+
+
+def _k_large(m: Any, x: Any, c: Sequence[float]) -> Any:
+    """exp(x) K(x) for x > 2."""
+    return series(4 / x - 1, c) / m.sqrt(x)
+
+
+@formula
+def k0(m: Any, x: Any) -> Any:
+    return m.where(x <= 2, _k0_small(m, x), m.exp(-x) * _k_large(m, x, C.K0_LARGE))
+
+
+@formula
+def k1(m: Any, x: Any) -> Any:
+    return m.where(x <= 2, _k1_small(m, x), m.exp(-x) * _k_large(m, x, C.K1_LARGE))
+
+
+@formula
+def k0e(m: Any, x: Any) -> Any:
+    """exp(x) K0(x)."""
+    return m.where(x <= 2, m.exp(x) * _k0_small(m, x), _k_large(m, x, C.K0_LARGE))
+
+
+@formula
+def k1e(m: Any, x: Any) -> Any:
+    """exp(x) K1(x)."""
+    return m.where(x <= 2, m.exp(x) * _k1_small(m, x), _k_large(m, x, C.K1_LARGE))
+
+
+_ZEROS_J0 = (2.404825557695772768621632**2, 5.520078110286310649596604**2)
+_ZEROS_J1 = (3.831705970207512315614436**2, 7.01558666981561875353705**2)
+
+
+def _j0_small(w: Any) -> Any:
+    return (w - _ZEROS_J0[0]) * (w - _ZEROS_J0[1]) * series(w / 32 - 1, C.J0_SMALL)
+
+
+def _j1_small(a: Any, w: Any) -> Any:
+    return a * (w - _ZEROS_J1[0]) * (w - _ZEROS_J1[1]) * series(w / 32 - 1, C.J1_SMALL)
+
+
+def _wave(m: Any, a: Any, w: Any, p: Sequence[float], q: Sequence[float]) -> tuple[Any, Any, Any, Any]:
+    """P and Q of the asymptotic form, times sqrt(1 / (pi a)), and the sum and difference of sin a and cos a."""
+    t = 128 / w - 1
+    scale = m.sqrt(1 / (math.pi * a))
+    s, c = m.sin(a), m.cos(a)
+    return series(t, p) * scale, series(t, q) * scale / a, s + c, s - c
+
+
+@formula
+def j0(m: Any, x: Any) -> Any:
+    a = m.abs(x)
+    w = a * a
+    p, q, both, apart = _wave(m, a, w, C.P0, C.Q0)
+    return m.where(a <= 8, _j0_small(w), p * both - q * apart)
+
+
+@formula
+def j1(m: Any, x: Any) -> Any:
+    a = m.abs(x)
+    w = a * a
+    p, q, both, apart = _wave(m, a, w, C.P1, C.Q1)
+    y = m.where(a <= 8, _j1_small(a, w), p * apart + q * both)
+    return m.where(x < 0, -y, y)
+
+
+@formula
+def y0(m: Any, x: Any) -> Any:
+    w = x * x
+    p, q, both, apart = _wave(m, x, w, C.P0, C.Q0)
+    small = series(w / 32 - 1, C.Y0_SMALL) + 2 / math.pi * m.log(x) * _j0_small(w)
+    return m.where(x <= 8, small, p * apart + q * both)
+
+
+@formula
+def y1(m: Any, x: Any) -> Any:
+    w = x * x
+    p, q, both, apart = _wave(m, x, w, C.P1, C.Q1)
+    small = x * series(w / 32 - 1, C.Y1_SMALL) + 2 / math.pi * (m.log(x) * _j1_small(x, w) - 1 / x)
+    small = m.where(m.equal(x, 0), -math.inf, small)
+    return m.where(x <= 8, small, q * apart - p * both)
+
+
+@formula
+def spherical_j0(m: Any, x: Any) -> Any:
+    """sin(x) / x."""
+    w = x * x
+    near = powers(w, [(-1) ** k / math.factorial(2 * k + 1) for k in range(6, -1, -1)])
+    far = m.where(m.equal(m.abs(x), math.inf), 0.0, m.sin(x) / x)
+    return m.where(m.abs(x) < 0.5, near, far)
+
+
+@formula
+def airy_ai(m: Any, x: Any) -> Any:
+    """Airy function Ai. Source: DLMF 9.7.5, 9.7.9 with zeta = 2/3 |x|**(3/2)."""
+    a = m.abs(x)
+    root = m.sqrt(a)
+    zeta = a * root * (2 / 3)
+    fourth = m.sqrt(root) * math.sqrt(math.pi)
+    right = m.exp(-zeta) * series(2 * _ZETA_2 / zeta - 1, C.AIRY_RIGHT) / (2 * fourth)
+    t = 2 * _ZETA_5**2 / (zeta * zeta) - 1
+    s, c = m.sin(zeta), m.cos(zeta)
+    p, q = series(t, C.AIRY_LEFT_P), series(t, C.AIRY_LEFT_Q) / zeta
+    left = ((c + s) * p + (s - c) * q) / (fourth * math.sqrt(2))
+    y = m.where(x < -5, left, m.where(x <= 2, series((x + 1.5) / 3.5, C.AIRY_MIDDLE), right))
+    return m.where(m.equal(a, math.inf), math.nan, y)  # as PyTorch
+
+
+_ZETA_2, _ZETA_5 = 2 / 3 * 2**1.5, 2 / 3 * 5**1.5
+
+
+# The normal distribution.
+
+
+@formula
+def erfcx(m: Any, x: Any) -> Any:
+    """exp(x**2) erfc(x). Source: Shepherd & Laframboise, Mathematics of Computation 36 (1981)."""
+    a = m.abs(x)
+    y = series(1 - 7.5 / (a + 3.75), C.ERFCX) / (1 + 2 * a)
+    return m.where(x < 0, 2 * m.exp(x * x) - y, y)
+
+
+def _normal_quantile(m: Any, y: Any, tail: Any) -> Any:
+    """The x with ndtr(x) = 1/2 + y, where `tail` = 1/2 - |y|. Source of the variables: A&S 26.2.22."""
+    centre = y * series(y * y * (128 / 9) - 1, C.NDTRI_CENTRE)
+    z = m.sqrt(-2 * m.log(tail))
+    near, middle = series(z * 0.5 - 2, C.NDTRI_NEAR), series(z * 0.2 - 2.2, C.NDTRI_MID)
+    far = series(z * (1 / 12) - 28 / 12, C.NDTRI_FAR)
+    x = m.where(z <= 6, near, m.where(z <= 16, middle, far))
+    x = m.where(m.equal(tail, 0), math.inf, x)
+    return m.where(m.abs(y) <= 0.375, centre, m.where(y < 0, -x, x))
+
+
+@formula
+def ndtri(m: Any, x: Any) -> Any:
+    """The quantile of the normal distribution."""
+    return _normal_quantile(m, x - 0.5, m.where(x < 0.5, x, 1 - x))
+
+
+@formula
+def erfinv(m: Any, x: Any) -> Any:
+    return _normal_quantile(m, x * 0.5, (1 - m.abs(x)) * 0.5) * math.sqrt(0.5)
+
+
+# Derivatives of log gamma: upward recurrence to 10, then the asymptotic series (A&S 6.3.18, 6.4.12).
+
+_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
+
+
+@formula
+def digamma(m: Any, x: Any) -> Any:
+    y = m.where(x < 0, 1 - x, x)  # reflection: A&S 6.3.7
+    small = y < 10
+    w = m.where(small, y + 10, y)
+    z = 1 / (w * w)
+    psi = m.log(w) - 0.5 / w - z * powers(z, [b / (2 * k + 2) for k, b in enumerate(_BERNOULLI)][::-1])
+    down: Any = 0.0
+    for k in range(9, -1, -1):
+        down = down + 1 / (y + float(k))
+    psi = m.where(small, psi - down, psi)
+    r = x - m.trunc(x)
+    psi = m.where(x < 0, psi - math.pi / m.tan(math.pi * r), psi)
+    whole = m.where(x < 0, m.where(m.equal(r, 0), math.nan, psi), psi)
+    return m.where(m.equal(x, 0), -1 / x, whole)
+
+
+@formula
+def trigamma(m: Any, x: Any) -> Any:
+    y = m.where(x < 0.5, 1 - x, x)  # reflection: A&S 6.4.7
+    small = y < 10
+    w = m.where(small, y + 10, y)
+    z = 1 / (w * w)
+    t = (1 + 0.5 / w + z * powers(z, _BERNOULLI[::-1])) / w
+    up: Any = 0.0
+    for k in range(9, -1, -1):
+        up = up + 1 / ((y + float(k)) * (y + float(k)))
+    t = m.where(small, t + up, t)
+    s = m.sin(math.pi * x)
+    return m.where(x < 0.5, math.pi**2 / (s * s) - t, t)
+
+
+@formula
+def lgamma(m: Any, x: Any) -> Any:
+    """log |gamma(x)|: a series between the zeros 1 and 2, Stirling's (A&S 6.1.41) above, reflection below."""
+    y = m.where(x < 0.5, 1 - x, x)
+    near = (y - 1) * (y - 2) * series((y - 1.75) * 0.8, C.LGAMMA)
+    small = y < 10
+    w = m.where(small, y + 7, y)
+    z = 1 / (w * w)
+    tail = powers(z, [b / ((2 * k + 1) * (2 * k + 2)) for k, b in enumerate(_BERNOULLI)][::-1]) / w
+    far = (w - 0.5) * m.log(w) - w + 0.5 * math.log(2 * math.pi) + tail
+    rising: Any = y
+    for k in range(1, 7):
+        rising = rising * (y + float(k))
+    far = far - m.where(small, m.log(m.where(small, rising, 1.0)), 0.0)
+    above = m.where(y < 3, near, far)
+    below = math.log(math.pi) - m.log(m.abs(m.sin(math.pi * (x - m.round(x))))) - above
+    above = m.where(m.equal(y, math.inf), math.inf, above)
+    return m.where(m.equal(m.abs(x), math.inf), math.inf, m.where(x < 0.5, below, above))

@@ -1,0 +1,5 @@
+"""Signal processing, as torch.signal."""
+
+from fanal.signal import windows
+
+__all__ = ["windows"]
