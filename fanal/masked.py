@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanal.core.ops import masked as _masked
 from fanal.core.ops import surface as _surface
+
+_surface.install("masked")
+from fanal.core.ops import masked as _masked  # noqa: E402  # after install, which sees what the import registers
 
 globals().update(_surface.FUNCTIONS["masked"])
 

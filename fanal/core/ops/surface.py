@@ -66,7 +66,6 @@ TOPICS = (
     "special",
     "arithmetic",
     "window",
-    "masked",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {
@@ -127,11 +126,12 @@ MODULES = {
 }
 
 
-def install() -> None:
-    """Make every registered operator public."""
-    for topic in TOPICS:
+def install(*topics: str) -> None:
+    """Make the operators of topic files public. Those outside TOPICS are asked for by the module that shows them."""
+    known = len(ENTRIES)
+    for topic in topics:
         importlib.import_module(f"fanal.core.ops.{topic}")
-    for e in ENTRIES:
+    for e in ENTRIES[known:]:
         _install(e)
 
 
@@ -169,4 +169,4 @@ def _install(e: Entry) -> None:
             FUNCTIONS.setdefault(e.module, {})[name] = form(written, name)
 
 
-install()
+install(*TOPICS)
