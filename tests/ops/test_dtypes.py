@@ -28,6 +28,24 @@ def test_losses_round_their_mean_once(dtype):
     assert ours.l1_loss(b, b * 2).item() == their.l1_loss(a, a * 2).item()
 
 
+SUMS = {
+    "addmm": lambda m, a, b: m.addmm(a[:, :4], a[:, :8], b[:8, :4], beta=0.2, alpha=0.6),
+    "baddbmm": lambda m, a, b: m.baddbmm(a[None, :, :4], a[None, :, :8], b[None, :8, :4]),
+    "addmv": lambda m, a, b: m.addmv(a[:, 0], a[:, :8], b[:8, 0]),
+    "addcmul": lambda m, a, b: m.addcmul(a, a * 2, a, value=0.3),
+    "addcdiv": lambda m, a, b: m.addcdiv(a, a * 2, a + 1, value=0.3),
+    "lerp": lambda m, a, b: m.lerp(a, a * 3, 0.3),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_round_once(name, dtype):
+    a, b = pair(dtype)
+    expected, got = SUMS[name](torch, a, a.T.contiguous()), SUMS[name](fanal, b, b.T.contiguous())
+    assert got.tolist() == expected.tolist()
+
+
 LOSSES = {
     "margin_ranking": lambda f, m, x, y: f.margin_ranking_loss(x, y, m.ones_like(x)),
     "triplet": lambda f, m, x, y: f.triplet_margin_loss(x, y, x * 2),
@@ -69,3 +87,12 @@ def test_a_root_mean_square_of_complex_numbers_has_a_gradient():
         f.rms_norm(x, (3,), eps=0.5).abs().sum().backward()
         grads.append(x.grad.numpy())
     np.testing.assert_allclose(grads[1], grads[0], rtol=1e-4)
+
+
+def test_resolving_a_conjugate_changes_no_value():
+    values = np.array([1 + 2j, 3 - 1j], np.complex64)
+    for m in (torch, fanal):
+        x = m.tensor(values)
+        assert m.resolve_conj(x).tolist() == [1 + 2j, 3 - 1j]
+        assert m.resolve_conj(x.conj()).tolist() == [1 - 2j, 3 + 1j]
+        assert m.resolve_neg(x.conj().imag).tolist() == [-2, 1]

@@ -10,16 +10,21 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
-from fanal.core.ops.build import assign, counted, floating, is_number, node_of, number, public, read, result
+from fanal.core.ops.build import (
+    assign,
+    counted,
+    floating,
+    is_number,
+    node_of,
+    number,
+    public,
+    read,
+    result,
+    wide,
+)
 from fanal.core.ops.pointwise import relu, sigmoid, sigmoid_node, tanh, with_gradient
 
 Rule = Callable[..., list[Node | None]]
-
-
-def wide(x: Node) -> Node:
-    """Return `x` in the precision in which it is computed: 16-bit and 8-bit floats in float32."""
-    to = dt.ACCUMULATE.get(x.dtype)
-    return P.convert(x, to) if to else x
 
 
 def need_float(t: Any, name: str) -> Node:

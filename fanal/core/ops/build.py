@@ -165,6 +165,12 @@ def floating(d: dt.dtype) -> dt.dtype:
     return d if d.category >= 2 else dt.get_default()
 
 
+def wide(x: Node) -> Node:
+    """Return `x` in the precision in which it is computed: 16-bit and 8-bit floats in float32."""
+    to = dt.ACCUMULATE.get(x.dtype)
+    return convert(x, to) if to else x
+
+
 def kept_strides(shape: Shape, *xs: Operand) -> Shape | None:
     """Return the dense layout a pointwise result inherits from its operands, or None when it is contiguous."""
     for x in xs:
@@ -319,6 +325,7 @@ __all__ = [
     "result_type",
     "store",
     "value",
+    "wide",
     "wrap",
     "write",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import counted, node_of, nodes_of, number, public, read, wrap
+from fanal.core.ops.build import counted, node_of, nodes_of, number, public, read, wide, wrap
 
 
 def _same_dtype(a: Any, b: Any, text: str) -> None:
@@ -242,18 +243,16 @@ def _expands(shape: Shape, to: Shape) -> None:
             )
 
 
-def _plus(c: Any, product: Node, beta: Any, alpha: Any) -> Node:
-    """beta * c + alpha * product; a zero beta hides NaN in c."""
-    product = _scaled(product, alpha)
-    _expands(c._shape, product.shape)
-    if beta == 0:
-        return product
-    if c._dtype is not product.dtype:
-        raise RuntimeError(
-            f"self and mat2 must have the same dtype, but got {dt.scalar_name(c._dtype)} and "
-            f"{dt.scalar_name(product.dtype)}"
-        )
-    return P.add(_scaled(read(c), beta), product)
+def _plus(c: Any, a: Any, b: Any, product: Callable[[Node, Node], Node], beta: Any, alpha: Any) -> Any:
+    """beta * c + alpha * product(a, b); 16-bit floats are rounded once. A zero beta hides NaN in c."""
+    d = b._dtype
+    _same_dtype(a, b, "expected m1 and m2 to have the same dtype, but got: {a} != {b}")
+    y = _scaled(product(wide(read(a)), wide(read(b))), alpha)
+    _expands(c._shape, y.shape)
+    if beta != 0:
+        _same_dtype(c, b, "self and mat2 must have the same dtype, but got {a} and {b}")
+        y = P.add(_scaled(wide(read(c)), beta), y)
+    return wrap(P.convert(y, d))
 
 
 @public(inplace=True, out="same")
@@ -263,28 +262,28 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) ->
         if len(t._shape) != 2:
             raise RuntimeError(f"{which} must be a matrix, got {len(t._shape)}-D tensor")
     _check_mm(mat1, mat2)
-    return wrap(_plus(input, P.dot(read(mat1), read(mat2)), beta, alpha))
+    return _plus(input, mat1, mat2, P.dot, beta, alpha)
 
 
 @public(inplace=True, out="same")
 def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * the sum of batch1[i] @ batch2[i]."""
     _check_bmm(batch1, batch2)
-    return wrap(_plus(input, P.sum_(P.dot(read(batch1), read(batch2)), (0,)), beta, alpha))
+    return _plus(input, batch1, batch2, lambda a, b: P.sum_(P.dot(a, b), (0,)), beta, alpha)
 
 
 @public(inplace=True, out="same")
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * batch1 @ batch2, batch by batch."""
     _check_bmm(batch1, batch2)
-    return wrap(_plus(input, P.dot(read(batch1), read(batch2)), beta, alpha))
+    return _plus(input, batch1, batch2, P.dot, beta, alpha)
 
 
 @public(inplace=True, out="same")
 def addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * mat @ vec."""
     _check_mv(mat, vec, input._shape)
-    return wrap(_plus(input, _mv_node(read(mat), read(vec)), beta, alpha))
+    return _plus(input, mat, vec, _mv_node, beta, alpha)
 
 
 @public(inplace=True, out=True)

@@ -22,6 +22,7 @@ from fanal.core.ops.build import (
     read,
     result,
     result_type,
+    wide,
 )
 
 
@@ -468,32 +469,35 @@ def lerp(input: Any, end: Any, weight: Operand) -> Any:
     a, b = read(input), read(end)
     if a.dtype is not b.dtype:
         raise RuntimeError(f"expected dtype {a.dtype.name} for `end` but got dtype {b.dtype.name}")
-    w = node_of(weight, a.dtype)
+    d, (a, b) = a.dtype, map(wide, (a, b))
+    w = number(weight, a.dtype) if is_number(weight) else wide(node_of(weight, d))
     diff = P.sub(b, a)
     near = P.add(a, P.mul(w, diff))
     far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))
     aw = P.abs_(w)
-    return result(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), input, end, weight)
+    return result(P.convert(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), d), input, end, weight)
 
 
 @public(inplace=True, out=True)
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """Return input + value * tensor1 * tensor2."""
-    a, b, c = nodes_of(input, tensor1, tensor2)
+    d = result_type(input, tensor1, tensor2)
+    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
     m = P.mul(b, c) if value == 1 else P.mul(P.mul(number(value, a.dtype), b), c)
-    return result(P.add(a, m), input, tensor1, tensor2)
+    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
 
 
 @public(inplace=True, out=True)
 def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """Return input + value * tensor1 / tensor2."""
-    a, b, c = nodes_of(input, tensor1, tensor2)
+    d = result_type(input, tensor1, tensor2)
+    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
     if b.dtype.category < 2 and c.dtype.category < 2:
         raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release "
                            "addcdiv will "
                            "perform a true division of tensor1 and tensor2.")
     m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
-    return result(P.add(a, m), input, tensor1, tensor2)
+    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
 
 
 @public(out="same")

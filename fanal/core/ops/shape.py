@@ -257,10 +257,19 @@ def adjoint(input: Any) -> Any:
     return conj(permuted(input, _swapped(n, n - 2, n - 1)))
 
 
-@public(aliases=("resolve_conj",))
+@public()
 def conj(input: Any) -> Any:
-    """Return the complex conjugate; real tensors as they are."""
+    """Return the complex conjugate; real tensors as they are.
+
+    Differs from torch: complex conjugates have memory of their own, so there is no conjugate bit to resolve.
+    """
     return result(P.conj(read(input)), input) if input._dtype.is_complex else input
+
+
+@public()
+def resolve_conj(input: Any) -> Any:
+    """Return the input: no tensor here is a conjugate that still has to be computed."""
+    return input
 
 
 @public(inplace=True, out="same")

@@ -152,7 +152,7 @@ def _scan_grad(g: Node, y: Node, x: Node, op: str, dim: int) -> list[Node | None
     if op == "add":
         return [flip(scan(flip(g, (dim,)), "add", dim), (dim,))]
     if op == "mul":
-        return [_running_product_grad(g, x, dim) if x.shape else g]
+        return [_running_product_grad(g, x, dim) if x.shape and x.size else g]
     if op == "logaddexp":  # dy_j/dx_i = exp(x_i - y_j) for j >= i
         shifted = scan(flip(mul(g, exp(neg(y))), (dim,)), "add", dim)
         return [mul(exp(x), flip(shifted, (dim,)))]
