@@ -96,3 +96,17 @@ def test_resolving_a_conjugate_changes_no_value():
         assert m.resolve_conj(x).tolist() == [1 + 2j, 3 - 1j]
         assert m.resolve_conj(x.conj()).tolist() == [1 - 2j, 3 + 1j]
         assert m.resolve_neg(x.conj().imag).tolist() == [-2, 1]
+
+
+@pytest.mark.parametrize("name", ["logsumexp", "logcumsumexp"])
+def test_logarithms_of_complex_sums(name):
+    draw = np.random.default_rng(1)
+    x, g = ((draw.normal(size=(3, 4)) + 1j * draw.normal(size=(3, 4))).astype(np.complex64) * 3 for _ in range(2))
+    found = []
+    for m in (torch, fanal):
+        leaf = m.tensor(x, requires_grad=True)
+        y = getattr(m, name)(leaf, 1)
+        y.backward(m.tensor(g if y.ndim == 2 else g[:, 0]))
+        found.append((y.detach().numpy(), leaf.grad.resolve_conj().numpy()))
+    for expected, got in zip(*found):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

@@ -355,15 +355,15 @@ def logsumexp_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     from fanal.core.ops.pointwise import with_gradient
 
     d = P.detach(x)
-    m = keep(P.max_of(d, dims), x.shape, dims, True) if count(x.shape, dims) else None
-    if m is None:
+    if not count(x.shape, dims):
         return keep(P.log(P.sum_(P.exp(x), dims)), x.shape, dims, keepdim)
+    m = keep(P.max_of(P.real(d), dims), x.shape, dims, True)
     inf = P.num(m, math.inf)
-    m = P.where(P.eq(P.abs_(m), inf), P.num(m, 0), m)
+    m = P.convert(P.where(P.eq(P.abs_(m), inf), P.num(m, 0), m), x.dtype)
     s = P.sum_(P.exp(P.sub(d, m)), dims)
     y = P.add(P.log(s), P.reshape(m, s.shape))
     y = with_gradient(
-        y, lambda g, y, x: [P.mul(P.spread_back(g, x, dims), P.exp(P.sub(x, P.spread_back(y, x, dims))))], x
+        y, lambda g, y, x: [P.mul(P.spread_back(g, x, dims), P.conj(P.exp(P.sub(x, P.spread_back(y, x, dims)))))], x
     )
     return keep(y, x.shape, dims, keepdim)
 

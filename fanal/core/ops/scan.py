@@ -69,13 +69,16 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     y = P.scan(P.detach(x), "logaddexp", d)
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
-        # sum_{k >= i} g_k exp(x_i - y_k), the positive and the negative part each as a logarithm.
-        parts = []
-        for part in (P.max_(g, P.num(g, 0)), P.max_(P.neg(g), P.num(g, 0))):
-            logs = P.sub(P.log(part), y)
+        def share(g: Node) -> Node:
+            """sum_{k >= i} g_k exp(x_i - y_k), from the logarithm of g"""
+            logs = P.sub(P.log(g), P.conj(y))
             total = P.flip(P.scan(P.flip(logs, (d,)), "logaddexp", d), (d,))
-            parts.append(P.exp(P.add(x, total)))
-        return [P.sub(parts[0], parts[1])]
+            return P.exp(P.add(P.conj(x), total))
+
+        if x.dtype.is_complex:
+            return [share(g)]
+        zero = P.num(g, 0)
+        return [P.sub(share(P.max_(g, zero)), share(P.max_(P.neg(g), zero)))]
 
     return plain(with_gradient(y, rule, x), input)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from fanal.core.base import dtype as dt
@@ -121,9 +123,20 @@ def _exclusive(x: Node, dim: int) -> Node:
 _SCANS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp}
 
 
+def _complex_log_add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """log(exp(a) + exp(b)) from the larger real part on, which NumPy has for real numbers only."""
+    first = a.real >= b.real
+    high, low = np.where(first, a, b), np.where(first, b, a)
+    same = np.isinf(high.real) & (high.real == low.real)  # inf - inf is no number
+    return np.where(same, high, high + np.log1p(np.exp(low - np.where(same, 0, high))))
+
+
 def _scan_ref(x: np.ndarray, op: str, dim: int) -> np.ndarray:
     if x.ndim == 0 or x.size == 0:
         return x.copy()
+    if op == "logaddexp" and x.dtype.kind == "c":
+        steps = itertools.accumulate(np.moveaxis(x, dim, 0), _complex_log_add)
+        return np.stack(list(steps), dim).astype(x.dtype)
     acc = dt.ACCUMULATE.get(dt.from_numpy(x.dtype))
     wide = x.astype(acc.np) if acc else x
     return _SCANS[op].accumulate(wide, dim, dtype=wide.dtype).astype(x.dtype)
@@ -154,8 +167,8 @@ def _scan_grad(g: Node, y: Node, x: Node, op: str, dim: int) -> list[Node | None
     if op == "mul":
         return [_running_product_grad(g, x, dim) if x.shape and x.size else g]
     if op == "logaddexp":  # dy_j/dx_i = exp(x_i - y_j) for j >= i
-        shifted = scan(flip(mul(g, exp(neg(y))), (dim,)), "add", dim)
-        return [mul(exp(x), flip(shifted, (dim,)))]
+        shifted = scan(flip(mul(g, conj(exp(neg(y)))), (dim,)), "add", dim)
+        return [mul(conj(exp(x)), flip(shifted, (dim,)))]
     raise RuntimeError(f"the gradient of scan '{op}' is written in the operator that uses it")
 
 
