@@ -12,6 +12,8 @@ from fanal.core.base import dtype as _dt
 from fanal.core.base.device import device as device
 from fanal.core.base.dtype import dtype as dtype
 from fanal.core.base.dtype import promote_types as promote_types
+from fanal.core.base.layout import layout as layout
+from fanal.core.base.layout import memory_format as memory_format
 from fanal.core.base.missing import absent as _absent
 from fanal.core.base.shape import Size as Size
 from fanal.core.ops import surface as _surface
@@ -89,6 +91,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("get_num_threads", "set_num_threads"), "core.backends.cpu.threads"),
     **dict.fromkeys(
         (
+            "GradScaler",
             "autocast",
             "clear_autocast_cache",
             "get_autocast_cpu_dtype",
@@ -100,6 +103,7 @@ _ELSEWHERE = {
         "amp",
     ),
     **dict.fromkeys(("compile",), "compiler"),
+    **dict.fromkeys(("default_generator",), "random"),
     **dict.fromkeys(("vmap",), "func"),
 }
 

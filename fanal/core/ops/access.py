@@ -45,6 +45,12 @@ def _is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return self._strides is None or is_contiguous(self._shape, self._strides)
 
 
+def _dim_order(self: Tensor) -> tuple[int, ...]:
+    """Return the dimensions from the widest stride to the narrowest."""
+    st = strides_of(self)
+    return tuple(sorted(range(len(st)), key=lambda d: (-st[d], d)))
+
+
 for _name, _f in {
     "size": _size,
     "stride": _stride,
@@ -66,6 +72,9 @@ for _name, _f in {
     "is_conj": lambda self: False,
     "is_neg": lambda self: False,
     "is_coalesced": lambda self: True,
+    "is_distributed": lambda self: False,
+    "is_same_size": lambda self, other: self._shape == other._shape,
+    "dim_order": _dim_order,
     "is_set_to": lambda self, o: self._storage is o._storage and self._chain == o._chain,
 }.items():
     _plain(_name, _f)
@@ -80,6 +89,11 @@ for _name, _f in {
     "is_nested": lambda self: False,
     "is_mkldnn": lambda self: False,
     "is_xpu": lambda self: False,
+    "is_ipu": lambda self: False,
+    "is_maia": lambda self: False,
+    "is_mtia": lambda self: False,
+    "is_vulkan": lambda self: False,
+    "is_xla": lambda self: False,
     "is_sparse_csr": lambda self: False,
     "layout": lambda self: layout.strided,
     "itemsize": lambda self: self._dtype.itemsize,

@@ -264,8 +264,15 @@ def _question(name: str) -> None:
     public(name, method=False, event=False)(fn)
 
 
-for _name in ("is_floating_point", "is_complex", "is_signed", "numel", "is_inference", "is_conj", "is_neg"):
+for _name in ("is_floating_point", "is_complex", "is_signed", "numel", "is_inference", "is_conj", "is_neg",
+              "is_distributed", "get_device"):
     _question(_name)
+
+
+@public(method=False, event=False)
+def is_same_size(input: Any, other: Any) -> bool:
+    """Tell whether two tensors have the same shape."""
+    return input._shape == other._shape
 
 
 @public("can_cast", method=False, event=False)

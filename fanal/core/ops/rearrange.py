@@ -13,9 +13,9 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read, result, wrap
+from fanal.core.ops.build import assign, public, read, result, wrap
 from fanal.core.ops.shape import expanded, ints, reshape, view_shape
-from fanal.core.tensor.tensor import compute
+from fanal.core.tensor.tensor import compute, strides_of
 
 
 def plain(n: Node, like: Any) -> Any:
@@ -251,6 +251,26 @@ def _triangle(input: Any, diagonal: int, lower: bool) -> Any:
     if len(x.shape) < 2:
         raise RuntimeError(f"{'tril' if lower else 'triu'}: input tensor must have at least 2 dimensions")
     return result(P.where(band(x.shape, diagonal, lower), x, P.num(x, 0)), input)
+
+
+@public(function=False)
+def fill_diagonal_(self: Any, fill_value: Any, wrap: bool = False) -> Any:
+    """Fill the main diagonal of a matrix, or of a cube; with `wrap` it starts again below a tall matrix."""
+    from fanal.core.ops.convert import fill
+    from fanal.core.ops.shape import as_strided
+
+    shape = self._shape
+    if len(shape) < 2:
+        raise RuntimeError("dimensions must larger than 1")
+    if len(shape) > 2 and len(set(shape)) > 1:
+        raise RuntimeError("all dimensions of input must be of equal length")
+    st, rows = strides_of(self), shape[0]
+    period = shape[1] + 1 if wrap and len(shape) == 2 else max(rows, 1)  # rows from one diagonal to the next
+    for start in range(0, rows, period):
+        n = min(min(shape), rows - start)
+        line = as_strided(self, (n,), (sum(st),), self._offset + start * st[0])
+        assign(line, read(fill(line, fill_value)))
+    return self
 
 
 @public(inplace=True, out="same")

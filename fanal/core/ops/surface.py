@@ -55,6 +55,7 @@ TOPICS = (
     "sort",
     "show",
     "convert",
+    "apply",
     "factory",
     "numpy_share",
     "limits",
