@@ -179,13 +179,14 @@ def weight_gradient(
     band = _even(th, _WEIGHT_TILES // tw)
     c_block, m_block = _up(_even(c, _C_BLOCK), lanes), _up(_even(m, _M_BLOCK), panel)
     blocks = -(-c // c_block) * -(-m // m_block)
-    wide = _up(m, panel)
+    wide = _up(m, panel) + lanes  # an odd number of vectors, as above
     one = 9 * c * wide
     parts = max(1, min(n, -(-_UNITS // blocks), _PART_BYTES // (one * size)))
     images = -(-n // parts)
     parts = -(-n // images)
     v_row, z_row = c_block + lanes, m_block + lanes
-    rows = band * tw
+    together = max(1, _WEIGHT_TILES // (th * tw)) if band == th else 1
+    rows = min(together, n) * band * tw
     temp = Temp(next(TEMP_IDS), parts * one * size)
 
     scratch = _Scratch()
@@ -197,7 +198,8 @@ def weight_gradient(
     found: dict[int, Buf | int] = {
         ir.W: g.buf, ir.Y: Buf(temp.id), ir.BLOCK: m_block, ir.C_BLOCK: c_block, ir.V_ROW: v_row, ir.Z_ROW: z_row,
         ir.ROWS: rows, ir.IMAGES: images, ir.BAND: band, ir.BANDS: -(-th // band), ir.PARTS: parts, ir.WIDE: wide,
-        ir.ONE: sums, **scratch.at, **_shapes(x, c, m, (oh, ow), padding)}  # fmt: skip
+        ir.ONE: sums,
+        ir.TOGETHER: together, **scratch.at, **_shapes(x, c, m, (oh, ow), padding)}  # fmt: skip
     name = target.symbol(spec.key)
     kernel = Kernel(name, functools.partial(dw_ir.weight_gradient_source, target, name, spec))
     flops = 2 * prod(g.shape) * c * 9
@@ -214,10 +216,11 @@ def weight_gradient(
     )
     name = target.symbol(f"sumparts2:{x.dtype.name}")
     total = 9 * c
+    sum_blocks = -(-total // lanes)
     add = Launch(
         Kernel(name, functools.partial(weight_ir.sum_parts_source, target, name, x.dtype.name)),
-        [Buf(temp.id), out.buf, parts, one, total, m, wide, -(-total // lanes)],
-        -(-total // lanes),
+        [Buf(temp.id), out.buf, parts, one, total, m, wide, sum_blocks],
+        sum_blocks,
         lanes * lanes * size,
         parts * one,
         (parts * one + prod(out.shape)) * size,

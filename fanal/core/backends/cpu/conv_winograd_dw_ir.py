@@ -74,20 +74,29 @@ class _WeightGradient(Unit):
         stop = w.min(w.add(first, p[words.IMAGES]), p[words.N])
         values, gradients = self.scratch(words.V_AT), self.scratch(words.Z_AT)
 
-        def image(n: Value) -> list[Value]:
+        def images(n: Value) -> list[Value]:
+            count = w.min(p[words.TOGETHER], w.sub(stop, n))
+
             def band(b: Value) -> list[Value]:
                 tile = w.mul(b, p[words.BAND])
                 rows = w.min(p[words.BAND], w.sub(p[words.TH], tile))
-                self.inputs(n, c0, c1, tile, rows, values)
-                self.gradients(n, m0, m1, tile, rows, gradients)
+                each = w.mul(rows, p[words.TW])
+
+                def image(i: Value) -> list[Value]:
+                    at, t = w.add(n, i), w.mul(i, each)
+                    self.inputs(at, c0, c1, tile, rows, self.at(values, w.mul(t, p[words.V_ROW])))
+                    self.gradients(at, m0, m1, tile, rows, self.at(gradients, w.mul(t, p[words.Z_ROW])))
+                    return []
+
+                w.loop("0", count, "1", image, once=True)
                 again = w.let(f"icmp ne i64 {w.add(b, w.sub(n, first))}, 0")
-                self.products(w.sub(c1, c0), w.sub(m1, m0), w.mul(rows, p[words.TW]), again)
+                self.products(w.sub(c1, c0), w.sub(m1, m0), w.mul(count, each), again)
                 return []
 
             w.loop("0", p[words.BANDS], "1", band, once=True)
             return []
 
-        w.loop(first, stop, "1", image, once=True)
+        w.loop(first, stop, p[words.TOGETHER], images, once=True)
         self.finish(part, c0, c1, m0, m1)
         return []
 

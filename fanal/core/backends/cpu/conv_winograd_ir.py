@@ -23,10 +23,11 @@ from fanal.core.base import dtype as dt
 PLACES = 16  # of a transformed tile
 
 # Argument words. X: image; W: transformed weight, or the output gradient; Y: output, or partial sums. P*: padding.
-# BAND: rows of tiles of a unit. *_AT: where a part of scratch begins. ROWS: rows kept for a place, more than tiles.
+# BAND: rows of tiles of a unit. TOGETHER: images whose tiles are added up in one go. *_AT: where a part of scratch
+# begins. ROWS: rows kept for a place, more than tiles.
 (X, W, Y, N, C, M, H, WIDTH, OH, OW, PY, PX, X_IMAGE, X_CHANNEL, Y_IMAGE, Y_CHANNEL, TW, TH, BAND, BANDS, IMAGES, PARTS,
- BLOCK, C_BLOCK, LINES, LINE, PITCH, V_ROW, Z_ROW, ROWS, STAGE_AT, V_AT, Z_AT, M_AT, OUT_AT, TURNED_AT, WIDE, ONE,
- BASE) = range(39)  # fmt: skip
+ BLOCK, C_BLOCK, TOGETHER, PITCH, V_ROW, Z_ROW, ROWS, STAGE_AT, V_AT, Z_AT, M_AT, OUT_AT, TURNED_AT, WIDE, ONE,
+ BASE) = range(38)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class WinogradSpec:
 
     @property
     def key(self) -> str:
-        return "winograd1:" + ":".join(str(v) for v in vars(self).values())
+        return "winograd2:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Shared:
