@@ -1,9 +1,10 @@
-"""Linear algebra: the functions of torch.linalg that are composed of primitives."""
+"""Linear algebra, as torch.linalg: factorisations, systems, spectra, norms."""
 
 from __future__ import annotations
 
+from fanal.core.base.errors import LinAlgError as LinAlgError
 from fanal.core.base.missing import finder
 from fanal.core.ops import surface as _surface
 
-globals().update(_surface.FUNCTIONS.get("linalg", {}))
+globals().update(_surface.FUNCTIONS["linalg"])
 __getattr__ = finder("torch.linalg")

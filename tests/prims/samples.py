@@ -189,6 +189,14 @@ SAMPLES: dict[str, Sample] = {
                       + _writes((6, 7), (6, 2), (6, 2), 1, True)[1:2], NUMBERS, "terms"),
     "argsort": Sample(cases((((5, 9),), (1, False)), (((5, 9),), (0, True)), (((),), (0, False)), (((0, 3),), (0, False))),
                       BOOL + NUMBERS),
+    # Linear algebra and Fourier transforms. Routines that no layout makes singular; the rest is in tests/ops.
+    "lapack": Sample((Case(((2, 3, 3),), ("expm",)), Case(((4, 3),), ("svdvals",)), Case(((3, 3),), ("det",), smooth=False),
+                      Case(((2, 3, 3), (2, 3, 2)), ("triangular", True, False)), Case(((3, 3), (3, 2)), ("triangular", False, True)),
+                      Case(((0, 3, 3),), ("expm",)), Case(((0, 3),), ("svdvals",))),
+                     (dt.float32, dt.float64, *COMPLEX), "weights", 64, 0.5, 2),
+    "fft": Sample((Case(((3, 5),), ("forward", (1,), 5)), Case(((2, 4, 3),), ("back", (1, 2), 3)), Case(((3, 4),), ("real", (0, 1), 6)),
+                   Case(((3, 4),), ("real", (1,), 7)), Case(((3, 5),), ("half", (0, 1), 5), {0: dt.float64}, False),
+                   Case(((0, 4),), ("forward", (1,), 4))), COMPLEX, "weights", 16),
     "host": Sample((Case(((3, 5), (3, 5)), (_sort_back, (3, 5), dt.float64)),), (dt.float64,)),
     # Pooling. max_pool_dx takes (gradient, input).
     "max_pool": Sample(_POOLS, FLOATS + (dt.int32, dt.uint8), apart=0.01), "max_pool_at": Sample(_POOLS, FLOATS + (dt.int32,)),

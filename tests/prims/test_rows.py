@@ -128,7 +128,7 @@ def assert_close(row: Row, sample: Sample, y: Node, args: list[np.ndarray], got:
         scale = np.asarray(row.ref(*[np.abs(a) if a.dtype.kind in "fc" else a for a in wide], *y.params)).astype(np.float64)
         scale = np.maximum(np.abs(scale), np.abs(want))
     elif sample.error == "weights":
-        scale = np.full(want.shape, np.abs(want).max())
+        scale = np.full(want.shape, np.abs(want).max(initial=0))
     else:
         scale = np.abs(want)
     with np.errstate(all="ignore"):

@@ -180,7 +180,8 @@ class _Lowering:
             return
         if g.kind in ("join", "special"):
             for v in g.roots:
-                self._pieces(v)
+                if v.output or v.outside or v.role == "special":  # else only values without elements read it
+                    self._pieces(v)
             return
         if g.kind == "contract":
             self._contract(g)

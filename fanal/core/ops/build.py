@@ -66,7 +66,8 @@ def public(
     module: "torch", "nn.functional", "linalg", ... where the function appears (function=False: nowhere).
     method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
     out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
-    tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op.
+    tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
+    and check: the function returns (result, info), and check(info) raises if info, once computed, tells of a failure.
     """
 
     def register(fn: Callable) -> Callable:

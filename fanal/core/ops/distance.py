@@ -16,17 +16,10 @@ from fanal.core.ops.reduce import norm_node
 def distance_node(d: Node, p: float) -> Node:
     """The p-norm of differences over the last dimension; its gradient at 0 is 0."""
     last = (len(d.shape) - 1,)
-    if p == 0:
-        return with_gradient(
-            norm_node(P.detach(d), 0, last, False), lambda g, y, d: [P.zeros(d.shape, g.dtype)], d
-        )
-    if p in (1.0, 2.0):
-        return norm_node(d, p, last, False)
     if not d.shape[-1]:
         return P.sum_(P.abs_(d), last)
-    a = P.abs_(P.detach(d))
-    keep = (*d.shape[:-1], 1)
     if p == math.inf:
+        a, keep = P.abs_(P.detach(d)), (*d.shape[:-1], 1)
         y = P.max_of(a, last)
 
         def rule(g: Node, y: Node, d: Node) -> list[Node | None]:
@@ -34,19 +27,7 @@ def distance_node(d: Node, p: float) -> Node:
             return [P.where(hit, P.mul(P.reshape(g, keep), P.sign(d)), P.num(d, 0))]
 
         return with_gradient(y, rule, d)
-    n = P.num(d, p)
-    y = P.pow_(P.sum_(P.pow_(a, n), last), P.num(d, 1 / p))
-
-    def power_rule(g: Node, y: Node, d: Node) -> list[Node | None]:
-        a, zero = P.abs_(d), P.num(d, 0)
-        top = P.reshape(y, keep)
-        still = P.or_(P.eq(a, zero), P.eq(top, zero))
-        one = P.num(d, 1)
-        ratio = P.div(P.where(still, one, a), P.where(still, one, top))
-        slope = P.mul(P.sign(d), P.pow_(ratio, P.num(d, p - 1)))
-        return [P.where(still, zero, P.mul(P.reshape(g, keep), slope))]
-
-    return with_gradient(y, power_rule, d)
+    return norm_node(d, p, last, False)
 
 
 def _euclid_by_product(x: Node, y: Node) -> Node:

@@ -377,6 +377,8 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
 
 def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
     """The p-norm of a value over dimensions, as torch.linalg.vector_norm; 16-bit floats are rounded once."""
+    from fanal.core.ops.pointwise import with_gradient
+
     if x.dtype in dt.ACCUMULATE:
         return rounded_once(lambda w: norm_node(w, p, dims, keepdim), x)
     a = P.abs_(x)
@@ -384,13 +386,32 @@ def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
         y = (P.max_of if p > 0 else P.min_of)(a, dims)
     elif p == 0:
         y = P.sum_(P.convert(P.ne(x, P.num(x, 0)), a.dtype), dims)
+        y = with_gradient(y, lambda g, y, x: [P.zeros(x.shape, x.dtype)], x)
     elif p == 1:
         y = P.sum_(a, dims)
     elif p == 2:
         y = _norm2(x, dims)
     else:
-        y = P.pow_(P.sum_(P.pow_(a, P.num(a, p)), dims), P.num(a, 1 / p))
+        y = _norm_p(x, p, dims)
     return keep(y, x.shape, dims, keepdim)
+
+
+def _norm_p(x: Node, p: float, dims: Shape) -> Node:
+    """(sum |x|^p)^(1/p); its gradient sign(x) (|x| / y)^(p - 1) is 0 where x or y is."""
+    from fanal.core.ops.pointwise import with_gradient
+
+    a = P.abs_(P.detach(x))
+    y = P.pow_(P.sum_(P.pow_(a, P.num(a, p)), dims), P.num(a, 1 / p))
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node]:
+        a, one = P.abs_(x), P.num(y, 1)
+        top, zero = P.spread_back(y, a, dims), P.num(y, 0)
+        still = P.or_(P.eq(a, zero), P.eq(top, zero))
+        ratio = P.div(P.where(still, one, a), P.where(still, one, top))
+        slope = P.mul(P.spread_back(g, a, dims), P.pow_(ratio, P.num(y, p - 1)))
+        return [P.mul(P.sign(x), P.convert(P.where(still, zero, slope), x.dtype))]
+
+    return with_gradient(y, rule, x)
 
 
 def _norm2(x: Node, dims: Shape) -> Node:
@@ -405,36 +426,6 @@ def _norm2(x: Node, dims: Shape) -> Node:
         return [P.mul(x, P.convert(P.spread_back(scale, x, dims), x.dtype))]
 
     return with_gradient(y, rule, x)
-
-
-@public(out="same")
-def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    """Return the p-norm of the elements over `dim` (2 by default)."""
-    d = dtype or input._dtype
-    if d.category < 2:
-        raise RuntimeError(
-            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-            f"{dt.scalar_name(d)}"
-        )
-    if p == "nuc":
-        from fanal.core.ops.linalg import nuclear_norm
-
-        return nuclear_norm(input, dim, keepdim)
-    order = 2.0 if p in ("fro", None) else float(p)
-    x = node_of(input, d)
-    return wrap_like(norm_node(x, order, _dims(dim, input.ndim), keepdim), input)
-
-
-@public(module="linalg", method=False, out=True)
-def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """Return the norm of order `ord` of the elements over `dim`."""
-    d = dtype or x._dtype
-    if d.category < 2:
-        raise RuntimeError(
-            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-            f"{dt.scalar_name(d)}"
-        )
-    return wrap_like(norm_node(node_of(x, d), float(ord), _dims(dim, x.ndim), keepdim), x)
 
 
 @public(out=True)

@@ -63,7 +63,14 @@ TOPICS = (
     "search",
     "storage_view",
     "modes",
-    "linalg",
+    "linalg_factor",
+    "linalg_solve",
+    "linalg_function",
+    "linalg_spectrum",
+    "linalg_norm",
+    "moments",
+    "fft",
+    "stft",
     "special",
     "arithmetic",
     "window",
@@ -78,6 +85,28 @@ CONSTANTS: dict[str, Any] = {
     **layout.CONSTANTS,
 }
 OPS: dict[str, Op] = {}
+
+
+def _beside_info(fn: Callable, name: str, way: bool | str) -> Callable:
+    """Accept out= for a function that returns (result, info)."""
+
+    def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        found, info = fn(*args, **kwargs)
+        return accepting_out(lambda *_, **__: found, name, way)(*args, out=out, **kwargs), info
+
+    return call
+
+
+def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
+    """Call an event that returns (result, info) and read the info: a failure is raised at the user's line."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found, info = form(*args, **kwargs)
+        check(info)
+        return found
+
+    call.__doc__ = form.__doc__
+    return call
 
 
 def _in_place(fn: Callable) -> Callable:
@@ -144,16 +173,20 @@ def _install(e: Entry) -> None:
         return
     is_event = e.options.pop("event", True)  # else it makes a tensor from data at once, as if it came from outside
     tensors = e.options.pop("tensors", None)
+    check = e.options.pop("check", None)  # of what is returned beside the result, once that is computed
 
     def form(fn: Callable, name: str, method: bool = False) -> Callable:
         made = taking_tensors(fn, name, tensors, method)
-        made = accepting_out(made, e.name, e.out) if e.out and fn is e.fn else made
+        takes_out = _beside_info if check else accepting_out
+        made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
             return made
         if method:
-            return event(f"Tensor.{name}", made, Tensor, **e.options)
-        return event(f"{e.module}.{name}", made, **e.options)
+            made = event(f"Tensor.{name}", made, Tensor, **e.options)
+        else:
+            made = event(f"{e.module}.{name}", made, **e.options)
+        return _checked(made, check) if check else made
 
     if dunder:
         setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(e.fn), Tensor, **e.options))

@@ -189,13 +189,21 @@ def _sign_ref(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x) | (x == 0), np.zeros((), x.dtype), np.sign(x))
 
 
+def _phase_grad(g: Node, y: Node, x: Node) -> Node:
+    """The part of g across the direction y of x, divided by |x|; 0 at 0."""
+    size = convert(abs_(x), x.dtype)
+    still = eq(size, num(size, 0))
+    across = sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype)))
+    return where(still, num(g, 0), div(across, where(still, num(size, 1), size)))
+
+
 sign: Row = unary(
     "sign",
     _sign_ref,
     lambda g, y, x: (
         [mul(g, num(g, 0))]
         if not x.dtype.is_complex
-        else [div(sub(g, mul(y, convert(real(mul(conj(g), y)), y.dtype))), convert(abs_(x), x.dtype))]
+        else [_phase_grad(g, y, x)]
     ),
     lambda e, x: e.sign(x),
     exact=True,

@@ -1,0 +1,400 @@
+"""Linear systems: solve and inverse, triangular systems, from factors, least squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.shape import broadcast_shapes
+from fanal.core.ir import prims as P
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import public, read, wrap
+from fanal.core.ops.limits import finfo
+from fanal.core.ops.linalg_check import (
+    failure,
+    need_fitting,
+    need_floating,
+    need_kernel,
+    need_matrix,
+    need_same,
+    need_square,
+    together,
+    whole_part,
+)
+from fanal.core.ops.named import named
+
+_NOT_INVERTIBLE = (
+    "The diagonal element {} is zero, the inversion could not be completed because the input matrix is "
+    "singular."
+)
+not_invertible = failure("linalg.inv", _NOT_INVERTIBLE)
+singular = failure("torch.linalg.solve", "The solver failed because the input matrix is singular.")
+
+
+def inverse_of(A: Any, name: str = "linalg.inv") -> tuple[Any, Any]:
+    """Return the inverse and info."""
+    need_square(A, name)
+    need_floating(A, name, low=False)
+    y = P.lapack((read(A),), "inverse")
+    return wrap(P.part(y, 0)), wrap(whole_part(y, 1))
+
+
+@public(module="linalg", method=False, out=True, check=not_invertible)
+@public("inverse", out=True, check=not_invertible)
+def inv(A: Any) -> Any:
+    """Return inverses of square matrices.
+
+    Shapes: (*, n, n). Dtypes: float32, float64, complex64, complex128. Raises LinAlgError for a singular
+    matrix.
+    """
+    return inverse_of(A)
+
+
+@public(module="linalg", method=False, out=True)
+def inv_ex(A: Any, *, check_errors: bool = False) -> Any:
+    """Return inverses and info: 0, or the place of the first zero pivot. Differs from torch: there all is
+    NaN."""
+    found, info = inverse_of(A)
+    if check_errors:
+        failure("linalg.inv_ex", _NOT_INVERTIBLE)(info)
+    return named("linalg_inv_ex", "inverse", "info")(found, info)
+
+
+def is_vector(A: Any, B: Any) -> bool:
+    """Tell whether B holds right-hand sides that are vectors, as torch.linalg.solve decides."""
+    return len(B._shape) == 1 or (len(A._shape) - 1 == len(B._shape) and B._shape == A._shape[:-1])
+
+
+def _solve(A: Any, B: Any, left: bool) -> tuple[Any, Any]:
+    need_square(A, "linalg.solve")
+    need_floating(A, "linalg.solve", low=False)
+    need_same(A, B, "linalg.solve")
+    a, b = read(A), read(B)
+    vector = is_vector(A, B)
+    if vector:
+        if not left:
+            raise RuntimeError(
+                "linalg.solve: Vector broadcasting of the left hand side is not supported for left=False. "
+                "In this "
+                "case linalg.solve is equivalent to B / A.squeeze(-1)"
+            )
+        b = P.reshape(b, (*b.shape, 1))
+        if b.shape[-2] != a.shape[-1]:
+            raise RuntimeError(
+                f"linalg.solve: Incompatible shapes of A and B for the equation AX = B "
+                f"({a.shape[-2]}x{a.shape[-1]} "
+                f"and {b.shape[-2]}x1)"
+            )
+    else:
+        need_matrix(B, "linalg.solve", "B")
+        need_fitting(A, B, left, "linalg.solve")
+    if not left:
+        a, b = P.swap(a), P.swap(b)
+    a2, b2 = together(a, b)
+    y = P.lapack((a2, b2), "solve")
+    x = P.part(y, 0)
+    lead = a.shape[:-2]
+    info, grown = whole_part(y, 1), y.shape[:-1]
+    here = tuple(
+        1 if n < len(grown) - len(lead) or lead[n - len(grown) + len(lead)] == 1 else k
+        for n, k in enumerate(grown)
+    )
+    info = P.slice_(info, (0,) * len(grown), tuple(map(min, here, grown)), (1,) * len(grown))
+    info = P.reshape(info, lead) if info.size else P.full(lead, 0, dt.int32)
+    x = x if left else P.swap(x)
+    return wrap(P.reshape(x, x.shape[:-1]) if vector else x), wrap(info)
+
+
+@public(module="linalg", method=False, out=True, check=singular)
+def solve(A: Any, B: Any, *, left: bool = True) -> Any:
+    """Return X with A X = B, or X A = B unless `left`.
+
+    Shapes: (*, n, n), (*, n, k) or (*, n) -> as B; batches broadcast. Raises LinAlgError for a singular
+    matrix. Source: Golub & Van Loan, "Matrix Computations", 3.4, through LAPACK's gesv.
+    """
+    return _solve(A, B, left)
+
+
+@public(module="linalg", method=False, out=True)
+def solve_ex(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -> Any:
+    """Return X and info: 0, or the place of the first zero pivot. Differs from torch: there all is NaN."""
+    found, info = _solve(A, B, left)
+    if check_errors:
+        singular(info)
+    return named("linalg_solve_ex", "result", "info")(found, info)
+
+
+@public(module="linalg", method=False, out=True)
+def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """Return X with A X = B (or X A = B unless `left`) for triangular A. A zero on the diagonal gives inf and
+    NaN.
+
+    Shapes: (*, n, n), (*, n, k) -> (*, n, k); batches broadcast. Source: Golub & Van Loan, 3.1.
+    """
+    name = "linalg.solve_triangular"
+    need_square(A, name)
+    need_matrix(B, name, "B")
+    need_fitting(A, B, left, name)
+    need_same(A, B, name)
+    need_kernel(A, "triangular_solve_cpu")
+    a, b = together(A, B)
+    if not left:
+        a, b = P.swap(a), P.swap(b)
+    x = P.part(P.lapack((a, b), "triangular", bool(upper) == bool(left), bool(unitriangular)), 0)
+    return wrap(x if left else P.swap(x))
+
+
+@public(out=True)
+def triangular_solve(
+    input: Any, A: Any, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> Any:
+    """Return X with A X = input for triangular A (A^T X = input if `transpose`), and a copy of A."""
+    for t, which in ((input, "b"), (A, "A")):
+        if len(t._shape) < 2:
+            raise RuntimeError(
+                f"torch.triangular_solve: Expected {which} to have at least 2 dimensions, but it has "
+                f"{len(t._shape)} dimensions instead"
+            )
+    need_square(A, "triangular_solve")
+    need_fitting(A, input, True, "triangular_solve")
+    need_kernel(A, "triangular_solve_cpu")
+    a, b = together(A, input)
+    t = P.swap(a) if transpose else a
+    x = P.part(P.lapack((t, b), "triangular", bool(upper) != bool(transpose), bool(unitriangular)), 0)
+    return named("triangular_solve", "solution", "cloned_coefficient")(wrap(x), wrap(P.alias(a)))
+
+
+# From factors.
+
+
+def _from_cholesky(b: Node, f: Node, upper: bool) -> Node:
+    """X with A X = b, where A = f f^H, or f^H f when `upper`."""
+    low, up = (P.adjoint(f), f) if upper else (f, P.adjoint(f))
+    half = P.part(P.lapack((low, b), "triangular", False, False), 0)
+    return P.part(P.lapack((up, half), "triangular", True, False), 0)
+
+
+@public(out=True)
+def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
+    """Return X with A X = B, from the Cholesky factor of A. Shapes: (*, n, k), (*, n, n) -> (*, n, k)."""
+    for t, which in ((B, "b"), (L, "u")):
+        if len(t._shape) < 2:
+            raise RuntimeError(
+                f"{which} should have at least 2 dimensions, but has {len(t._shape)} dimensions instead"
+            )
+    m, n = L._shape[-2:]
+    if m != n:
+        raise RuntimeError(
+            f"cholesky_solve: A must be batches of square matrices, but they are {m} by {n} matrices"
+        )
+    if B._shape[-2] != n:
+        raise RuntimeError(
+            f"Incompatible matrix sizes for cholesky_solve: each A matrix is {n} by {n} but each b matrix is "
+            f"{B._shape[-2]} by {B._shape[-1]}"
+        )
+    if B._dtype is not L._dtype:
+        raise RuntimeError("cholesky_solve: Expected B and L to have the same dtype")
+    need_kernel(B, "cholesky_solve_cpu")
+    b, f = together(B, L)
+    return wrap(_from_cholesky(b, f, upper))
+
+
+@public(out=True, check=failure("cholesky_inverse", _NOT_INVERTIBLE))
+def cholesky_inverse(L: Any, upper: bool = False) -> Any:
+    """Return the inverse of A from its Cholesky factor. Raises LinAlgError for a zero on the factor's
+    diagonal."""
+    need_square(L, "cholesky_inverse")
+    need_kernel(L, "cholesky_inverse_out_cpu")
+    f = read(L)
+    n = f.shape[-1]
+    unit = P.eq(P.iota((n, n), 0, dt.int64), P.iota((n, n), 1, dt.int64))
+    eye = P.broadcast(P.convert(unit, f.dtype), f.shape)
+    d = P.detach(f)
+    zero = P.convert(P.and_(P.eq(d, P.num(d, 0)), unit), dt.int64)
+    ones = P.reshape(P.iota((n,), 0, dt.int64), (n, 1))
+    place = P.where(P.eq(zero, P.num(zero, 1)), P.add(ones, P.num(ones, 1)), P.num(zero, n + 1))
+    dims = (len(f.shape) - 2, len(f.shape) - 1)
+    first = P.min_of(place, dims) if n else P.full(f.shape[:-2], 1, dt.int64)
+    info = P.where(P.eq(first, P.num(first, n + 1)), P.num(first, 0), first)
+    return wrap(_from_cholesky(eye, f, upper)), wrap(info)
+
+
+@public(module="linalg", method=False, out=True)
+def lu_solve(LU: Any, pivots: Any, B: Any, *, left: bool = True, adjoint: bool = False) -> Any:
+    """Return X with A X = B (or X A = B unless `left`; A^H for A if `adjoint`), from what lu_factor
+    returns."""
+    name = "linalg.lu_solve"
+    if pivots._dtype is not dt.int32:
+        raise RuntimeError(f"{name}: pivots should be a Tensor of scalar type torch.int32")
+    need_square(LU, name)
+    need_matrix(B, name, "B")
+    need_fitting(LU, B, left, name)
+    need_same(LU, B, name)
+    n = LU._shape[-1]
+    if pivots._shape[-1:] != (n,):
+        raise RuntimeError(
+            f"{name}: Number of pivots per batch should be same as the dimension of the matrix"
+        )
+    if pivots._shape[:-1] != LU._shape[:-2]:
+        raise RuntimeError(
+            f"{name}: Expected LU.shape[:-1] and pivots.shape to be the same, but got pivots with shape "
+            f"{list(pivots._shape)} instead"
+        )
+    f, b = together(LU, B)
+    order = P.broadcast(P.row_order(read(pivots), n, adjoint == left), f.shape[:-1])
+    if not left:  # X A = B is A^H X^H = B^H
+        b, adjoint = P.adjoint(b), not adjoint
+    if adjoint:
+        x = P.part(P.lapack((P.adjoint(f), b), "triangular", False, False), 0)
+        x = P.take_rows(P.part(P.lapack((P.adjoint(f), x), "triangular", True, True), 0), order)
+    else:
+        x = P.part(P.lapack((f, P.take_rows(b, order)), "triangular", False, True), 0)
+        x = P.part(P.lapack((f, x), "triangular", True, False), 0)
+    return wrap(x if left else P.adjoint(x))
+
+
+@public("lu_solve", out=True)
+def torch_lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Any:
+    """Return X with A X = b, as torch.linalg.lu_solve."""
+    return lu_solve(LU_data, LU_pivots, b)
+
+
+# Tensors as matrices.
+
+
+@public(module="linalg", method=False, out=True, check=not_invertible)
+def tensorinv(A: Any, ind: int = 2) -> Any:
+    """Return the inverse of `A` seen as a linear map from its last dimensions to its first `ind`."""
+    if ind <= 0:
+        raise RuntimeError(f"Expected a strictly positive integer for 'ind', but got {ind}")
+    first, last = A._shape[:ind], A._shape[ind:]
+    rows, cols = 1, 1
+    for k in first:
+        rows *= k
+    for k in last:
+        cols *= k
+    if rows != cols:
+        raise RuntimeError(
+            f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
+            f"but got "
+            f"{cols} != {rows}"
+        )
+    found, info = inverse_of(wrap(P.reshape(read(A), (rows, cols))))
+    return wrap(P.reshape(read(found), (*last, *first))), info
+
+
+@public(module="linalg", method=False, out=True, check=singular)
+def tensorsolve(A: Any, B: Any, dims: Any = None) -> Any:
+    """Return X with tensordot(A, X, X.ndim) = B; the dimensions `dims` of A are moved to its end first."""
+    from fanal.core.ops.shape import movedim
+
+    if dims is not None:
+        n = len(A._shape)
+        A = movedim(A, tuple(dims), tuple(range(n - len(dims), n)))
+    shape = A._shape[len(B._shape) :]
+    cols = 1
+    for k in shape:
+        cols *= k
+    b = read(B)
+    if cols * b.size != _count(A._shape):
+        raise RuntimeError(f"shape '{[b.size, cols]}' is invalid for input of size {_count(A._shape)}")
+    if cols != b.size:
+        raise RuntimeError(
+            "Expected self to satisfy the requirement prod(self.shape[other.ndim:]) == "
+            "prod(self.shape[:other.ndim]), "
+            f"but got {cols} != {b.size}"
+        )
+    found, info = _solve(wrap(P.reshape(read(A), (b.size, cols))), wrap(P.reshape(b, (b.size,))), True)
+    return wrap(P.reshape(read(found), shape)), info
+
+
+def _count(shape: Any) -> int:
+    n = 1
+    for k in shape:
+        n *= k
+    return n
+
+
+# Least squares.
+
+
+@public(module="linalg", method=False, out=True)
+def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular
+    values.
+
+    Shapes: (*, m, n), (*, m, k) or (*, m) -> (*, n, k). Singular values up to `rcond` times the largest count
+    as zero (eps * max(m, n) by default). Residuals, ranks and singular values are empty where PyTorch's
+    `driver` (gelsy by default) does not give them. Differs from torch: every driver is computed by the
+    singular value decomposition. Source: Golub & Van Loan, "Matrix Computations", 5.5; the gradient: Golub &
+    Pereyra (1973).
+    """
+    from fanal.core.ops.linalg_function import pinv_rule
+    from fanal.core.ops.pointwise import with_gradient
+    from fanal.core.tensor.tensor import compute
+
+    name = "torch.linalg.lstsq"
+    if len(A._shape) < 2:
+        raise RuntimeError(f"{name}: input must have at least 2 dimensions.")
+    if len(B._shape) < 1:
+        raise RuntimeError(f"{name}: other must have at least 1 dimension.")
+    if A._dtype is not B._dtype:
+        raise RuntimeError(
+            f"{name}: Expected input and other to have the same dtype, but got input's dtype "
+            f"{dt.scalar_name(A._dtype)} and other's dtype {dt.scalar_name(B._dtype)}"
+        )
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"{name}: parameter `driver` should be one of (gels, gelsy, gelsd, gelss)")
+    difference = len(A._shape) - len(B._shape)
+    if difference > 1 or difference < 0:
+        raise RuntimeError(
+            f"{name}: input.dim() must be greater or equal to other.dim() and (input.dim() - other.dim()) "
+            f"<= 1"
+        )
+    vector = difference == 1
+    b = P.reshape(read(B), (*B._shape, 1)) if vector else read(B)
+    if A._shape[-2] != b.shape[-2]:
+        d = "-1" if vector else "-2"
+        raise RuntimeError(f"{name}: input.size(-2) should match other.size({d})")
+    if A._dtype.to_real() not in (dt.float32, dt.float64):
+        raise RuntimeError("This function doesn't handle types other than float and double")
+    broadcast_shapes(A._shape[:-2], b.shape[:-2])
+    driver = driver or "gelsy"
+    a, (m, n) = read(A), A._shape[-2:]
+    y = P.lapack((P.detach(a),), "svd", False)
+    u, s, vh = P.part(y, 0), P.real(P.part(y, 1)), P.part(y, 2)
+    eps = finfo(s.dtype).eps * max(m, n) if rcond is None else float(rcond)
+    if s.shape[-1]:
+        top = P.max_of(s, (len(s.shape) - 1,))
+        some = P.lt(P.mul(P.reshape(top, (*top.shape, 1)), P.num(s, 0 if driver == "gels" else eps)), s)
+    else:
+        some = P.full(s.shape, False, dt.bool_)
+    inverse = P.where(some, P.div(P.num(s, 1), P.where(some, s, P.num(s, 1))), P.num(s, 0))
+    column = P.convert(P.reshape(inverse, (*inverse.shape, 1)), a.dtype)
+    v = P.adjoint(vh)
+    ub, u, v, vh, column = together(P.detach(b), u, v, vh, column)
+    x = P.dot(v, P.mul(column, P.dot(P.adjoint(u), ub)))
+
+    def rule(g: Node, x: Node, a: Node, b: Node) -> list[Node | None]:
+        from fanal.core.ops.linalg_function import pinv_node
+
+        wide, right = together(a, b)
+        inverse = pinv_node(wide, None, eps, False)
+        gb = P.dot(P.adjoint(inverse), g)
+        return [pinv_rule(P.dot(g, P.adjoint(right)), inverse, wide), gb]
+
+    x = with_gradient(x, rule, a, b)
+    rank = P.sum_(P.convert(some, dt.int64), (len(some.shape) - 1,))
+    nothing = P.full((0,), 0, s.dtype)
+    residuals = nothing
+    if m > n and driver != "gelsy" and (driver == "gels" or (compute(wrap(rank)) == n).all()):
+        left, right, sides = together(a, x, b)
+        gap = P.sub(P.dot(left, right), sides)
+        residuals = P.sum_(P.real(P.mul(gap, P.conj(gap))), (len(gap.shape) - 2,))
+    found = named("linalg_lstsq", "solution", "residuals", "rank", "singular_values")
+    return found(
+        wrap(P.reshape(x, x.shape[:-1]) if vector else x),
+        wrap(residuals),
+        wrap(P.full((0,), 0, dt.int64) if driver == "gels" else P.alias(rank)),
+        wrap(s if driver in ("gelsd", "gelss") else P.full((0,), 0, s.dtype)),
+    )
