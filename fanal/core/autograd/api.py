@@ -65,6 +65,7 @@ def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tup
 def accumulate(t: Any, g: Node, create: bool) -> None:
     """Add a gradient to t.grad: a new tensor the first time, in place after."""
     event = session.event
+    name(t)
     if t._grad is None:
         if g.home is not None or g.buffer is not None:
             g = alias(g)

@@ -16,6 +16,7 @@ from fanal.core.base.dtype import scalar_name
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
+from fanal.core.engine.carry import folded, template, unfold, unfolded
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir.prims import (
@@ -60,6 +61,8 @@ def order(roots: Sequence[Node]) -> list[Node]:
             continue
         seen.add(id(n))
         stack.append((n, True))
+        if n.row is folded:
+            unfold(n)
         if n.leaf is None:
             stack.extend((i, False) for i in n.inputs if i.needs_grad and id(i) not in seen)
     out.reverse()
@@ -138,6 +141,7 @@ _NAMES = {
 
 def grad_name(n: Node) -> str:
     """Return PyTorch's name for the backward function of a value."""
+    n = template(n)
     if n.leaf is not None:
         return "AccumulateGrad"
     if n.row.name == "tape" and n.params:
@@ -202,7 +206,7 @@ def gradients(
     inner: set[int] | None = None
     if wanted is not None:
         walk, inner = _only_towards(walk, wanted)
-    if any(n.buffer is not None and n.leaf is None for n in walk):
+    if any(n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
         unfollowable("backward goes through values of an earlier segment")
     uses = _uses(walk)
     found: dict[int, Node] = {}

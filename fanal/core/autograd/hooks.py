@@ -12,6 +12,7 @@ from typing import Any
 
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
+from fanal.core.engine.carry import template, unfold
 from fanal.core.engine.record import changed, leave_path, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
@@ -90,6 +91,7 @@ def of_leaf(t: Any) -> Hooks:
 
 def of_value(n: Node) -> Hooks:
     """Return the hooks of a value, made at first use."""
+    unfold(n)
     if n.hooks is None:
         n.hooks = Hooks()
     return n.hooks
@@ -153,7 +155,8 @@ class GradFn:
         self._node = node
 
     def __getattr__(self, name: str) -> Any:
-        rule = self._node.params[-1] if self._node.row.name == "tape" and self._node.params else None
+        n = template(self._node)
+        rule = n.params[-1] if n.row.name == "tape" and n.params else None
         ctx = getattr(rule, "ctx", None)
         if ctx is None or name.startswith("__"):
             raise AttributeError(f"'{self.name()}' has no attribute '{name}'")
@@ -169,6 +172,7 @@ class GradFn:
     @property
     def next_functions(self) -> tuple:
         """The functions to which this one passes gradients, each with an output number."""
+        unfold(self._node)
         return tuple((GradFn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
 
     @property
@@ -181,7 +185,7 @@ class GradFn:
         """Where the value was made: {"where": (file, line)}."""
         from fanal.core.base.where import line
 
-        return {"where": line(self._node.where)}
+        return {"where": line(template(self._node).where)}
 
     def register_hook(self, hook: Callable) -> RemovableHandle:
         """Run `hook(grad_inputs, grad_outputs)` after this function; a result replaces grad_inputs."""

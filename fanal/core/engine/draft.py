@@ -10,9 +10,11 @@ from weakref import ref
 
 import numpy as np
 
+from fanal.core.engine.carry import DETACHED, HELD, Carried, Outline, Uncarried, lineage
 from fanal.core.engine.handle import Handle, Origin, Storage, counted
+from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
-from fanal.core.ir.prims import input_
+from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
 _new = object.__new__
@@ -78,7 +80,10 @@ class Slot:
 class Group:
     """A storage of the segment: one that came from outside, or one that it made."""
 
-    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value")
+    __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value",
+                 "row")
+
+    row: Any  # of the value that recording stored: what grad_fn shows
 
     def __init__(self, external: bool, storage: Storage) -> None:
         self.external = external
@@ -96,8 +101,8 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional", "sequences",
-                 "specs", "where")
+    __slots__ = ("alone", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional",
+                 "sequences", "specs", "walks", "where")
 
     op: Any
     specs: list[tuple]
@@ -107,6 +112,7 @@ class Step:
     where: Any
     mode: tuple
     grads: list[tuple]
+    walks: list[Inherited]  # graphs of earlier segments that it goes through
     native: Any
     index: int
     sequences: bool  # some argument is a list or a tuple
@@ -134,18 +140,124 @@ class Draft:
             place = self._group(o._storage, False)
             self.out_groups.append(place)
             self.groups[place].outs.append(k)
+        self.inherited: list[Inherited] = []
+        self.routes: dict[int, tuple[int, tuple]] = {}  # id of a carried graph -> how a slot leads to it
+        self._inherit(s, slot_index)
         roots: list[Node] = []
         for g in self.groups:
             st = g.weak()
             if st is not None and st.node.buffer is None:
                 g.final = st.node
                 roots.append(st.node)
-        self._clone(roots, starts, events)
+        open_roots = self._open(outs)
+        self.uncarried: str | None = None  # why history cannot be left for a later backward
+        kept: list[Node] = []
+        try:
+            kept = [n for n in lineage(open_roots.values()) if n.buffer is None]
+        except Uncarried as e:
+            self.uncarried, open_roots = str(e), {}
+        self._clone([*roots, *kept], starts, events)
+        self._outline(open_roots, slot_index)
         for g in self.groups:
             if g.final is not None:
                 g.final = self.copies[id(g.final)]
         self._handles(outs)
         self.steps = [self._step(e, index, slot_index, outs) for e in events]
+
+    def _inherit(self, s: Session, slot_index: dict[int, int]) -> None:
+        """Find the graphs of earlier segments that this one goes through, and what it knows of them."""
+        routes: dict[int, list[tuple[int, tuple]]] = {}
+        for slot, carried in s.origins.items():
+            waiting: list[tuple[Carried, tuple]] = [(carried, ())]
+            while waiting:
+                c, route = waiting.pop()
+                routes.setdefault(id(c), []).append((slot, route))
+                waiting += [(p, (*route, k)) for k, p in enumerate(c.parents)]
+        self.routes = {key: found[0] for key, found in routes.items()}
+        self.parents = dict(s.origins)
+        self.walks: dict[int, Inherited] = {}
+        for e in s.events:
+            for c in e.walks:
+                if id(c) not in routes:
+                    self.refused = "backward reached a graph that no argument names"
+                    continue
+                if not c.intact():
+                    self.refused = "values of an earlier segment were overwritten"
+                leaves = [(k, slot_index[id(t)]) for k, t in enumerate(c.leaves) if id(t) in slot_index]
+                homes = []
+                for k, r in enumerate(c.storages):
+                    st = r and r()
+                    if st is not None and id(st) in self.group_of:
+                        homes.append((k, self.group_of[id(st)]))
+                u = self.walks[id(c)] = Inherited(c, routes[id(c)], leaves, homes)
+                self.inherited.append(u)
+
+    def _open(self, outs: list[Any]) -> dict[int, Node]:
+        """Return the values, by group, through which a later segment may yet send gradients."""
+        # Who holds one of these may yet send gradients through it, and following keeps no history for that.
+        self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
+                     if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
+        found = {}
+        for k in self.open:
+            g = self.out_groups[k]
+            st = self.groups[g].weak()
+            if not self.groups[g].external and st is not None and st.node.needs_grad:
+                found[g] = st.node
+        return found
+
+    def _outline(self, roots: dict[int, Node], slot_index: dict[int, int]) -> None:
+        """Copy the history of what is left open, for whoever still holds it when the segment ends."""
+        self.outline: Outline | None = None
+        self.roots: list[int] = []  # groups whose history is left for a later backward
+
+        def group_of(n: Node) -> tuple | None:
+            st = n.home[0]() if n.home else None
+            g = None if st is None else self.group_of.get(id(st))
+            if st is None or g is None:
+                return None
+            held = HELD if n is st.node else \
+                DETACHED if n.row is detach and n.inputs[:1] == (st.node,) else 0  # type: ignore
+            return (g, st.version - n.home[1], held)  # type: ignore
+        if roots:
+            try:
+                self.outline = Outline(roots, self.copies, lambda t: slot_index.get(id(t)), group_of,
+                                       lambda c: self.routes[id(c)])
+            except Uncarried as e:
+                self.uncarried = str(e)
+                return
+            except KeyError:
+                self.uncarried = "history that no argument names is kept for a later backward"
+                return
+            self.outline.overwritten = {
+                id(n) for n, (kind, k) in zip(self.inputs, self.sources)
+                if kind == "group" and self.groups[k].external and self.groups[k].final is not None}
+
+    def leave_open(self, held: list[Any]) -> str | None:
+        """Prepare to keep the history of these results for a later backward; return why that is impossible."""
+        roots = set()
+        for o in held:
+            g = self.group_of.get(id(o._storage))
+            if g is None or self.groups[g].external:
+                return "history of a tensor from outside is left over for a later backward"
+            roots.add(g)
+        if self.outline is None:
+            return self.uncarried or "history is left over for a later backward"
+        self.roots = sorted(roots)
+        try:
+            self.outline.graph(self.roots)
+        except Uncarried as e:
+            return str(e)
+        return None
+
+    def standing(self, parents: list[tuple]) -> list[Carried]:
+        """Return the graphs on which the history of the recorded run stands."""
+        found = []
+        for _, (slot, route) in parents:
+            c = self.parents[slot]
+            for k in route:
+                c = c.parents[k]
+            found.append(c)
+        return found
 
     def snapshot(self, slot: int) -> np.ndarray:
         """Return the copy that was read while recording."""
@@ -171,8 +283,15 @@ class Draft:
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
             known[id(node)] = ("group", self.group_of[sid])
-        for nid, (k, _) in self.snapshots.items():
-            known[nid] = ("snapshot", k)
+        for key, (k, _) in self.snapshots.items():
+            known[key] = ("snapshot", k)
+        for j, u in enumerate(self.inherited):
+            assert u.carried is not None and u.carried.nodes is not None
+            for at in u.carried.arrays:
+                held = u.carried.nodes[at]
+                while held.buffer is None and held.inputs:
+                    held = held.inputs[0]  # a leaf's own value, which its storage holds
+                known.setdefault(id(held), ("carried", (j, at)))
         for e in events:
             self._runtime(e, known)
         self.copies: dict[int, Node] = {}
@@ -253,13 +372,11 @@ class Draft:
             if not g.external:
                 st = g.weak()
                 assert st is not None
+                g.row = st.node.row
                 s = Storage(stub(st.node), st.meta)
                 s.version = st.version
                 g.storage = s
         self.outs: list[Any] = []
-        # Who holds one of these may yet send gradients through it, and following keeps no history for that.
-        self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
-                     if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
         for o, k in zip(outs, self.out_groups):
             self.outs.append(copy_handle(o, self.groups[k].storage, stub(o._node)))
 
@@ -269,6 +386,7 @@ class Draft:
         s.sequences = any(kind == SEQUENCE for kind, _ in e.specs)
         s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
         s.where, s.mode = e.where, e.mode
+        s.walks = [self.walks[id(c)] for c in e.walks if id(c) in self.walks]
         s.out = self._template(e.out, index, slot_index)
         s.grads = []
 

@@ -9,6 +9,7 @@ from weakref import ref
 from fanal.core.base import knobs
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.cache import run_program
+from fanal.core.engine.carry import Uncarried, captured
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
 from fanal.core.ir.prims import alias, input_
@@ -16,7 +17,7 @@ from fanal.core.ir.program import FREED, Node, Program, toposort
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
-learn: Callable[[Any, tuple], None] | None = None
+learn: Callable[[Any, tuple, list], None] | None = None
 
 
 def residuals(roots: list[Node]) -> list[Node]:
@@ -36,12 +37,13 @@ def residuals(roots: list[Node]) -> list[Node]:
             stack.extend(i for i in n.inputs if i.needs_grad)
             if n.row.grad is None or not n.inputs:
                 continue
-            if n.row.name == "tape":
-                for i in (n, *n.inputs):
-                    needed[id(i)] = i
+            mine = {id(i) for i in (n, *n.inputs)}
+            try:
+                mine.update(id(i) for i in captured(n.params))
+            except Uncarried:  # a rule that runs the user's Python: it may ask for anything
+                needed.update((id(i), i) for i in (n, *n.inputs))
                 continue
             g = input_(n.shape, n.dtype)
-            mine = {id(i) for i in n.inputs} | {id(n)}
             waiting = [r for r in n.row.grad(g, n, *n.inputs, *n.params) if r is not None]
             inner: set[int] = set()
             while waiting:
@@ -87,7 +89,7 @@ def _run_recorded(touched: dict) -> None:
             drawn = draft(s)
             refused = drawn.refused
     handles = (
-        [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else ()
+        [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []
     )
     s.begin()  # whatever is alive from here on is held by somebody else
     live = [
@@ -95,17 +97,17 @@ def _run_recorded(touched: dict) -> None:
         for st in (r() for r in touched.values())
         if st is not None and st.node.buffer is None and not st.meta
     ]
-    extra = residuals([st.node for st in live]) if live else []
-    if (
-        extra
-        or any(st.node.needs_grad and not st.node.freed for st in live)
-        or any(h() is not None for h in handles)
-    ):
+    held = [o for o in (h() for h in handles) if o is not None]
+    open_ = {id(o._storage) for o in held}
+    if any(st.node.needs_grad and not st.node.freed and id(st) not in open_ for st in live):
         refused = refused or "history is left over for a later backward"
+    if drawn is not None and refused is None and held:
+        refused = drawn.leave_open(held)
     if drawn is not None and refused is None and learn is not None and drawn.covers(live):
-        learn(drawn, mode)
+        learn(drawn, mode, held)
         forget(drawn.originals)
     elif live:
+        extra = residuals([st.node for st in live])
         _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()))
     if live:
         ledger.flushes += 1

@@ -16,9 +16,11 @@ from fanal.core.base import knobs
 from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
+from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
 from fanal.core.engine.cache import executable
+from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, copy_handle, graft, stub
-from fanal.core.engine.handle import Storage, shared_outside, signature
+from fanal.core.engine.handle import Storage
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
@@ -26,31 +28,9 @@ from fanal.core.engine.record import OUT, Op, session
 from fanal.core.ir.prims import given
 from fanal.core.ir.program import FREED
 
-MAX_PATHS = 64  # known segments of one thread
-
-
-class Paths:
-    """The known segments of a thread."""
-
-    def __init__(self) -> None:
-        self.all: list[Path] = []
-        self.last: Path | None = None  # the segment that ended last
-
-    def add(self, p: Path) -> None:
-        if len(self.all) >= MAX_PATHS:
-            self.all.pop(0)
-        self.all.append(p)
-
 
 def _mode() -> tuple:
     return (state.grad, state.inference)
-
-
-def paths() -> Paths:
-    """Return the known segments of this thread."""
-    if session.paths is None:
-        session.paths = Paths()
-    return session.paths
 
 
 def position() -> int:
@@ -81,7 +61,7 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
                 return other[0]
             leave(path, 0)
         else:
-            other_path = _switch(path, k, op, args, kwargs)
+            other_path = switch(path, k, op, args, kwargs)
             if other_path is not None:
                 return _take(other_path, k, op)
             leave(path, k)
@@ -92,24 +72,10 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
     return record.run_event(op, args, kwargs, record.caller(2))
 
 
-def _current(p: Path) -> bool:
-    """Tell whether the tensors from outside are still what the path was made for."""
-    if p.epoch != session.epoch:
-        for slot in p.slots:
-            if slot.tensor is not None:
-                shared_outside(slot.tensor._storage)
-                if signature(slot.tensor) != slot.signature:
-                    return False
-                if slot.tensor._storage is not p.groups[slot.group].storage and not p.bind(slot, slot.tensor):
-                    return False
-        p.epoch = session.epoch
-    return True
-
-
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
     mode = _mode()
     for p in reversed(paths().all):
-        if p is not but and p.steps[0].op is op and p.mode == mode and _current(p) and \
+        if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
             # The cursor first: an interrupt finds the path at its start. With very many threads there may be none to
             # have; then this thread records.
@@ -126,141 +92,14 @@ def _take(path: Path, k: int, op: Op) -> Any:
     matcher.set_cursor(step.native.next)
     if step.grads:
         path.disarm()
-        taken = path.taken(step)
-        if taken:
-            renew(path, taken)
+        kept = path.kept(step)
+        if kept:
+            renew(path, kept)
         path.effects(step)
     out = step.native.out
     if op.flush:
         record.flush(op.name)
     return out
-
-
-def _switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None:
-    """Find another known segment that began with the same k events, and move what was handed out onto it."""
-    if not path.disarm():
-        return None
-    for p in reversed(paths().all):
-        if p is path or p.mode != path.mode or not p.outs or len(p.steps) <= k or p.steps[k].op is not op:
-            continue
-        if not _current(p) or not _same_prefix(path, p, k):
-            continue
-        if not _adopt(path, p, k):
-            continue
-        if p.same_call(p.steps[k], op, args, kwargs):
-            session.path = p
-            path.undo, p.undo = [], path.undo
-            _finish_switch(path, p, k)
-            return p
-        _exchange(path, p, k)  # back
-    return None
-
-
-def _same_prefix(a: Path, b: Path, k: int) -> bool:
-    return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
-               and x.out == y.out and x.grads == y.grads for x, y in zip(a.steps[:k], b.steps[:k]))
-
-
-def _alike(a: Path, b: Path, x: list, y: list) -> bool:
-    if len(x) != len(y):
-        return False
-    for (ka, pa), (kb, pb) in zip(x, y):
-        if ka != kb:
-            return False
-        if ka == record.SEQUENCE:
-            if pa[0] is not pb[0] or not _alike(a, b, pa[1], pb[1]):
-                return False
-        elif ka == record.SLOT:
-            if pa != pb or a.slots[pa].signature != b.slots[pb].signature:
-                return False
-        elif ka == record.CONST:
-            if not (pa is pb or (type(pa) is type(pb) and pa == pb)):
-                return False
-        elif ka == record.OBJECT:
-            if pa() is not pb():
-                return False
-        elif pa != pb:
-            return False
-    return True
-
-
-def _handed(path: Path, k: int) -> list[int]:
-    """Return the outs that the first k events returned."""
-    found: dict[int, None] = {}
-
-    def walk(spec: tuple) -> None:
-        if spec[0] == OUT:
-            found[spec[1]] = None
-        elif spec[0] == record.SEQUENCE:
-            for i in spec[1][1]:
-                walk(i)
-    for s in path.steps[:k]:
-        walk(s.out)
-        for _, _, new in s.grads:
-            if new is not None:
-                found[new] = None
-    return list(found)
-
-
-def _used(path: Path, k: int) -> list[int]:
-    found: dict[int, None] = {}
-
-    def walk(specs: list) -> None:
-        for kind, x in specs:
-            if kind == record.SLOT:
-                found[x] = None
-            elif kind == record.SEQUENCE:
-                walk(x[1])
-    for s in path.steps[:k]:
-        walk(s.specs)
-        walk([p for g in s.grads for p in g[:2] if p is not None])
-    return list(found)
-
-
-def _adopt(a: Path, b: Path, k: int) -> bool:
-    """Give b the tensors that a handed out and was given."""
-    b.disarm()
-    for i in _used(a, k):
-        if a.slots[i].tensor is not b.slots[i].tensor and not b.bind(b.slots[i], a.slots[i].tensor):
-            return False
-    for x, y in zip(a.steps[:k], b.steps[:k]):
-        for sa, sb in zip(x.specs, y.specs):
-            if sa[0] == record.RUNTIME:
-                b.matches(sb, a.scalars[sa[1]][0])
-    _exchange(a, b, k)
-    return True
-
-
-def _exchange(a: Path, b: Path, k: int) -> None:
-    """Swap the tensors of the first k events, with the storages they stand on, between two paths."""
-    done: set[int] = set()
-    for i in _handed(a, k):
-        ga, gb = a.out_groups[i], b.out_groups[i]
-        if ga not in done and not a.groups[ga].external:
-            done.add(ga)
-            a.groups[ga].storage, b.groups[gb].storage = b.groups[gb].storage, a.groups[ga].storage
-        oa, ob = a.outs[i], b.outs[i]
-        _install(a, i, ob)
-        _install(b, i, oa)
-    for p in (a, b):
-        for g in p.groups:
-            for i in g.outs:
-                p.outs[i]._storage = g.storage
-        for s in p.steps:
-            matcher.set_out(s.native, p.value(s.out))
-
-
-def _finish_switch(a: Path, b: Path, k: int) -> None:
-    for slot in a.slots:
-        if slot.moves:
-            a.release(slot)
-
-
-def _install(p: Path, i: int, t: Any) -> None:
-    p.forget((OUT, i))
-    p.outs[i] = t
-    for native, place in p.refs.get(i, ()):
-        matcher.set_arg(native, place, t)
 
 
 def leave(path: Path, k: int) -> None:
@@ -278,7 +117,7 @@ def leave(path: Path, k: int) -> None:
     effects, s.effects = s.effects, []
     mode = _mode()
     s.begin()
-    handed = _handed(path, k)
+    handed = handed_out(path, k)
     depth, s.depth = s.depth, 0  # a flush may have brought us here
     e = 0
     try:
@@ -293,6 +132,11 @@ def leave(path: Path, k: int) -> None:
         s.depth = depth
         state.grad, state.inference = mode
     renew(path, handed)
+    for u in path.inherited:
+        u.carried = None
+    for slot in path.slots:
+        if slot.moves and slot.signature[-2]:
+            path.release(slot)  # it keeps a graph
 
 
 def _again(path: Path, step: Any) -> None:
@@ -360,7 +204,7 @@ def renew(path: Path, which: list[int]) -> None:
         if o._path:
             o._seen, o._path = -1, None
         whole = not (o._chain or o._detached or group.external)  # then the storage's value is the tensor's
-        _install(path, i, copy_handle(o, group.storage, group.storage.node if whole else stub(o._node)))
+        install(path, i, copy_handle(o, group.storage, group.storage.node if whole else stub(o._node)))
     for i in which:
         for s in path.holders.get(i, ()):
             matcher.set_out(s.native, path.value(s.out))
@@ -372,6 +216,8 @@ def _flush(reason: str) -> None:
     path: Path | None = s.path
     if path is not None:
         k = position()
+        if 0 < k < len(path.steps):
+            path = ending(path, k) or path
         if k == len(path.steps) and commit(path):
             return
         if k == 0:
@@ -404,8 +250,13 @@ def commit(path: Path) -> bool:
     as_usual = now == path.usual and path.exe is not None
     if not as_usual and not _look_who_holds(path, now):
         return False
+    if path.inherited and not all([u.holds(path) for u in path.inherited]):
+        return False
     if path.exe is None:
         path.exe = executable(path.program())
+    parents = path.parents() if path.taken is not None else []
+    if parents is None:
+        return False
     given_arrays, groups = path.arrays(), path.groups
     fresh = path.results.copy()
     for i in path.unmade:
@@ -429,10 +280,18 @@ def commit(path: Path) -> bool:
         st = group.storage
         node = given(results[i], st.node.dtype)
         if st.node.needs_grad:
-            node.row, node.needs_grad, node.freed = st.node.row, True, FREED
+            node.row, node.needs_grad, node.freed = group.row, True, FREED
         st.node = node
         st.version += 1
         node.home = (ref(st), st.version)
+    if path.taken is not None:
+        kept = set(path.keep)  # the others belong to nobody: they wait for the next step
+        path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
+                     parents)
+    for u in path.inherited:
+        u.spend()
+    for j, _, _ in path.from_carried:
+        path.given[j] = None  # the values of a graph end with it
     path.undo.clear()
     session.effects.clear()
     ledger.followed += len(path.steps)
@@ -456,7 +315,7 @@ def _look_who_holds(path: Path, now: list[int]) -> bool:
     """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
     # Whether a .grad may serve again is asked at the next backward: until then its parameter holds it.
     held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
-    if not path.open.isdisjoint(held):
+    if not path.open.isdisjoint(held) and not _leave_open(path, held):
         return False
     more = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
     if more:
@@ -464,6 +323,21 @@ def _look_who_holds(path: Path, now: list[int]) -> bool:
         path.exe = None
     path.held = held
     path.usual = now
+    return True
+
+
+def _leave_open(path: Path, held: list[int]) -> bool:
+    """Prepare to keep the history of what is held, if that is possible."""
+    roots = {path.out_groups[i] for i in held if i in path.open}
+    if path.outline is None or any(path.groups[g].external for g in roots):
+        return False
+    if not roots.issubset(path.roots):
+        wider = sorted(roots.union(path.roots))
+        try:
+            path.outline.graph(wider)
+        except (Uncarried, KeyError):
+            return False
+        path.roots, path.exe = wider, None
     return True
 
 
@@ -497,15 +371,15 @@ def _expect_next(ended: Path | None) -> None:
     else:
         nxt = None
     known.last = ended
-    if nxt is None or not nxt.steps or nxt.mode != _mode() or not _current(nxt) \
+    if nxt is None or not nxt.steps or nxt.mode != _mode() or not current(nxt) \
             or not matcher.set_cursor(nxt.steps[0].native):
         nxt = None
         matcher.set_cursor(None)
     s.path = nxt
 
 
-def learn(draft: Draft, mode: tuple) -> None:
-    """Run a recorded segment as the path it will be, and keep the path."""
+def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
+    """Run a recorded segment as the path it will be, and keep the path. `held` has history for later."""
     p = Path(draft, mode)
     program = p.program()
     if program.outputs:
@@ -518,11 +392,23 @@ def learn(draft: Draft, mode: tuple) -> None:
             elif kind == "scalar":
                 arrays.append(p.scalars[x][1])
             else:
-                arrays.append(draft.snapshot(x) if kind == "snapshot" else x)
-        for g, a in zip(p.keep, p.exe.run(arrays)):
+                arrays.append(draft.snapshot(x) if kind == "snapshot" else
+                              p.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x)
+        results = p.exe.run(arrays)
+        for g, a in zip(p.keep, results):
             storage = p.groups[g].weak()
             if storage is not None:
                 storage.node.buffer = a
+        if p.taken is not None:
+            p.hand_on(results, [g.weak() for g in p.groups], draft.standing(p.taken.parents))
+            for o in held:
+                if o._node is not o._storage.node:
+                    o._seen = -1  # a view follows from what it is a view of
+    for u in p.inherited:
+        u.carried = None
+    for slot in p.slots:
+        if slot.moves:
+            p.release(slot)
     paths().add(p)
     _expect_next(p)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
+from fanal.core.engine.carry import history
 from fanal.core.ir.program import Node, Shape
 from fanal.core.ir.row import Row
 
@@ -172,6 +173,6 @@ def signature(t: Handle) -> tuple:
         type(t._base_ref),
         s.meta,
         s.node.shape,
-        s.node.needs_grad,
+        history(s.node),
         s.foreign is None,
     )

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fanal.core.engine.cache import Compiled
+from fanal.core.engine.carry import Carried, Taken
 from fanal.core.engine.draft import Draft, Slot, Step
 from fanal.core.engine.handle import Handle, shared_outside, signature
+from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
 from fanal.core.engine.steady import NOBODY, Steady
@@ -32,6 +34,10 @@ class Path:
         self.order = draft.order
         self.outs, self.out_groups, self.open = draft.outs, draft.out_groups, draft.open
         self.steps = draft.steps
+        self.inherited = draft.inherited  # graphs of earlier segments that it goes through
+        self.outline = draft.outline  # of the history it leaves open
+        self.roots = draft.roots  # groups whose history is kept for a later backward: the union over all runs
+        self.taken: Taken | None = None
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
@@ -62,7 +68,7 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            key = MANUAL if s.op.manual or s.grads else s.op.key
+            key = MANUAL if s.op.manual or s.grads or s.walks else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             self.index[id(s.native)] = i
             for place, (kind, x) in enumerate(s.specs):
@@ -79,6 +85,8 @@ class Path:
             before = s
         self.foreign = False  # some slot shares memory with NumPy
         for slot in self.slots:
+            if slot.tensor._storage.node.needs_grad:
+                slot.moves = True  # it belongs to one run of an earlier segment
             if slot.signature[-1] is False:
                 self.foreign = True
                 self.release(slot)
@@ -125,7 +133,7 @@ class Path:
             return self.scalars[x][0]
         if kind == SEQUENCE:
             items = [self.value(i) for i in x[1]]
-            return items if x[0] is list else x[0](items) if x[0] is tuple else x[0](*items)
+            return items if x[0] is list else x[0](*items) if hasattr(x[0], "_fields") else x[0](items)
         return x() if kind == OBJECT else x
 
     def release(self, slot: Slot) -> None:
@@ -155,7 +163,7 @@ class Path:
                 if o.group == slot.group:
                     if o.tensor._storage is not s:
                         return False  # two views of one tensor became views of two
-                elif o.tensor._storage is s and (written or o.group in self.writes):
+                elif o.tensor._storage is s and (written or t._leaf or o.group in self.writes):
                     return False  # what was two tensors became one, and a write to it would be missed
             g.storage = s
             for k in g.outs:
@@ -185,6 +193,7 @@ class Path:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""
         exe = self.exe
         if matcher.name == "native" and not self.foreign and isinstance(exe, Compiled) \
+                and not self.inherited and self.taken is None \
                 and all(self.groups[k].value is not None for _, k in self.own) \
                 and all(exe.makes[i] is not None for i, _ in self.made) \
                 and not any(slot.moves and slot.group in self.writes for slot in self.slots):
@@ -318,9 +327,9 @@ class Path:
                 slot = self.slots[before[1]]
                 if 0 <= slot.step < s.index or not self.bind(slot, t._grad):
                     return False
-        return True
+        return all([u.admit(self, s.index) for u in s.walks])
 
-    def taken(self, s: Step) -> list[int]:
+    def kept(self, s: Step) -> list[int]:
         """Return the .grad tensors of last time that somebody kept: they cannot serve again."""
         outs, alone = self.outs, self.alone_grads
         undone = {id(old) for _, _, old in self.undo}
@@ -355,21 +364,26 @@ class Path:
             results[i] = groups[k].storage.node.buffer
         for j, k in self.from_copies:
             found[j] = self.slots[k].copy
+        for j, k, i in self.from_carried:
+            found[j] = self.inherited[k].carried.arrays[i]  # type: ignore[union-attr]
         for entry in self.markers:
             entry[1][()] = entry[2].now()
         return found
 
-    def _prepare(self, writes: dict[int, int]) -> None:
+    def _prepare(self, writes: dict[int, int], count: int) -> None:
         """Lay out what a run is given and where its results go, once per program."""
         self.given: list[Any] = []
         self.from_groups: list[tuple[int, int]] = []
         self.from_copies: list[tuple[int, int]] = []
+        self.from_carried: list[tuple[int, int, int]] = []
         for j, k in enumerate(self.bound):
             kind, x = self.sources[k]
             if kind == "group":
                 self.from_groups.append((j, x))
             elif kind == "snapshot":
                 self.from_copies.append((j, x))
+            elif kind == "carried":
+                self.from_carried.append((j, *x))
             self.given.append(self.scalars[x][1] if kind == "scalar" else x if kind == "constant" else None)
         self.markers = [e for e in self.scalars if e[2] is not None]
         self.written = [self.groups[g] for g in self.keep if self.groups[g].external]
@@ -377,11 +391,12 @@ class Path:
                     if self.groups[g].grad and not self.groups[g].external]
         self.made = [(i, g) for i, g in enumerate(self.keep)
                      if not self.groups[g].external and not self.groups[g].grad]
-        self.results: list[Any] = [None] * len(self.keep)
+        self.results: list[Any] = [None] * count
         self.in_place = list(writes.items())
         self.overwritten = [(i, g) for i, g in enumerate(self.keep)  # from outside, written but not read
                             if self.groups[g].external and i not in writes]
         self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
+        self.unmade += range(len(self.keep), count)
         for _, g in self.own:
             self.groups[g].stub = self.groups[g].value = None
 
@@ -394,6 +409,7 @@ class Path:
         self.keep = keep = [k for k, g in enumerate(self.groups)
                             if g.final is not None and (g.external or g.grad or k in self.live)]
         outputs: list[Node] = [self.groups[k].final for k in keep]  # type: ignore[misc]
+        self._keep_history(outputs)
         needed = {id(n) for n in toposort(outputs)} | {id(o) for o in outputs}
         nodes = [n for n in self.order if id(n) in needed and n.row is not input_]
         used = {id(i) for n in nodes for i in n.inputs} | {id(o) for o in outputs}
@@ -401,5 +417,52 @@ class Path:
         inputs = [self.inputs[k] for k in self.bound]
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
-        self._prepare(writes)
+        self._prepare(writes, len(outputs))
         return Program(inputs, nodes, outputs, writes)
+
+    def _keep_history(self, outputs: list[Node]) -> None:
+        """Add the values to the outputs that a later backward will read, and note where they all come from."""
+        self.taken = None
+        if not self.roots:
+            return
+        assert self.outline is not None
+        taken = self.taken = self.outline.graph(self.roots)
+        place = {id(n): i for i, n in enumerate(outputs)}
+        source = {id(n): s for n, s in zip(self.inputs, self.sources)}
+        self.handed: list[tuple[int, str, Any]] = []  # (place in the graph, kind of source, source)
+        for v, n in taken.values.items():
+            if id(n) in source:
+                self.handed.append((v, *source[id(n)]))
+                continue
+            if id(n) not in place:
+                place[id(n)] = len(outputs)
+                outputs.append(n)
+            self.handed.append((v, "result", place[id(n)]))
+
+    def parents(self) -> list[Carried] | None:
+        """Return the graphs on which the history of this run stands; None if they are not those expected."""
+        assert self.taken is not None
+        found = []
+        for graph, (slot, route) in self.taken.parents:
+            c = found_at(self.slots, slot, route)
+            if c is None or c.graph is not graph:
+                return None
+            found.append(c)
+        return found
+
+    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried]) -> None:
+        """Leave the history of this run to whoever holds its tensors."""
+        taken = self.taken
+        assert taken is not None
+        arrays = {}
+        for v, kind, x in self.handed:
+            arrays[v] = results[x] if kind == "result" else \
+                self.groups[x].storage.node.buffer if kind == "group" else \
+                self.scalars[x][1].copy() if kind == "scalar" else \
+                self.slots[x].copy if kind == "snapshot" else \
+                self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
+        carried = Carried(taken.graph, arrays, [self.slots[k].tensor for k in taken.leaves],
+                          [storages[k] for k in taken.homes], parents)
+        for g, k in taken.groups.items():
+            if storages[g] is not None:
+                carried.fold(storages[g].node, k)

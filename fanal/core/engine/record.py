@@ -14,6 +14,7 @@ from weakref import ref
 
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
+from fanal.core.engine.carry import Carried, origin, unfolded
 from fanal.core.engine.explain import explain
 from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
 from fanal.core.engine.ledger import ledger
@@ -42,7 +43,7 @@ class Op:
 class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
-    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads")
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "walks")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
@@ -55,6 +56,7 @@ class Event:
         self.grads: list[
             tuple[Any, Any, Any]
         ] = []  # (leaf, .grad before, new .grad or None when added in place)
+        self.walks: list[Carried] = []  # graphs of earlier segments that it went through
 
 
 class Session(threading.local):
@@ -85,6 +87,8 @@ class Session(threading.local):
             int, tuple[Storage, Node, int]
         ] = {}  # id of a storage from outside -> its value at first use
         self.snapshots: dict[int, tuple[int, Node]] = {}  # id of a copy of shared memory -> its slot
+        self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
+        unfolded.clear()
         self.effects.clear()
         self.began = self.epoch
 
@@ -108,6 +112,10 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
             st = x._storage
             shared_outside(st)
             s.slots.append((x, signature(x), st))
+            if st.node.needs_grad:
+                found = origin(st.node)
+                if found is not None:
+                    s.origins[k] = found[0]
             if id(st) not in s.starts:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
@@ -151,6 +159,9 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
         event.kwnames = tuple(kwargs)
         event.specs += [spec_of(a, s, event) for a in kwargs.values()]
     event.positional = len(args)
+    if unfolded.walked:
+        s.unfollowable = "the graph of an earlier segment was looked at"
+        unfolded.walked = []
     s.depth = 1
     s.event = event
     segment = s.segment
@@ -165,6 +176,8 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     if s.segment != segment:
         s.unfollowable = f"'{op.name}' needed a value before it could go on"
     ledger.recorded += 1
+    if unfolded.walked:
+        event.walks, unfolded.walked = unfolded.walked, []
     event.out = out
     s.events.append(event)
     _note_outs(out, s)

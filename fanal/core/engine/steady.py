@@ -214,7 +214,7 @@ class Steady:
             old = st.node
             node = given(results[i], old.dtype)
             if old.needs_grad:
-                node.row, node.needs_grad, node.freed = old.row, True, FREED
+                node.row, node.needs_grad, node.freed = group.row, True, FREED
             st.node = node
             st.version += 1
             node.home = (ref(st), st.version)

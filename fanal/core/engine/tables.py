@@ -146,5 +146,5 @@ class Rebinding:
     @staticmethod
     def serves(made: tuple) -> bool:
         """Tell whether tensors of this signature can be compared word by word."""
-        hooks, shared = made[8], not made[12]
-        return not hooks and not shared
+        hooks, history, shared = made[8], made[11], not made[12]
+        return not hooks and not shared and isinstance(history, bool)

@@ -11,7 +11,7 @@ from fanal.core.autograd.hooks import GradFn
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable
+from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable, written_ahead
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
@@ -200,7 +200,8 @@ setattr(Tensor, "grad", property(lambda self: self._grad, _set_grad, lambda self
 
 
 def _grad_fn(self: Any) -> GradFn | None:
-    leave_path()  # a followed segment has no graph to look at
+    if self._path or self._storage.node.buffer is None or written_ahead():
+        leave_path()  # a followed segment has no graph to look at
     if self._leaf:
         return None
     n = value(self)

@@ -148,13 +148,15 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     floor, one = P.num(dx, -100), P.num(dx, 1)
     y = P.sub(P.mul(P.sub(s, one), P.max_(P.log1p(P.neg(dx)), floor)), P.mul(s, P.max_(P.log(dx), floor)))
 
+    asked = target.requires_grad
+
     def rule(g: Node, y: Node, x: Node, t: Node) -> list[Node | None]:
         g, x, t = wide(g), wide(x), wide(t)
         one = P.num(x, 1)
         spread = P.mul(P.sub(one, x), x)
         spread = P.where(P.lt(spread, P.num(x, 1e-12)), P.num(x, 1e-12), spread)
         return [P.div(P.mul(g, P.sub(x, t)), spread),
-                P.mul(g, P.sub(P.log1p(P.neg(x)), P.log(x))) if target.requires_grad else None]
+                P.mul(g, P.sub(P.log1p(P.neg(x)), P.log(x))) if asked else None]
     y = with_gradient(P.convert(y, x.dtype), rule, x, t)
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
@@ -417,7 +419,7 @@ public("nll_loss_nd", module="nn.functional", method=False)(nll_loss)
 
 def class_loss(x: Node, c: _Classes) -> Node:
     """-log softmax(x)[class] at each place; the gradient softmax - onehot comes out of one pass over the row."""
-    at = c.at
+    at, t = c.at, c.t
     keep = tuple(1 if d == at else n for d, n in enumerate(x.shape))
     w = wide(x)
     d = P.detach(w)
@@ -427,11 +429,11 @@ def class_loss(x: Node, c: _Classes) -> Node:
     def s_rule(g: Node, y: Node, w: Node) -> list[Node | None]:
         return [P.mul(g, P.exp(P.sub(P.sub(w, m), y)))]
     total = with_gradient(P.log(s), s_rule, w)
-    y = P.sub(P.reshape(P.detach(total), c.t.shape), P.sub(picked(d, c.t, at), P.reshape(m, c.t.shape)))
+    y = P.sub(P.reshape(P.detach(total), t.shape), P.sub(picked(d, t, at), P.reshape(m, t.shape)))
 
     def rule(g: Node, y: Node, w: Node, total: Node) -> list[Node | None]:
         p = P.exp(P.sub(P.sub(w, m), total))
-        hit = _is_class(c.t, w.shape[at], at)
+        hit = _is_class(t, w.shape[at], at)
         return [P.mul(P.sub(p, P.where(hit, P.num(p, 1), P.num(p, 0))), P.reshape(g, keep)), None]
     return with_gradient(y, rule, w, total)
 

@@ -46,11 +46,12 @@ def value(t: Handle) -> Node:
     if t._seen == s.version:
         return t._node
     leaf = None if t._detached or s.node.needs_grad else leaf_of(t)
-    if leaf is None:
+    if leaf is None and (state.grad or not s.node.needs_grad):
         n = derive(s.node, t._chain)
-    else:  # what a leaf's view shows now is still part of the leaf
-        with grad_mode(True):
-            n = derive(read(leaf), t._chain[len(leaf._chain):])
+    else:
+        with grad_mode(True):  # what a tensor holds does not depend on who asks
+            n = derive(s.node, t._chain) if leaf is None else \
+                derive(read(leaf), t._chain[len(leaf._chain):])  # a leaf's view is still part of the leaf
     if t._detached:
         n = detach(n)
     t._node, t._seen = n, s.version

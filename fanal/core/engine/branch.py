@@ -1,0 +1,190 @@
+"""Known segments of a thread, and going over from one to another that began with the same events."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fanal.core.engine import record
+from fanal.core.engine.handle import shared_outside, signature
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.path import Path
+from fanal.core.engine.record import OUT, Op, session
+
+MAX_PATHS = 64  # known segments of one thread
+
+
+class Paths:
+    """The known segments of a thread."""
+
+    def __init__(self) -> None:
+        self.all: list[Path] = []
+        self.last: Path | None = None  # the segment that ended last
+
+    def add(self, p: Path) -> None:
+        if len(self.all) >= MAX_PATHS:
+            self.all.pop(0)
+        self.all.append(p)
+
+
+def paths() -> Paths:
+    """Return the known segments of this thread."""
+    if session.paths is None:
+        session.paths = Paths()
+    return session.paths
+
+
+def current(p: Path) -> bool:
+    """Tell whether the tensors from outside are still what the path was made for."""
+    if p.epoch != session.epoch:
+        for slot in p.slots:
+            if slot.tensor is not None:
+                shared_outside(slot.tensor._storage)
+                if signature(slot.tensor) != slot.signature:
+                    return False
+                if slot.tensor._storage is not p.groups[slot.group].storage and not p.bind(slot, slot.tensor):
+                    return False
+        p.epoch = session.epoch
+    return True
+
+
+def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None:
+    """Find another known segment that began with the same k events, and move what was handed out onto it."""
+    if not path.disarm():
+        return None
+    for p in reversed(paths().all):
+        if p is path or p.mode != path.mode or len(p.steps) <= k or p.steps[k].op is not op:
+            continue
+        if _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
+            return p
+    return None
+
+
+def ending(path: Path, k: int) -> Path | None:
+    """Find another known segment that consists of the first k events of this one, and move there."""
+    if not path.disarm():
+        return None
+    for p in reversed(paths().all):
+        if p is not path and p.mode == path.mode and len(p.steps) == k and \
+                _over(path, p, k, lambda p: True):
+            return p
+    return None
+
+
+def _over(path: Path, p: Path, k: int, fits: Callable[[Path], bool]) -> bool:
+    """Go over to a path that began with the same k events, if it fits."""
+    if not current(p) or not _same_prefix(path, p, k) or not _adopt(path, p, k):
+        return False
+    if all(u.admit(p, i) for i, s in enumerate(p.steps[:k]) for u in s.walks) and fits(p):
+        session.path = p
+        path.undo, p.undo = [], path.undo
+        _finish_switch(path, p, k)
+        return True
+    _exchange(path, p, k)  # back
+    return False
+
+
+def _same_prefix(a: Path, b: Path, k: int) -> bool:
+    return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
+               and x.out == y.out and x.grads == y.grads for x, y in zip(a.steps[:k], b.steps[:k]))
+
+
+def _alike(a: Path, b: Path, x: list, y: list) -> bool:
+    if len(x) != len(y):
+        return False
+    for (ka, pa), (kb, pb) in zip(x, y):
+        if ka != kb:
+            return False
+        if ka == record.SEQUENCE:
+            if pa[0] is not pb[0] or not _alike(a, b, pa[1], pb[1]):
+                return False
+        elif ka == record.SLOT:
+            if pa != pb or a.slots[pa].signature != b.slots[pb].signature:
+                return False
+        elif ka == record.CONST:
+            if not (pa is pb or (type(pa) is type(pb) and pa == pb)):
+                return False
+        elif ka == record.OBJECT:
+            if pa() is not pb():
+                return False
+        elif pa != pb:
+            return False
+    return True
+
+
+def handed_out(path: Path, k: int) -> list[int]:
+    """Return the outs that the first k events returned."""
+    found: dict[int, None] = {}
+
+    def walk(spec: tuple) -> None:
+        if spec[0] == OUT:
+            found[spec[1]] = None
+        elif spec[0] == record.SEQUENCE:
+            for i in spec[1][1]:
+                walk(i)
+    for s in path.steps[:k]:
+        walk(s.out)
+        for _, _, new in s.grads:
+            if new is not None:
+                found[new] = None
+    return list(found)
+
+
+def _used(path: Path, k: int) -> list[int]:
+    found: dict[int, None] = {}
+
+    def walk(specs: list) -> None:
+        for kind, x in specs:
+            if kind == record.SLOT:
+                found[x] = None
+            elif kind == record.SEQUENCE:
+                walk(x[1])
+    for s in path.steps[:k]:
+        walk(s.specs)
+        walk([p for g in s.grads for p in g[:2] if p is not None])
+    return list(found)
+
+
+def _adopt(a: Path, b: Path, k: int) -> bool:
+    """Give b the tensors that a handed out and was given."""
+    b.disarm()
+    for i in _used(a, k):
+        if a.slots[i].tensor is not b.slots[i].tensor and not b.bind(b.slots[i], a.slots[i].tensor):
+            return False
+    for x, y in zip(a.steps[:k], b.steps[:k]):
+        for sa, sb in zip(x.specs, y.specs):
+            if sa[0] == record.RUNTIME:
+                b.matches(sb, a.scalars[sa[1]][0])
+    _exchange(a, b, k)
+    return True
+
+
+def _exchange(a: Path, b: Path, k: int) -> None:
+    """Swap the tensors of the first k events, with the storages they stand on, between two paths."""
+    done: set[int] = set()
+    for i in handed_out(a, k):
+        ga, gb = a.out_groups[i], b.out_groups[i]
+        if ga not in done and not a.groups[ga].external:
+            done.add(ga)
+            a.groups[ga].storage, b.groups[gb].storage = b.groups[gb].storage, a.groups[ga].storage
+        oa, ob = a.outs[i], b.outs[i]
+        install(a, i, ob)
+        install(b, i, oa)
+    for p in (a, b):
+        for g in p.groups:
+            for i in g.outs:
+                p.outs[i]._storage = g.storage
+        for s in p.steps:
+            matcher.set_out(s.native, p.value(s.out))
+
+
+def _finish_switch(a: Path, b: Path, k: int) -> None:
+    for slot in a.slots:
+        if slot.moves:
+            a.release(slot)
+
+
+def install(p: Path, i: int, t: Any) -> None:
+    p.forget((OUT, i))
+    p.outs[i] = t
+    for native, place in p.refs.get(i, ()):
+        matcher.set_arg(native, place, t)

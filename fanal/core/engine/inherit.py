@@ -1,0 +1,84 @@
+"""Graphs of earlier segments that a known segment goes through: how it finds them, what must hold, what it frees."""
+from __future__ import annotations
+
+from typing import Any
+
+from fanal.core.engine.carry import Carried, folded
+
+
+def found_at(slots: list[Any], slot: int, route: tuple) -> Carried | None:
+    """Return the folded graph to which the tensor in a slot belongs, or one that this leads on to."""
+    t = slots[slot].tensor
+    if t is None:
+        return None
+    n = t._storage.node
+    if n.row is not folded:
+        return None
+    carried: Carried = n.params[0]
+    for k in route:
+        carried = carried.parents[k]
+    return carried if carried.nodes is None else None
+
+
+class Inherited:
+    """One carried graph as a segment knows it."""
+
+    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "routes")
+
+    def __init__(self, carried: Carried, routes: list[tuple[int, tuple]], leaves: list[tuple[int, int]],
+                 homes: list[tuple[int, int]]) -> None:
+        assert carried.nodes is not None
+        self.graph, self.before = carried.graph, carried.flags
+        self.after = tuple([n.freed if p is None else f for n, p, f in
+                            zip(carried.nodes, self.graph.parent, self.before)])
+        self.kept = self.graph.still_needed(self.after)
+        self.routes = routes  # (slot, number of a parent, number of a parent of that, ...)
+        self.leaves = leaves  # (number of the leaf, its slot)
+        self.homes = dict(homes)  # number of the storage -> its group
+        self.carried: Carried | None = carried  # of the present run
+
+    def _find(self, slots: list[Any], step: int) -> Carried | None:
+        """Return the carried graph to which all routes lead that are known at a step."""
+        found = None
+        for slot, route in self.routes:
+            if slots[slot].step <= step:
+                c = found_at(slots, slot, route)
+                if c is None or (found is not None and c is not found):
+                    return None
+                found = c
+        return found
+
+    def admit(self, path: Any, step: int) -> bool:
+        """Tell whether the graph that is there now is like the one that was recorded; if so, take it."""
+        c = self._find(path.slots, step)
+        if c is None or c.graph is not self.graph or c.flags != self.before or not c.intact():
+            return False
+        for k, place in self.leaves:
+            slot, t = path.slots[place], c.leaves[k]
+            if slot.tensor is not t and (0 <= slot.step <= step or not path.bind(slot, t)):
+                return False
+        self.carried = c
+        return True
+
+    def holds(self, path: Any) -> bool:
+        """Tell, at the end of the segment, whether its tensors are related to the graph as they were."""
+        c = self.carried
+        if c is None or self._find(path.slots, len(path.steps)) is not c:
+            return False
+        groups, homes = path.groups, self.homes
+        written = {id(groups[k].storage) for k in path.writes}
+        for k, r in enumerate(c.storages):
+            storage = r and r()
+            g = homes.get(k)
+            if g is not None:
+                if groups[g].storage is not storage:
+                    return False
+            elif storage is not None and id(storage) in written:
+                return False
+        return True
+
+    def spend(self) -> None:
+        """Free what the segment frees."""
+        if self.carried is not None:
+            self.carried.spend(self.after, self.kept)
+            self.carried = None

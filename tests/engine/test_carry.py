@@ -1,0 +1,347 @@
+"""A value read between forward and backward: the graph outlives its segment, and the loop is followed all the same."""
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_follow import Log, agree, batches, logged, net, on_a_thread
+
+import fanal as torch
+from fanal import nn
+from fanal.core.engine.ledger import ledger
+from fanal.nn import functional as F
+
+peer = pytest.importorskip("torch")
+
+
+def _item(loss: Any, out: Any, y: Any) -> None:
+    loss.item()
+
+
+def _print(loss: Any, out: Any, y: Any) -> None:
+    repr(loss)
+    repr(loss.grad_fn is None)
+
+
+def _accuracy(loss: Any, out: Any, y: Any) -> None:
+    (out.argmax(1) == y).sum().item()
+
+
+def _checks(loss: Any, out: Any, y: Any) -> None:
+    if loss.isnan() or not torch.isfinite(out).all():
+        raise AssertionError
+
+
+READS = {"item": _item, "print": _print, "accuracy": _accuracy, "checks": _checks}
+
+
+def _plain(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    out = model(xs[0])
+    loss = F.cross_entropy(out, ys[0])
+    look(loss, out, ys[0])
+    loss.backward()
+    opt.step()
+
+
+def _middle(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    h = torch.relu(model[0](xs[0]))
+    look(h.mean(), h, h.argmax(1))
+    out = model[2](h)
+    loss = F.cross_entropy(out, ys[0])
+    look(loss, out, ys[0])
+    loss.backward()
+    opt.step()
+
+
+def _micro_batches(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    for x, y in zip(xs, ys):
+        out = model(x)
+        loss = F.cross_entropy(out, y) / len(xs)
+        look(loss, out, y)
+        loss.backward()
+    opt.step()
+
+
+def _sum_of_losses(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    losses = []
+    for x, y in zip(xs, ys):
+        out = model(x)
+        losses.append(F.cross_entropy(out, y))
+        look(losses[-1], out, y)
+    sum(losses).backward()
+    opt.step()
+
+
+def _two_losses(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    out = model(xs[0])
+    loss, other = F.cross_entropy(out, ys[0]), out.square().mean()
+    look(loss, out, ys[0])
+    loss.backward(retain_graph=True)
+    other.backward()
+    opt.step()
+
+
+def _clipped(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    opt.zero_grad()
+    out = model(xs[0])
+    loss = F.cross_entropy(out, ys[0])
+    look(loss, out, ys[0])
+    loss.backward()
+    if float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)) < 100:
+        opt.step()
+
+
+def _gradients(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    out = model(xs[0])
+    loss = F.cross_entropy(out, ys[0])
+    look(loss, out, ys[0])
+    ps = list(model.parameters())
+    for p, g in zip(ps, torch.autograd.grad(loss, ps)):
+        with torch.no_grad():
+            p -= 0.1 * g
+
+
+def _evaluation(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
+    _plain(model, opt, xs, ys, look)
+    with torch.no_grad():
+        out = model(xs[1])
+        look(F.cross_entropy(out, ys[1]), out, ys[1])
+    (model(xs[1]).argmax(1) == ys[1]).float().mean().item()
+
+
+LOOPS = {"plain": _plain, "middle": _middle, "micro batches": _micro_batches, "sum of losses": _sum_of_losses,
+         "two losses": _two_losses, "clipped": _clipped, "gradients": _gradients, "evaluation": _evaluation}
+
+
+def _trained(step: Callable, look: Callable, steps: int, log: Log, watch: Callable = lambda k: None) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    opt = torch.optim.Adam(model.parameters(), lr=0.01)
+    data, r = batches(7, 4, 6), np.random.default_rng(1)
+    labels = [torch.tensor(r.integers(0, 3, 4)) for _ in data]
+    for k in range(steps):
+        step(model, opt, [data[(k + j) % 7] for j in range(3)], [labels[(k + j) % 7] for j in range(3)],
+             look)
+        watch(k)
+    log(list(model.parameters()))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("read", READS)
+def test_nothing_is_recorded_from_the_third_step_on(loop: str, read: str) -> None:
+    def body() -> dict[str, int]:
+        marks = []
+
+        def watch(k: int) -> None:
+            marks.append(ledger.snapshot())
+        _trained(LOOPS[loop], READS[read], 8, lambda x: None, watch)
+        return {c: marks[-1][c] - marks[1][c] for c in ("recorded", "plans", "compiled", "diverged")}
+    assert on_a_thread(body) == {"recorded": 0, "plans": 0, "compiled": 0, "diverged": 0}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_same_bits_as_recorded(loop: str) -> None:
+    def work(log: Log) -> None:
+        def look(loss: Any, out: Any, y: Any) -> None:
+            log(loss)
+            log((out.argmax(1) == y).sum())
+        _trained(LOOPS[loop], look, 7, log)
+    agree(work, 20)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("seed", range(4))
+def test_reads_that_come_and_go(loop: str, seed: int) -> None:
+    def work(log: Log) -> None:
+        r = random.Random(seed)
+
+        def look(loss: Any, out: Any, y: Any) -> None:
+            for f in r.sample(list(READS.values()), r.choice([0, 0, 1, 2])):
+                f(loss, out, y)
+            if r.random() < 0.2:
+                log(loss)
+        _trained(LOOPS[loop], look, 16, log)
+    agree(work, 20)
+
+
+def test_every_third_step_reads() -> None:
+    def body() -> int:
+        marks = []
+        count = [0]
+
+        def look(loss: Any, out: Any, y: Any) -> None:
+            if count[0] % 3 == 0:
+                loss.item()
+            count[0] += 1
+        _trained(_plain, look, 12, lambda x: None, lambda k: marks.append(ledger.recorded))
+        return marks[-1] - marks[5]
+    assert on_a_thread(body) == 0
+
+
+def test_what_python_does_with_a_loss_that_was_read() -> None:
+    """Second backward, retained graphs, double backward, history beyond, overwritten values: as if nothing was read."""
+    def work(log: Log, torch: Any = torch) -> None:
+        w = torch.ones(4).requires_grad_()
+        v = torch.full((4,), 0.5).requires_grad_()
+        old = None
+        for k in range(24):
+            x = torch.full((4,), 0.1 * k)
+            h = torch.tanh(w * x + v)
+            loss = (h * h).sum()
+            float(loss.detach())
+            try:
+                kind = k % 8
+                if kind < 3:
+                    loss.backward()
+                elif kind == 3:
+                    loss.backward()
+                    loss.backward()
+                elif kind == 4:
+                    loss.backward(retain_graph=True)
+                    float(w.grad.sum())
+                    (loss * 2).backward()
+                elif kind == 5:
+                    g, = torch.autograd.grad(loss, w, create_graph=True)
+                    g.square().sum().backward()
+                elif kind == 6:
+                    with torch.no_grad():
+                        h.mul_(2)
+                    loss.backward()
+                else:
+                    (loss + (0 if old is None else old)).backward()
+            except RuntimeError as e:
+                log(str(e)[:60])
+            log([w.grad, v.grad, loss.detach(), loss.requires_grad])
+            if kind != 4:
+                w.grad = v.grad = None
+            old = (w.exp() * x).sum() if kind == 6 else None
+            if k % 5 == 4:
+                with torch.no_grad():
+                    w -= 0.1
+    agree(work)
+    ours = logged(work, True)[0]
+    theirs: list[Any] = []
+    work(lambda x: theirs.append(_numbers(x)), peer)
+    mine: list[Any] = []
+    on_a_thread(lambda: work(lambda x: mine.append(_numbers(x))))
+    assert len(mine) == len(theirs) == len(ours)
+    for a, b in zip(mine, theirs):
+        if isinstance(a, str):
+            assert a == b
+            continue
+        for x, y in zip(a, b):
+            assert (x is None) == (y is None)
+            if x is not None:
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def _numbers(x: Any) -> Any:
+    if isinstance(x, list):
+        return [_numbers(i) for i in x]
+    return x if x is None or isinstance(x, (str, bool)) else np.array(x.detach().numpy())
+
+
+def test_a_weight_changed_before_backward_is_noticed() -> None:
+    def work(log: Log) -> None:
+        ws, f = net()
+        for k, x in enumerate(batches(9, 4, 6)):
+            loss = f(x).square().mean()
+            loss.item()
+            if k in (4, 6):
+                with torch.no_grad():
+                    ws[2].mul_(0.5)
+                float(ws[2].sum())
+            try:
+                loss.backward()
+            except RuntimeError as e:
+                log(str(e)[:120])
+            log([w.grad for w in ws])
+            for w in ws:
+                w.grad = None
+    agree(work, 10)
+    assert any("modified by an inplace" in str(x) for x in logged(work, True)[0])
+
+
+def test_a_hook_on_a_loss_that_was_read_runs() -> None:
+    def work(log: Log) -> None:
+        ws, f = net()
+        for k, x in enumerate(batches(9, 4, 6)):
+            loss = f(x).square().mean()
+            loss.item()
+            if k in (4, 6):
+                loss.register_hook(lambda g: g * 3)
+            loss.backward()
+            log([w.grad for w in ws])
+            for w in ws:
+                w.grad = None
+    agree(work, 10)
+
+
+def test_another_model_takes_the_place_of_the_first() -> None:
+    def work(log: Log) -> None:
+        models = [nn.Linear(6, 3) for _ in range(3)]
+        for k, x in enumerate(batches(12, 4, 6)):
+            model = models[k // 3 % 3]
+            loss = model(x).square().mean()
+            loss.item()
+            loss.backward()
+            log([p.grad for m in models for p in m.parameters()])
+            if k % 3 == 2:
+                model.zero_grad()
+    agree(work, 15)
+
+
+def test_losses_kept_by_the_user_keep_their_graphs() -> None:
+    def work(log: Log) -> None:
+        ws, f = net()
+        kept: list[Any] = []
+        for x in batches(12, 4, 6):
+            loss = f(x).square().mean()
+            loss.item()
+            kept.append(loss)
+            if len(kept) == 4:
+                (kept[0] * kept[2] + kept[3]).backward()
+                log([w.grad for w in ws])
+                for w in ws:
+                    w.grad = None
+                kept.clear()
+        log(kept)
+    agree(work, 15)
+
+
+def test_a_graph_dies_with_its_loss() -> None:
+    def body() -> tuple[bool, int]:
+        ws, f = net()
+        opt = torch.optim.SGD(ws, lr=0.01)
+        data = batches(5, 4, 6)
+
+        def steps(n: int) -> Any:
+            for k in range(n):
+                opt.zero_grad()
+                h = f(data[k % 5])
+                loss = h.square().mean()
+                float(loss)
+                if k % 7:
+                    loss.backward()
+                    opt.step()
+            storage = weakref.ref(h._storage)
+            del h, loss
+            f(data[0]).square().mean().item()
+            gc.collect()
+            return storage() is None, len(gc.get_objects())
+        before = steps(100)[1]
+        gone, after = steps(2000)
+        return gone, after - before
+    gone, grown = on_a_thread(body)
+    assert gone
+    assert grown < 60
