@@ -200,7 +200,7 @@ setattr(Tensor, "grad", property(lambda self: self._grad, _set_grad, lambda self
 
 
 def _grad_fn(self: Any) -> GradFn | None:
-    if self._path or self._storage.node.buffer is None or written_ahead():
+    if self._path or self._storage.node.buffer is None or written_ahead(self._storage):
         leave_path()  # a followed segment has no graph to look at
     if self._leaf:
         return None
