@@ -23,13 +23,13 @@ _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4
 # that a last partial batch finds the kernels of the others.
 _EXACT_ROWS = 14
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
-_AGAIN = 2  # panels of B above which A is packed, where its rows or steps of k are far apart:
+_AGAIN = 64  # columns above which A is packed, where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
 _UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
 _UNIT_PACK_ROWS = 140  # up to this many rows each panel of B is packed by the unit that uses it
 _UNITS = 8  # units wanted where each copies its rows of A
-_UNIT_ROWS = 112  # of a unit: their part of A stays in the second-level cache
+_UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
 
 
@@ -171,6 +171,7 @@ def _unit(
     height: int,
     width: int,
     row_tiles: int,
+    most: int,
     limit: int,
     panels: int,
     k: int,
@@ -178,13 +179,13 @@ def _unit(
     per_unit: bool,
     copied: bool,
 ) -> tuple[int, int]:
-    """Return how many tiles high and how many panels wide a unit of work is. `limit` bounds its panels.
+    """Return how many tiles high and how many panels wide a unit of work is, at the most `most` and `limit`.
 
     Neighbouring units of a thread share rows of A, so narrow units cost nothing unless A is copied for each.
     """
     tile = 2 * height * width * max(1, k)
     wanted = min(_UNIT_FLOPS[1], max(_UNIT_FLOPS[0], stack * tile * row_tiles * panels // 16))
-    high = row_tiles if per_unit else min(_UNIT_ROWS // height, row_tiles)
+    high = row_tiles if per_unit else min(most, row_tiles)
     across = limit
     if copied and not per_unit:
         while high > 1 and -(-row_tiles // high) * -(-panels // across) * stack < _UNITS:
@@ -201,8 +202,12 @@ def _plan(
 ) -> list[Temp | Launch]:
     size = acc.itemsize
     lanes = target.lanes(size)
+    # A is packed where it needs conversion, has no contiguous axis, or is read often enough with steps that are far
+    # apart; it is copied besides where it has fewer rows than a tile.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
-    height, vectors = choose_tile(p.m, p.n, lanes, target.registers, a_form == "m")
+    far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
+    packed = a.dtype is not acc or 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)
+    height, vectors = choose_tile(p.m, p.n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
     panels = -(-p.n // width)
@@ -211,12 +216,8 @@ def _plan(
     stack = prod(extent for extent, *_ in p.batch)
     b_bytes = p.k * panels * width * size
 
-    # How A is read: in place unless it needs conversion, has no contiguous axis, has fewer rows than a tile, or is
-    # read often enough to pay for packing.
     low = p.m < height and p.m not in heights(height)
-    far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
-    again = far and panels > _AGAIN and p.k > 32
-    a_copy = "" if a.dtype is acc and 1 in p.a and not again and not low else a_form if 1 in p.a else "any"
+    a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = p.n % width != 0
@@ -237,8 +238,9 @@ def _plan(
         limit = _PARTIAL_COLS // width
     if per_unit:
         limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
+    most = max(1, min(_UNIT_ROWS, target.l2 // 2 // (max(1, kc) * size)) // height)
     high, across = _unit(
-        height, width, row_tiles, max(1, min(limit, panels)), panels, p.k, stack, per_unit, bool(a_copy)
+        height, width, row_tiles, most, max(1, min(limit, panels)), panels, p.k, stack, per_unit, bool(a_copy)
     )
     mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
     mc, nc = max(mc, min(height, p.m)), across * width

@@ -19,7 +19,7 @@ from fanal.core.base import dtype as dt
 A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, BATCH = range(20)
 
 
-_PREFETCH = 16  # steps of k
+_PREFETCH = 16
 _UNROLL = 4
 PACK_ROWS = 32
 
@@ -43,7 +43,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul7:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul8:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int) -> list[int]:
@@ -506,6 +506,8 @@ class _Product:
 
                 def full() -> None:
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
+                    if spec.out == spec.acc:
+                        self.fetch_rows(offset)
                     acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
                                             ["zeroinitializer"] * (spec.height * spec.vectors))
                     for r in range(spec.height):
@@ -525,6 +527,16 @@ class _Product:
             w.loop(i0, i1, str(spec.height), rows)
             return []
         w.loop(j0, j1, str(self.width), panel)
+
+    def fetch_rows(self, offset: Value) -> None:
+        """Ask for the lines of C that a tile is about to overwrite."""
+        w = self.w
+        for _ in range(self.spec.height):
+            at = w.at(self.c, offset, self.tile.size)
+            for line in range(0, self.width * self.tile.size, 64):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "2"),
+                       ("i32", "1"))
+            offset = w.add(offset, self.ldc)
 
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
