@@ -26,6 +26,10 @@ CALLS = {
     ),
     "targets of margin loss": lambda m: m.nn.functional.multi_margin_loss(m.ones(2, 3), m.ones(2)),
     "no classes": lambda m: m.nn.functional.multilabel_margin_loss(m.ones(0), m.ones(0).long()),
+    "eps of batch norm": lambda m: m.nn.functional.batch_norm(m.ones(2, 3), None, None, training=True, eps=0),
+    "ignored class of probabilities": lambda m: m.nn.functional.cross_entropy(
+        m.ones(2, 3), m.ones(2, 3), ignore_index=1
+    ),
     "step": lambda m: m.arange(0, 4, 0.5, dtype=m.int64),
     "joint loss": lambda m: m.nn.functional.linear_cross_entropy(
         m.ones(2, 3), m.ones(2, 3), m.ones(2, 2), ignore_index=0
