@@ -1,8 +1,11 @@
-"""Conversion of dtype and device, and plain writes: to, type, copy_, fill_, set_, resize_."""
+"""Conversion of dtype and device, and plain writes: to, type, copy_, fill_, apply_, set_, resize_."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
@@ -14,7 +17,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ops.build import assign, check_inplace, is_number, node_of, public, read, result, wrap
 from fanal.core.ops.shape import clone, contiguous, ints
 from fanal.core.ops.storage_ops import resize
-from fanal.core.tensor.tensor import Tensor
+from fanal.core.tensor.tensor import Tensor, compute
 
 LEGACY: dict[str, dt.dtype] = {f"{dt.scalar_name(d)}Tensor": d for d in dt.ALL if d.category < 3}
 
@@ -248,6 +251,37 @@ def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = Non
     self._strides, self._offset, self._leaf_node, self._seen = source._strides, source._offset, None, -1
     self._detached = source._detached
     return self
+
+
+def _mapped(function: Callable[..., Any], self: Any, *others: Any) -> Any:
+    """Replace the elements of `self` by function(element, elements of the others)."""
+    if self.requires_grad:
+        raise RuntimeError("Can't call apply_() or map_() on Variable that requires grad. Use var.detach() first.")
+    unfollowable("a Python function is called for each element")
+    values = [np.broadcast_to(compute(t), self._shape).reshape(-1).tolist() for t in (self, *others)]
+    found = [function(*v) for v in zip(*values)]
+    for v in found:
+        if isinstance(v, (str, bytes)) or not isinstance(v, (bool, int, float, complex, np.generic)):
+            raise TypeError(f"must be real number, not {type(v).__name__}")
+    return assign(self, P.given(np.array(found).astype(self._dtype.np).reshape(self._shape), self._dtype))
+
+
+@public(function=False)
+def apply_(self: Any, callable: Callable[[Any], Any]) -> Any:
+    """Replace each element x by callable(x)."""
+    return _mapped(callable, self)
+
+
+@public(function=False)
+def map_(self: Any, tensor: Any, callable: Callable[[Any, Any], Any]) -> Any:
+    """Replace each element x by callable(x, y), y from another tensor."""
+    return _mapped(callable, self, tensor)
+
+
+@public(function=False)
+def map2_(self: Any, x: Any, y: Any, callable: Callable[[Any, Any, Any], Any]) -> Any:
+    """Replace each element by callable of it and those of two other tensors."""
+    return _mapped(callable, self, x, y)
 
 
 @public(method=False, event=False)

@@ -55,7 +55,6 @@ TOPICS = (
     "sort",
     "show",
     "convert",
-    "apply",
     "factory",
     "numpy_share",
     "limits",
