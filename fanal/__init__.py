@@ -102,6 +102,7 @@ _ELSEWHERE = {
         ),
         "amp",
     ),
+    **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "spmm", "smm", "dsmm"), "core.ops.sparse_math"),
     **dict.fromkeys(("compile",), "compiler"),
     **dict.fromkeys(("default_generator",), "random"),
     **dict.fromkeys(("vmap",), "func"),

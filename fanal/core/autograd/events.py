@@ -9,12 +9,17 @@ from fanal.core.autograd import api
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
+from fanal.core.tensor.sparse import ELSEWHERE, elsewhere
 
 
 def _event(name: str, fn: Callable) -> Any:
     op = Op(name, fn)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
+        if ELSEWHERE:
+            other = elsewhere(args, kwargs)
+            if other is not None:
+                return other(name, args, kwargs)
         return dispatch(op, args, kwargs)
 
     return matcher.function(op.key, slow, fn.__name__, fn.__doc__, "fanal.autograd")

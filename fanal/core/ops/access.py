@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -246,3 +247,19 @@ def _is_view(self: Any) -> bool:
 
 
 _plain("_is_view", _is_view)
+
+
+def _on_demand(name: str) -> Any:
+    """Return a method that loads the sparse operators, which then replace it."""
+
+    def fn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        importlib.import_module("fanal.core.ops.sparse_math")
+        return getattr(Tensor, name)(self, *args, **kwargs)
+
+    fn.__name__, fn.__doc__ = name, "See ops/sparse.py."
+    return fn
+
+
+for _name in ("to_dense", "to_sparse", "to_sparse_coo", "to_sparse_csr", "indices", "values", "crow_indices",
+              "col_indices", "sparse_dim", "dense_dim", "sparse_mask"):
+    setattr(Tensor, _name, _on_demand(_name))

@@ -18,6 +18,7 @@ from fanal.core.ops.arguments import taking_tensors
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
 from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.sparse import ELSEWHERE, elsewhere
 from fanal.core.tensor.tensor import Tensor
 
 # The topic files, in the order in which their operators are made public.
@@ -137,6 +138,10 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
     op = OPS[name] = Op(name, fn, **options)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
+        if ELSEWHERE:
+            other = elsewhere(args, kwargs)
+            if other is not None:
+                return other(name, args, kwargs)
         return dispatch(op, args, kwargs)
 
     short = name.rpartition(".")[2]
