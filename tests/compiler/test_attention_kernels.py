@@ -83,7 +83,9 @@ CASES = [
     dict(b=2, h=2, rows=33, keys=33, d=12, e=12, causal=True), dict(b=1, h=1, rows=1, keys=1, d=1, e=1),
     dict(b=2, h=4, rows=64, keys=64, d=32, e=32, causal=True, interleaved=True),
     dict(b=1, h=2, rows=20, keys=41, d=64, e=48, mask="bool"), dict(b=2, h=2, rows=50, keys=30, d=16, e=40, mask="add"),
-    dict(b=2, h=2, rows=9, keys=30, d=20, e=33, mask="keys"), dict(b=1, h=2, rows=30, keys=70, d=24, e=24, causal=True),
+    dict(b=2, h=2, rows=9, keys=30, d=20, e=33, mask="keys"),
+    dict(b=1, h=2, rows=70, keys=150, d=32, e=64, mask="keys"),
+    dict(b=1, h=2, rows=30, keys=70, d=24, e=24, causal=True),
     dict(b=1, h=1, rows=300, keys=290, d=64, e=64, causal=True), dict(b=1, h=1, rows=9, keys=700, d=5, e=3),
     dict(b=1, h=2, rows=19, keys=23, d=9, e=10, dtype=np.float64, causal=True),
 ]

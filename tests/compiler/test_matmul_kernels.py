@@ -66,6 +66,23 @@ def test_packed_and_blocked(m: int, k: int, n: int, swap_a: bool, swap_b: bool) 
     check(make((m, k), swap=swap_a), make((k, n), swap=swap_b))
 
 
+@pytest.mark.parametrize("m, k, n, swap", [(130, 60, 90, False), (40, 600, 70, True), (17, 5000, 80, False)])
+def test_operands_whose_steps_are_far_apart(m: int, k: int, n: int, swap: bool) -> None:
+    wide = make((k, 2000), swap=False)[:, 30:30 + m].T if swap else make((m, k + 1500))[:, 100:100 + k]
+    b = make((k, n))
+    check(wide, b)
+    assert (run(wide, b) == run(np.ascontiguousarray(wide), b)).all()
+    assert (run(wide, b, cuts=3) == run(wide, b)).all()
+
+
+@pytest.mark.parametrize("k", [255, 256, 2047, 2048, 2049, 4100])
+def test_sums_of_any_length_go_over_k_in_order(k: int) -> None:
+    # Blocks of k, rows read in place or packed and tiles of any shape give one chain of multiply-adds for an element.
+    a, b = make((20, k)), make((k, 70))
+    whole = run(a, b)
+    assert (run(a[:1], b[:, :1])[0, 0] == whole[0, 0]) and (run(a[3:], b[:, 64:]) == whole[3:, 64:]).all()
+
+
 @pytest.mark.parametrize("name", FORCED)
 @pytest.mark.parametrize("m, k, n, swap_a, swap_b", [
     (5, 7, 9, False, False), (16, 12, 16, True, False), (17, 33, 41, False, True), (80, 900, 100, False, False),

@@ -57,6 +57,19 @@ def test_accuracy(name, d):
         assert ulps(got, want, d.np.type) <= limit, (low, high)
 
 
+@pytest.mark.parametrize("name", ["exp", "expm1", "tanh", "erf"])
+def test_one_number_gets_the_bits_of_many(name):
+    values = np.concatenate([RNG.uniform(-105, 90, 40), [-103.3, -88, -87.4, 88.7, 89.5, -math.inf, math.inf]])
+    x = inp((len(values),), dt.float32)
+    contents[x] = values.astype(np.float32)
+    (many,), _ = run([x], [ROWS[name](x)])
+    for value, want in zip(contents[x], many, strict=True):
+        one = inp((1, 1), dt.float32)
+        contents[one] = np.full((1, 1), value, np.float32)
+        (row,), _ = run([one], [ROWS["broadcast"](ROWS[name](one), (1, 33))])
+        assert (row == want).all(), value
+
+
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tanh", "erf", "atan"])
 @pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
 def test_special_values(name, d):
