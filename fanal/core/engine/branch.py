@@ -85,7 +85,8 @@ def _over(path: Path, p: Path, k: int, fits: Callable[[Path], bool]) -> bool:
 
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
-               and x.out == y.out and x.grads == y.grads for x, y in zip(a.steps[:k], b.steps[:k]))
+               and x.out == y.out and x.grads == y.grads and (y.watch is None or y.watch.hold())
+               for x, y in zip(a.steps[:k], b.steps[:k]))
 
 
 def _alike(a: Path, b: Path, x: list, y: list) -> bool:

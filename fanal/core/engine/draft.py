@@ -14,6 +14,7 @@ from fanal.core.engine.carry import DETACHED, HELD, Carried, Outline, Uncarried,
 from fanal.core.engine.handle import Handle, Origin, Storage, counted
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
+from fanal.core.engine.tables import Watch
 from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
@@ -102,7 +103,7 @@ class Step:
     """One event of a path."""
 
     __slots__ = ("alone", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional",
-                 "sequences", "specs", "walks", "where")
+                 "sequences", "specs", "walks", "watch", "where")
 
     op: Any
     specs: list[tuple]
@@ -115,6 +116,7 @@ class Step:
     walks: list[Inherited]  # graphs of earlier segments that it goes through
     native: Any
     index: int
+    watch: Watch | None  # what the call depends on besides its arguments
     sequences: bool  # some argument is a list or a tuple
     alone: dict[int, int] | None  # references to the .grad tensors it makes when nobody else holds them
 
@@ -383,6 +385,7 @@ class Draft:
     def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
         s = Step()
         s.alone = None
+        s.watch = Watch(e.facts) if e.facts else None
         s.sequences = any(kind == SEQUENCE for kind, _ in e.specs)
         s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
         s.where, s.mode = e.where, e.mode

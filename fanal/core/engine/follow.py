@@ -49,7 +49,7 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
     """Answer a call that the matcher did not: follow it in Python, or record it."""
     s = session
     if s.depth:
-        return op.fn(*args, **kwargs)
+        return op.fn(*args, **kwargs) if s.opaque else record.explained(op, args, kwargs)
     path: Path | None = s.path
     if path is not None:
         k = position()

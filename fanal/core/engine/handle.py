@@ -157,8 +157,12 @@ def shared_outside(s: Storage) -> bool:
     return False
 
 
+SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "inference", "hooks", "base", "meta",
+             "whole", "needs_grad", "unshared")
+
+
 def signature(t: Handle) -> tuple:
-    """Return what must be equal for another tensor from outside to take the place of `t`."""
+    """Return what must be equal for another tensor from outside to take the place of `t`: SIGNATURE in order."""
     s = t._storage
     return (
         type(t),

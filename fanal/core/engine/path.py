@@ -70,6 +70,11 @@ class Path:
             args = tuple(self._expected(spec) for spec in s.specs)
             key = MANUAL if s.op.manual or s.grads or s.walks else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
+            if s.watch is not None and s.watch.table is not None:
+                s.native.guard = s.watch.table.address
+                for place, (kind, x) in enumerate(s.specs):
+                    if kind == OBJECT:  # its facts are alive, whatever becomes of it
+                        matcher.set_arg(s.native, place, x())
             self.index[id(s.native)] = i
             for place, (kind, x) in enumerate(s.specs):
                 if kind == SLOT:
@@ -313,6 +318,8 @@ class Path:
     def same_call(self, s: Step, op: Any, args: tuple, kwargs: dict) -> bool:
         """Tell whether a call is the one of step `s`, and its gradients are where they were."""
         if s.op is not op or len(args) != s.positional or tuple(kwargs) != s.kwnames:
+            return False
+        if s.watch is not None and not s.watch.hold():
             return False
         for spec, a in zip(s.specs, (*args, *kwargs.values()) if kwargs else args):
             if not self.matches(spec, a):

@@ -26,11 +26,14 @@ MAX_PENDING = 4096  # values of an unknown segment after which it is run (engine
 class Op:
     """A public operation: its name, its function on handles, and how the engine treats a call."""
 
-    __slots__ = ("name", "fn", "key", "flush", "manual")
+    __slots__ = ("name", "fn", "key", "flush", "manual", "explains")
     count = 0
 
-    def __init__(self, name: str, fn: Callable, *, flush: bool = False, manual: bool = False) -> None:
+    def __init__(
+        self, name: str, fn: Callable, *, flush: bool = False, manual: bool = False, explains: bool = True
+    ) -> None:
         self.name, self.fn = name, fn
+        self.explains = explains  # an error is told with the operands of this call, not of one inside it
         self.flush = flush  # run everything pending when the event ends
         self.manual = manual or flush  # matched in Python: a call has effects that following must repeat
         Op.count += 1
@@ -43,11 +46,12 @@ class Op:
 class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
-    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "walks")
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "facts", "walks")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
         self.specs: list[tuple] = []
+        self.facts: list[tuple[Any, Any, Any]] = []  # what the call depends on besides its arguments, see tables.Watch
         self.kwnames: tuple[str, ...] = ()
         self.positional = 0
         self.out: Any = None
@@ -64,6 +68,7 @@ class Session(threading.local):
 
     def __init__(self) -> None:
         self.depth = 0
+        self.opaque = True  # calls inside an event are its own business, errors included
         self.segment = 0  # counts segments, so that an event notices a flush inside it
         self.event: Event | None = None
         self.touched: dict[int, ref[Storage]] = {}  # storages with pending values, by id
@@ -168,7 +173,8 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     try:
         out = op.fn(*args, **kwargs)
     except Exception as e:
-        explain(e, op.name, args, kwargs)
+        if op.explains:
+            explain(e, op.name, args, kwargs)
         raise
     finally:
         s.depth = 0
@@ -187,6 +193,18 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
     if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
         flush(op.name)
     return out
+
+
+def explained(op: Op, args: tuple, kwargs: dict) -> Any:
+    """Run a call inside an event that leaves the explanation of errors to the calls in it."""
+    session.opaque = True
+    try:
+        return op.fn(*args, **kwargs)
+    except Exception as e:
+        explain(e, op.name, args, kwargs)
+        raise
+    finally:
+        session.opaque = False
 
 
 def _note_outs(x: Any, s: Session) -> None:

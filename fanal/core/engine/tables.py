@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.backends.cpu.memory import LIST_ITEMS
-from fanal.core.engine.handle import Handle, Storage
+from fanal.core.engine.handle import SIGNATURE, Handle, Storage
 from fanal.core.engine.layout_ir import EQUAL, HALF, INDIRECT, ITEM, OTHER, SAME, SIZE, WORD
 from fanal.core.engine.matcher import matcher
 from fanal.core.ir.program import Node
@@ -74,19 +74,46 @@ class Elements:
         self.address = self.words.ctypes.data
 
 
-class Watch:
-    """Facts that can be asked for again and again: what lists, dicts, storages and nodes hold.
+def version_of(cls: type) -> int:
+    """Return the number that CPython gives a class until somebody changes it or one of its bases."""
+    cls.__name__  # noqa: B018
+    getattr(cls, "forward", None)  # a look-up numbers the class
+    return ctypes.c_uint32.from_address(id(cls) + VERSION).value
 
-    A fact is (container, key, value): `container[key] is value`, or the attribute `key` of a storage or a node. Lists
-    among the containers have kept their length, too. One native call asks all facts.
+
+def _place_of_version() -> int:
+    """Return where a class keeps that number, found by changing one; 0 if it cannot be found."""
+    class Probe:
+        pass
+
+    def words() -> list[int]:
+        return list((ctypes.c_uint32 * 128).from_address(id(Probe)))
+    seen = []
+    for k in range(3):
+        setattr(Probe, f"attribute{k}", None)
+        changed = words()
+        getattr(Probe, "forward", None)
+        seen.append((changed, words()))
+    places = [i for i in range(128) if all(a[i] == 0 and b[i] for a, b in seen) and len({b[i] for _, b in seen}) == 3]
+    return 4 * places[0] if len(places) == 1 else 0
+
+
+VERSION = _place_of_version()
+
+
+class Watch:
+    """Facts that can be asked for again and again: what lists, dicts, classes, storages and nodes hold.
+
+    A fact is (container, key, value): `container[key] is value`, or the attribute `key` of a class, a storage or a
+    node. Lists and dicts have kept their length, too. One native call asks all facts.
     """
 
     def __init__(self, facts: Sequence[tuple[Any, Any, Any]]) -> None:
         self.facts = facts  # keeps alive what the table points to
-        self.lists = {id(c): (c, len(c)) for c, _, _ in facts if type(c) is list}
+        self.lengths = {id(c): (c, len(c)) for c, _, _ in facts if isinstance(c, (list, dict))}
         self.table: Table | None = None
         if native is not None:
-            lengths = [(WORD, address + SIZE, 0, n) for address, (_, n) in self.lists.items()]
+            lengths = [(WORD, address + SIZE, 0, n) for address, (_, n) in self.lengths.items()]
             self.table = Table([*lengths, *(self._condition(*fact) for fact in facts)])
 
     @staticmethod
@@ -95,13 +122,15 @@ class Watch:
             return INDIRECT, id(container) + LIST_ITEMS, 8 * key, id(value)
         if isinstance(container, dict):
             return ITEM, id(container), id(key), id(value)
+        if isinstance(container, type):
+            return HALF, id(container) + VERSION, 0, version_of(container)
         return holds(container, (STORAGE if isinstance(container, Storage) else NODE)[key], value)
 
     def hold(self) -> bool:
         """Tell whether every fact holds."""
         if self.table is not None:
             return native.holds(self.table.address)
-        if any(len(c) != n for c, n in self.lists.values()):
+        if any(len(c) != n for c, n in self.lengths.values()):
             return False
         for container, key, value in self.facts:
             if isinstance(container, dict):
@@ -120,23 +149,24 @@ class Rebinding:
     """
 
     def __init__(self, made: tuple, place: int) -> None:
-        kind, shape, dtype, chain, strides, leaf, detached, inference, _, meta, whole, needs_grad, _ = made
+        t = dict(zip(SIGNATURE, made, strict=True))
         entries: list[tuple[int, int, Any, int]] = [
-            (0, HANDLE["_shape"], shape, EQUAL),
-            (0, HANDLE["_dtype"], dtype, SAME),
-            (0, HANDLE["_chain"], chain, EQUAL),
-            (0, HANDLE["_strides"], strides, EQUAL),
-            (0, HANDLE["_leaf"], leaf, SAME),
-            (0, HANDLE["_detached"], detached, SAME),
-            (0, HANDLE["_inference"], inference, SAME),
+            (0, HANDLE["_shape"], t["shape"], EQUAL),
+            (0, HANDLE["_dtype"], t["dtype"], SAME),
+            (0, HANDLE["_chain"], t["chain"], EQUAL),
+            (0, HANDLE["_strides"], t["strides"], EQUAL),
+            (0, HANDLE["_leaf"], t["leaf"], SAME),
+            (0, HANDLE["_detached"], t["detached"], SAME),
+            (0, HANDLE["_inference"], t["inference"], SAME),
             (0, HANDLE["_hooks"], None, SAME),
-            (1, STORAGE["meta"], meta, SAME),
+            (0, HANDLE["_base_ref"], None, SAME),
+            (1, STORAGE["meta"], t["meta"], SAME),
             (1, STORAGE["foreign"], None, SAME),
-            (2, NODE["shape"], whole, EQUAL),
-            (2, NODE["needs_grad"], needs_grad, SAME),
+            (2, NODE["shape"], t["whole"], EQUAL),
+            (2, NODE["needs_grad"], t["needs_grad"], SAME),
             (2, NODE["buffer"], None, OTHER),
         ]
-        words = [place, id(kind), HANDLE["_storage"], STORAGE["node"], len(entries)]
+        words = [place, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
         for which, offset, value, how in entries:
             words += which, offset, id(value), how
         self.kept = entries
@@ -146,5 +176,6 @@ class Rebinding:
     @staticmethod
     def serves(made: tuple) -> bool:
         """Tell whether tensors of this signature can be compared word by word."""
-        hooks, history, shared = made[8], made[11], not made[12]
-        return not hooks and not shared and isinstance(history, bool)
+        t = dict(zip(SIGNATURE, made, strict=True))
+        history = t["needs_grad"]  # whether gradients flow, or whose graph they flow through
+        return not t["hooks"] and t["base"] is type(None) and t["unshared"] and isinstance(history, bool)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from fanal import Tensor
+from fanal.nn.modules import events
 from fanal.nn.modules.convert import Convertible
 from fanal.nn.modules.errors import add_path, typename
 from fanal.nn.modules.hooks import (
@@ -87,8 +88,10 @@ class Module(Convertible, Stateful):
 
     forward: Callable[..., Any] = _forward_unimplemented
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         try:
+            if events.KINDS.get(type(self), True) and not kwargs and events.follows(self):
+                return events.one_event(self, args)
             if self._hooked:
                 return self._call_hooked(args, kwargs)
             return self.forward(*args, **kwargs)
@@ -96,7 +99,7 @@ class Module(Convertible, Stateful):
             add_path(self, error, args)
             raise
 
-    _call_impl = __call__
+    __call__ = _call_impl
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not trained; `persistent=False` keeps it out of `state_dict`."""
@@ -454,6 +457,7 @@ class Module(Convertible, Stateful):
         return sorted(key for key in keys if not key[0].isdigit())
 
 
+Module.__call__ = events.callable_of(Module, Module._call_impl)  # type: ignore[method-assign]
 _WATCHED = frozenset((*TABLES, *CALL_TABLES, *CALL_MARKS))
 
 
