@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sys import getrefcount
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -23,6 +24,12 @@ from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
 MANUAL = 0  # the key of steps matched in Python; operations count from 1
+
+
+def _expect(native: Any, place: int, x: Any) -> ref:
+    """Let the matcher expect an object by address until it dies: the next one there is another."""
+    matcher.set_arg(native, place, x)
+    return ref(x, lambda _: matcher.set_arg(native, place, NOBODY))
 
 
 class Path:
@@ -65,6 +72,7 @@ class Path:
     def _forge(self) -> None:
         """Make the matcher's steps."""
         before = None
+        self.objects: list[ref] = []  # of what calls are recognised by, without keeping it
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
@@ -73,8 +81,8 @@ class Path:
             if s.watch is not None and s.watch.table is not None:
                 s.native.guard = s.watch.table.address
                 for place, (kind, x) in enumerate(s.specs):
-                    if kind == OBJECT:  # its facts are alive, whatever becomes of it
-                        matcher.set_arg(s.native, place, x())
+                    if kind == OBJECT and x() is not None:
+                        self.objects.append(_expect(s.native, place, x()))
             self.index[id(s.native)] = i
             for place, (kind, x) in enumerate(s.specs):
                 if kind == SLOT:
