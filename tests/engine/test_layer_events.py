@@ -156,7 +156,7 @@ def test_one_layer_used_twice_and_layers_that_die() -> None:
         for _ in range(3):  # the next layer may get the address of the last
             layer = nn.Linear(4, 4).requires_grad_(False)
             for k in range(8):
-                x = torch.full((2, 4), float(k))
+                x = torch.tensor(np.full((2, 4), k, np.float32))
                 log(layer(layer(x)).sum())
             del layer
     agree(work, 10)
