@@ -233,6 +233,8 @@ ERRORS: list[Callable] = [
     lambda m: m.linalg.norm(m.zeros(2, 2, 2), 2), lambda m: m.linalg.vector_norm(m.zeros(0), float("inf")),
     lambda m: m.linalg.cond(m.eye(2), "x"), lambda m: m.linalg.tensorinv(m.eye(3), ind=0),
     lambda m: m.linalg.householder_product(m.zeros(2, 3), m.zeros(2)), lambda m: m.linalg.lstsq(m.ones(3), m.ones(3)),
+    *(functools.partial(lambda m, f: getattr(m.linalg, f)(m.full((3, 3), float("nan"))), f=f)
+      for f in ("cholesky", "svd", "svdvals", "matrix_rank")),
     lambda m: m.linalg.lu(m.eye(2), pivot=False), lambda m: m.cov(m.zeros(2, 2, 2)),
 ]
 

@@ -81,6 +81,11 @@ def failure(name: str, text: str) -> Callable[[Any], None]:
     return check
 
 
+svd_failed = failure(
+    "linalg.svd", "The algorithm failed to converge because the input matrix contained non-finite values."
+)
+
+
 def together(*xs: Any) -> list[Node]:
     """Return matrices as values of their common batch shape."""
     nodes = [x if isinstance(x, Node) else read(x) for x in xs]

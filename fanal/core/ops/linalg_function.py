@@ -10,7 +10,14 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import node_of, public, read, wrap
 from fanal.core.ops.limits import finfo
-from fanal.core.ops.linalg_check import need_floating, need_kernel, need_matrix, need_square
+from fanal.core.ops.linalg_check import (
+    need_floating,
+    need_kernel,
+    need_matrix,
+    need_square,
+    svd_failed,
+    whole_part,
+)
 from fanal.core.ops.linalg_solve import inverse_of, not_invertible
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
@@ -168,7 +175,7 @@ def pinverse(input: Any, rcond: float = 1e-15) -> Any:
     return pinv(input, rcond)
 
 
-@public(module="linalg", method=False, out=True)
+@public(module="linalg", method=False, out=True, check=svd_failed)
 def matrix_rank(
     A: Any, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
 ) -> Any:
@@ -188,11 +195,11 @@ def matrix_rank(
     if tol is not None:
         atol, rtol = tol, 0.0
     y = P.lapack((P.detach(read(A)),), "eigvalsh" if hermitian else "svdvals")
-    s = P.abs_(P.part(y, 0))
+    s, info = P.abs_(P.part(y, 0)), wrap(whole_part(y, 1))
     if not s.shape[-1]:
-        return wrap(P.full(s.shape[:-1], 0, dt.int64))
+        return wrap(P.full(s.shape[:-1], 0, dt.int64)), info
     above = P.lt(threshold(s, atol, rtol, max(A._shape[-2:])), s)
-    return wrap(P.sum_(P.convert(above, dt.int64), (len(above.shape) - 1,)))
+    return wrap(P.sum_(P.convert(above, dt.int64), (len(above.shape) - 1,))), info
 
 
 @public()

@@ -13,6 +13,7 @@ from fanal.core.ops.linalg_check import (
     need_kernel,
     need_matrix,
     need_square,
+    svd_failed,
     whole_part,
 )
 from fanal.core.ops.named import named
@@ -23,9 +24,6 @@ _eigh_failed = failure(
     "eigenvalues (error code: {}).",
 )
 _eig_failed = failure("torch.linalg.eig", "input tensor should not contain infs or NaNs.")
-_svd_failed = failure(
-    "linalg.svd", "The algorithm failed to converge because the input matrix contained non-finite values."
-)
 
 
 def _triangle_of(A: Any, UPLO: str) -> Any:
@@ -94,7 +92,7 @@ def _need_svd(A: Any, driver: Any) -> None:
         )
 
 
-@public(module="linalg", method=False, out=True, check=_svd_failed)
+@public(module="linalg", method=False, out=True, check=svd_failed)
 def svd(A: Any, full_matrices: bool = True, *, driver: str | None = None) -> Any:
     """Return U, singular values (descending) and V^H with A = U diag(S) V^H.
 
@@ -108,7 +106,7 @@ def svd(A: Any, full_matrices: bool = True, *, driver: str | None = None) -> Any
     return made(wrap(P.part(y, 0)), wrap(P.real(P.part(y, 1))), wrap(P.part(y, 2))), wrap(whole_part(y, 3))
 
 
-@public(module="linalg", method=False, out=True, check=_svd_failed)
+@public(module="linalg", method=False, out=True, check=svd_failed)
 def svdvals(A: Any, *, driver: str | None = None) -> Any:
     """Return singular values, descending. Shapes: (*, m, n) -> (*, min(m, n))."""
     _need_svd(A, driver)
@@ -116,7 +114,7 @@ def svdvals(A: Any, *, driver: str | None = None) -> Any:
     return wrap(P.real(P.part(y, 0))), wrap(whole_part(y, 1))
 
 
-@public("svd", out=True, check=_svd_failed)
+@public("svd", out=True, check=svd_failed)
 def torch_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
     """Return U, S and V (not its adjoint), as torch.linalg.svd; U and V are zero unless compute_uv."""
     if len(input._shape) < 2:

@@ -54,7 +54,11 @@ def cholesky(a: Array) -> tuple[Array, Array]:
                 return np.full_like(m, np.nan), k
         raise AssertionError
 
-    return _each(a, lambda m: (np.linalg.cholesky(m),), minor)  # type: ignore[return-value]
+    found, info = _each(a, lambda m: (np.linalg.cholesky(m),), minor)
+    bad = ~(np.diagonal(found, 0, -2, -1).real > 0)  # NaN passes through LAPACK unnoticed
+    if (bad.any(-1) & (info == 0)).any():
+        info = np.where(bad.any(-1) & (info == 0), bad.argmax(-1) + 1, info)
+    return found, info
 
 
 def inverse(a: Array) -> tuple[Array, Array]:
