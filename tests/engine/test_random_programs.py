@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ def _array(t: object) -> np.ndarray:
     return np.array(t.detach().numpy())  # type: ignore[attr-defined]
 
 
-def compare(seed: int) -> None:
-    text = source(seed)
+def compare(seed: int, change: Callable[[str], str] = str) -> None:
+    text = change(source(seed))
     expected, got = run(torch, text, seed, _array), run(fanal, text, seed, _array)
     for k, (e, g) in enumerate(zip(expected, got)):
         assert len(e) == len(g), f"round {k}: torch {e[:1]}, fanal {g[:1]}\n{text}"
@@ -54,6 +55,11 @@ def with_a_read(text: str, seed: int) -> str:
     return "\n".join(lines)
 
 
+def with_an_early_read(text: str) -> str:
+    """Return the program with its loss read before every backward."""
+    return re.sub(r"^( *)(if k == \d+: )?(\(?loss\b.*\.backward\()", r"\1loss.item()\n\1\2\3", text, flags=re.M)
+
+
 def same_bits(seed: int) -> None:
     text = source(seed)
     other = with_a_read(text, seed)
@@ -74,3 +80,8 @@ def test_a_read_changes_no_bit(block: range) -> None:
 def test_programs_agree_with_torch(block: range) -> None:
     for seed in block:
         compare(seed)
+
+
+def test_programs_that_read_their_loss_agree_with_torch(block: range) -> None:
+    for seed in block:
+        compare(seed, with_an_early_read)

@@ -111,7 +111,7 @@ class Carried:
     """The graph of one run of a segment: a template, and what differs from run to run."""
 
     __slots__ = ("__weakref__", "arrays", "flags", "graph", "leaves", "nodes", "parents", "storages", "stubs",
-                 "versions")
+                 "versions", "whole")
 
     def __init__(self, graph: Graph, arrays: dict[int, np.ndarray], leaves: list[Any], storages: list[Any],
                  parents: list[Carried]) -> None:
@@ -123,6 +123,7 @@ class Carried:
         self.parents = parents
         self.flags = graph.flags
         self.nodes: list[Node] | None = None  # once unfolded
+        self.whole = True  # nobody had written to what a backward reads when it was unfolded
         self.stubs: dict[int, ref[Node]] = {}  # the folded nodes, by place
 
     def fold(self, n: Node, place: int) -> None:
@@ -149,6 +150,7 @@ class Carried:
         """Make the nodes, in place of the folded ones that somebody holds."""
         if self.nodes is not None:
             return
+        self.whole = self.intact()
         for p in self.parents:
             p.unfold()
         graph, flags = self.graph, self.flags
@@ -226,17 +228,17 @@ class Carried:
 class Outline:
     """The history of a recorded segment, copied node by node, from which the graph of some roots is taken."""
 
-    def __init__(self, roots: dict[int, Node], copies: dict[int, Node], slot_of: Callable[[Any], int | None],
+    def __init__(self, roots: dict[int, Node], copies: dict[int, Node], place_of: Callable[[Any], tuple | None],
                  group_of: Callable[[Node], tuple | None], route_of: Callable[[Carried], tuple]) -> None:
         self.roots: dict[int, Node] = {}  # by group
-        self.leaf: dict[int, int] = {}  # slot, by node
+        self.leaf: dict[int, tuple] = {}  # (SLOT or OUT, which), by node
         self.home: dict[int, tuple] = {}  # (group, versions before the last, HELD, DETACHED or 0)
         self.parent: dict[int, tuple] = {}  # (place in its graph, the graph, where the segment finds it)
         self.overwritten: set[int] = set()  # inputs of the program whose memory it writes
         self.value: dict[int, Node] = {}  # the node of the program that computes it
         made: dict[int, Node] = {}
         for n in lineage(roots.values()):
-            h = made[id(n)] = self._copy(n, made, slot_of, route_of)
+            h = made[id(n)] = self._copy(n, made, place_of, route_of)
             at = group_of(n)
             if at is not None:
                 self.home[id(h)] = at
@@ -247,7 +249,7 @@ class Outline:
         self.needs: dict[int, list[Node]] = {}
         self.known = {id(h) for h in made.values()}
 
-    def _copy(self, n: Node, made: dict[int, Node], slot_of: Callable[[Any], int | None],
+    def _copy(self, n: Node, made: dict[int, Node], place_of: Callable[[Any], tuple | None],
               route_of: Callable[[Carried], tuple]) -> Node:
         found = origin(n) if n.needs_grad else None
         if not n.needs_grad or found is not None:
@@ -261,8 +263,8 @@ class Outline:
         if n.hooks is not None:
             raise Uncarried("a hook on a value that is kept for a later backward")
         if n.leaf is not None:
-            slot = slot_of(n.leaf)
-            if slot is None:
+            place = place_of(n.leaf)
+            if place is None:
                 raise Uncarried("a leaf that no argument names is kept for a later backward")
         elif n.buffer is not None:
             raise Uncarried("history of an earlier segment is kept for a later backward")
@@ -270,7 +272,8 @@ class Outline:
                  n.shape, n.dtype)
         h.needs_grad, h.freed, h.where = True, n.freed, n.where
         if n.leaf is not None:
-            self.leaf[id(h)] = slot  # type: ignore[assignment]
+            assert place is not None
+            self.leaf[id(h)] = place
         return h
 
     def _reads(self, h: Node) -> list[Node]:
@@ -300,7 +303,7 @@ class Outline:
         """Return the graph that leads to the values of `groups`, and where its parts are in this segment."""
         nodes = lineage([self.roots[g] for g in groups])
         place = {id(h): i for i, h in enumerate(nodes)}
-        leaves: dict[int, int] = {}
+        leaves: dict[tuple, int] = {}
         homes: dict[int, int] = {}
         parents: dict[tuple, int] = {}
         leaf: list[Any] = []
@@ -308,8 +311,8 @@ class Outline:
         parent: list[Any] = []
         key: list[Any] = []
         for h in nodes:
-            slot = self.leaf.get(id(h))
-            leaf.append(None if slot is None else leaves.setdefault(slot, len(leaves)))
+            at_leaf = self.leaf.get(id(h))
+            leaf.append(None if at_leaf is None else leaves.setdefault(at_leaf, len(leaves)))
             at = self.home.get(id(h))
             home.append(None if at is None else (homes.setdefault(at[0], len(homes)), *at[1:]))
             above = self.parent.get(id(h))
@@ -336,11 +339,11 @@ class Outline:
 
 
 class Taken:
-    """A graph as one segment makes it: the slots of its leaves, the groups of its storages, its values."""
+    """A graph as one segment makes it: where its leaves are, the groups of its storages, its values."""
 
     __slots__ = ("graph", "groups", "homes", "leaves", "parents", "values")
 
-    def __init__(self, graph: Graph, groups: dict[int, int], leaves: list[int], homes: list[int],
+    def __init__(self, graph: Graph, groups: dict[int, int], leaves: list[tuple], homes: list[int],
                  parents: list[tuple], values: dict[int, Node]) -> None:
         self.graph = graph
         self.groups = groups  # group -> place of its value in the graph

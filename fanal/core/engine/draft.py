@@ -44,6 +44,14 @@ def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
     return t
 
 
+def derived(o: Any, group: Group) -> bool:
+    """Tell whether the history of a view of something from outside is what it shows: nothing of it must be kept."""
+    base = o._base_ref
+    leaf = base is ViewOfLeaf or (isinstance(base, Handle) and base._leaf)
+    return group.final is None and not o._detached and type(base) is not Origin \
+        and (leaf or group.storage.node.needs_grad)
+
+
 def graft(o: Any, n: Any) -> None:
     """Make `o`, which was handed out, be what `n` is."""
     for slot in Handle.__slots__:
@@ -159,7 +167,8 @@ class Draft:
         except Uncarried as e:
             self.uncarried, open_roots = str(e), {}
         self._clone([*roots, *kept], starts, events)
-        self._outline(open_roots, slot_index)
+        self._outline(open_roots, index, slot_index)
+        self.made = [ref(o) if o._leaf else None for o in outs]  # leaves of the recorded run
         for g in self.groups:
             if g.final is not None:
                 g.final = self.copies[id(g.final)]
@@ -183,7 +192,7 @@ class Draft:
                 if id(c) not in routes:
                     self.refused = "backward reached a graph that no argument names"
                     continue
-                if not c.intact():
+                if not c.whole:
                     self.refused = "values of an earlier segment were overwritten"
                 leaves = [(k, slot_index[id(t)]) for k, t in enumerate(c.leaves) if id(t) in slot_index]
                 homes = []
@@ -207,7 +216,7 @@ class Draft:
                 found[g] = st.node
         return found
 
-    def _outline(self, roots: dict[int, Node], slot_index: dict[int, int]) -> None:
+    def _outline(self, roots: dict[int, Node], index: dict[int, int], slot_index: dict[int, int]) -> None:
         """Copy the history of what is left open, for whoever still holds it when the segment ends."""
         self.outline: Outline | None = None
         self.roots: list[int] = []  # groups whose history is left for a later backward
@@ -220,9 +229,12 @@ class Draft:
             held = HELD if n is st.node else \
                 DETACHED if n.row is detach and n.inputs[:1] == (st.node,) else 0  # type: ignore
             return (g, st.version - n.home[1], held)  # type: ignore
+        def place_of(t: Any) -> tuple | None:
+            return (SLOT, slot_index[id(t)]) if id(t) in slot_index else \
+                (OUT, index[id(t)]) if id(t) in index else None
         if roots:
             try:
-                self.outline = Outline(roots, self.copies, lambda t: slot_index.get(id(t)), group_of,
+                self.outline = Outline(roots, self.copies, place_of, group_of,
                                        lambda c: self.routes[id(c)])
             except Uncarried as e:
                 self.uncarried = str(e)
@@ -239,9 +251,13 @@ class Draft:
         roots = set()
         for o in held:
             g = self.group_of.get(id(o._storage))
+            if g is not None and self.groups[g].external and derived(o, self.groups[g]):
+                continue
             if g is None or self.groups[g].external:
                 return "history of a tensor from outside is left over for a later backward"
             roots.add(g)
+        if not roots:
+            return None
         if self.outline is None:
             return self.uncarried or "history is left over for a later backward"
         self.roots = sorted(roots)

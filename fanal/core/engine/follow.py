@@ -19,7 +19,7 @@ from fanal.core.engine import record
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
 from fanal.core.engine.cache import executable
 from fanal.core.engine.carry import Uncarried
-from fanal.core.engine.draft import Draft, copy_handle, graft, stub
+from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.handle import Storage
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -203,6 +203,9 @@ def renew(path: Path, which: list[int]) -> None:
         o = path.outs[i]
         if o._path:
             o._seen, o._path = -1, None
+            if o._base_ref is ViewOfLeaf:
+                o._base_ref = next((s.tensor for s in path.slots if s.group == g and s.tensor is not None and
+                                    s.tensor._leaf), ViewOfLeaf)
         whole = not (o._chain or o._detached or group.external)  # then the storage's value is the tensor's
         install(path, i, copy_handle(o, group.storage, group.storage.node if whole else stub(o._node)))
     for i in which:
@@ -287,7 +290,7 @@ def commit(path: Path) -> bool:
     if path.taken is not None:
         kept = set(path.keep)  # the others belong to nobody: they wait for the next step
         path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
-                     parents)
+                     parents, path.outs)
     for u in path.inherited:
         u.spend()
     for j, _, _ in path.from_carried:
@@ -328,7 +331,10 @@ def _look_who_holds(path: Path, now: list[int]) -> bool:
 
 def _leave_open(path: Path, held: list[int]) -> bool:
     """Prepare to keep the history of what is held, if that is possible."""
-    roots = {path.out_groups[i] for i in held if i in path.open}
+    groups = {i: path.groups[path.out_groups[i]] for i in held if i in path.open}
+    roots = {path.out_groups[i] for i, g in groups.items() if not (g.external and derived(path.outs[i], g))}
+    if not roots:
+        return True
     if path.outline is None or any(path.groups[g].external for g in roots):
         return False
     if not roots.issubset(path.roots):
@@ -400,7 +406,8 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
             if storage is not None:
                 storage.node.buffer = a
         if p.taken is not None:
-            p.hand_on(results, [g.weak() for g in p.groups], draft.standing(p.taken.parents))
+            p.hand_on(results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
+                      [r and r() for r in draft.made])
             for o in held:
                 if o._node is not o._storage.node:
                     o._seen = -1  # a view follows from what it is a view of

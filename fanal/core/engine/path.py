@@ -465,7 +465,7 @@ class Path:
             found.append(c)
         return found
 
-    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried]) -> None:
+    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried], outs: list[Any]) -> None:
         """Leave the history of this run to whoever holds its tensors."""
         taken = self.taken
         assert taken is not None
@@ -476,8 +476,8 @@ class Path:
                 self.scalars[x][1].copy() if kind == "scalar" else \
                 self.slots[x].copy if kind == "snapshot" else \
                 self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
-        carried = Carried(taken.graph, arrays, [self.slots[k].tensor for k in taken.leaves],
-                          [storages[k] for k in taken.homes], parents)
+        leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
+        carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], parents)
         for g, k in taken.groups.items():
             if storages[g] is not None:
                 carried.fold(storages[g].node, k)
