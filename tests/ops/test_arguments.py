@@ -30,6 +30,14 @@ CALLS = {
     "ignored class of probabilities": lambda m: m.nn.functional.cross_entropy(
         m.ones(2, 3), m.ones(2, 3), ignore_index=1
     ),
+    "text": lambda m: m.tensor("a"),
+    "list of texts": lambda m: m.tensor(["a"]),
+    "float of many": lambda m: float(m.ones(3)),
+    "int of none": lambda m: int(m.ones(0)),
+    "int of a complex number": lambda m: int(m.tensor(1j)),
+    "dtype": lambda m: m.ones(2, dtype="x"),
+    "division of integers by zero": lambda m: (m.arange(3) // 0).tolist(),
+    "remainder of integers by zero": lambda m: (m.arange(3) % m.tensor([1, 0, 2])).tolist(),
     "step": lambda m: m.arange(0, 4, 0.5, dtype=m.int64),
     "joint loss": lambda m: m.nn.functional.linear_cross_entropy(
         m.ones(2, 3), m.ones(2, 3), m.ones(2, 2), ignore_index=0
@@ -62,3 +70,13 @@ def test_two_numbers_where_pytorch_takes_them():
         expected = getattr(torch, name)(7, 2)
         got = getattr(fanal, name)(7, 2)
         assert got.item() == expected.item() and str(got.dtype) == str(expected.dtype)
+
+
+def test_number_types_are_dtypes():
+    for m in (torch, fanal):
+        assert m.zeros(2, dtype=float).dtype is m.float64
+        assert m.ones(2, dtype=int).dtype is m.int64
+        assert m.ones(2).to(bool).dtype is m.bool
+        assert m.ones(2).sum(dtype=float).dtype is m.float64
+        assert m.softmax(m.ones(2), 0, dtype=float).dtype is m.float64
+        assert complex(m.tensor(1j)) == 1j and float(m.tensor(2 + 0j)) == 2.0

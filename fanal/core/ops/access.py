@@ -152,9 +152,28 @@ _plain("tolist", tolist)
 
 _plain("__bool__", _bool)
 _plain("__index__", _index)
-_plain("__float__", lambda self: float(item_public(self)))
-_plain("__int__", lambda self: int(item_public(self)))
-_plain("__complex__", lambda self: complex(item_public(self)))
+
+
+def _number(kind: type, name: str) -> None:
+    """Install a conversion to one of Python's numbers."""
+
+    def call(self: Tensor) -> Any:
+        if math.prod(self._shape) != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars")
+        v = item_public(self)
+        if isinstance(v, complex) and kind is not complex:
+            if v.imag:
+                raise RuntimeError(
+                    f"value cannot be converted to type {'double' if kind is float else 'int64_t'} without overflow"
+                )
+            v = v.real
+        return kind(v)
+
+    _plain(name, call)
+
+
+for _name, _kind in (("__float__", float), ("__int__", int), ("__complex__", complex)):
+    _number(_kind, _name)
 _plain(
     "__format__",
     lambda self, spec: (
@@ -260,6 +279,17 @@ def _on_demand(name: str) -> Any:
     return fn
 
 
-for _name in ("to_dense", "to_sparse", "to_sparse_coo", "to_sparse_csr", "indices", "values", "crow_indices",
-              "col_indices", "sparse_dim", "dense_dim", "sparse_mask"):
+for _name in (
+    "to_dense",
+    "to_sparse",
+    "to_sparse_coo",
+    "to_sparse_csr",
+    "indices",
+    "values",
+    "crow_indices",
+    "col_indices",
+    "sparse_dim",
+    "dense_dim",
+    "sparse_mask",
+):
     setattr(Tensor, _name, _on_demand(_name))

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
+
+_OF_PYTHON = {bool: dt.bool_, int: dt.int64, float: dt.float64, complex: dt.complex128}
 
 
 def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = False) -> Callable:
     """Return `fn`, which raises TypeError unless its first `tensors` arguments are tensors.
 
     By default that is the first, if it is called input or self. Where it is annotated as an `Operand` it may be a
-    number, but then the second one must be a tensor. Texts count the arguments of a method without self.
+    number, but then the second one must be a tensor. Texts count the arguments of a method without self. dtype= may
+    also be one of Python's number types.
     """
     plain = getattr(fn, "__wrapped__", fn)
     code = getattr(plain, "__code__", None)
     if code is None:
         return fn
     names = code.co_varnames[: code.co_argcount]
+    if "dtype" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        fn = _with_dtype(fn, name)
     if tensors is None:
         tensors = 1 if names[:1] in (("input",), ("self",)) else 0
         if not method and len(names) > 1 and all(plain.__annotations__.get(n) == "Operand" for n in names[:2]):
@@ -38,6 +44,23 @@ def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = 
         return fn(*args, **kwargs)
 
     return call
+
+
+def _with_dtype(fn: Callable, name: str) -> Callable:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        d = kwargs.get("dtype")
+        if d is not None and not isinstance(d, dt.dtype):
+            kwargs["dtype"] = of_python(d, name)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def of_python(kind: Any, name: str) -> dt.dtype:
+    """Return the dtype of Python's float, int, bool or complex. Raises TypeError for anything else."""
+    if isinstance(kind, type) and kind in _OF_PYTHON:
+        return _OF_PYTHON[kind]
+    raise TypeError(f"{name}(): argument 'dtype' must be torch.dtype, not {type(kind).__name__}")
 
 
 def _taking_one_of(fn: Callable, name: str, pair: tuple[str, ...]) -> Callable:

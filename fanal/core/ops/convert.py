@@ -14,6 +14,7 @@ from fanal.core.base.shape import broadcast_shapes
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
+from fanal.core.ops.arguments import of_python
 from fanal.core.ops.build import assign, check_inplace, is_number, node_of, public, read, result, wrap
 from fanal.core.ops.shape import clone, contiguous, ints
 from fanal.core.ops.storage_ops import resize
@@ -68,6 +69,8 @@ def to(
     for a in args:
         if isinstance(a, dt.dtype):
             dtype = a
+        elif isinstance(a, type):
+            dtype = of_python(a, "to")
         elif isinstance(a, Handle):
             other = a
         elif isinstance(a, bool):

@@ -73,7 +73,7 @@ def _explain(data: Any) -> None:
         if isinstance(x, str):
             raise (
                 ValueError("too many dimensions 'str'")
-                if len(x)
+                if len(x) and x is not data
                 else TypeError("new(): invalid data type 'str'")
             )
         if not isinstance(x, (bool, int, float, complex, np.ndarray, np.generic)):

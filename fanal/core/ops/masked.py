@@ -184,7 +184,9 @@ def norm(input: Any, ord: float | None = 2.0, dim: Any = None, *, keepdim: bool 
     """Return the norm of order `ord` over `dim` of the elements kept."""
     x = _fill(input, mask, math.inf if ord == -math.inf else 0, "norm")
     dims = dims_of(dim, input.ndim) if input.ndim else ()
-    return reduce.vector_norm(x, 2.0 if ord is None else ord, dims, bool(keepdim), dtype=dtype or input._dtype)
+    from fanal.core.ops.linalg_norm import vector_norm
+
+    return vector_norm(x, 2.0 if ord is None else ord, dims, bool(keepdim), dtype=dtype or input._dtype)
 
 
 def _spread(input: Any, dim: Any, unbiased: Any, correction: Any, keepdim: bool, dtype: Dtype, mask: Any) -> Any:

@@ -355,7 +355,7 @@ div: Row = binary(
 
 def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if (b == 0).any():
-        raise ZeroDivisionError("ZeroDivisionError")
+        raise RuntimeError("ZeroDivisionError")
     q = np.floor_divide(a, b)
     return np.where((q < 0) & (q * b != a), q + 1, q).astype(a.dtype)
 
