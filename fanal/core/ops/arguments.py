@@ -76,3 +76,9 @@ def _taking_one_of(fn: Callable, name: str, pair: tuple[str, ...]) -> Callable:
         return fn(*args, **kwargs)
 
     return call
+
+
+def no_zero(d: dt.dtype, divisor: Any) -> None:
+    """Raise PyTorch's error for integers divided by the number 0; zeros in a tensor are found when it is computed."""
+    if d.category < 2 and isinstance(divisor, (int, float)) and divisor == 0:
+        raise RuntimeError("ZeroDivisionError")

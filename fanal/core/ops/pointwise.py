@@ -9,6 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
+from fanal.core.ops.arguments import no_zero
 from fanal.core.ops.build import (
     Handle,
     Operand,
@@ -175,6 +176,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     if rounding_mode is None:
         d = floating(d)
         return result(P.div(node_of(input, d), node_of(other, d)), input, other)
+    no_zero(d, other)
     if rounding_mode not in ("trunc", "floor"):
         raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
                            f"'{rounding_mode}'")
@@ -216,6 +218,7 @@ def remainder_nodes(a: Node, b: Node) -> Node:
 def remainder(input: Operand, other: Operand) -> Any:
     """Return the remainder with the sign of `other`."""
     a, b = nodes_of(input, other)
+    no_zero(a.dtype, other)
     return result(remainder_nodes(a, b), input, other)
 
 
@@ -223,6 +226,7 @@ def remainder(input: Operand, other: Operand) -> Any:
 def fmod(input: Any, other: Operand) -> Any:
     """Return the remainder with the sign of `input`."""
     a, b = nodes_of(input, other)
+    no_zero(a.dtype, other)
     if a.dtype.category < 2:
         return result(P.sub(a, P.mul(P.idiv(a, b), b)), input, other)
     return result(P.fmod(a, b), input, other)
