@@ -158,6 +158,83 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     )
 
 
+def _ranges(a: np.ndarray, bins: Any, range: Any, d: dt.dtype) -> list[np.ndarray]:
+    """Return the edges of the bins of each column of `a`."""
+    from fanal.core.ops.factory import _spaced
+
+    n = a.shape[1]
+    if isinstance(bins, Handle) or (isinstance(bins, (list, tuple)) and any(isinstance(b, Handle) for b in bins)):
+        given = [bins] if isinstance(bins, Handle) else list(bins)
+        if len(given) != n:
+            raise RuntimeError(
+                f"histogramdd(): The size of bins must be equal to the innermost dimension of the input, but got "
+                f"{len(given)} and {n}"
+            )
+        return [compute(b).astype(d.np) for b in given]
+    counts = [bins] * n if isinstance(bins, int) else list(bins)
+    if len(counts) != n:
+        raise RuntimeError(
+            f"histogramdd(): The size of bins must be equal to the innermost dimension of the input, but got "
+            f"{len(counts)} and {n}"
+        )
+    if range is not None and len(range) != 2 * n:
+        raise RuntimeError(
+            f"torch.histogramdd(): for a {n}-dimensional histogram range should have {2 * n} elements, but got "
+            f"{len(range)}"
+        )
+    edges = []
+    for k, count in enumerate(counts):
+        if count <= 0:
+            raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {count} for dimension {k}")
+        low, high = range[2 * k : 2 * k + 2] if range is not None else (0, 0)
+        if range is None and not a.size:
+            low, high = 0.0, 1.0
+        elif range is None:
+            low, high = float(a[:, k].min()), float(a[:, k].max())
+        low, high = _limits(a[:, k][:0], low, high, "torch.histogramdd", 0.5) if low != high else (low - 0.5, high + 0.5)
+        edges.append(_spaced(low, high, count + 1, d))
+    return edges
+
+
+@public(method=False, event=False)
+def histogramdd(
+    input: Any, bins: Any, *, range: Any = None, weight: Any = None, density: bool = False
+) -> Any:
+    """Return counts (or weights, or densities) of points in a grid of bins, and the edges along each dimension.
+
+    Shapes: input (..., N) -> a tensor of N dimensions and N tensors of edges.
+    """
+    d = input._dtype
+    if d not in (dt.float32, dt.float64):
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(d)}'")
+    if input.ndim < 2:
+        raise RuntimeError("torch.histogramdd: input tensor should have at least 2 dimensions")
+    a = compute(input).reshape(-1, input._shape[-1])
+    if weight is not None and (weight._shape != input._shape[:-1] or weight._dtype is not d):
+        raise RuntimeError(
+            "torch.histogramdd: if weight tensor is provided it should have the shape of the input without its "
+            "last dimension, and its dtype"
+        )
+    edges = _ranges(a, bins, range, d)
+    ok = np.ones(len(a), bool)
+    at = []
+    for x, e in zip(a.T, edges):
+        k = np.searchsorted(e, x, "right") - 1
+        k[x == e[-1]] = len(e) - 2
+        ok &= (k >= 0) & (k < len(e) - 1) & (x <= e[-1])
+        at.append(k)
+    w = np.ones(len(a), d.np) if weight is None else compute(weight).reshape(-1)
+    out = np.zeros(tuple(len(e) - 1 for e in edges), d.np)
+    np.add.at(out, tuple(k[ok] for k in at), w[ok])
+    if density:
+        volume: Any = 1.0
+        for k, e in enumerate(edges):
+            volume = volume * np.diff(e).reshape(tuple(-1 if j == k else 1 for j, _ in enumerate(edges)))
+        out = (out / out.sum() / volume).astype(d.np)
+    shown = tuple(wrap_array(np.ascontiguousarray(e), d) for e in edges)
+    return named("histogramdd", "hist", "bin_edges")(wrap_array(out, d), shown)
+
+
 @functools.cache
 def _searcher(right: bool, kind: Any, sorter: bool) -> Callable[..., np.ndarray]:
     """Return the function that finds where values belong in sorted rows; NaN belongs at the end."""

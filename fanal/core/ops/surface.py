@@ -74,6 +74,7 @@ TOPICS = (
     "special",
     "arithmetic",
     "window",
+    "native_norm",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {
