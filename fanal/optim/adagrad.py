@@ -8,7 +8,19 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.optim.update import Formula, Stepper, addcdiv, axpy, check_flags, check_lr, counter, zeros_like
+from fanal.core.ops.sparse import coalesce
+from fanal.core.tensor.sparse import Sparse
+from fanal.optim.update import (
+    Formula,
+    Stepper,
+    addcdiv,
+    axpy,
+    check_flags,
+    check_lr,
+    counter,
+    scalar,
+    zeros_like,
+)
 
 
 @functools.cache
@@ -80,6 +92,20 @@ class Adagrad(Stepper):
         start = group["initial_accumulator_value"]
         state["step"] = counter()
         state["sum"] = zeros_like(p, complex(start, start) if p._dtype.is_complex else start)
+
+    def _change_rows(self, p: Any, g: Sparse, group: dict[str, Any]) -> None:
+        """Change the rows that have a gradient."""
+        if group["weight_decay"] != 0:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        state = self.state[p]
+        when = self._when(state)
+        rows = coalesce(g)
+        at, v = rows.places[0][0], -rows.stored if group["maximize"] else rows.stored
+        state["sum"].index_add_(0, at, v * v)
+        deviation = state["sum"].index_select(0, at).sqrt() + group["eps"]
+        lr = float(scalar(group["lr"])) / (1 + (when - 1) * group["lr_decay"])
+        p.index_add_(0, at, v / deviation, alpha=-lr)
+        self._ended(state, group, when)
 
     def share_memory(self) -> None:
         """Do nothing: threads share memory anyway, and processes do not share an optimizer's state here."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
+from fanal.core.tensor.sparse import Sparse
 from fanal.optim.update import Formula, Stepper, axpy, check_flags, check_lr, scalar, zeros_like
 
 
@@ -79,6 +80,22 @@ class SGD(Stepper):
             },
         )
         check_flags(fused, foreach, differentiable)
+
+    def _change_rows(self, p: Any, g: Sparse, group: dict[str, Any]) -> None:
+        """Change the rows that have a gradient; momentum is a sparse tensor too, as in PyTorch."""
+        if group["weight_decay"] != 0:
+            raise RuntimeError("add(sparse, dense) is not supported: weight_decay needs dense gradients")
+        fresh: Any = -g if group["maximize"] else g
+        step = fresh
+        if group["momentum"] != 0:
+            state = self.state[p]
+            old = state.get("momentum_buffer")
+            if old is not None:
+                step = old * group["momentum"] + fresh * (1 - group["dampening"])
+            state["momentum_buffer"] = step
+            if group["nesterov"]:
+                step = fresh + step * group["momentum"]
+        p.index_add_(0, step.places[0][0], step.stored, alpha=-float(scalar(group["lr"])))
 
     def _standing(self, p: Any, group: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         if not group["momentum"]:

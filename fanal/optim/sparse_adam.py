@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from fanal.core.base.state import grad_mode
+from fanal.core.engine.record import flush
+from fanal.core.ops.sparse import coalesce
+from fanal.core.tensor.sparse import Sparse
 from fanal.optim.adamax import check_betas
 from fanal.optim.optimizer import Optimizer
-from fanal.optim.update import check_lr, scalar
+from fanal.optim.update import check_lr, scalar, zeros_like
 
 
 class SparseAdam(Optimizer):
-    """Adam for sparse gradients.
+    """Adam on the rows that have a gradient; the moments of other rows stand still.
 
-    Raises ValueError for options out of range. Differs from torch: gradients here are always dense, so a
-    step raises what PyTorch raises for those.
+    Raises ValueError for options out of range, RuntimeError for dense gradients. Source: Kingma & Ba, "Adam"
+    (ICLR 2015), applied to the rows of each step alone.
     """
 
     def __init__(
@@ -33,13 +38,33 @@ class SparseAdam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize})
 
     def step(self, closure: Any = None) -> Any:
-        """Raise RuntimeError if any parameter has a gradient, for it is dense."""
-        from fanal.core.base.state import grad_mode
-
+        """Change the rows that have gradients. closure: evaluates the model again and returns the loss."""
         loss = None
         if closure is not None:
             with grad_mode(True):
                 loss = closure()
-        if any(p._grad is not None for group in self.param_groups for p in group["params"]):
+        found = [(p, group) for group in self.param_groups for p in group["params"] if p._grad is not None]
+        if not all(isinstance(p._grad, Sparse) for p, _ in found):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+        with grad_mode(False):
+            for p, group in found:
+                self._change(p, coalesce(p._grad), group)
+        flush("optimizer.step")
         return loss
+
+    def _change(self, p: Any, g: Sparse, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = zeros_like(p), zeros_like(p)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        at, v = g.places[0][0], -g.stored if group["maximize"] else g.stored  # rows: (k,), their gradients: (k, D)
+        old_m, old_v = state["exp_avg"].index_select(0, at), state["exp_avg_sq"].index_select(0, at)
+        change_m, change_v = (v - old_m) * (1 - beta1), (v * v - old_v) * (1 - beta2)
+        state["exp_avg"].index_add_(0, at, change_m)
+        state["exp_avg_sq"].index_add_(0, at, change_v)
+        denominator = (old_v + change_v).sqrt() + group["eps"]
+        root = math.sqrt(1 - beta2 ** state["step"])
+        size = float(scalar(group["lr"])) * root / (1 - beta1 ** state["step"])
+        p.index_add_(0, at, (old_m + change_m) / denominator, alpha=-size)

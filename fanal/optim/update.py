@@ -21,6 +21,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import read, value, write
 from fanal.core.ops.surface import event
+from fanal.core.tensor.sparse import Sparse
 from fanal.core.tensor.tensor import wrap_array
 from fanal.optim.gather import Batch, Formula, Gathered, scalar
 from fanal.optim.optimizer import Optimizer
@@ -174,6 +175,7 @@ class Stepper(Optimizer):
                 loss = closure()
         known, self._gathered = self._gathered, None  # an interrupted step leaves nothing that may be stale
         if known is None or not known.holds(self):
+            self._step_rows()
             known = Gathered(self, [b for group in self.param_groups for b in self._batches(group)])
         if known.params:
             known.count(self)
@@ -188,11 +190,25 @@ class Stepper(Optimizer):
                 self._gathered = known
         return loss
 
+    def _step_rows(self) -> None:
+        """Change the parameters whose gradients are sparse."""
+        found = [(p, group) for group in self.param_groups for p in group["params"] if isinstance(p._grad, Sparse)]
+        if found:
+            with grad_mode(False):
+                for p, group in found:
+                    self._change_rows(p, p._grad, group)
+            flush("optimizer.step")
+
+    def _change_rows(self, p: Any, g: Sparse, group: dict[str, Any]) -> None:
+        """Change a parameter by a sparse gradient. Raises RuntimeError where the method has no such form."""
+        advice = ", please consider SparseAdam instead" if type(self).__name__ in ("Adam", "NAdam") else ""
+        raise RuntimeError(f"{type(self).__name__} does not support sparse gradients{advice}")
+
     def _batches(self, group: dict[str, Any]) -> list[Batch]:
         """Sort the parameters of a group by what their numbers depend on."""
         found: dict[Any, Batch] = {}
         for p in group["params"]:
-            if p._grad is None:
+            if p._grad is None or isinstance(p._grad, Sparse):
                 continue
             state, when = self._standing(p, group)
             b = found.get(when)

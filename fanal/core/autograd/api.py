@@ -7,12 +7,14 @@ from typing import Any
 
 from fanal.core.autograd.backward import gradients, is_scalar_like, target
 from fanal.core.autograd.hooks import REASON
+from fanal.core.base.layout import sparse_coo
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import name, session, unfollowable
-from fanal.core.ir.prims import add, alias, concat, full, reshape, slice_, zeros
+from fanal.core.ir.prims import add, alias, concat, full, put, reshape, slice_, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
+from fanal.core.tensor.sparse import ROWS_WANTED, Sparse, make
 from fanal.core.tensor.tensor import wrap
 
 NO_GRAD_FN = "element {} of tensors does not require grad and does not have a grad_fn"
@@ -62,11 +64,43 @@ def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tup
     return roots, cots
 
 
+def _written_rows(g: Node) -> list[tuple[Node, Node]] | None:
+    """Return (indices, rows) for a gradient that is rows added to zeros, as an embedding's; else None."""
+    if g.row is add:
+        parts = [_written_rows(i) for i in g.inputs]
+        return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+    if g.row is put and g.params == (0, "add") and g.inputs[0].row is full and g.inputs[0].params[1] == 0:
+        return [(g.inputs[1], g.inputs[2])]
+    return None
+
+
+def _keep_rows(t: Any, g: Node) -> bool:
+    """Make t.grad sparse if that was asked for and all of it is rows; tell whether it was done."""
+    old = t._grad
+    parts = _written_rows(g) if old is None or isinstance(old, Sparse) else None
+    if parts is None:
+        return False
+    index = concat([reshape(i, (1, i.size)) for i, _ in parts], 1)
+    rows = concat([reshape(r, (i.size, *t._shape[1:])) for i, r in parts], 0)
+    if old is not None:
+        index, rows = concat([value(old.places[0]), index], 1), concat([value(old.stored), rows], 0)
+    unfollowable("a sparse gradient has as many rows as indices were looked up")
+    t._grad = make(sparse_coo, (wrap(index),), wrap(rows), t._shape)
+    return True
+
+
 def accumulate(t: Any, g: Node, create: bool) -> None:
     """Add a gradient to t.grad: a new tensor the first time, in place after."""
     event = session.event
     name(t)
-    if t._grad is None:
+    if ROWS_WANTED in t.__dict__ and not create and _keep_rows(t, g):
+        pass
+    elif isinstance(t._grad, Sparse):
+        old = t._grad
+        t._grad = wrap(add(put(zeros(t._shape, g.dtype), reshape(value(old.places[0]), (old._nnz(),)),
+                               value(old.stored), 0, "add"), g))
+        unfollowable("a sparse gradient becomes dense")
+    elif t._grad is None:
         if g.home is not None or g.buffer is not None:
             g = alias(g)
         t._grad = wrap(g)

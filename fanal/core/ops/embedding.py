@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, number, public, read, wrap
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.tensor.alias import value, write
+from fanal.core.tensor.sparse import ROWS_WANTED
 
 
 def _indices(input: Any, name: str) -> Node:
@@ -51,6 +53,15 @@ def rows_node(w: Node, i: Node, padding: int | None, by_frequency: bool) -> Node
         return [P.put(P.zeros(w.shape, g.dtype), at, g, 0, "add")]
 
     return with_gradient(y, rule, w)
+
+
+def _want_rows(weight: Any, sparse: bool) -> None:
+    """Say whether the gradient of a table is to be sparse."""
+    if sparse:
+        weight.__dict__[ROWS_WANTED] = True
+        importlib.import_module("fanal.core.ops.sparse_math")  # what can be done with that gradient
+    else:
+        weight.__dict__.pop(ROWS_WANTED, None)
 
 
 def _shorten(weight: Any, i: Node, max_norm: float, p: float) -> None:
@@ -90,8 +101,8 @@ def embedding(
 ) -> Any:
     """Return rows of a table. Shapes: indices (*), table (V, D) -> (*, D).
 
-    Raises IndexError, when the rows are computed, for an index outside [0, V).
-    Differs from torch: sparse=True gives the same gradient as a dense tensor.
+    Raises IndexError, when the rows are computed, for an index outside [0, V). sparse: the gradient of a table that
+    is a leaf holds only the rows looked up.
     """
     if len(weight._shape) != 2:
         raise RuntimeError("'weight' must be 2-D")
@@ -99,6 +110,7 @@ def embedding(
     padding = _padding(padding_idx, weight._shape[0])
     if max_norm is not None:
         _shorten(weight, i, max_norm, norm_type)
+    _want_rows(weight, sparse)
     return wrap(rows_node(read(weight), i, padding, scale_grad_by_freq))
 
 
@@ -108,6 +120,7 @@ def torch_embedding(
 ) -> Any:
     """Return rows of a table."""
     padding = None if padding_idx < 0 else padding_idx
+    _want_rows(weight, sparse)
     return wrap(rows_node(read(weight), _indices(indices, "embedding"), padding, scale_grad_by_freq))
 
 
@@ -192,7 +205,6 @@ def embedding_bag(
     """Return the sum, mean or maximum of the rows of each bag.
 
     Shapes: indices (B, L), or (N) with offsets (B); table (V, D) -> (B, D).
-    Differs from torch: sparse=True gives the same gradient as a dense tensor.
     """
     if weight._dtype is dt.int64 and input._dtype.category >= 2:
         warnings.warn(
@@ -222,6 +234,7 @@ def embedding_bag(
     padding = _padding(padding_idx, weight._shape[0])
     if max_norm is not None:
         _shorten(weight, i, max_norm, norm_type)
+    _want_rows(weight, sparse)
     w = read(weight)
     width = w.shape[1]
     if not i.size:

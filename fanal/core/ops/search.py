@@ -191,7 +191,9 @@ def _ranges(a: np.ndarray, bins: Any, range: Any, d: dt.dtype) -> list[np.ndarra
             low, high = 0.0, 1.0
         elif range is None:
             low, high = float(a[:, k].min()), float(a[:, k].max())
-        low, high = _limits(a[:, k][:0], low, high, "torch.histogramdd", 0.5) if low != high else (low - 0.5, high + 0.5)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        low, high = _limits(a[:0, k], low, high, "torch.histogramdd")
         edges.append(_spaced(low, high, count + 1, d))
     return edges
 

@@ -10,6 +10,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.tensor.tensor import Tensor
 
 _new = object.__new__
+ROWS_WANTED = "_sparse_gradient"  # in the __dict__ of a leaf: a gradient that is only rows is kept as such
 
 
 class Sparse(Tensor):
