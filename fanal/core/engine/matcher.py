@@ -7,8 +7,9 @@ result; if not, they leave the cursor where it is and call their slow path with 
 slow path that calls other such functions takes the cursor first (`take_cursor`), or they would be matched
 in their turn.
 
-Arguments are compared and never owned: whoever builds steps sees to it that a recorded object lives, or
-takes it out (`set_arg`) before its address can belong to another. Results are owned, and each step owns the
+Arguments are compared and not owned (the Python twin, which cannot compare otherwise, keeps them): whoever builds
+steps sees to it that a recorded object lives, or takes it out (`set_arg`) before its address can belong to another.
+Results are owned, and each step owns the
 next; a cursor owns nothing, so the first step of a stream must be kept by somebody.
 
 There are two twins with one interface: `native` (machine code) and `PurePython` below, the reference and the
@@ -20,6 +21,7 @@ import importlib
 import sys
 from _thread import get_ident
 from collections.abc import Callable
+from operator import is_
 from types import MethodType
 from typing import Any, Protocol
 
@@ -82,15 +84,14 @@ class Matcher(Protocol):
 class Step:
     """A step of the Python twin."""
 
-    __slots__ = ("__weakref__", "a", "b", "c", "count", "ids", "key", "names", "next", "out")
+    __slots__ = ("__weakref__", "a", "args", "b", "c", "key", "names", "next", "out")
 
     key: int
-    count: int  # positional arguments; _NAMED when there are others
-    a: int  # addresses of the first three positional arguments, or of _absent
-    b: int
-    c: int
+    a: Any  # the first three arguments, or _absent; `a` is _OTHER when they are not all, or some have names
+    b: Any
+    c: Any
     names: tuple
-    ids: list[int]
+    args: list[Any]  # positional arguments, then those with names
     next: Step | None
     out: Any
 
@@ -104,7 +105,13 @@ class _Cursor:
 
 
 _absent: Any = object()
-_NAMED = 1 << 30
+_OTHER: Any = object()
+# Calls of these have one or two arguments and no names.
+_OPERATORS = frozenset(
+    f"__{prefix}{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "and", "or", "xor", "lshift", "rshift",
+                 "eq", "ne", "lt", "le", "gt", "ge", "neg", "invert", "abs")
+    for prefix in ("", "r", "i"))
 
 
 class PurePython:
@@ -122,11 +129,17 @@ class PurePython:
             raise TypeError("new_step(key: int, args: tuple, kwnames: tuple | None, out)")
         step = Step()
         step.key, step.names, step.out, step.next = key, kwnames or (), out, None
-        step.ids = [id(o) for o in args]
-        step.count = _NAMED if kwnames else len(args)
-        positional = len(args) - len(step.names)
-        step.a, step.b, step.c = (step.ids[:positional] + [id(_absent)] * 3)[:3]
+        step.args = list(args)
+        self._show(step)
         return step
+
+    @staticmethod
+    def _show(step: Step) -> None:
+        """Put the arguments where calls look for them."""
+        if step.names or not 0 < len(step.args) <= 3:
+            step.a, step.b, step.c = _OTHER, _absent, _absent
+        else:
+            step.a, step.b, step.c = (*step.args, _absent, _absent)[:3]
 
     def link(self, step: Step, following: Step | None) -> None:
         link(Step, step, following)
@@ -134,11 +147,10 @@ class PurePython:
     def set_arg(self, step: Step, index: int, value: Any, /) -> None:
         if type(step) is not Step:
             raise TypeError("set_arg(step, index: int, value)")
-        if not 0 <= index < len(step.ids):
+        if not 0 <= index < len(step.args):
             raise IndexError("the step has no argument of this index")
-        step.ids[index] = id(value)
-        if index < min(3, len(step.ids) - len(step.names)):
-            setattr(step, "abc"[index], id(value))
+        step.args[index] = value
+        self._show(step)
 
     def set_out(self, step: Step, value: Any) -> None:
         step.out = value
@@ -174,7 +186,7 @@ class PurePython:
         return MethodType(follow, _Home(follow.__module__))  # already bound, so classes do not bind it
 
     def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None) -> Any:
-        follow = _method(self._cursor, owner, key, slow)
+        follow = (_operator if name in _OPERATORS else _method)(self._cursor, owner, key, slow)
         follow.__name__, follow.__qualname__ = name, f"{owner.__qualname__}.{name}"
         follow.__doc__, follow.__module__ = doc, owner.__module__
         return follow
@@ -203,23 +215,16 @@ class _Home:
         return f"<module {self.module!r}>"
 
 
-# The two functions below are written for CPython's speed: one for each way a call reaches them. Most calls
-# have one to three positional arguments and nothing else; `id` is the dear part.
+# The functions below are written for CPython's speed: one for each way a call reaches them. Most calls have one to
+# three positional arguments and nothing else.
 
 def _function(here: _Cursor, key: int, slow: Callable) -> Any:
     def follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
                *rest: Any, **names: Any) -> Any:
         step = here.step
-        if step is not None and step.key == key and id(a) == step.a and here.thread == get_ident():
-            if names or rest:
-                same = _same(step, a, b, c, rest, names)
-            elif b is _absent:
-                same = step.count < 2
-            elif c is _absent:
-                same = step.count == 2 and id(b) == step.b
-            else:
-                same = step.count == 3 and id(b) == step.b and id(c) == step.c
-            if same:
+        if step is not None and step.key == key and here.thread == get_ident():
+            if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
+                    (step.a is _OTHER and _same(step, a, b, c, rest, names)):
                 here.step = step.next
                 return step.out
         return slow(*_positional(a, b, c, rest), **names)
@@ -230,25 +235,35 @@ def _function(here: _Cursor, key: int, slow: Callable) -> Any:
 def _method(here: _Cursor, owner: type, key: int, slow: Callable) -> Any:
     def follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
         step = here.step
-        if step is not None and step.key == key and id(a) == step.a and here.thread == get_ident():
-            if names or rest:
-                same = _same(step, a, b, c, rest, names)
-            elif b is _absent:
-                same = step.count < 2
-            elif c is _absent:
-                same = step.count == 2 and id(b) == step.b
-            else:
-                same = step.count == 3 and id(b) == step.b and id(c) == step.c
-            if same:
+        if step is not None and step.key == key and here.thread == get_ident():
+            if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
+                    (step.a is _OTHER and _same(step, a, b, c, rest, names)):
                 here.step = step.next
                 return step.out
-        if a is _absent:
-            raise TypeError(f"unbound method {follow!r} needs an argument")
-        if not issubclass(type(a), owner):
-            raise TypeError(f"descriptor {follow!r} does not apply to a {type(a)!r} object")
+        _check_self(follow, owner, a)
         return slow(*_positional(a, b, c, rest), **names)
 
     return follow
+
+
+def _operator(here: _Cursor, owner: type, key: int, slow: Callable) -> Any:
+    def follow(a: Any = _absent, b: Any = _absent, /) -> Any:
+        step = here.step
+        if step is not None and a is step.a and b is step.b and step.key == key and here.thread == get_ident() \
+                and step.c is _absent:
+            here.step = step.next
+            return step.out
+        _check_self(follow, owner, a)
+        return slow(*_positional(a, b, _absent, ()))
+
+    return follow
+
+
+def _check_self(follow: Any, owner: type, a: Any) -> None:
+    if a is _absent:
+        raise TypeError(f"unbound method {follow!r} needs an argument")
+    if not issubclass(type(a), owner):
+        raise TypeError(f"descriptor {follow!r} does not apply to a {type(a)!r} object")
 
 
 def _positional(a: Any, b: Any, c: Any, rest: tuple) -> tuple:
@@ -264,7 +279,8 @@ def _positional(a: Any, b: Any, c: Any, rest: tuple) -> tuple:
 def _same(step: Step, a: Any, b: Any, c: Any, rest: tuple, names: dict) -> bool:
     """Compare a call with keywords or more than three positional arguments."""
     args = _positional(a, b, c, rest)
-    return (step.names == tuple(names) and step.ids == [*map(id, args), *map(id, names.values())])
+    return (step.names == tuple(names) and len(step.args) == len(args) + len(names)
+            and all(map(is_, step.args, (*args, *names.values()))))
 
 
 def link(kind: Any, step: Any, following: Any | None) -> None:
@@ -283,6 +299,9 @@ def free(matcher: Any, step: Any) -> None:
     step.key = NEVER
     step.next = None
     step.out = None
+    if type(step) is Step:
+        step.args = [_absent] * len(step.args)
+        step.a, step.b, step.c = _OTHER, _absent, _absent
 
 
 def _choose() -> Matcher:

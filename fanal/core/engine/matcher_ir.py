@@ -135,6 +135,10 @@ hit:
   %last = icmp eq ptr %next, %none
   %cursor = select i1 %last, ptr null, ptr %next
   store ptr %cursor, ptr %step.at
+  ; after a run of the program nothing of the steps is near: let the next come while Python goes on
+  call void @llvm.prefetch(ptr %next, i32 0, i32 3, i32 1)
+  %next.more = getelementptr i8, ptr %next, i64 64
+  call void @llvm.prefetch(ptr %next.more, i32 0, i32 3, i32 1)
 {word("Py_IncRef")}
   call void %Py_IncRef(ptr %out)
   %unbound = icmp eq ptr %bound, null
@@ -191,6 +195,7 @@ lost:
   ret ptr null
 {fail("dead", "type_error", "dead")}
 }}
+declare void @llvm.prefetch(ptr, i32, i32, i32)
 """
 
 
