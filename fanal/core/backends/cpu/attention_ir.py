@@ -212,14 +212,6 @@ class _Attention:
             return x
         return self.e.where(seen[part // self.lanes], x, self.e.const(float("-inf"), self.of))
 
-    def power(self, x: Scalar, top: Scalar, hidden: bool) -> Scalar:
-        """Return exp(x - top). Where scores may be `hidden`, -inf, none is computed: underflow costs 150 cycles."""
-        e = self.e
-        if not hidden:
-            return FUNCTIONS["exp"](e, e.sub(x, top))
-        gone, zero = e.eq(x, e.const(float("-inf"), self.of)), e.const(0, self.of)
-        return e.where(gone, zero, FUNCTIONS["exp"](e, e.where(gone, zero, e.sub(x, top))))
-
     def total(self, block: Value, depth: Value) -> list[Scalar]:
         """Add up the rows of a block as row kernels add up a row; up to RUN rows behind the last are overwritten."""
         w, e = self.w, self.e
@@ -338,12 +330,12 @@ class _Forward(_Attention):
         tops = [Scalar(name, self.of, self.lanes) for name in names]
         tops = [e.where(e.eq(top, low), e.const(0, self.of), top) for top in tops]
 
-        def power(j: Value, seen: list[Scalar] | None) -> list[Value]:
+        def power(j: Value) -> list[Value]:
             at = self.row(s, j)
             for part, top in zip(self.parts, tops, strict=True):
-                self.put(at, part, self.power(self.load(at, part), top, self.masked or seen is not None))
+                self.put(at, part, FUNCTIONS["exp"](e, e.sub(self.load(at, part), top)))
             return []
-        self.over(start, depth, power)
+        w.loop("0", depth, "1", power, once=True)
         totals = [e.where(e.eq(x, e.const(0, self.of)), e.const(1, self.of), x) for x in self.total(s, depth)]
 
         def divide(j: Value) -> list[Value]:
@@ -454,7 +446,7 @@ class _Backward(_Forward):
         def weight(j: Value, seen: list[Scalar] | None) -> list[Value]:
             for n, part in enumerate(self.parts):
                 x = self.score(self.row(s, j), part, seen)
-                y = e.div(self.power(x, tops[n], self.masked or seen is not None), totals[n])
+                y = e.div(FUNCTIONS["exp"](e, e.sub(x, tops[n])), totals[n])
                 p = e.mul(self.load(self.row(ds, j), part), y)
                 if seen is not None:
                     y, p = e.where(seen[n], y, zero), e.where(seen[n], p, zero)
