@@ -110,3 +110,11 @@ def test_logarithms_of_complex_sums(name):
         found.append((y.detach().numpy(), leaf.grad.resolve_conj().numpy()))
     for expected, got in zip(*found):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_truth_values_are_counted():
+    for m in (torch, fanal):
+        x = m.tensor([[True, False], [True, True]])
+        assert m.square(x).dtype is m.int64 and x.square().tolist() == [[1, 0], [1, 1]]
+        assert x.sum_to_size(1, 2).tolist() == [[2, 1]] and x.sum_to_size(1, 2).dtype is m.int64
+        assert x.sum_to_size(2, 2).dtype is m.bool and x[0, 0].sum_to_size(()).dtype is m.int64

@@ -1,4 +1,5 @@
-"""Numbers and their parts: angles, divisors, exponents, sums of exponentials, finite differences, indices, hashes."""
+"""Numbers and their parts: sums of products and quotients, angles, divisors, exponents, sums of exponentials, finite
+differences, indices, hashes."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ from fanal.core.ops.build import (
     need_tensors,
     node_of,
     nodes_of,
+    number,
     public,
     read,
     result,
     result_type,
+    wide,
     wrap,
 )
 from fanal.core.ops.named import named
@@ -184,7 +187,9 @@ def sum_to_size(input: Any, *size: Any) -> Any:
     kept = x.shape[len(x.shape) - len(to) :]
     if len(to) > len(x.shape) or any(n != 1 and n != m for n, m in zip(to, kept)):
         raise RuntimeError(f"size {{{list(to)}}} is not expandable to size {{{list(x.shape)}}}.")
-    return input if to == x.shape else wrap_like(P.sum_to(x, to), input)
+    if to == x.shape and (to or x.dtype is not dt.bool_):
+        return input
+    return wrap_like(P.sum_to(P.convert(x, dt.int64) if x.dtype is dt.bool_ else x, to), input)
 
 
 # Finite differences.
@@ -296,3 +301,25 @@ def hash_tensor(input: Any, dim: Any = (), *, keepdim: bool = False, mode: int =
     wide = np.float64 if x.dtype.category == 2 else np.int64
     f = lambda a: np.asarray(np.bitwise_xor.reduce(a.astype(wide).view(np.uint64), axis=dims, keepdims=keepdim))
     return wrap_like(P.host((x,), f, reduced_shape(x.shape, dims, keepdim), dt.uint64), input)
+
+
+@public(inplace=True, out=True)
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
+    """Return input + value * tensor1 * tensor2."""
+    d = result_type(input, tensor1, tensor2)
+    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
+    m = P.mul(b, c) if value == 1 else P.mul(P.mul(number(value, a.dtype), b), c)
+    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
+
+
+@public(inplace=True, out=True)
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
+    """Return input + value * tensor1 / tensor2."""
+    d = result_type(input, tensor1, tensor2)
+    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
+    if b.dtype.category < 2 and c.dtype.category < 2:
+        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release "
+                           "addcdiv will "
+                           "perform a true division of tensor1 and tensor2.")
+    m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
+    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)

@@ -354,7 +354,7 @@ def rsqrt(input: Any) -> Any:
 @public(inplace=True, out=True)
 def square(input: Any) -> Any:
     """Return input squared."""
-    return result(pow_node(read(input), 2), input)
+    return pow(input, 2)
 
 
 @public(inplace=True, out=True)
@@ -480,28 +480,6 @@ def lerp(input: Any, end: Any, weight: Operand) -> Any:
     far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))
     aw = P.abs_(w)
     return result(P.convert(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), d), input, end, weight)
-
-
-@public(inplace=True, out=True)
-def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
-    """Return input + value * tensor1 * tensor2."""
-    d = result_type(input, tensor1, tensor2)
-    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
-    m = P.mul(b, c) if value == 1 else P.mul(P.mul(number(value, a.dtype), b), c)
-    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
-
-
-@public(inplace=True, out=True)
-def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
-    """Return input + value * tensor1 / tensor2."""
-    d = result_type(input, tensor1, tensor2)
-    a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
-    if b.dtype.category < 2 and c.dtype.category < 2:
-        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release "
-                           "addcdiv will "
-                           "perform a true division of tensor1 and tensor2.")
-    m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
-    return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
 
 
 @public(out="same")
