@@ -250,3 +250,9 @@ def test_arrays_are_aligned_and_independent():
     for i, array in enumerate(arrays):
         array[...] = i
     assert all((array == i).all() for i, array in enumerate(arrays))
+
+
+def test_the_arena_is_as_small_as_what_is_in_use():
+    spans = {0: (0, 1), 1: (0, 3), 2: (2, 3)}  # the hole that 0 leaves is too small for 2, and 1 is in the way
+    sizes = {0: 640, 1: 64, 2: 704}
+    assert plan.place(spans, sizes)[1] == 704 + 64

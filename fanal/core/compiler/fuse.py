@@ -14,6 +14,7 @@ from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operan
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
 _GROUP_OPS, _GROUP_READS = 96, 20
 _TAIL_OPS = 8
+_FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
 _LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
 
 ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its own; K > 0: at the index of its row of K
@@ -102,9 +103,10 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     for v in reversed(values):
         if v.shares:
             continue
-        through = v.uses if v.name in VIEWS else 1
+        through, until = (v.uses, v.until) if v.name in VIEWS else (1, v.position)
         for i in v.inputs:
             i.uses += through
+            i.until = max(i.until, until)
     for v in values:
         v.role = role = _role(v, backend)
         if role != "inline" or v.output:
@@ -160,11 +162,25 @@ def _measure(v: Value) -> None:
         if v.size == 1:
             v.root = (v.uses > 1 and (ops > 8 or len(reads) > 4)) or ops > _MAX_OPS or len(reads) > _MAX_READS
         elif v.uses > 1:
-            v.root = heavy or ops > 2 or len(reads) > 2
+            v.root = (heavy or ops > 2 or len(reads) > 2) and not _computed_again(v)
         else:
             v.root = ops > _MAX_OPS or len(reads) > _MAX_READS
     elif v.name in READS and v.uses > 1:
         v.root = True
+    if not v.root:
+        for r in reads:
+            r.until = max(r.until, v.until)
+
+
+def _computed_again(v: Value) -> bool:
+    """Tell whether to compute an expression again for a use far away, as in the backward, rather than keep it.
+
+    That costs no memory traffic where all it reads is one value that is kept as long, and a bias.
+    """
+    if v.until - v.position < _FAR or v.ops > _AGAIN_OPS:
+        return False
+    big = [r for r in v.reads if r.size * 8 > v.size]
+    return len(big) == 1 and v.until - big[0].until < _FAR and big[0].size == v.size
 
 
 def _spread(small: Value, big: Value) -> int:

@@ -40,6 +40,7 @@ class Value:
         "shape",
         "shares",
         "size",
+        "until",
         "uses",
         "where",
     )
@@ -61,6 +62,7 @@ class Value:
         self.known: np.ndarray | None = None
         # Fusion's notes.
         self.uses = 0  # consumers that are not views
+        self.until = 0  # position of the last of them
         self.root = row is None  # has a buffer, or is a result of its kernel
         self.role = ""
         self.ops = 0  # size of the expression behind it, when it is written out in a consumer

@@ -1,7 +1,6 @@
 """The ordered list of stages from a program to steps: simplify, fuse, order, emit."""
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from fanal.core.compiler.build import Builder, Unmappable
 from fanal.core.compiler.fuse import SAME, Group, fuse, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
+from fanal.core.compiler.order import order
 from fanal.core.compiler.pieces import IndexCheck, pieces
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
@@ -90,7 +90,7 @@ class _Lowering:
         """Decide where outputs live and in which order groups run."""
         self.outputs, replaced, self.first, self.last = self._outputs(self.inputs, self.groups)
         self._number(self.graph.values, replaced)
-        self.sequence = _order(self.groups, replaced, self.overwrites.readers)
+        self.sequence = order(self.groups, replaced, self.overwrites.readers)
         return self.sequence
 
     def emit(self) -> Lowered:
@@ -345,34 +345,3 @@ def _reads_in_place(g: Group, into: Value) -> bool:
         if how != rows or into.size != rows:
             return False
     return True
-
-
-def _order(groups: list[Group], replaced: dict[Value, Value], readers: dict[Value, list[Group]]) -> list[Group]:
-    """Return groups so that needs come first, and readers of an input before what overwrites it."""
-    after: dict[int, set[int]] = {g.number: set() for g in groups}
-    waits = dict.fromkeys(after, 0)
-    number = {g.number: g for g in groups}
-
-    def edge(a: Group, b: Group) -> None:
-        if a is not b and b.number not in after[a.number]:
-            after[a.number].add(b.number)
-            waits[b.number] += 1
-    for g in groups:
-        for v in g.reads:
-            if v.group is not None:
-                edge(v.group, g)
-    for v, into in replaced.items():
-        for g in readers.get(into, ()):
-            edge(g, v.group)
-    ready = [(number[n].roots[0].position, n) for n, w in waits.items() if not w]
-    heapq.heapify(ready)
-    out: list[Group] = []
-    while ready:
-        _, n = heapq.heappop(ready)
-        out.append(number[n])
-        for k in after[n]:
-            waits[k] -= 1
-            if not waits[k]:
-                heapq.heappush(ready, (number[k].roots[0].position, k))
-    assert len(out) == len(groups), "a cycle between kernels"
-    return out

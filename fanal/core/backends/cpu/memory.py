@@ -1,20 +1,23 @@
 """Aligned arrays whose memory is recycled: a training loop in its steady state asks the system for nothing.
 
 Fresh pages cost more than the arithmetic on them (the kernel zeroes each on first touch), so blocks of
-arrays that died are kept by size and handed out again.
+arrays that died are kept by size and handed out again: never more of them than were ever in use at once, and
+those of the sizes longest unused go first.
 """
 from __future__ import annotations
 
 import ctypes
 import math
 import sys
+from collections import OrderedDict
 
 import numpy as np
 
 ALIGN = 64
-_MIN_KEPT = 64 << 20  # bytes that may always be kept for reuse
+_MIN_KEPT = 1 << 20  # bytes that may always be kept for reuse
 
-_free: dict[int, list[_Raw]] = {}  # raw blocks by size; appending and popping are atomic
+# Raw blocks by size, the sizes last used at the end. Every single operation is atomic; a death may come at any time.
+_free: OrderedDict[int, list[_Raw]] = OrderedDict()
 
 
 class _Counts:
@@ -40,9 +43,24 @@ class _Block(np.ndarray):
             return
         size = raw.nbytes
         _Counts.live -= size
-        if _Counts.kept + size <= max(_MIN_KEPT, _Counts.peak):
-            _Counts.kept += size
-            _free.setdefault(size, []).append(raw)
+        _Counts.kept += size
+        _free.setdefault(size, []).append(raw)
+        if _Counts.kept > max(_MIN_KEPT, _Counts.peak):
+            _drop_oldest()
+
+
+def _drop_oldest() -> None:
+    """Give the memory kept of the sizes longest unused back to the system."""
+    while _Counts.kept > max(_MIN_KEPT, _Counts.peak):
+        try:
+            size = next(iter(_free))
+            if not _free[size]:
+                del _free[size]
+                continue
+            _free[size].pop()
+            _Counts.kept -= size
+        except (StopIteration, KeyError, IndexError, RuntimeError):  # another thread was faster
+            return
 
 
 def _size_class(nbytes: int) -> int:
@@ -59,6 +77,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     try:
         raw = _free[size].pop()
         _Counts.kept -= size
+        _free.move_to_end(size)
     except (KeyError, IndexError):
         raw = _new(size)
     _Counts.live += size
