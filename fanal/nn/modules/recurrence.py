@@ -1,6 +1,7 @@
 """The recurrences themselves: loops over time, written in ordinary operators.
 
-The product with the inputs does not depend on the recurrence, so it is one matrix product for all steps.
+The product with the inputs does not depend on the recurrence, so it is one matrix product for all steps, with both
+biases where they are only added.
 `steps` are the projected inputs of each time step, (B, gates * H); for packed sequences B falls with time.
 """
 
@@ -96,9 +97,12 @@ def run_layers(
             input = F.dropout(input, dropout, True)
         results = []
         for direction, w in enumerate(directions):
-            projected = F.linear(input, w["weight_ih"], w["bias_ih"])
+            b_ih, b_hh = w["bias_ih"], w["bias_hh"]
+            if b_hh is not None and mode != "GRU":  # there one gate multiplies its bias
+                b_ih, b_hh = b_ih + b_hh, None
+            projected = F.linear(input, w["weight_ih"], b_ih)
             steps = projected.unbind(0) if batch_sizes is None else projected.split(batch_sizes, 0)
-            step = step_of(mode, w["weight_hh"], w["bias_hh"], w["weight_hr"])
+            step = step_of(mode, w["weight_hh"], b_hh, w["weight_hr"])
             state = tuple(s[layer * len(directions) + direction] for s in initial)
             outputs, state = (backward_in_time if direction else forward_in_time)(steps, state, step)
             results.append(fanal.stack(outputs, 0) if batch_sizes is None else fanal.cat(outputs, 0))
