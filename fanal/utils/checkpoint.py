@@ -136,6 +136,7 @@ class _Region:
             create_graph=create,
             retain=True,
             accumulate=None,
+            stop=True,
         )
         return [found.get(target(i)) for i in self.inputs]
 

@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from agreement import STALE
+
 SHAPES = [(4, 6), (6, 4), (2, 3, 4), (5,), (3, 1), (4, 4)]
 
 
@@ -567,13 +569,21 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
     space: dict[str, Any] = {}
     exec(compile(text, f"program{seed}.py", "exec"), space)
     r = np.random.default_rng(seed)
-    params = [torch.tensor(r.standard_normal(s).astype(np.float32)).requires_grad_() for s in space["SHAPES"]]
+    dtype = torch.get_default_dtype()  # float64, to see what rounding does; the numbers it begins with are the same
+
+    def number(shape: tuple[int, ...]) -> Any:
+        return torch.tensor(r.standard_normal(shape).astype(np.float32)).to(dtype)
+    params = [number(s).requires_grad_() for s in space["SHAPES"]]
     torch.manual_seed(seed)
     nn, state = torch.nn, []  # type: ignore[var-annotated]
+    torch.set_default_dtype(torch.float32)
     mods = {
         d: [nn.Linear(d, d), nn.LayerNorm(d), nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, d))]
         for d in (4, 6)
     }
+    torch.set_default_dtype(dtype)
+    for m in (m for ms in mods.values() for m in ms):
+        m.to(dtype)
     weights = [p for ms in mods.values() for m in ms for p in m.parameters()]
     kind, options = [
         ("SGD", {"lr": 0.05}),
@@ -584,7 +594,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
     opt = getattr(torch.optim, kind)([*params, *weights], **options)
     out: list[list[Any]] = []
     for k in range(rounds):
-        data = [torch.tensor(r.standard_normal(s).astype(np.float32)) for s in space["SHAPES"]]
+        data = [number(s) for s in space["SHAPES"]]
         idx = torch.tensor(r.integers(0, 100, 3))
         if seed % 3 or k == 3:  # others accumulate over the rounds
             for p in (*params, *weights):
@@ -594,7 +604,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
                 torch, nn.functional, data, params, idx, k, 0.1 * (k + 1), state, mods, opt
             )
         except (RuntimeError, IndexError, ValueError) as e:
-            out.append([type(e).__name__])
+            out.append([STALE if "modified by an inplace operation" in str(e) else type(e).__name__])
             for p in (*params, *weights):  # how far backward came is nobody's promise
                 p.grad = None
             continue

@@ -4,9 +4,14 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import programs
 import pytest
+import wide_programs
+from agreement import disagreement, wide
 from programs import run, source
 
 import fanal
@@ -23,24 +28,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                              ids=lambda b: f"{b.start}-{b.stop - 1}")
 
 
-def _array(t: object) -> np.ndarray:
-    return np.array(t.detach().numpy())  # type: ignore[attr-defined]
+def _array(t: Any) -> np.ndarray:
+    t = t.detach()
+    return np.array((t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy())
 
 
-def compare(seed: int, change: Callable[[str], str] = str) -> None:
-    text = change(source(seed))
-    expected, got = run(torch, text, seed, _array), run(fanal, text, seed, _array)
-    for k, (e, g) in enumerate(zip(expected, got)):
-        assert len(e) == len(g), f"round {k}: torch {e[:1]}, fanal {g[:1]}\n{text}"
-        if any(isinstance(x, np.ndarray) and x.dtype.kind == "f" and not (abs(x) < 50).all() for x in e):
-            return  # values that grow without bound also grow what was rounded differently
-        for i, (x, y) in enumerate(zip(e, g)):
-            if isinstance(x, str) or x is None or y is None:
-                fine = x == y or (x is None and y is None)
-                assert fine, f"round {k}, result {i}: torch {x}, fanal {y}\n{text}"
-                continue
-            assert x.shape == y.shape, f"round {k}, result {i}: {x.shape} {y.shape}\n{text}"
-            np.testing.assert_allclose(y, x, rtol=2e-4, atol=2e-5, err_msg=f"round {k}, result {i}\n{text}")
+def compare(seed: int, change: Callable[[str], str] = str, module: ModuleType = programs) -> None:
+    text = change(module.source(seed))
+
+    def exact() -> Any:
+        torch.set_default_dtype(torch.float64)
+        try:
+            return module.run(torch, wide(text), seed, _array)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    expected, got = module.run(torch, text, seed, _array), module.run(fanal, text, seed, _array)
+    found = disagreement(expected, got, exact)
+    assert found is None, f"program {seed}, {found}\n{text}"
 
 
 def with_a_read(text: str, seed: int) -> str:
@@ -80,6 +84,12 @@ def test_a_read_changes_no_bit(block: range) -> None:
 def test_programs_agree_with_torch(block: range) -> None:
     for seed in block:
         compare(seed)
+
+
+def test_wide_programs_agree_with_torch(block: range) -> None:
+    """Every fifth: each compiles many kernels that no other program has."""
+    for seed in block[::5]:
+        compare(seed, module=wide_programs)
 
 
 def test_programs_that_read_their_loss_agree_with_torch(block: range) -> None:

@@ -199,9 +199,10 @@ def gradients(
     create_graph: bool,
     retain: bool,
     accumulate: Any,
+    stop: bool = False,
 ) -> dict[int, Node]:
     """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it
-    is None."""
+    is None. `stop`: go no further than them, and leave their hooks to the walk that this one is part of."""
     walk = order(roots)
     inner: set[int] | None = None
     if wanted is not None:
@@ -223,13 +224,13 @@ def gradients(
             if g is None:
                 return None
             hooks = n.hooks if n.leaf is None else n.leaf._hooks
-            if hooks:
+            if hooks and not (stop and wanted is not None and target(n) in wanted):
                 g = hooks.arriving(g)
             if wanted is not None:
                 key = target(n)
                 if key in wanted:
                     found[key] = add(found[key], g) if key in found else g
-            elif n.leaf is not None:
+            elif n.leaf is not None and n.leaf._leaf:  # no longer one, if requires_grad was switched off since
                 accumulate(n.leaf, g)
             return g
 
@@ -241,6 +242,8 @@ def gradients(
                 continue
             if n.leaf is not None or n.row.grad is None or (inner is not None and id(n) not in inner):
                 continue
+            if stop and wanted is not None and target(n) in wanted:
+                continue
             if n.freed == SPENT:
                 raise RuntimeError(FREED)
             rule = n.params[-1] if n.row is tape else None
@@ -251,7 +254,7 @@ def gradients(
                 if not retain:
                     released.append(rule)
             else:
-                saved = _saved(n, g, outs)
+                saved = _saved(n, g, [o for i, o in zip(n.inputs, outs) if i.needs_grad])
                 if saved:
                     _check_versions(n, saved)
                     if not retain:

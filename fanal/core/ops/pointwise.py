@@ -81,8 +81,8 @@ def mul(input: Operand, other: Operand) -> Any:
 def reciprocal(input: Any) -> Any:
     """Return 1 / input, in floating point."""
     x = node_of(input, floating(input._dtype))
-    y = P.div(P.num(x, 1), x)
-    return result(y, input)
+    y = P.div(P.num(x, 1), P.detach(x))
+    return result(with_gradient(y, lambda g, y, x: [P.neg(P.mul(g, P.mul(y, y)))], x), input)  # reads y, as PyTorch
 
 
 def sigmoid_node(x: Node) -> Node:
@@ -126,18 +126,15 @@ def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     """Return input - alpha * other. Shapes broadcast; dtypes promote."""
     d = result_type(input, other)
     if d is dt.bool_:
-        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the "
-                           "`^` or "
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
                            "`logical_xor()` operator instead.")
-    if isinstance(other, bool) or dt.bool_ in (getattr(other, "_dtype", None), getattr(input, "_dtype", None)):
-        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
-                           "trying to invert "
-                           "a mask, use the `~` or `logical_not()` operator instead.")
+    if any(isinstance(x, bool) or getattr(x, "_dtype", None) is dt.bool_ for x in (input, other)):
+        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
+                           "invert a mask, use the `~` or `logical_not()` operator instead.")
     a, b = node_of(input, d), node_of(other, d)
     if not (isinstance(alpha, int) and alpha == 1):
         if d.category < 2 and isinstance(alpha, float):
-            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point "
-                               "number.")
+            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
         b = P.mul(b, number(alpha, d))
     return result(P.sub(a, b), input, other)
 
@@ -361,7 +358,8 @@ def square(input: Any) -> Any:
 def exp2(input: Any) -> Any:
     """Return 2 to the power of each element."""
     x = node_of(input, floating(input._dtype))
-    return result(P.pow_(P.full((), 2, x.dtype), x), input)
+    y = P.pow_(P.full((), 2, x.dtype), P.detach(x))
+    return result(with_gradient(y, lambda g, y, x: [P.mul(g, P.mul(y, P.num(y, math.log(2))))], x), input)
 
 
 @public(inplace=True, out=True)
@@ -570,7 +568,8 @@ for _name, _fn, _other in (("add", add, True), ("sub", sub, True), ("mul", mul, 
                            ("and", bitwise_and, True), ("or", bitwise_or, True), ("xor", bitwise_xor, True),
                            ("lshift", bitwise_left_shift, True), ("rshift", bitwise_right_shift, True)):
     public(f"__{_name}__", function=False, dunder=True)(_fn)
-    public(f"__r{_name}__", function=False, dunder=True)(_flipped(_fn))
+    public(f"__r{_name}__", function=False, dunder=True)(
+        (lambda self, other: mul(reciprocal(self), other)) if _fn is div else _flipped(_fn))  # as PyTorch divides
     public(f"__i{_name}__", function=False, dunder="inplace")(_fn)
 public("__neg__", function=False)(neg)
 public("__pos__", function=False)(positive)

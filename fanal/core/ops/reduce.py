@@ -167,12 +167,13 @@ def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
     if x.dtype is dt.bool_:
         x = P.convert(x, dt.uint8)
     if dim is None:
-        y = row(P.reshape(x, (x.size,)), 0) if x.shape else P.full((), 0, dt.int64)
+        y = row(P.reshape(x, (x.size,)), 0) if x.size != 1 else P.full((), 0, dt.int64)
         return P.reshape(y, (1,) * len(x.shape)) if keepdim else y
     d = wrap_dim(dim, len(x.shape))
     if not x.shape:
         return P.full((), 0, dt.int64)
-    return keep(row(x, d), x.shape, (d,), keepdim)
+    y = row(x, d) if x.shape[d] != 1 else P.zeros(x.shape[:d] + x.shape[d + 1:], dt.int64)  # one has one position
+    return keep(y, x.shape, (d,), keepdim)
 
 
 @public(out="same")
