@@ -118,3 +118,12 @@ def test_truth_values_are_counted():
         assert m.square(x).dtype is m.int64 and x.square().tolist() == [[1, 0], [1, 1]]
         assert x.sum_to_size(1, 2).tolist() == [[2, 1]] and x.sum_to_size(1, 2).dtype is m.int64
         assert x.sum_to_size(2, 2).dtype is m.bool and x[0, 0].sum_to_size(()).dtype is m.int64
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_bilinear_rounds_once(dtype):
+    draw = np.random.default_rng(0)
+    made = [draw.normal(size=s).astype(np.float32) for s in ((6, 3), (6, 4), (5, 3, 4), (5,))]
+    low = [torch.tensor(x).to(getattr(torch, dtype)) for x in made]
+    exact = torch.nn.functional.bilinear(*(t.double() for t in low)).to(low[0].dtype)
+    assert ours.bilinear(*(fanal.tensor(x).to(getattr(fanal, dtype)) for x in made)).tolist() == exact.tolist()

@@ -496,7 +496,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 @public(module="nn.functional", method=False)
 def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     """Return x1.T @ weight[k] @ x2 for each output k, plus bias. Shapes: (*, I), (*, J), (K, I, J) -> (*, K)."""
-    a, b, w = read(input1), read(input2), read(weight)
+    a, b, w = (wide(read(t)) for t in (input1, input2, weight))
     if a.shape[:-1] != b.shape[:-1]:
         raise RuntimeError("bilinear(): input batch dimensions do not match")
     k, i, j = w.shape
@@ -511,4 +511,5 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     y = P.sum_(P.mul(P.reshape(half, (n, k, j)), P.reshape(b, (n, 1, j))), (2,))
     if bias is not None:
         y = P.add(y, node_of(bias, y.dtype))
+    y = P.convert(y, input1._dtype)
     return wrap(P.reshape(y, (*a.shape[:-1], k)))
