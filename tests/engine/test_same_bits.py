@@ -107,4 +107,5 @@ def test_processes(tmp_path: Any, plain: dict[str, str]) -> None:
     assert not recorded["followed"]
     python = child(*NAMES, FANAL_NATIVE="0", **cache)
     assert python["digests"] == plain
-    assert python["followed"] == cold["followed"]
+    # To the native matcher a layer is one event; to the other the operations in it are.
+    assert python["followed"] >= cold["followed"]
