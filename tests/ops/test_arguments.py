@@ -20,7 +20,6 @@ CALLS = {
     "fill_": lambda m: m.ones(2, dtype=m.int8).fill_(300),
     "clamp": lambda m: m.ones(2, dtype=m.int8).clamp(300),
     "setitem": lambda m: m.ones(2, dtype=m.uint8).__setitem__(0, 256),
-    "many dimensions": lambda m: m.ones([1] * 65).amax(-1),
     "weight of margin loss": lambda m: m.nn.functional.multi_margin_loss(
         m.ones(2, 3), m.tensor([0, 1]), weight=m.ones(2, 3)
     ),
