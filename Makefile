@@ -23,7 +23,7 @@ promises: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)
 	$(BIN)/python bench/steps.py
-	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/breakdown.py
 
 # Which of PyTorch's names are there, missing or different.
 coverage: $(STAMP)

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, kernel by kernel: `python bench/kernels.py [--workloads gpt] [--threads 1]`.
+"""Where the time of a training step goes, kernel by kernel: `python bench/breakdown.py [--workloads gpt] [--threads 1]`.
 
 Prints for every kind of kernel its launches and milliseconds a step, GFLOP/s and GB/s, the floor (FLOPs at the
 multiply-add rate or bytes at the copy bandwidth, both measured in this process, whichever takes longer) and the
