@@ -1,6 +1,7 @@
 """Known segments of a thread, and going over from one to another that began with the same events."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import Path
 from fanal.core.engine.record import OUT, Op, session
 
+MAX_BATCH_BYTES = 4 << 20  # of batches that known segments of one thread hold
+KEPT_PATHS = 4  # whatever they hold
 MAX_PATHS = 64  # known segments of one thread
 
 
@@ -22,8 +25,30 @@ class Paths:
 
     def add(self, p: Path) -> None:
         if len(self.all) >= MAX_PATHS:
-            self.all.pop(0)
+            self._drop(self.all[0])
+        self._forget_batches()
         self.all.append(p)
+
+    def _drop(self, p: Path) -> None:
+        """Forget a path; nobody is to follow it, or it would live on."""
+        self.all.remove(p)
+        for other in self.all:
+            if other.successor is p:
+                other.successor = None
+        if p is not session.path and p is not self.last:
+            p.disarm()
+            vars(p).clear()  # it is full of cycles, and would wait for the collector
+
+    def _forget_batches(self) -> None:
+        """Drop old paths that hold too much of what nobody else may need: the batches of steps that came once."""
+        found = [p.batches() for p in self.all]
+        uses = Counter(key for held in found for key in held)  # what several paths hold belongs to a model
+        total = 0
+        for age, (p, held) in enumerate(zip(self.all[::-1], found[::-1])):
+            own = sum(size for key, size in held.items() if uses[key] == 1)
+            total += own
+            if own and total > MAX_BATCH_BYTES and age >= KEPT_PATHS and p is not session.path and p is not self.last:
+                self._drop(p)
 
 
 def paths() -> Paths:

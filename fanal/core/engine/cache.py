@@ -18,7 +18,8 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
 
-MAX_PLANS = 128
+MAX_PLANS = 64
+MAX_SEEN = 256  # small programs remembered as seen once
 SMALL = 1 << 16  # elements computed by a program that may be interpreted the first time
 _plans: OrderedDict[Any, Runnable] = OrderedDict()
 _seen: dict[int, None] = {}
@@ -150,6 +151,8 @@ def executable(program: Program) -> Runnable:
             return known
         if _exact_and_small(program) and hash(key) not in _seen:
             _seen[hash(key)] = None
+            if len(_seen) > MAX_SEEN:
+                del _seen[next(iter(_seen))]
             return Interpreted(program)
     ledger.plans += 1
     exe = Compiled(program)

@@ -179,8 +179,8 @@ class Path:
                 elif o.tensor._storage is s and (written or t._leaf or o.group in self.writes):
                     return False  # what was two tensors became one, and a write to it would be missed
             g.storage = s
-            for k in g.outs:
-                self.outs[k]._storage = s
+            for k in g.outs:  # their value is read anew, whatever version the other storage is at
+                self.outs[k]._storage, self.outs[k]._seen = s, -1
         if slot.tensor is not None and not slot.moves:
             self.disarm()
             slot.moves = t is not slot.tensor
@@ -197,6 +197,14 @@ class Path:
         for native, place in slot.uses:
             matcher.set_arg(native, place, t)
         return True
+
+    def batches(self) -> dict[int, int]:
+        """Return the bytes of the tensors from outside that the path holds and does not write, by their ids.
+
+        A path that came again holds no batch: its slots move.
+        """
+        return {id(slot.tensor): slot.tensor._storage.node.nbytes for slot in self.slots
+                if slot.tensor is not None and not slot.tensor._leaf and slot.group not in self.writes}
 
     def may_write(self, storage: Any) -> bool:
         """Tell whether the segment writes to a storage from outside."""

@@ -205,7 +205,8 @@ def _chebyshev(x: np.ndarray, n: np.ndarray, first: np.ndarray, angle: Callable,
     n = np.trunc(n)
     inside = (np.abs(x) < 1) & (n > 8)
     theta = np.arccos(np.where(inside, x, 0.5))
-    y = np.where(inside, angle(n, theta), _recur(x, np.where(inside, 0, n), first, _double))
+    known = inside | (np.abs(x) == 1)
+    y = np.where(inside, angle(n, theta), _recur(x, np.where(known, 0, n), first, _double))
     y = np.where(x == 1, at_one, np.where(x == -1, at_minus_one, y))
     return np.where(n < 0, 0.0, y)
 
