@@ -85,6 +85,7 @@ def run(code: str, lib: str, cache: str | None = None, name: str = "") -> tuple[
     env = os.environ | {"FANAL_CACHE_DIR": cache or ""}
     if not cache:
         env.pop("FANAL_CACHE_DIR")
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # with bytecode, as pip installs the peers
     begin = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code.format(lib=lib, bench=str(ROOT / "bench"), name=name)], env=env,
                          capture_output=True, text=True)
