@@ -162,3 +162,17 @@ def test_infinite_arguments() -> None:
     for name in ("i0e", "erfcx", "log_ndtr", "ndtr", "digamma", "spherical_bessel_j0", "bessel_j0", "gammaln"):
         agree(getattr(fanal.special, name)(x), getattr(torch.special, name)(torch.tensor([math.inf, -math.inf, math.nan],
                                                                                        dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("name", ["zeta", "gammainc", "gammaincc"])
+def test_gradient_by_the_second_operand(name: str) -> None:
+    grads = []
+    for m in (torch, fanal):
+        a, x = m.tensor([2.5, 3.0], dtype=m.float64), m.tensor([0.7, 4.0], dtype=m.float64, requires_grad=True)
+        grads.append(m.autograd.grad(getattr(m.special, name)(a, x).sum(), x)[0].tolist())
+    np.testing.assert_allclose(*grads, rtol=1e-9)
+
+
+def test_degrees_beyond_int64() -> None:
+    x = fanal.tensor([0.5], dtype=fanal.float64)
+    assert fanal.special.legendre_polynomial_p(x, 1e30).item() == 0

@@ -223,6 +223,6 @@ WITHOUT_GRADIENT = {
     "bitcast", "not", "idiv", "and", "or", "xor", "shl", "shr", "eq", "ne", "lt", "le", "nextafter", "argsort", "host",
     "max_pool_at", "argmax", "argmin", "input", "full", "iota", "philox", "detach"}
 # Rows whose derivative is the work of the operator that uses them, or of a rule given with each use.
-RULE_ELSEWHERE = {"attention", "attention_grad", "tape"}
+RULE_ELSEWHERE = {"attention", "attention_grad", "tape", "special2"}  # special2: by one operand; see tests/ops
 
 assert tape.name == "tape"

@@ -10,6 +10,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops import pointwise, reduce
+from fanal.core.ops.activation import wide
 from fanal.core.ops.build import Operand, floating, need_tensors, node_of, number, public, result, result_type
 from fanal.core.ops.pointwise import with_gradient
 
@@ -226,7 +227,7 @@ def logit(input: Any, eps: float | None = None) -> Any:
 @public(module="special", method=False, out=True)
 def sinc(input: Any) -> Any:
     """Return sin(pi x) / (pi x), 1 at 0."""
-    x = node_of(input, floating(input._dtype))
+    x = wide(node_of(input, floating(input._dtype)))
     turn = P.mul(P.detach(x), P.num(x, math.pi))
     zero = P.num(x, 0)
     y = P.where(P.eq(turn, zero), P.num(x, 1), P.div(P.sin(turn), turn))
@@ -237,7 +238,7 @@ def sinc(input: Any) -> Any:
         flat = P.eq(P.mul(x, x), P.num(x, 0))
         return [P.mul(g, P.conj(P.where(flat, P.num(x, 0), slope)))]
 
-    return result(with_gradient(y, rule, x), input)
+    return result(P.convert(with_gradient(y, rule, x), floating(input._dtype)), input)
 
 
 @public(module="special", method=False, out=True)

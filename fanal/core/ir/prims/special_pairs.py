@@ -174,7 +174,7 @@ def gammaincc(a: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _recur(x: np.ndarray, n: np.ndarray, first: np.ndarray, step: Callable) -> np.ndarray:
     """p(0) = 1, p(1) = first, p(k+1) = step(k, x, p(k), p(k-1)), at each element's own degree."""
-    n = np.where(np.isfinite(n), np.trunc(n), -1)
+    n = np.where(np.abs(n) < 2.0**63, np.trunc(n), -1)  # as PyTorch, whose degrees are int64
     before, now = np.ones_like(x), first.copy()
     if n.size and n[0] >= 1 and (n == n[0]).all():
         for k in range(1, int(n[0])):
