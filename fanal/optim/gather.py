@@ -12,7 +12,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import session, written_ahead
-from fanal.core.engine.tables import Watch
+from fanal.core.engine.tables import Fact, Watch
 from fanal.core.ir.program import Node
 from fanal.core.tensor.tensor import compute, wrap_array
 
@@ -84,11 +84,11 @@ class Gathered:
         self.clear: Any = None
         self.watch = Watch([*self._containers(optimizer), *self._counters(optimizer)])
 
-    def _containers(self, optimizer: Stepper) -> list[tuple[Any, Any, Any]]:
+    def _containers(self, optimizer: Stepper) -> list[Fact]:
         """Return where groups, parameters and states were found."""
-        found: list[tuple[Any, Any, Any]] = list(zip(repeat(optimizer.param_groups), range(1 << 30),
-                                                     optimizer.param_groups))
-        for group in optimizer.param_groups:
+        groups = optimizer.param_groups
+        found: list[Fact] = [(groups, i, group) for i, group in enumerate(groups)]
+        for group in groups:
             found.append((group, "params", group["params"]))
             found += [(group["params"], i, p) for i, p in enumerate(group["params"])]
         for b in self.batches:
@@ -98,11 +98,11 @@ class Gathered:
                 found += [(table, key, table[key]) for key in b.formula.keys]
         return found
 
-    def _counters(self, optimizer: Stepper) -> list[tuple[Any, Any, Any]]:
+    def _counters(self, optimizer: Stepper) -> list[Fact]:
         """Find the arrays that count steps, for optimizers that only count; return where they were found."""
         if not optimizer.counts_only():
             return []
-        found: list[tuple[Any, Any, Any]] = []
+        found: list[Fact] = []
         for table in chain.from_iterable(b.tables for b in self.batches):
             t = table["step"]
             storage, node = t._storage, t._storage.node

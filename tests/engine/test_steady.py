@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_follow import Log, agree
+from test_follow import Log, agree, batches
 
 import fanal as torch
 from fanal import nn
@@ -227,4 +227,21 @@ def test_a_disturbance_between_backward_and_step(disturb: Callable[[Loop], None]
         log(loop.kept)
         log(list(loop.model.parameters()))
         log([v for s in loop.opt.state.values() for v in s.values()])
+    agree(work, 40)
+
+
+def test_a_leaf_made_in_the_step_and_kept() -> None:
+    """The leaf of this step collects the gradient, not the one that somebody kept of the last."""
+    def work(log: Log) -> None:
+        w = torch.randn(6, 3)
+        kept: list[Any] = []
+        for x in batches(16, 4, 6):
+            leaf = (x * 2).detach().requires_grad_()
+            loss = (leaf @ w).square().sum()
+            loss.backward()
+            log(loss)
+            log(leaf.grad)
+            leaf.grad = None
+            kept.append(leaf)
+        log(kept)
     agree(work, 40)

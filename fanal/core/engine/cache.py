@@ -94,14 +94,13 @@ class Compiled:
             return results
         return self.exe.run(inputs, outputs)
 
-    def again(self, inputs: list[np.ndarray], outputs: list[Any], arrays: list[Any]) -> None:
-        """Run on arrays of the right make: inputs, an array for every output, and both in one list."""
-        self.runs += 1
-        if ledger.profiling and self.runs <= 32:
-            self.runs -= 1
+    def again(self, inputs: list[np.ndarray], outputs: list[Any]) -> None:
+        """Run on arrays of the right make, one for every output."""
+        if ledger.profiling and self.runs < 32:
             self.run(inputs, outputs)
         else:
-            self.exe.again(inputs, outputs, arrays)
+            self.runs += 1
+            self.exe.again(inputs, outputs)
 
 
 def structure(program: Program) -> Any:

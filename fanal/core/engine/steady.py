@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from fanal.core.engine.path import Path
 
 NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
-_LOOKED_AT = 1  # getrefcount counts the reference it is given
+
+
+def _looks() -> int:
+    """Return how many references `path.count` sees more than there are: those of looking."""
+    o = [object()]
+    return next(map(getrefcount, o)) - references(map(id, o))[0]
+
+
+_LOOKED_AT = _looks()
 
 
 class Steady:
@@ -86,18 +94,21 @@ class Steady:
         self.listed = [s.native for s in path.steps if s.sequences and self._listed(s)]
         self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
 
+    def _stays(self, spec: tuple) -> bool:
+        """Tell whether a specification means the same tensor in every run."""
+        kind, x = spec
+        return (kind == OUT and x not in self.path.held) or (kind == SLOT and not self.path.slots[x].moves)
+
     def _guard(self, step: Any) -> bool:
         """Let the matcher follow a step with gradients."""
         path = self.path
-        if step.op.manual:
+        if step.op.manual or not all(self._stays(spec) for g in step.grads for spec in g[:2] if spec is not None):
             return False
         conditions: list[Condition] = []
         effects: list[tuple[Any, int, Any]] = []
         for leaf, before, new in step.grads:
             t = path.value(leaf)
             was = None if before is None else path.value(before)
-            if t is None or (was is None and before is not None):
-                return False
             conditions.append(holds(t, HANDLE["_grad"], was))
             if new is None:
                 continue
@@ -134,7 +145,6 @@ class Steady:
         if not expected.key or expected.rebind:
             return False
         new = []  # tuples of tensors that the path hands out come as other objects every step
-        stays = {OUT: lambda i: i not in path.held, SLOT: lambda i: not path.slots[i].moves}
         for place, (kind, x) in enumerate(step.specs):
             if kind != SEQUENCE:
                 continue
@@ -146,7 +156,7 @@ class Steady:
                 whole, _ = path.known.get(id(specs), (NOBODY, None))
                 if whole is not NOBODY:
                     same = whole
-                elif all(k in stays and stays[k](i) for k, i in specs):
+                elif all(map(self._stays, specs)):
                     new.append((place, specs))
                     continue
                 else:
@@ -207,7 +217,7 @@ class Steady:
         results = self.results
         for i in self.fresh:
             results[i] = exe.new(i)
-        exe.again(inputs, results, inputs + results)
+        exe.again(inputs, results)
         native.apply(self.computed.address)
         for i, group in self.made:
             st = group.storage

@@ -21,6 +21,7 @@ from fanal.core.ir.program import Node
 
 native: Any = matcher if matcher.name == "native" else None  # the Python twin has no tables
 Condition = tuple[int, int, int, int]  # kind, a, b, what must be there: see tables_ir
+Fact = tuple[Any, Any, Any]  # container, key, value: see Watch
 
 
 def _offsets(kind: type) -> dict[str, int]:
@@ -53,8 +54,16 @@ def holds(o: Any, offset: int, value: Any) -> Condition:
     return WORD, id(o) + offset, 0, id(value)
 
 
-class Table:
-    """Conditions, and effects (object, offset of a slot, new value). Owns none of the objects."""
+class Words:
+    """Words in memory that native code reads. They own none of the objects they point to."""
+
+    def __init__(self, words: list[int]) -> None:
+        self._words = np.array(words, np.int64)
+        self.address = self._words.ctypes.data
+
+
+class Table(Words):
+    """Conditions, and effects (object, offset of a slot, new value)."""
 
     def __init__(self, conditions: Sequence[Condition], effects: Sequence[tuple[Any, int, Any]] = ()) -> None:
         words: list[int] = [len(conditions), len(effects)]
@@ -62,21 +71,22 @@ class Table:
             words += c
         for o, offset, value in effects:
             words += id(o) + offset, id(value)
-        self.words = np.array(words, np.int64)
-        self.address = self.words.ctypes.data
+        super().__init__(words)
 
 
-class Elements:
+class Elements(Words):
     """How another tuple is recognised as one with the same elements: argument `place` of a step."""
 
     def __init__(self, elements: tuple, place: int) -> None:
-        self.words = np.array([place, id(tuple), len(elements), *map(id, elements)], np.int64)
-        self.address = self.words.ctypes.data
+        super().__init__([place, id(tuple), len(elements), *map(id, elements)])
+
+
+UNNUMBERED = 0  # of a class that was changed too often to get another number
+NEVER = 1 << 32  # what no half word holds
 
 
 def version_of(cls: type) -> int:
     """Return the number that CPython gives a class until somebody changes it or one of its bases."""
-    cls.__name__  # noqa: B018
     getattr(cls, "forward", None)  # a look-up numbers the class
     return ctypes.c_uint32.from_address(id(cls) + VERSION).value
 
@@ -108,7 +118,7 @@ class Watch:
     node. Lists and dicts have kept their length, too. One native call asks all facts.
     """
 
-    def __init__(self, facts: Sequence[tuple[Any, Any, Any]]) -> None:
+    def __init__(self, facts: Sequence[Fact]) -> None:
         self.facts = facts  # keeps alive what the table points to
         self.lengths = {id(c): (c, len(c)) for c, _, _ in facts if isinstance(c, (list, dict))}
         self.table: Table | None = None
@@ -123,7 +133,8 @@ class Watch:
         if isinstance(container, dict):
             return ITEM, id(container), id(key), id(value)
         if isinstance(container, type):
-            return HALF, id(container) + VERSION, 0, version_of(container)
+            number = version_of(container)
+            return HALF, id(container) + VERSION, 0, number if number != UNNUMBERED else NEVER
         return holds(container, (STORAGE if isinstance(container, Storage) else NODE)[key], value)
 
     def hold(self) -> bool:
@@ -142,7 +153,7 @@ class Watch:
         return True
 
 
-class Rebinding:
+class Rebinding(Words):
     """How another tensor from outside is recognised as one of the same make: argument `place` of a step.
 
     The comparisons are those of `handle.signature`, and that its value is in memory.
@@ -169,9 +180,8 @@ class Rebinding:
         words = [place, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
         for which, offset, value, how in entries:
             words += which, offset, id(value), how
-        self.kept = entries
-        self.words = np.array(words, np.int64)
-        self.address = self.words.ctypes.data
+        super().__init__(words)
+        self._kept = entries
 
     @staticmethod
     def serves(made: tuple) -> bool:

@@ -13,9 +13,8 @@ from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, name, session
-from fanal.core.engine.tables import VERSION
+from fanal.core.engine.tables import VERSION, Fact
 
-Fact = tuple[Any, Any, Any]
 # The files whose layers are one event each.
 TOPICS = frozenset((
     "activation", "batchnorm", "channelshuffle", "conv", "dropout", "flatten", "fold", "instancenorm", "linear",
@@ -32,8 +31,8 @@ def kind_of(cls: type) -> int:
     kind = KINDS.get(cls)
     if kind is None:
         home, _, topic = cls.__module__.rpartition(".")
-        if home != __name__.rpartition(".")[0] or not VERSION:
-            kind = NONE
+        if home != __name__.rpartition(".")[0] or not VERSION or matcher.name != "native":
+            kind = NONE  # the Python twin would compare facts one by one: calling is faster
         else:
             kind = LAYER if topic in TOPICS else CONTAINER if cls.__name__ == "Sequential" else NONE
         KINDS[cls] = kind
@@ -79,11 +78,6 @@ def _run(module: Any, *args: Any) -> Any:
 _CALL = Op("nn.Module.__call__", _run, explains=False)
 
 
-def one_event(module: Any, args: tuple) -> Any:
-    """Follow or record the call of a layer."""
-    return dispatch(_CALL, (module, *args), {})
-
-
 def callable_of(cls: type, slow: Any) -> Any:
     """Return what stands as `__call__` in the class of modules; `slow` is what calls that were not followed run."""
     if matcher.name != "native":
@@ -93,5 +87,9 @@ def callable_of(cls: type, slow: Any) -> Any:
 
 def follows(module: Any) -> bool:
     """Tell whether a call of `module` made here and now is an event of its own."""
-    # The Python twin would compare facts one by one: calling is faster.
-    return session.depth == 0 and matcher.name == "native" and is_one_event(module)
+    return session.depth == 0 and is_one_event(module)
+
+
+def one_event(module: Any, args: tuple) -> Any:
+    """Follow or record the call of a layer."""
+    return dispatch(_CALL, (module, *args), {})

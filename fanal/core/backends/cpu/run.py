@@ -235,28 +235,18 @@ class Executable:
                 self._owner = 0
         return results
 
-    def again(self, inputs: Arrays, outputs: Arrays, arrays: Arrays) -> None:
-        """Run on arrays of the right make: inputs, an array for every output, and both in one list."""
-        only = self._only
-        if only is None or threads.pool.count != self._threads or not self._lock.acquire(False):
-            self.run(inputs, outputs)
-            return
-        try:
-            if self._owner or not _idle or self._space != _idle[-1].address or _idle[-1].nbytes < self._need:
-                self.run(inputs, outputs)
+    def again(self, inputs: Arrays, outputs: Arrays) -> None:
+        """Run on arrays of the right make, one for every output."""
+        with self._lock:
+            if self._owner:
+                Executable(self.lowered, self.target).run(inputs, outputs)
                 return
             self._owner = threading.get_ident()
-            space = _idle.pop()
             try:
-                self._binding.bind(arrays)
-                threads.pool.run(only.address, only.parallel)
+                self._binding.bind(inputs + outputs)
+                self._launch(inputs, outputs, None)
             finally:
-                _idle.append(space)
                 self._owner = 0
-            if len(self._checks) and any(self._checks.tolist()):
-                self._complain()
-        finally:
-            self._lock.release()
 
     def _standing(self, i: int, inputs: Arrays, results: Arrays) -> np.ndarray:
         """Return the array of output i, which has no memory of its own."""
