@@ -10,6 +10,31 @@ from typing import Any
 Step = Callable[[], Any]
 
 
+def _trained(model: Any, opt: Any, batches: list[tuple[Any, ...]], loss_of: Callable[..., Any]) -> Step:
+    """Train on batches that come in turn."""
+    count = 0
+
+    def step() -> Any:
+        nonlocal count
+        batch = batches[count % len(batches)]
+        count += 1
+        opt.zero_grad()
+        loss = loss_of(*batch)
+        loss.backward()
+        opt.step()
+        return loss
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
+def next_token(F: Any, model: Any) -> Callable[[Any], Any]:
+    """Return the loss of a language model on tokens (B, T + 1): of each token, given those before it."""
+    def loss_of(tokens: Any) -> Any:
+        logits = model(tokens[:, :-1])
+        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+    return loss_of
+
+
 def mlp(torch: Any, sizes: tuple[int, ...] = (64, 128, 10), batch: int = 32, optimizer: str = "Adam") -> Step:
     """A multi-layer perceptron trained with cross-entropy."""
     nn, F = torch.nn, torch.nn.functional
@@ -22,19 +47,7 @@ def mlp(torch: Any, sizes: tuple[int, ...] = (64, 128, 10), batch: int = 32, opt
     model = nn.Sequential(*layers)
     opt = getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3)
     batches = [(torch.randn(batch, sizes[0]), torch.randint(0, sizes[-1], (batch,))) for _ in range(8)]
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        x, y = batches[count % 8]
-        count += 1
-        opt.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
+    return _trained(model, opt, batches, lambda x, y: F.cross_entropy(model(x), y))
 
 
 def cnn(torch: Any, batch: int = 64, dropout: float = 0.0, different: int = 2) -> Step:
@@ -61,19 +74,7 @@ def cnn(torch: Any, batch: int = 64, dropout: float = 0.0, different: int = 2) -
     model = Net()
     opt = torch.optim.Adam(model.parameters(), lr=1e-3)
     batches = [(torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))) for _ in range(different)]
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        x, y = batches[count % different]
-        count += 1
-        opt.zero_grad()
-        loss = F.nll_loss(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
+    return _trained(model, opt, batches, lambda x, y: F.nll_loss(model(x), y))
 
 
 def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: int = 64, batch: int = 12,
@@ -113,21 +114,7 @@ def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: 
     torch.manual_seed(0)
     model = GPT()
     opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    data = [torch.randint(0, vocabulary, (batch, context + 1)) for _ in range(4)]
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        tokens = data[count % 4]
-        count += 1
-        logits = model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.view(-1, vocabulary), tokens[:, 1:].reshape(-1))
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
+    return _trained(model, opt, [(torch.randint(0, vocabulary, (batch, context + 1)),) for _ in range(4)], next_token(F, model))
 
 
 def _resnet18(torch: Any, width: int, classes: int) -> Any:
@@ -166,30 +153,12 @@ def _resnet18(torch: Any, width: int, classes: int) -> Any:
     return ResNet()
 
 
-def _trained(torch: Any, model: Any, opt: Any, batches: list[tuple[Any, Any]]) -> Step:
-    """Train a classifier on batches that come in turn."""
-    F = torch.nn.functional
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        x, y = batches[count % len(batches)]
-        count += 1
-        opt.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
-
-
 def resnet(torch: Any, batch: int = 32, width: int = 64, size: int = 32, different: int = 2) -> Step:
     """ResNet-18 on small images, trained with SGD and momentum."""
     model = _resnet18(torch, width, 10)
     opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     batches = [(torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))) for _ in range(different)]
-    return _trained(torch, model, opt, batches)
+    return _trained(model, opt, batches, lambda x, y: torch.nn.functional.cross_entropy(model(x), y))
 
 
 def resnet_inference(torch: Any, batch: int = 32, width: int = 64, size: int = 32) -> Step:
@@ -226,21 +195,7 @@ def lstm(torch: Any, layers: int = 2, hidden: int = 256, length: int = 64, batch
     torch.manual_seed(0)
     model = Model()
     opt = torch.optim.Adam(model.parameters(), lr=1e-3)
-    data = [torch.randint(0, vocabulary, (batch, length + 1)) for _ in range(4)]
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        tokens = data[count % 4]
-        count += 1
-        logits = model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.reshape(-1, vocabulary), tokens[:, 1:].reshape(-1))
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
+    return _trained(model, opt, [(torch.randint(0, vocabulary, (batch, length + 1)),) for _ in range(4)], next_token(F, model))
 
 
 def vit(torch: Any, batch: int = 4, size: int = 224, patch: int = 16, width: int = 192, layers: int = 12,
@@ -279,7 +234,7 @@ def vit(torch: Any, batch: int = 4, size: int = 224, patch: int = 16, width: int
     model = ViT()
     opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
     batches = [(torch.randn(batch, 3, size, size), torch.randint(0, classes, (batch,))) for _ in range(2)]
-    return _trained(torch, model, opt, batches)
+    return _trained(model, opt, batches, lambda x, y: torch.nn.functional.cross_entropy(model(x), y))
 
 
 def recommender(torch: Any, tables: int = 26, rows: int = 100_000, width: int = 16, batch: int = 2048, dense: int = 13,
@@ -302,19 +257,8 @@ def recommender(torch: Any, tables: int = 26, rows: int = 100_000, width: int = 
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [(torch.randn(batch, dense), torch.randint(0, rows, (batch, tables)), torch.randint(0, 2, (batch,)).float())
                for _ in range(4)]
-    count = 0
-
-    def step() -> Any:
-        nonlocal count
-        numbers, ids, y = batches[count % 4]
-        count += 1
-        opt.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(model(numbers, ids), y)
-        loss.backward()
-        opt.step()
-        return loss
-    step.model = model  # type: ignore[attr-defined]
-    return step
+    return _trained(model, opt, batches,
+                    lambda numbers, ids, y: F.binary_cross_entropy_with_logits(model(numbers, ids), y))
 
 
 WORKLOADS: dict[str, Callable[[Any], Step]] = {

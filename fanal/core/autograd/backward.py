@@ -7,7 +7,7 @@ any order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from fanal.core.ir.prims import (
     update_slice,
 )
 from fanal.core.ir.program import FREED as SPENT
-from fanal.core.ir.program import WALKED, Node
+from fanal.core.ir.program import WALKED, Node, postorder
 from fanal.core.tensor.tensor import Tensor, compute, wrap
 
 FREED = (
@@ -49,24 +49,14 @@ MOST_REGIONS = 64  # compared when gradients of slices meet
 
 def order(roots: Sequence[Node]) -> list[Node]:
     """Return the values that gradients flow through, users before what they use."""
-    out: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(r, False) for r in roots if r.needs_grad]
-    while stack:
-        n, done = stack.pop()
-        if done:
-            out.append(n)
-            continue
-        if id(n) in seen:
-            continue
-        seen.add(id(n))
-        stack.append((n, True))
+    def behind(n: Node) -> Iterable[Node]:
         if n.row is folded:
             unfold(n)
-        if n.leaf is None:
-            stack.extend((i, False) for i in n.inputs if i.needs_grad and id(i) not in seen)
-    out.reverse()
-    return out
+        return () if n.leaf is not None else [i for i in n.inputs if i.needs_grad]
+
+    found = postorder([r for r in roots if r.needs_grad], behind)
+    found.reverse()
+    return found
 
 
 def _saved(n: Node, g: Node, outs: Sequence[Node | None]) -> list[Node]:

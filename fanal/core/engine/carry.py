@@ -19,7 +19,7 @@ import numpy as np
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.state import grad_mode
 from fanal.core.ir.prims import alias, detach, input_
-from fanal.core.ir.program import FREED, Node
+from fanal.core.ir.program import FREED, Node, postorder
 from fanal.core.ir.row import Row
 
 # No primitive: it is never computed, and whoever walks a graph unfolds it first.
@@ -354,21 +354,10 @@ class Taken:
 
 def lineage(roots: Iterable[Node]) -> list[Node]:
     """Return the history that leads to `roots`, and the values beside it, inputs first."""
-    order: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
-    while stack:
-        n, done = stack.pop()
-        if done:
-            order.append(n)
-            continue
-        if id(n) in seen:
-            continue
-        seen.add(id(n))
-        stack.append((n, True))
-        if n.needs_grad and origin(n) is None:
-            stack.extend((i, False) for i in (*captured(n.params), *reversed(n.inputs)) if id(i) not in seen)
-    return order
+    def behind(n: Node) -> Iterable[Node]:
+        return (*captured(n.params), *reversed(n.inputs)) if n.needs_grad and origin(n) is None else ()
+
+    return postorder(reversed(list(roots)), behind)
 
 
 # Gradient rules are functions, often closures over values of their step. These three look into them.

@@ -61,3 +61,13 @@ def fail(label: str, kind: str, text: str) -> str:
 {word(text, n + ".text")}
   call void {n}.raise(ptr {n}.kind, ptr {n}.text)
   ret ptr null"""
+
+
+def takes(count: int, then: str) -> str:
+    """Return the lines that go to `then` if the call has `count` positional arguments and no others, else to `bad`."""
+    return f"""  %given = and i64 %flags, {COUNT}
+  %asked = icmp eq i64 %given, {count}
+  %bare = icmp eq ptr %kw, null
+  %shaped = and i1 %asked, %bare
+  br i1 %shaped, label %{then}, label %bad
+{then}:"""

@@ -29,6 +29,7 @@ from fanal.core.engine.layout_ir import (
     at,
     fail,
     store,
+    takes,
     word,
 )
 from fanal.core.engine.tables_ir import conditions, differ, effects, table_function
@@ -204,12 +205,7 @@ def new_step(items: int) -> str:
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {at("%f", F_CONTEXT, "%ctx")}
-  %given = and i64 %flags, {COUNT}
-  %four = icmp eq i64 %given, 4
-  %bare = icmp eq ptr %kw, null
-  %shaped = and i1 %four, %bare
-  br i1 %shaped, label %types, label %bad
-types:
+{takes(4, "types")}
   %key.object = load ptr, ptr %args
 {at("%args", 8, "%values")}
 {at("%args", 16, "%names")}
@@ -292,12 +288,7 @@ fail:
 SET_ARG = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {at("%f", F_CONTEXT, "%ctx")}
-  %given = and i64 %flags, {COUNT}
-  %three = icmp eq i64 %given, 3
-  %bare = icmp eq ptr %kw, null
-  %shaped = and i1 %three, %bare
-  br i1 %shaped, label %types, label %bad
-types:
+{takes(3, "types")}
   %step = load ptr, ptr %args
 {at("%args", 8, "%index")}
 {at("%args", 16, "%value")}
@@ -333,12 +324,7 @@ fail:
 SET_CURSOR = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
-  %given = and i64 %flags, {COUNT}
-  %one = icmp eq i64 %given, 1
-  %bare = icmp eq ptr %kw, null
-  %shaped = and i1 %one, %bare
-  br i1 %shaped, label %types, label %bad
-types:
+{takes(1, "types")}
 {word("none")}
 {word("step_type")}
 {word("true")}
@@ -374,10 +360,7 @@ def get_cursor(take: bool) -> str:
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
-  %given = and i64 %flags, {COUNT}
-  %zero = icmp eq i64 %given, 0
-  br i1 %zero, label %look, label %bad
-look:
+{takes(0, "look")}
 {word("none")}
 {word("Py_IncRef")}
   %set = icmp ne ptr %step, null

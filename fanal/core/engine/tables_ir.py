@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from fanal.core.engine.layout_ir import (
     CONTEXT,
-    COUNT,
     EQUAL,
     F_CONTEXT,
     HALF,
@@ -20,6 +19,7 @@ from fanal.core.engine.layout_ir import (
     TYPE,
     at,
     fail,
+    takes,
     word,
 )
 
@@ -213,12 +213,7 @@ def table_function(blocks: str) -> str:
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {at("%f", F_CONTEXT, "%ctx")}
-  %given = and i64 %flags, {COUNT}
-  %one = icmp eq i64 %given, 1
-  %bare = icmp eq ptr %kw, null
-  %shaped = and i1 %one, %bare
-  br i1 %shaped, label %number, label %bad
-number:
+{takes(1, "number")}
   %object = load ptr, ptr %args
 {word("PyLong_AsLongLong")}
   %address = call i64 %PyLong_AsLongLong(ptr %object)

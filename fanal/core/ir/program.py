@@ -7,6 +7,7 @@ closed, ordered piece of it, ready for the compiler.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,22 @@ class Program:
         self.nodes = nodes
         self.outputs = outputs
         self.writes = writes or {}
+
+
+def postorder(roots: Iterable[Node], behind: Callable[[Node], Iterable[Node]]) -> list[Node]:
+    """Return every node that `roots` lead to, after those that `behind` says it leads to. Iterative, as `toposort`."""
+    order: list[Node] = []
+    seen: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(r, False) for r in roots]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((i, False) for i in behind(node) if id(i) not in seen)
+    return order
 
 
 def toposort(roots: list[Node], stop: set[int] | None = None) -> list[Node]:

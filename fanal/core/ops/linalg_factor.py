@@ -232,6 +232,14 @@ def ormqr(input: Any, tau: Any, other: Any, left: bool = True, transpose: bool =
     return wrap(P.sub(c, P.dot(P.dot(P.dot(c, v), t), vh)))
 
 
+def _with_info(y: Node, made: Any, check: Any) -> Any:
+    """Return matrix, pivots and info of a factorisation; `check` looks at info first, if given."""
+    info = wrap(whole_part(y, 2))
+    if check is not None:
+        check(info)
+    return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1)), info)
+
+
 # LU.
 
 _ZERO_PIVOT = (
@@ -268,11 +276,7 @@ def lu_factor(A: Any, *, pivot: bool = True) -> Any:
 def lu_factor_ex(A: Any, *, pivot: bool = True, check_errors: bool = False) -> Any:
     """Return LU, pivots and info: 0, or the place of the first zero pivot."""
     y = _lu(A, pivot)
-    info = wrap(whole_part(y, 2))
-    if check_errors:
-        _zero_pivot(info)
-    made = named("linalg_lu_factor_ex", "LU", "pivots", "info")
-    return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1)), info)
+    return _with_info(y, named("linalg_lu_factor_ex", "LU", "pivots", "info"), _zero_pivot if check_errors else None)
 
 
 @public("lu", out=True)
@@ -357,11 +361,7 @@ def ldl_factor(A: Any, *, hermitian: bool = False) -> Any:
 def ldl_factor_ex(A: Any, *, hermitian: bool = False, check_errors: bool = False) -> Any:
     """Return LD, pivots and info: 0, or the place of the first zero in D."""
     y = _ldl(A, hermitian)
-    info = wrap(whole_part(y, 2))
-    if check_errors:
-        _singular_ldl(info)
-    made = named("linalg_ldl_factor_ex", "LD", "pivots", "info")
-    return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1)), info)
+    return _with_info(y, named("linalg_ldl_factor_ex", "LD", "pivots", "info"), _singular_ldl if check_errors else None)
 
 
 @public(module="linalg", method=False, out=True)
