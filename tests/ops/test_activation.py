@@ -81,3 +81,15 @@ def test_overwriting_what_backward_reads_raises() -> None:
 def test_gumbel_softmax_is_one_hot() -> None:
     y = array(FF.gumbel_softmax(ours(Draw(4)(20, 5)), hard=True))
     assert abs(y.sum(1) - 1).max() < 1e-9 and abs(y.max(1) - 1).max() < 1e-9
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_gradients_of_16_bit_floats_round_as_in_pytorch(name: str, dtype: str) -> None:
+    values, weights = torch.linspace(-4, 4, 257), torch.linspace(0.3, 1.7, 257)
+    found = []
+    for library, make in ((torch, lambda v: v), (fanal, ours)):
+        x = make(values).to(getattr(library, dtype)).requires_grad_()
+        (getattr(library, name)(x) * make(weights).to(getattr(library, dtype))).sum().backward()
+        found.append(array(x.grad.float()))
+    assert (found[0] == found[1]).all()

@@ -87,10 +87,16 @@ def reciprocal(input: Any) -> Any:
 
 def sigmoid_node(x: Node) -> Node:
     """1 / (1 + exp(-x)), with PyTorch's gradient g * (1 - y) * y."""
-    d = P.detach(x)
-    one = P.num(x, 1)
-    y = P.div(one, P.add(one, P.exp(P.neg(d))))
-    return with_gradient(y, lambda g, y, x: [P.mul(P.mul(g, P.conj(P.sub(P.num(y, 1), y))), P.conj(y))], x)
+    d = wide(P.detach(x))
+    one = P.num(d, 1)
+    y = P.convert(P.div(one, P.add(one, P.exp(P.neg(d)))), x.dtype)
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
+        if y.dtype is dt.bfloat16:  # PyTorch's kernel rounds bfloat16 once, and float16 after every operation
+            g, y = wide(g), wide(y)
+        return [P.mul(P.mul(g, P.conj(P.sub(P.num(y, 1), y))), P.conj(y))]
+
+    return with_gradient(y, rule, x)
 
 
 def with_gradient(y: Node, rule: Any, *inputs: Node) -> Node:

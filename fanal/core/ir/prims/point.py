@@ -279,9 +279,16 @@ atan: Row = unary(
 )
 sinh: Row = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
 cosh: Row = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
-tanh: Row = unary(
-    "tanh", np.tanh, lambda g, y, x: [mul(g, conj(sub(num(y, 1), mul(y, y))))], lambda e, x: e.tanh(x), 15
-)
+
+
+def _tanh_slope(g: Node, y: Node, x: Node) -> list[Node]:
+    to = dt.ACCUMULATE.get(y.dtype)  # 16-bit floats round once
+    if to is not None:
+        g, y = convert(g, to), convert(y, to)
+    return [mul(g, conj(sub(num(y, 1), mul(y, y))))]
+
+
+tanh: Row = unary("tanh", np.tanh, _tanh_slope, lambda e, x: e.tanh(x), 15)
 asinh: Row = unary(
     "asinh",
     np.arcsinh,
