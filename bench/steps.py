@@ -16,7 +16,14 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("fanal", "eager", "fused", "compile", "jax")
+PEERS = {
+    "eager": "PyTorch as it is",
+    "fused": "with its fused optimizer",
+    "compile": "with the model compiled",
+    "autotune": "with the model compiled in mode max-autotune",
+    "whole": "with the whole step compiled: forward, backward, optimizer",
+    "jax": "the same mathematics in JAX, jitted as one function",
+}
 
 
 def timed(step, seconds: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
@@ -56,6 +63,10 @@ def child(name: str, peer: str, threads: int, seconds: float) -> dict[str, float
     step = models.WORKLOADS[name](torch)
     if peer == "compile":
         step.model.compile()
+    elif peer == "autotune":
+        step.model.compile(mode="max-autotune")
+    elif peer == "whole":
+        step = torch.compile(step)
     return timed(step, seconds)
 
 
@@ -64,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workloads", default="mlp,cnn,gpt")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--peers", default="eager,fused,compile,jax")
+    parser.add_argument("--peers", default=",".join(PEERS), help="; ".join(f"{p}: {what}" for p, what in PEERS.items()))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
