@@ -118,6 +118,7 @@ def test_truth_values_are_counted():
         assert m.square(x).dtype is m.int64 and x.square().tolist() == [[1, 0], [1, 1]]
         assert x.sum_to_size(1, 2).tolist() == [[2, 1]] and x.sum_to_size(1, 2).dtype is m.int64
         assert x.sum_to_size(2, 2).dtype is m.bool and x[0, 0].sum_to_size(()).dtype is m.int64
+        assert x.short().sum_to_size(1, 2).dtype is m.int64 and x.short().sum_to_size(2, 2).dtype is m.int16
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -127,3 +128,98 @@ def test_bilinear_rounds_once(dtype):
     low = [torch.tensor(x).to(getattr(torch, dtype)) for x in made]
     exact = torch.nn.functional.bilinear(*(t.double() for t in low)).to(low[0].dtype)
     assert ours.bilinear(*(fanal.tensor(x).to(getattr(fanal, dtype)) for x in made)).tolist() == exact.tolist()
+
+
+HALVES = {
+    "arithmetic": lambda m, h: [h * h, h * 2.5, h * 1j, h - h.conj(), -h, h.sgn()],
+    "parts": lambda m, h: [h.real, h.imag, h.abs(), m.view_as_real(h), m.complex(h.real, h.imag), h.half()],
+    "promotion": lambda m, h: [h.real * 1j, h * m.ones(4), h * m.ones(4, dtype=m.bfloat16), h.real + m.tensor(1j),
+                               h + m.ones(4, dtype=m.float64), h + m.ones((), dtype=m.float64)],
+    "movement": lambda m, h: [h.reshape(2, 2).mT.contiguous(), m.cat([h, h]), h[[2, 0]], m.where(h == h, h, 0), h.roll(1)],
+    "conversion": lambda m, h: [h.cfloat(), h.cdouble().chalf(), m.arange(3).to(m.chalf), h.view(m.int32).view(m.chalf)],
+    "making": lambda m, h: [m.zeros(2, dtype=m.chalf), m.full((2,), 1 + 2j, dtype=m.chalf), m.rand(3, dtype=m.chalf),
+                            m.randn(20, dtype=m.chalf), m.ones(2, 2, dtype=m.chalf).tril()],
+    "writing": lambda m, h: [h.clone().mul_(h), h.clone().fill_(3), h.clone().index_add_(0, m.tensor([1, 1]), h[:2])],
+}
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:Casting complex")
+@pytest.mark.parametrize("name", HALVES)
+def test_complex_numbers_of_float16(name):
+    found = []
+    for m in (torch, fanal):
+        m.manual_seed(3)
+        h = m.tensor([1 + 2j, 0.25 - 0.5j, 3.3, -2 + 0.1j], dtype=m.complex32)
+        found.append([(str(t.dtype), t.tolist(), repr(t)) for t in HALVES[name](m, h)])
+    for expected, got in zip(*found):
+        assert got == expected
+
+
+def test_gradient_in_complex_numbers_of_float16():
+    found = []
+    for m in (torch, fanal):
+        h = m.tensor([1 + 2j, 0.25 - 0.5j], dtype=m.chalf, requires_grad=True)
+        (h * h).backward(m.tensor([1 - 1j, 0.5j], dtype=m.chalf))
+        found.append((h.grad.dtype is m.complex32, h.grad.resolve_conj().tolist(), h.element_size(), h.type()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["reciprocal", "exp2"])
+def test_gradients_of_complex_functions_are_conjugated(name):
+    z, g = np.array([1 + 2j, -0.5 + 0.3j]), np.array([1 - 1j, 0.5 + 2j])
+    grads = []
+    for m in (torch, fanal):
+        x = m.tensor(z, requires_grad=True)
+        getattr(m, name)(x).backward(m.tensor(g))
+        grads.append(x.grad.resolve_conj().numpy())
+    np.testing.assert_allclose(grads[1], grads[0], rtol=1e-12)
+
+
+ORDERED = {
+    "div": lambda m, a, b: a / b, "remainder": lambda m, a, b: a % b, "atan2": lambda m, a, b: m.atan2(a, b),
+    "fmax": lambda m, a, b: m.fmax(a, b), "fmin": lambda m, a, b: m.fmin(a, b), "hypot": lambda m, a, b: m.hypot(a, b),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ORDERED)
+def test_gradients_round_in_the_order_of_pytorch(name, dtype):
+    draw = np.random.default_rng(0)
+    a, b, g = (draw.integers(-40, 40, s).astype(np.float32) / 8 + 0.0625 for s in ((10, 1, 5), (10, 5), (10, 10, 5)))
+    grads = []
+    for m in (torch, fanal):
+        x, y = (m.tensor(v, dtype=getattr(m, dtype), requires_grad=True) for v in (a, b))
+        ORDERED[name](m, x, y).backward(m.tensor(g, dtype=getattr(m, dtype)))
+        grads.append([x.grad.tolist(), y.grad.tolist()])
+    assert grads[1] == grads[0]
+
+
+def test_hypot_of_extremes():
+    v = [0.0, -0.0, 1.0, -3.0, 1e30, -1e-30, float("inf"), -float("inf"), float("nan")]
+    for dtype in ("float32", "float64"):
+        a, b = (m.tensor(v, dtype=getattr(m, dtype)) for m in (torch, fanal))
+        np.testing.assert_allclose(fanal.hypot(b[:, None], b).numpy(), torch.hypot(a[:, None], a).numpy(), rtol=3e-7)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "float32", "float64"])
+def test_linspace_to_the_bit(dtype):
+    for start, end, steps in ((4.3, -3, 50), (14, -81, 51), (-87, 75, 46), (0.1, 0.9, 30), (3, 3, 1), (5, 9, 2)):
+        expected, got = (m.linspace(start, end, steps, dtype=getattr(m, dtype)).tolist() for m in (torch, fanal))
+        assert got == expected
+
+
+def test_weights_promote_a_covariance():
+    x, w = np.array([[1.0, 2, 4], [3, 1, 0.5]]), np.array([0.5, 1, 2], np.float32)
+    expected, got = (m.cov(m.tensor(x, dtype=m.float16), aweights=m.tensor(w)) for m in (torch, fanal))
+    assert got.dtype is fanal.float32
+    np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5)
+
+
+def test_strided_view_of_a_view_of_another_dtype():
+    found = []
+    for m in (torch, fanal):
+        z = m.zeros(4, 2, dtype=m.float64)
+        part = m.view_as_complex(z).real.as_strided((2, 2), (4, 1), 1)  # reaches outside the real parts
+        part.fill_(7)
+        found.append((z.tolist(), part.stride(), part.storage_offset()))
+    assert found[0] == found[1]

@@ -38,11 +38,11 @@ class dtype:
 
     def to_real(self) -> dtype:
         """Return the real type with the precision of this one."""
-        return {complex64: float32, complex128: float64}.get(self, self)
+        return {complex32: float16, complex64: float32, complex128: float64}.get(self, self)
 
     def to_complex(self) -> dtype:
         """Return the complex type with the precision of this one."""
-        return {float64: complex128, complex64: complex64, complex128: complex128}.get(self, complex64)
+        return self if self.is_complex else {float16: complex32, float64: complex128}.get(self, complex64)
 
 
 bool_ = dtype("bool", np.bool_, 0, 0)
@@ -60,6 +60,8 @@ float16 = dtype("float16", np.float16, 2, 1)
 bfloat16 = dtype("bfloat16", ml_dtypes.bfloat16, 2, 1)
 float32 = dtype("float32", np.float32, 2, 2)
 float64 = dtype("float64", np.float64, 2, 3)
+# NumPy has no complex numbers of float16: pairs in memory, computed in complex64 (`ir.row.reference`).
+complex32 = dtype("complex32", [("real", np.float16), ("imag", np.float16)], 3, 1)
 complex64 = dtype("complex64", np.complex64, 3, 2)
 complex128 = dtype("complex128", np.complex128, 3, 3)
 
@@ -79,6 +81,7 @@ ALL = (
     bfloat16,
     float32,
     float64,
+    complex32,
     complex64,
     complex128,
 )
@@ -91,6 +94,7 @@ ALIASES = {
     "long": int64,
     "int": int32,
     "short": int16,
+    "chalf": complex32,
     "cfloat": complex64,
     "cdouble": complex128,
 }
@@ -117,6 +121,23 @@ def from_numpy(np_dtype: object) -> dtype:
     return found
 
 
+def plain(a: np.ndarray) -> np.ndarray:
+    """Return an array that NumPy can compute with: complex32 as complex64, others as they are."""
+    if a.dtype != complex32.np:
+        return a
+    out = np.empty(a.shape, np.complex64)
+    out.real, out.imag = a["real"], a["imag"]
+    return out
+
+
+def pairs(a: np.ndarray) -> np.ndarray:
+    """Return an array as complex32, each part rounded once."""
+    out = np.empty(a.shape, complex32.np)
+    with np.errstate(all="ignore"):
+        out["real"], out["imag"] = a.real, a.imag
+    return out
+
+
 _UNSIGNED = (uint16, uint32, uint64)
 
 
@@ -127,9 +148,7 @@ def promote_types(a: dtype, b: dtype) -> dtype:
     if a.category != b.category:
         low, high = (a, b) if a.category < b.category else (b, a)
         if high.category == 3 and low.is_floating_point:
-            return complex128 if low is float64 else high
-        if low.category == 0 or high.category >= 2:
-            return high
+            return promote_types(low.to_complex(), high)
         return high
     if a.category == 1:
         if a in _UNSIGNED or b in _UNSIGNED:
@@ -164,6 +183,7 @@ _SCALAR_NAMES = {
     "float32": "Float",
     "float64": "Double",
     "bfloat16": "BFloat16",
+    "complex32": "ComplexHalf",
     "complex64": "ComplexFloat",
     "complex128": "ComplexDouble",
     "uint16": "UInt16",
@@ -193,6 +213,7 @@ _C_NAMES = {
     "bfloat16": "c10::BFloat16",
     "float32": "float",
     "float64": "double",
+    "complex32": "c10::complex<c10::Half>",
     "complex64": "c10::complex<float>",
     "complex128": "c10::complex<double>",
     "uint16": "short unsigned int",

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from fanal.core.base import dtype as dt
 from fanal.core.base.mt19937 import Mt19937
 from fanal.core.base.random_fma import each, fma32, fma64, log, narrow
 
@@ -39,14 +40,14 @@ def uniform(
 ) -> np.ndarray:
     """Draw from [lo, hi).
 
-    dtypes: float16, bfloat16, float32, float64; complex64 and complex128 draw both parts.
+    dtypes: float16, bfloat16, float32, float64; complex ones draw both parts.
     Raises: RuntimeError if lo > hi or a bound or the width leaves the dtype; NotImplementedError for other
     dtypes.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape)
-    if dtype.kind == "c":
-        part = np.dtype(np.float32 if dtype == np.complex64 else np.float64)
+    if dtype.kind == "c" or dtype == dt.complex32.np:
+        part = dt.from_numpy(dtype).to_real().np
         return uniform(gen, (*shape, 2), part, lo, hi).view(dtype).reshape(shape)
     if dtype.name not in _DIGITS:
         raise _unsupported("check_uniform_bounds", dtype)

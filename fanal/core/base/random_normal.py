@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from fanal.core.base import dtype as dt
 from fanal.core.base.mt19937 import Mt19937
 from fanal.core.base.random_fma import CHUNK, each, exp, fma32, fma64, narrow
 
@@ -185,7 +186,7 @@ def normal(
 ) -> np.ndarray:
     """Draw N(mean, std**2).
 
-    dtypes: float16, bfloat16, float32, float64; complex64 and complex128 split std**2 between the two parts.
+    dtypes: float16, bfloat16, float32, float64; complex ones split std**2 between the two parts.
     `contiguous=False` draws as `Tensor.normal_` does into a non-contiguous tensor: one by one at any size.
     Raises: RuntimeError for a negative std; NotImplementedError for other dtypes.
     Differs from torch: where torch has no AVX2 kernel, its float32 values differ in the last bit.
@@ -193,8 +194,8 @@ def normal(
     dtype = np.dtype(dtype)
     if not std >= 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
-    if dtype.kind == "c":
-        part = np.dtype(np.float32 if dtype == np.complex64 else np.float64)
+    if dtype.kind == "c" or dtype == dt.complex32.np:
+        part = dt.from_numpy(dtype).to_real().np
         pairs = normal(gen, (*shape, 2), part, mean, std / math.sqrt(2.0), contiguous=contiguous)
         return pairs.view(dtype).reshape(shape)
     size = math.prod(shape)

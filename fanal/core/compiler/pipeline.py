@@ -16,6 +16,7 @@ from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
 from fanal.core.compiler.tail import TailBuilder, operand
 from fanal.core.ir.program import Program
+from fanal.core.ir.row import reference
 
 
 def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None) -> Lowered:
@@ -246,7 +247,7 @@ class _Lowering:
         self._launch(found)
 
     def _host(self, v: Value) -> None:
-        self.steps.append(HostStep(_bound(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
+        self.steps.append(HostStep(reference(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
                                    v.id, v.name, [v.where] if v.where else []))
 
     def _buffer(self, v: Value) -> int:
@@ -286,11 +287,6 @@ class _Lowering:
             else:
                 ids[item.id] = fresh = self.graph.number()
                 self.buffers[fresh] = Buffer(item.nbytes, (item.nbytes,), uint8)
-
-
-def _bound(v: Value) -> Any:
-    ref, params = v.row.ref, v.params  # type: ignore[union-attr]
-    return (lambda *arrays: ref(*arrays, *params)) if params else ref
 
 
 class _Overwrites:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from fanal.core.ir.program import Node, Program
+from fanal.core.ir.row import reference
 
 
 def evaluate(node: Node, values: dict[int, np.ndarray]) -> np.ndarray:
     """Return the value of one node, given those of its inputs by id."""
     args = [values[id(i)] if id(i) in values else i.buffer for i in node.inputs]
-    out = np.asarray(node.row.ref(*args, *node.params))
+    out = np.asarray(reference(node)(*args))
     if out.dtype != node.dtype.np:
         out = out.astype(node.dtype.np)
     if out.shape != node.shape:

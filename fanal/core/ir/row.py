@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from fanal.core.base.dtype import complex32, complex64, pairs, plain
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.base.state import state
@@ -105,6 +108,23 @@ def prim(
     assert kind in KINDS and name not in ROWS, name
     row = ROWS[name] = Row(name, kind, arity, shape, dtype, ref, grad, code, flops, domain, exact, fold)
     return row
+
+
+_REREADS = ("bitcast", "recast")  # bytes as another dtype
+
+
+def reference(node: Any) -> Callable:
+    """Return the function of arrays that a node, or a value of a compiler's graph, stands for.
+
+    NumPy cannot compute with complex32: primitives take it as complex64, and their result is rounded.
+    """
+    row, params = node.row, node.params
+    ref = row.ref
+    if row.name not in _REREADS and any(x.dtype is complex32 for x in (node, *node.inputs)):
+        params = tuple(complex64 if p is complex32 else p for p in params)
+        rounded = pairs if node.dtype is complex32 else np.asarray
+        return lambda *arrays: rounded(ref(*map(plain, arrays), *params))
+    return (lambda *arrays: ref(*arrays, *params)) if params else ref
 
 
 def same(inputs: Sequence[Node], params: tuple) -> Shape:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.autograd.hooks import GradFn
+from fanal.core.base import dtype as dt
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
@@ -114,13 +115,13 @@ def item(self: Any) -> Any:
     """Return the value of a tensor with one element as a Python number."""
     if math.prod(self._shape) != 1:
         raise RuntimeError(f"a Tensor with {math.prod(self._shape)} elements cannot be converted to Scalar")
-    v = compute(self).reshape(()).item()
+    v = dt.plain(compute(self)).reshape(()).item()
     return float(v) if self._dtype.itemsize <= 2 and self._dtype.is_floating_point else v
 
 
 def tolist(self: Any) -> Any:
     """Return the values as nested lists of Python numbers."""
-    a = compute(self)
+    a = dt.plain(compute(self))
     if self._dtype.is_floating_point and self._dtype.itemsize <= 2:
         a = a.astype(np.float64)
     return a.tolist()

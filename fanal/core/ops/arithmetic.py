@@ -187,9 +187,9 @@ def sum_to_size(input: Any, *size: Any) -> Any:
     kept = x.shape[len(x.shape) - len(to) :]
     if len(to) > len(x.shape) or any(n != 1 and n != m for n, m in zip(to, kept)):
         raise RuntimeError(f"size {{{list(to)}}} is not expandable to size {{{list(x.shape)}}}.")
-    if to == x.shape and (to or x.dtype is not dt.bool_):
+    if to == x.shape and to:
         return input
-    return wrap_like(P.sum_to(P.convert(x, dt.int64) if x.dtype is dt.bool_ else x, to), input)
+    return wrap_like(P.sum_to(P.convert(x, dt.int64) if x.dtype.category < 2 else x, to), input)
 
 
 # Finite differences.

@@ -133,7 +133,7 @@ def result_type(*xs: Operand) -> dt.dtype:
         if found is None:
             found = group
         elif group.category > found.category:
-            found = dt.promote_types(found, group) if group.category == 3 and found.category == 2 else group
+            found = found.to_complex() if group.category == 3 and found.category == 2 else group
             if group is nums and dims is None and zero is not None and group.category == 2:
                 found = dt.get_default()
     assert found is not None

@@ -111,6 +111,7 @@ for _name, _d in {
     "char": dt.int8,
     "byte": dt.uint8,
     "bool": dt.bool_,
+    "chalf": dt.complex32,
     "cfloat": dt.complex64,
     "cdouble": dt.complex128,
 }.items():

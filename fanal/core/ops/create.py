@@ -47,7 +47,7 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
             if int(a.max()) > info.max or int(a.min()) < info.min:
                 raise RuntimeError(f"value cannot be converted to type {d.np.name} without overflow")
         with np.errstate(all="ignore"):
-            a = _convert_ref(a, d)
+            a = _convert_ref(dt.plain(a), d) if d is not dt.complex32 else dt.pairs(a)
     return np.array(a, order="C", copy=True), d
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
+from fanal.core.base.random_fma import fma32, fma64
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -356,7 +357,7 @@ def range_(
 
 
 def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
-    """Count from both ends towards the middle, in the arithmetic of the dtype."""
+    """Count from both ends towards the middle, in the arithmetic of the dtype (of float64, for integers)."""
     if steps is None or operator.index(steps) < 0:
         raise RuntimeError("number of steps must be non-negative")
     if steps == 0:
@@ -364,16 +365,16 @@ def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
     if steps == 1:
         return np.array([start]).astype(d.np)
     if d.category == 1:
-        kind: Any = np.float32
-        a, b = np.float32(int(start)), np.float32(int(end))
+        kind: Any = np.float64
+        a, b = np.float64(int(start)), np.float64(int(end))
     else:
-        acc = dt.ACCUMULATE.get(d, d)
-        kind = acc.np.type
+        kind = dt.ACCUMULATE.get(d, d).np.type
         a, b = kind(start), kind(end)
     step = kind((b - a) / kind(steps - 1))
-    i = np.arange(steps)
-    low, high = a + step * i.astype(kind), b - step * (steps - 1 - i).astype(kind)
-    return np.where(i < steps // 2, low, high).astype(d.np)
+    i, half = np.arange(steps).astype(kind), steps // 2
+    rounded_once = {np.float32: fma32, np.float64: fma64}.get(kind, lambda x, step, start: x * step + start)
+    low, high = rounded_once(i[:half], step, a), rounded_once(-i[: steps - half][::-1], step, b)
+    return np.concatenate([low, high]).astype(d.np)
 
 
 @public(method=False, out="fill", event=False)
@@ -489,10 +490,6 @@ def complex_of(real: Any, imag: Any) -> Any:
         raise RuntimeError(
             f"Expected object of scalar type {dt.scalar_name(real._dtype)} but got scalar type "
             f"{dt.scalar_name(imag._dtype)} for second argument"
-        )
-    if real._dtype is dt.float16:
-        raise RuntimeError(
-            "complex() of float16 needs complex32, which Fanal does not have; convert to float32 first"
         )
     return result(complex_node(read(real), read(imag)), real, imag)
 

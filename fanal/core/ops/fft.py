@@ -26,7 +26,7 @@ _BOTH = {"forward": 1.0, "backward": 0.0, "ortho": 0.5}  # the power of 1/n in a
 
 def _operand(input: Any, name: str, kind: str) -> Node:
     d = input._dtype
-    if d in (dt.float16, dt.bfloat16):
+    if d in (dt.float16, dt.bfloat16, dt.complex32):
         raise RuntimeError(f"Unsupported dtype {dt.scalar_name(d)}")
     if kind == "half":
         if d.is_complex:

@@ -51,6 +51,8 @@ def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any 
     if input._dtype is dt.bool_:
         raise RuntimeError("cov(): bool dtype is not supported for input")
     d = floating(input._dtype)
+    if aweights is not None:
+        d = dt.promote_types(d, aweights._dtype)
     x = node_of(input, d)
     x = x if rank == 2 else P.reshape(x, (1, x.size))
     n = x.shape[1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import wide
 from fanal.core.ops.build import public, read, wrap
+from fanal.core.ops.convert import converted
 from fanal.core.ops.norm import layer_norm, moments, reciprocal_deviation, torch_batch_norm, torch_group_norm
 from fanal.core.ops.pointwise import with_gradient
 
@@ -57,10 +59,12 @@ def native_batch_norm(
 ) -> tuple:
     """Return the batch norm, and in training the mean and reciprocal deviation of each channel."""
     y = torch_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, False)
-    x = wide(read(input))
+    x, d = wide(read(input)), input._dtype
+    for t in (weight, running_mean):
+        d = d if t is None else dt.promote_types(d, t._dtype)  # mixed with float32, statistics are float32
     if not training:
-        return y, wrap(P.zeros((0,), x.dtype)), wrap(P.zeros((0,), x.dtype))
-    dims = tuple(d for d in range(len(x.shape)) if d != 1)
-    return (y, *_statistics(x, dims, (x.shape[1],), eps))
+        return y, wrap(P.zeros((0,), d)), wrap(P.zeros((0,), d))
+    dims = tuple(k for k in range(len(x.shape)) if k != 1)
+    return (y, *(converted(t, d) for t in _statistics(x, dims, (x.shape[1],), eps)))
 
 

@@ -82,7 +82,8 @@ def reciprocal(input: Any) -> Any:
     """Return 1 / input, in floating point."""
     x = node_of(input, floating(input._dtype))
     y = P.div(P.num(x, 1), P.detach(x))
-    return result(with_gradient(y, lambda g, y, x: [P.neg(P.mul(g, P.mul(y, y)))], x), input)  # reads y, as PyTorch
+    rule = lambda g, y, x: [P.neg(P.mul(g, P.conj(P.mul(y, y))))]  # reads y, as PyTorch
+    return result(with_gradient(y, rule, x), input)
 
 
 def sigmoid_node(x: Node) -> Node:
@@ -214,7 +215,7 @@ def remainder_nodes(a: Node, b: Node) -> Node:
     r = P.fmod(P.detach(a), P.detach(b))
     zero = P.num(a, 0)
     r = P.where(P.and_(P.ne(r, zero), P.ne(P.lt(b, zero), P.lt(r, zero))), P.add(r, P.detach(b)), r)
-    return with_gradient(r, lambda g, y, a, b: [g, P.neg(P.mul(g, P.floor(P.div(a, b))))], a, b)
+    return with_gradient(r, lambda g, y, a, b: [g, P.mul(P.neg(g), floor_divide_nodes(a, b))], a, b)
 
 
 @public(inplace=True, out=True)
@@ -365,7 +366,8 @@ def exp2(input: Any) -> Any:
     """Return 2 to the power of each element."""
     x = node_of(input, floating(input._dtype))
     y = P.pow_(P.full((), 2, x.dtype), P.detach(x))
-    return result(with_gradient(y, lambda g, y, x: [P.mul(g, P.mul(y, P.num(y, math.log(2))))], x), input)
+    rule = lambda g, y, x: [P.mul(g, P.conj(P.mul(y, P.num(y, math.log(2)))))]
+    return result(with_gradient(y, rule, x), input)
 
 
 @public(inplace=True, out=True)
@@ -401,8 +403,9 @@ nextafter = _binary("nextafter", P.nextafter, inplace=True, doc="Return the next
 def _ignore_nan(name: str, row: Row) -> Any:
     def fn(input: Operand, other: Operand) -> Any:
         a, b = nodes_of(input, other)
-        if a.dtype.category == 2:
-            y = P.where(P.ne(a, a), b, P.where(P.ne(b, b), a, row(a, b)))
+        if a.dtype.category == 2:  # equal operands: the first has the whole gradient
+            first = P.le(b, a) if row is P.max_ else P.le(a, b)
+            y = P.where(P.or_(first, P.ne(b, b)), a, b)
         else:
             y = (P.or_ if row is P.max_ else P.and_)(a, b) if a.dtype is dt.bool_ else row(a, b)
         return result(y, input, other)
@@ -416,9 +419,15 @@ fmin = _ignore_nan("fmin", P.min_)
 
 @public(inplace=True, out=True, tensors=2)
 def hypot(input: Any, other: Any) -> Any:
-    """Return sqrt(input**2 + other**2)."""
+    """Return sqrt(input**2 + other**2); squares do not overflow."""
     a, b = nodes_of(input, other)
-    return result(P.sqrt(P.add(P.mul(a, a), P.mul(b, b))), input, other)
+    x, y = P.abs_(wide(P.detach(a))), P.abs_(wide(P.detach(b)))
+    large, inf = P.max_(x, y), P.num(x, math.inf)
+    ratio = P.div(P.min_(x, y), P.where(P.eq(large, P.num(x, 0)), P.num(x, 1), large))
+    size = P.mul(large, P.sqrt(P.add(P.num(x, 1), P.mul(ratio, ratio))))
+    size = P.where(P.or_(P.eq(x, inf), P.eq(y, inf)), inf, size)
+    rule = lambda g, y, a, b: [P.div(P.mul(g, a), y), P.div(P.mul(g, b), y)]
+    return result(with_gradient(P.convert(size, a.dtype), rule, a, b), input, other)
 
 
 @public(inplace=True, out=True, aliases=("clip",))

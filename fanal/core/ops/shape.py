@@ -390,9 +390,9 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
         raise RuntimeError(f"as_strided: Negative strides are not supported at the moment, got strides: "
                            f"{list(st)}")
     last = offset + sum((n - 1) * s for n, s in zip(shape, st)) if math.prod(shape) else offset - 1
-    base = input._storage.node.size
+    k, stored = input._dtype.itemsize, input._storage.node
+    base = stored.size * stored.dtype.itemsize // k
     if last >= base:
-        k = input._dtype.itemsize
         raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(st)}, storage offset {offset}, "
                            f"and itemsize {k} "
                            f"requiring a storage size of {(last + 1) * k} are out of bounds for storage of "
@@ -402,10 +402,10 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
     if is_contiguous(input._shape, strides_of(input)) and start >= 0 and last - input._offset < size_here:
         chain: Chain = ((P.reshape, ((size_here,),)), (P.strided, (shape, st, start)))
         return view_chain(input, chain, None if st == contiguous_strides(shape) else st, offset)
-    if input._storage.node.dtype is not input._dtype:
-        raise RuntimeError("as_strided on a view of another dtype reaches outside the view; apply it to the "
-                           "original tensor")
-    return view_chain(whole(input), ((P.strided, (shape, st, offset)),),
+    flat = whole(input)
+    if flat._dtype is not input._dtype:
+        flat = _view_dtype(flat[:base * k // flat._dtype.itemsize], input._dtype)
+    return view_chain(flat, ((P.strided, (shape, st, offset)),),
                       None if st == contiguous_strides(shape) else st,
                       offset)
 
@@ -483,7 +483,7 @@ def view_as_real(input: Any) -> Any:
 @public("view_as_complex", method=False)
 def view_as_complex(input: Any) -> Any:
     """Return pairs in the last dimension as complex numbers; a view."""
-    if input._dtype not in (dt.float32, dt.float64):
+    if input._dtype not in (dt.float16, dt.float32, dt.float64):
         raise RuntimeError("view_as_complex is only supported for half, float and double tensors, but got a "
                            "tensor of scalar "
                            f"type: {dt.scalar_name(input._dtype)}")

@@ -197,7 +197,7 @@ def text(t: Any) -> str:
         notes += [f"size={tuple(t._shape)}"] if len(t._shape) != 1 else []
         body, usual = "[]", t._dtype is default
     else:
-        body = array_text(compute(t), len(prefix))
+        body = array_text(dt.plain(compute(t)), len(prefix))
     if not usual:
         notes.append(f"dtype={t._dtype}")
     if value(t).needs_grad:

@@ -351,7 +351,7 @@ div: Row = binary(
     np.divide,
     lambda g, y, a, b: [
         div(g, conj(b)),
-        neg(mul(div(g, conj(b)), conj(div(a, b)))) if b.needs_grad else None,
+        mul(neg(g), conj(div(div(a, b), b))) if b.needs_grad else None,
     ],
     lambda e, a, b: e.div(a, b),
     4,
@@ -372,7 +372,7 @@ idiv: Row = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
 fmod: Row = binary(
     "fmod",
     np.fmod,
-    lambda g, y, a, b: [g, neg(mul(g, trunc(div(a, b))))],
+    lambda g, y, a, b: [g, mul(neg(g), trunc(div(a, b)))],
     lambda e, a, b: e.fmod(a, b),
     20,
     (0.5, 2),
@@ -468,8 +468,8 @@ def _pow_grad(g: Node, y: Node, a: Node, b: Node) -> list[Node | None]:
 
 
 def _atan2_grad(g: Node, a: Node, b: Node) -> list[Node | None]:
-    r = div(g, add(mul(a, a), mul(b, b)))
-    return [mul(r, b), neg(mul(r, a))]
+    r = div(num(g, 1), add(mul(a, a), mul(b, b)))
+    return [mul(mul(g, b), r), mul(mul(g, neg(a)), r)]
 
 
 def _extreme_grad(g: Node, first: Node, a: Node, b: Node) -> list[Node | None]:
