@@ -90,18 +90,17 @@ _ELSEWHERE = {
     ),
     **dict.fromkeys(("get_num_threads", "set_num_threads"), "core.backends.cpu.threads"),
     **dict.fromkeys(
-        (
-            "GradScaler",
-            "autocast",
-            "clear_autocast_cache",
-            "get_autocast_cpu_dtype",
-            "get_autocast_dtype",
-            "get_autocast_gpu_dtype",
-            "is_autocast_cpu_enabled",
-            "is_autocast_enabled",
-        ),
-        "amp",
+        """
+        autocast_decrement_nesting autocast_increment_nesting clear_autocast_cache
+        get_autocast_cpu_dtype get_autocast_dtype get_autocast_gpu_dtype get_autocast_ipu_dtype get_autocast_xla_dtype
+        is_autocast_cache_enabled is_autocast_cpu_enabled is_autocast_enabled is_autocast_ipu_enabled
+        is_autocast_xla_enabled set_autocast_cache_enabled set_autocast_cpu_dtype set_autocast_cpu_enabled
+        set_autocast_dtype set_autocast_enabled set_autocast_gpu_dtype set_autocast_ipu_dtype set_autocast_ipu_enabled
+        set_autocast_xla_dtype set_autocast_xla_enabled
+        """.split(),
+        "amp.settings",
     ),
+    **dict.fromkeys(("GradScaler", "autocast"), "amp"),
     **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "spmm", "smm", "dsmm"), "core.ops.sparse_math"),
     **dict.fromkeys(("compile",), "compiler"),
     **dict.fromkeys(("default_generator",), "random"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from fanal import amp
 from fanal.amp import GradScaler as _GradScaler
 from fanal.amp import autocast as _autocast
-from fanal.amp import custom_bwd, custom_fwd
+
+custom_fwd = functools.partial(amp.custom_fwd, device_type="cuda")
+custom_bwd = functools.partial(amp.custom_bwd, device_type="cuda")
 
 
 class autocast(_autocast):

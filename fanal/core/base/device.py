@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-_TYPES = ("cpu", "cuda", "meta", "mps", "xpu", "xla", "hip", "mkldnn", "ipu", "hpu", "mtia", "privateuseone")
+_TYPES = (
+    "cpu cuda ipu xpu mkldnn opengl opencl ideep hip ve fpga maia xla lazy vulkan mps meta hpu mtia privateuseone"
+).split()
 
 
 class device:

@@ -3,19 +3,27 @@ from __future__ import annotations
 
 import threading
 
+from fanal.core.base.dtype import dtype
+
 
 class State(threading.local):
-    """Modes of the current thread. `word` is what the engine compares before it follows an event."""
+    """Modes of the current thread. `mode` is what the engine compares before it follows a segment."""
 
     grad: bool = True
     inference: bool = False
+    autocast: dtype | None = None  # to what operators that lose little are cast; None: nothing is cast
+    cast_once: bool = True  # a weight that several operators cast is cast once
     anomaly: bool = False
     check_nan: bool = True
     where: tuple | None = None
 
     @property
-    def word(self) -> int:
-        return self.grad | self.inference << 1 | self.anomaly << 2
+    def mode(self) -> tuple:
+        return self.grad, self.inference, self.autocast, self.cast_once
+
+    @mode.setter
+    def mode(self, mode: tuple) -> None:
+        self.grad, self.inference, self.autocast, self.cast_once = mode
 
 
 state = State()

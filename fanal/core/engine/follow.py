@@ -29,10 +29,6 @@ from fanal.core.ir.prims import given
 from fanal.core.ir.program import FREED
 
 
-def _mode() -> tuple:
-    return (state.grad, state.inference)
-
-
 def position() -> int:
     """Return how many events of the current path were followed."""
     path = session.path
@@ -73,7 +69,7 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
 
 
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
-    mode = _mode()
+    mode = state.mode
     for p in reversed(paths().all):
         if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
@@ -115,7 +111,7 @@ def leave(path: Path, k: int) -> None:
     path.disarm()
     path.undo_grads(k)
     effects, s.effects = s.effects, []
-    mode = _mode()
+    mode = state.mode
     s.begin()
     handed = handed_out(path, k)
     depth, s.depth = s.depth, 0  # a flush may have brought us here
@@ -130,7 +126,7 @@ def leave(path: Path, k: int) -> None:
             effect()
     finally:
         s.depth = depth
-        state.grad, state.inference = mode
+        state.mode = mode
     renew(path, handed)
     for u in path.inherited:
         u.carried = None
@@ -144,7 +140,7 @@ def _again(path: Path, step: Any) -> None:
     s = session
     values = [path.value(spec) for spec in step.specs]
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
-    state.grad, state.inference = step.mode
+    state.mode = step.mode
     flush_after, step.op.flush = step.op.flush, False
     try:
         record.run_event(step.op, args, kwargs, step.where)
@@ -377,7 +373,7 @@ def _expect_next(ended: Path | None) -> None:
     else:
         nxt = None
     known.last = ended
-    if nxt is None or not nxt.steps or nxt.mode != _mode() or not current(nxt) \
+    if nxt is None or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
             or not matcher.set_cursor(nxt.steps[0].native):
         nxt = None
         matcher.set_cursor(None)

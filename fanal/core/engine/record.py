@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+from fanal.core.base.dtype import dtype
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
 from fanal.core.engine.carry import Carried, origin, unfolded
@@ -55,7 +56,7 @@ class Event:
         self.kwnames: tuple[str, ...] = ()
         self.positional = 0
         self.out: Any = None
-        self.mode = (state.grad, state.inference)
+        self.mode = state.mode
         self.scalars: list[tuple[Node, Any]] = []  # numbers that may differ next time
         self.grads: list[
             tuple[Any, Any, Any]
@@ -102,7 +103,7 @@ session = Session()
 
 # Kinds of argument specifications: (kind, payload).
 CONST, SLOT, OUT, RUNTIME, SEQUENCE, OBJECT = range(6)
-_IMMUTABLE = (int, float, complex, str, bytes, type(None), slice, type(Ellipsis), range)
+_IMMUTABLE = (int, float, complex, str, bytes, type(None), slice, type(Ellipsis), range, dtype)
 
 
 def spec_of(x: Any, s: Session, event: Event) -> tuple:

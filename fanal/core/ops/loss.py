@@ -10,6 +10,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import log_softmax_node, smooth, wide
+from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.pointwise import pow_node, with_gradient
 from fanal.core.ops.reduce import mean_node
@@ -526,6 +527,7 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
     if len(w) > 2:
         linear_weight = reshape(linear_weight, -1, w[-1])
         linear_bias = None if linear_bias is None else reshape(linear_bias, -1)
-    logits = reshape(linear(input, linear_weight, linear_bias), *x[:-1], *w[:-1])
-    return cross_entropy(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index,
-                         reduction=reduction, label_smoothing=label_smoothing)
+    logits = reshape(casting(linear, "linear")(input, linear_weight, linear_bias), *x[:-1], *w[:-1])
+    loss = casting(cross_entropy, "cross_entropy")
+    return loss(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index,
+                reduction=reduction, label_smoothing=label_smoothing)

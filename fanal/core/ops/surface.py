@@ -15,6 +15,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
 from fanal.core.ir.prims import alias
 from fanal.core.ops.arguments import taking_tensors
+from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
 from fanal.core.tensor.alias import read, value
@@ -184,6 +185,7 @@ def _install(e: Entry) -> None:
         made = taking_tensors(fn, name, tensors, method)
         takes_out = _beside_info if check else accepting_out
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
+        made = casting(made, e.name, e.module) if fn is e.fn else made
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
             return made
@@ -194,7 +196,8 @@ def _install(e: Entry) -> None:
         return _checked(made, check) if check else made
 
     if dunder:
-        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(e.fn), Tensor, **e.options))
+        operator = casting(_operator(e.fn), e.name, e.module)
+        setattr(Tensor, e.name, event(f"Tensor.{e.name}", operator, Tensor, **e.options))
         return
     if e.function:
         FUNCTIONS.setdefault(e.module, {})[e.name] = form(e.fn, e.name)
