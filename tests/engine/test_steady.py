@@ -245,3 +245,55 @@ def test_a_leaf_made_in_the_step_and_kept() -> None:
             kept.append(leaf)
         log(kept)
     agree(work, 40)
+
+
+def test_results_in_memory_that_serves_again() -> None:
+    """A result that somebody keeps, as a tensor, a view, an array or a part of a graph, is never written again."""
+    def work(log: Log) -> None:
+        w = torch.randn(6, 3, requires_grad=True)
+        kept: list[Any] = []
+        for k, x in enumerate(batches(40, 4, 6)):
+            out = torch.relu(x @ w.detach())
+            total = out.sum()
+            log(total)
+            if k in (15, 16, 22):
+                kept += [out, out[1:], out.numpy(), total]
+            if k == 25:
+                kept.append((out * w[:4, :3]).sum())
+            if k == 30:
+                out.mark = k
+                kept.append(out)
+            assert not hasattr(out, "mark") or k == 30
+        log([torch.as_tensor(t) for t in kept])
+        kept[-2].backward()
+        log(w.grad)
+    agree(work, 100)
+
+
+def test_a_batch_that_several_calls_read() -> None:
+    def work(log: Log) -> None:
+        w = torch.randn(6, 6)
+        data = batches(40, 4, 6)
+        for k, (x, z) in enumerate(zip(data, data[3:])):
+            if k == 20:
+                z = x
+            if k == 24:
+                w = torch.randn(6, 6)
+            y = torch.relu(x) + x @ w
+            y = y * z + x
+            if k % 7 == 6:  # another end
+                y = y * x
+            y = torch.cat([y, z]) if k > 30 else y - z
+            log(y.sum())
+            x = z = None
+    agree(work, 150)
+
+
+@native
+def test_a_batch_that_several_calls_read_is_taken_over_by_the_matcher() -> None:
+    w = torch.randn(6, 6)
+    for x in batches(12, 4, 6):
+        y = (torch.relu(x) + x @ w) * x
+        float(y.sum())
+    path = next(p for p in paths().all if p.steady is not None)
+    assert len(path.steady.rebound) == 1 and len(path.steady.rebound[0].uses) == 3

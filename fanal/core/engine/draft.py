@@ -70,7 +70,7 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("copy", "first", "group", "moves", "place", "returned", "signature", "step", "tensor",
+    __slots__ = ("copy", "first", "group", "listed", "moves", "place", "returned", "signature", "step", "tensor",
                  "uses")
 
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
@@ -80,7 +80,8 @@ class Slot:
         self.tensor: Any = tensor
         self.signature = made
         self.group = group
-        self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place)
+        self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place), in the order of the steps
+        self.listed = False  # it stands in a list or a tuple, too
         self.returned: list[Step] = []  # that hand it back, as in-place operations do
         self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
         self.moves = False  # another object was seen here: do not keep it

@@ -49,7 +49,12 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
     path: Path | None = s.path
     if path is not None:
         k = position()
-        if k < len(path.steps) and path.same_call(path.steps[k], op, args, kwargs):
+        if k < len(path.steps) and (
+            path.same_call(path.steps[k], op, args, kwargs)
+            # The matcher may know a tensor that Python does not.
+            or (path.steady is not None and path.take_over(path.steady)
+                and path.same_call(path.steps[k], op, args, kwargs))
+        ):
             return _take(path, k, op)
         if k == 0:
             other = _start(op, args, kwargs, path)

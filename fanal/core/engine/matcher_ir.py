@@ -120,7 +120,7 @@ compare:
   %i.same = icmp eq ptr %a, %b
   br i1 %i.same, label %equal, label %differ
 equal:
-  %held.next = phi ptr [%held, %compare], [%a, %accept], [%held, %listed]
+  %held.next = phi ptr [%held, %compare], [%a, %accepted], [%held, %listed]
   %i.next = add i64 %i, 1
   %more = icmp ult i64 %i.next, %total
   br i1 %more, label %compare, label %guarded

@@ -19,7 +19,7 @@ from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
 from fanal.core.engine.steady import NOBODY, Steady
-from fanal.core.engine.tables import references
+from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
@@ -91,7 +91,7 @@ class Path:
                     self.refs.setdefault(x, []).append((s.native, place))
                 elif kind == RUNTIME:
                     self.scalars[x][3] = (s.native, place)
-            self._note_first(s.specs, i)
+            self._note_first(s.specs, i, False)
             self._note_holder(s.out, s)
             if before is not None:
                 matcher.link(before.native, s.native)
@@ -104,14 +104,15 @@ class Path:
                 self.foreign = True
                 self.release(slot)
 
-    def _note_first(self, specs: list[tuple], step: int) -> None:
+    def _note_first(self, specs: list[tuple], step: int, listed: bool) -> None:
         for spec in specs:
             if spec[0] == SLOT:
                 slot = self.slots[spec[1]]
+                slot.listed |= listed
                 if slot.first is None:
                     slot.first, slot.step = spec, step
             elif spec[0] == SEQUENCE:
-                self._note_first(spec[1][1], step)
+                self._note_first(spec[1][1], step, True)
 
     def _note_holder(self, spec: tuple, s: Step) -> None:
         kind, x = spec
@@ -213,7 +214,7 @@ class Path:
     def arm(self, counts: list[int]) -> None:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""
         exe = self.exe
-        if matcher.name == "native" and not self.foreign and isinstance(exe, Compiled) \
+        if matcher.name == "native" and ATTRIBUTES and not self.foreign and isinstance(exe, Compiled) \
                 and not self.inherited and self.taken is None \
                 and all(self.groups[k].value is not None for _, k in self.own) \
                 and all(exe.makes[i] is not None for i, _ in self.made) \
@@ -226,12 +227,18 @@ class Path:
         fits = True
         if steady is not None:
             steady.release()
-            for slot in steady.rebound:
-                native = slot.uses[0][0]
-                t, native.held = native.held, None
-                if t is not None and not self.bind(slot, t):
-                    slot.tensor = t  # what is recorded after the fact is right all the same
-                    fits = False
+            fits = self.take_over(steady)
+        return fits
+
+    def take_over(self, steady: Steady) -> bool:
+        """Bind the tensors that the matcher took over. Returns False if one does not fit after all."""
+        fits = True
+        for slot in steady.rebound:
+            native = slot.uses[0][0]
+            t, native.held = native.held, None
+            if t is not None and not self.bind(slot, t):
+                slot.tensor = t  # what is recorded after the fact is right all the same
+                fits = False
         return fits
 
     def undo_grads(self, k: int) -> None:

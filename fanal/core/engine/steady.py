@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
-from weakref import getweakrefcount, ref
+from weakref import ref
 
+from fanal.core.engine.draft import stub
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import OUT, SEQUENCE, SLOT
@@ -25,12 +26,12 @@ from fanal.core.engine.tables import (
     Rebinding,
     Table,
     alone,
+    bare,
     holds,
     native,
     references,
 )
-from fanal.core.ir.prims import given
-from fanal.core.ir.program import FREED
+from fanal.core.ir.prims import input_
 
 if TYPE_CHECKING:
     from fanal.core.engine.path import Path
@@ -45,6 +46,8 @@ def _looks() -> int:
 
 
 _LOOKED_AT = _looks()
+SMALL = 1 << 16  # bytes of a result whose memory is kept for the next
+NOBODYS = next(getrefcount(a) for a in [object()])  # references to memory in a list that nobody else has
 
 
 class Steady:
@@ -63,6 +66,9 @@ class Steady:
             for i, c in enumerate(counts)
             if i not in path.held and i not in path.grads
         ]
+        for i, o in enumerate(path.outs):
+            if i not in path.held and i not in path.grads:  # what somebody keeps takes with it what hangs on it
+                conditions += bare(o)
         moving = {slot.group: slot for slot in path.slots if slot.moves}
         fixed = {k: groups[k] for _, k in path.from_groups if k not in moving}
         fixed |= {k: groups[k] for k in path.keep if groups[k].external}
@@ -86,8 +92,9 @@ class Steady:
         ])
         self.given = list(path.given)
         self.results = list(path.results)
-        self.fresh = [i for i, _ in path.made]
         self.made = [(i, groups[k]) for i, k in path.made]
+        # Small results come in memory that served before: what the loop keeps dies a step later.
+        self.memory: dict[int, list[Any]] = {i: [] for i, _ in path.made}
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
         self.guard = [s for s in path.steps if s.grads and self._guard(s)]
         self.rebound = [slot for slot in path.slots if self._rebind(slot)]
@@ -130,12 +137,12 @@ class Steady:
         """Let the matcher take over the tensors that come to a slot."""
         path = self.path
         group = path.groups[slot.group]
-        if not slot.moves or len(slot.uses) != 1 or slot.returned or group.slots != 1 or group.outs:
+        if not slot.moves or not slot.uses or slot.listed or slot.returned or group.slots != 1 or group.outs:
             return False
-        expected, place = slot.uses[0]
-        if expected.rebind or not expected.key or not Rebinding.serves(slot.signature):
+        (expected, place), *later = slot.uses
+        if expected.rebind or not all(step.key for step, _ in slot.uses) or not Rebinding.serves(slot.signature):
             return False
-        expected.extra = (expected.extra, table := Rebinding(slot.signature, place))
+        expected.extra = (expected.extra, table := Rebinding(slot.signature, place, later))
         expected.rebind = table.address
         return True
 
@@ -194,8 +201,6 @@ class Steady:
         for i, count in self.held:
             if getrefcount(outs[i]) != count:
                 return False
-        if any(map(vars, outs)) or any(map(getweakrefcount, outs)):
-            return False
         inputs = self.given
         seen = []
         for j, slot in self.inputs:
@@ -215,22 +220,32 @@ class Steady:
             entry[1][()] = entry[2].now()
         exe = path.exe
         results = self.results
-        for i in self.fresh:
-            results[i] = exe.new(i)
+        for i, served in self.memory.items():
+            results[i] = next((a for a in served if getrefcount(a) == NOBODYS), None)
+            if results[i] is None:
+                results[i] = a = exe.new(i)
+                if a.nbytes <= SMALL:
+                    served[:] = [*served[-1:], a]
         exe.again(inputs, results)
         native.apply(self.computed.address)
         for i, group in self.made:
             st = group.storage
-            old = st.node
-            node = given(results[i], old.dtype)
-            if old.needs_grad:
-                node.row, node.needs_grad, node.freed = group.row, True, FREED
-            st.node = node
+            node = st.node
+            if node.buffer is not None:  # the value of last time, which nobody keeps
+                st.node = node = stub(node)
+            node.buffer = results[i]
+            if node.needs_grad:
+                node.row = group.row
+            else:
+                node.row, node.params = input_, (node.shape, node.dtype)
             st.version += 1
             node.home = (ref(st), st.version)
             results[i] = None
         for slot in self.rebound:
-            slot.uses[0][0].held = None
+            (first, _), *later = slot.uses
+            first.held = None
+            for step, place in later:
+                matcher.set_arg(step, place, NOBODY)
             if slot.tensor is not None:  # Python took it over
                 path.release(slot)
         for slot in self.released:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fanal.core.backends.cpu.memory import LIST_ITEMS
 from fanal.core.engine.handle import SIGNATURE, Handle, Storage
-from fanal.core.engine.layout_ir import EQUAL, HALF, INDIRECT, ITEM, OTHER, SAME, SIZE, WORD
+from fanal.core.engine.layout_ir import ARGS, EQUAL, HALF, INDIRECT, ITEM, OTHER, SAME, SIZE, WORD
 from fanal.core.engine.matcher import matcher
 from fanal.core.ir.program import Node
 
@@ -52,6 +52,26 @@ def alone(address: int, count: int) -> Condition:
 def holds(o: Any, offset: int, value: Any) -> Condition:
     """The slot of `o` at `offset` holds `value`."""
     return WORD, id(o) + offset, 0, id(value)
+
+
+def _place_of_attributes() -> int:
+    """Return where an object has its `__dict__`, in bytes; it stands before the object. 0 if it cannot be found."""
+    class Probe:
+        pass
+
+    probe = Probe()
+    attributes = vars(probe)
+    words = list((ctypes.c_uint64 * 4).from_address(id(probe) - 32))
+    return 8 * words.index(id(attributes)) - 32 if id(attributes) in words else 0
+
+
+ATTRIBUTES = _place_of_attributes()
+
+
+def bare(o: Any) -> list[Condition]:
+    """Nothing hangs on a tensor: no attribute in its `__dict__`, and no weak reference."""
+    vars(o)  # from here on there is one
+    return [(WORD, id(o) + type(o).__weakrefoffset__, 0, 0), (INDIRECT, id(o) + ATTRIBUTES, SIZE, 0)]
 
 
 class Words:
@@ -156,10 +176,11 @@ class Watch:
 class Rebinding(Words):
     """How another tensor from outside is recognised as one of the same make: argument `place` of a step.
 
-    The comparisons are those of `handle.signature`, and that its value is in memory.
+    The comparisons are those of `handle.signature`, and that its value is in memory. `later` are the other uses of the
+    tensor, (step, argument), which expect it from then on.
     """
 
-    def __init__(self, made: tuple, place: int) -> None:
+    def __init__(self, made: tuple, place: int, later: Sequence[tuple[Any, int]]) -> None:
         t = dict(zip(SIGNATURE, made, strict=True))
         entries: list[tuple[int, int, Any, int]] = [
             (0, HANDLE["_shape"], t["shape"], EQUAL),
@@ -180,6 +201,7 @@ class Rebinding(Words):
         words = [place, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
         for which, offset, value, how in entries:
             words += which, offset, id(value), how
+        words += len(later), *(id(step) + ARGS + 8 * argument for step, argument in later)
         super().__init__(words)
         self._kept = entries
 

@@ -108,7 +108,8 @@ def effects(n: str, table: str, done: str) -> str:
 # An argument that is another object every step. The blocks from `differ` on compare it with a table: argument
 # index, type, and for a tuple the number of its elements and each of them; for a tensor from outside offset of
 # _storage, offset of node, number of entries, and entries of four words: which object (0 the tensor, 1 its storage,
-# 2 the storage's node), offset in it, what must be there, how. Such a tensor is held by the step.
+# 2 the storage's node), offset in it, what must be there, how; then the number of later uses of the tensor and where
+# each expects it. Such a tensor is held by the step.
 def differ(items: int) -> str:
     return f"""differ:
 {at("%step", REBIND, "%re")}
@@ -203,6 +204,22 @@ re.good:
   %re.more = icmp ult i64 %re.k.next, %re.count
   br i1 %re.more, label %re.each, label %accept
 accept:
+  %re.tail.off = shl i64 %re.count, 5
+  %re.tail.from = add i64 %re.tail.off, 40
+  %re.tail = getelementptr i8, ptr %re, i64 %re.tail.from
+  %re.uses = load i64, ptr %re.tail
+  br label %re.use
+re.use:
+  %re.u = phi i64 [0, %accept], [%re.u.next, %re.expect]
+  %re.u.some = icmp ult i64 %re.u, %re.uses
+  br i1 %re.u.some, label %re.expect, label %accepted
+re.expect:
+  %re.u.next = add i64 %re.u, 1
+  %re.u.at = getelementptr ptr, ptr %re.tail, i64 %re.u.next
+  %re.u.arg = load ptr, ptr %re.u.at
+  store ptr %a, ptr %re.u.arg
+  br label %re.use
+accepted:
   br label %equal
 listed:
   br label %equal"""
