@@ -15,6 +15,7 @@ from fanal.core.base.dtype import promote_types as promote_types
 from fanal.core.base.layout import layout as layout
 from fanal.core.base.layout import memory_format as memory_format
 from fanal.core.base.missing import absent as _absent
+from fanal.core.base.missing import mark_absent as _mark_absent
 from fanal.core.base.shape import Size as Size
 from fanal.core.ops import surface as _surface
 from fanal.core.tensor.tensor import Tensor as Tensor
@@ -106,6 +107,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("default_generator",), "random"),
     **dict.fromkeys(("vmap",), "func"),
 }
+
+_mark_absent(Tensor, "torch.Tensor")
 
 
 def __getattr__(name: str) -> Any:

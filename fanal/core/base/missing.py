@@ -82,3 +82,23 @@ def finder(module: str) -> Callable[[str], Any]:
         raise absent(module, name)
 
     return __getattr__
+
+
+class Absent:
+    """A name of PyTorch that a class does not have; to read it is an AttributeError that says so.
+
+    In place of a `__getattr__`, with which CPython would look up every attribute of every tensor the slow way.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise absent(self.module, self.name)
+
+
+def mark_absent(cls: type, module: str) -> None:
+    """Mark the names of PyTorch's class `module` that `cls`, which is complete, does not have."""
+    for name in names()[module]:
+        if not hasattr(cls, name):
+            setattr(cls, name, Absent(module, name))

@@ -9,7 +9,6 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
-from fanal.core.base.missing import absent
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array
@@ -65,9 +64,6 @@ class Tensor(Handle):
             raise RuntimeError("Inference tensors do not track version counter.")
         seen = counted(self._storage)
         return self._storage.version - seen if self._base_ref is UNCOUNTED else seen
-
-    def __getattr__(self, name: str) -> Any:
-        raise absent("torch.Tensor", name)
 
     @staticmethod
     def _make_subclass(cls: type, data: Tensor, require_grad: bool = False) -> Any:
