@@ -27,6 +27,17 @@ def chain(torch, x, y, z):  # type: ignore[no-untyped-def]
     return x
 
 
+def empty() -> float:
+    """Return nanoseconds of a call of a built-in function that does nothing, in a loop: what Python itself takes here."""
+    samples = []
+    for _ in range(STEPS * REPEATS):
+        begin = time.perf_counter_ns()
+        for _ in range(EVENTS):
+            len(())
+        samples.append((time.perf_counter_ns() - begin) / EVENTS)
+    return statistics.median(samples)
+
+
 def measure(torch, grad: bool) -> float:  # type: ignore[no-untyped-def]
     """Return nanoseconds per event."""
     torch.manual_seed(0)
@@ -41,6 +52,7 @@ def measure(torch, grad: bool) -> float:  # type: ignore[no-untyped-def]
             out = chain(torch, x, y, z)
             samples.append((time.perf_counter_ns() - begin) / EVENTS)
             out.detach().sum().item()
+            del out  # to free a result is no part of following
     return statistics.median(samples)
 
 
@@ -50,15 +62,18 @@ def main() -> None:
         if sys.argv[1] == "torch":
             import torch
             torch.set_num_threads(1)
+        elif sys.argv[1] == "python":
+            print(empty())
+            return
         else:
             import fanal as torch
         with torch.no_grad():
             print(measure(torch, False))
         return
-    rows: dict[str, list[float]] = {"fanal, native": [], "fanal, pure Python": [], "torch eager": []}
-    for _ in range(3):  # in turn: A B C A B C A B C
+    rows: dict[str, list[float]] = {"fanal, native": [], "fanal, pure Python": [], "torch eager": [], "len(())": []}
+    for _ in range(3):  # in turn: A B C D A B C D A B C D
         for name, args, env in (("fanal, native", "fanal", {}), ("fanal, pure Python", "fanal", {"FANAL_NATIVE": "0"}),
-                                ("torch eager", "torch", {})):
+                                ("torch eager", "torch", {}), ("len(())", "python", {})):
             out = subprocess.run([sys.executable, __file__, args], env=os.environ | env, capture_output=True, text=True)
             if out.returncode:
                 sys.exit(out.stderr)

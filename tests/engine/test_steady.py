@@ -295,5 +295,6 @@ def test_a_batch_that_several_calls_read_is_taken_over_by_the_matcher() -> None:
     for x in batches(12, 4, 6):
         y = (torch.relu(x) + x @ w) * x
         float(y.sum())
-    path = next(p for p in paths().all if p.steady is not None)
+    path = paths().last
+    assert path is not None and path.steady is not None
     assert len(path.steady.rebound) == 1 and len(path.steady.rebound[0].uses) == 3

@@ -97,7 +97,7 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
         pass
     elif isinstance(t._grad, Sparse):
         old = t._grad
-        t._grad = wrap(add(put(zeros(t._shape, g.dtype), reshape(value(old.places[0]), (old._nnz(),)),
+        t._grad = wrap(add(put(zeros(t._shape, g.dtype), reshape(value(old.places[0]), (old.stored._shape[0],)),
                                value(old.stored), 0, "add"), g))
         unfollowable("a sparse gradient becomes dense")
     elif t._grad is None:

@@ -23,6 +23,11 @@ class Sparse(Tensor):
 
     __slots__ = ("coalesced", "kind", "places", "stored")
 
+    coalesced: bool
+    kind: layout
+    places: tuple[Any, ...]
+    stored: Any
+
     @property
     def _storage(self) -> Any:  # type: ignore[override]
         raise NotImplementedError(f"Cannot access storage of a tensor of layout {self.kind}; use to_dense()")

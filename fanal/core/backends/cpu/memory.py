@@ -14,7 +14,7 @@ from collections import OrderedDict
 import numpy as np
 
 ALIGN = 64
-_MIN_KEPT = 1 << 20  # bytes that may always be kept for reuse
+_MIN_KEPT = 1 << 18  # bytes that may always be kept for reuse
 
 # Raw blocks by size, the sizes last used at the end. Every single operation is atomic; a death may come at any time.
 _free: OrderedDict[int, list[_Raw]] = OrderedDict()
