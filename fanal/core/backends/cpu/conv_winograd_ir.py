@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, mangle, module
 from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import heights, partial_tile, tile_rows, transpose
+from fanal.core.backends.cpu.matmul_ir import heights, partial_tile, tile_rows
+from fanal.core.backends.cpu.pack_ir import transpose
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 

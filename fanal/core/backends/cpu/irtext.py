@@ -218,9 +218,9 @@ class Writer:
         return f"define {signature} {{\nentry:\n" + "\n".join(self.lines) + "\n  ret void\n}\n"
 
 
-SCALAR = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat"}
+SCALAR = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat", "int32": "i32", "int8": "i8"}
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
-_BITS = {"float": 32, "double": 64, "half": 16, "bfloat": 16}
+_BITS = {"float": 32, "double": 64, "half": 16, "bfloat": 16, "i32": 32, "i8": 8}
 
 
 def _element(kind: str) -> str:
@@ -228,7 +228,7 @@ def _element(kind: str) -> str:
 
 
 def bits(kind: str) -> int:
-    """Return the width of an element of a floating-point type."""
+    """Return the width of an element of a type."""
     return _BITS[_element(kind)]
 
 

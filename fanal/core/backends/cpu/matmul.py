@@ -10,8 +10,10 @@ from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue
-from fanal.core.backends.cpu.matmul_ir import PACK_ROWS, Spec, heights, pack_source, product_source
+from fanal.core.backends.cpu.matmul_ir import Spec, heights, product_source
+from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
@@ -206,17 +208,26 @@ def _plan(
     # apart; it is copied besides where it has fewer rows than a tile.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
     far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
-    packed = a.dtype is not acc or 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)
-    height, vectors = choose_tile(p.m, p.n, lanes, target.registers, packed or a_form == "m")
+    tiles = target.tiles and a.dtype is b.dtype and a.dtype is dt.bfloat16
+    per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
+    depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
+    packed = 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)
+    if tiles:
+        packed = packed or a_form == "m" or depth * per_word != p.k
+        height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
+                           for extent, step in ((p.m, 1), (p.n, lanes)))
+    else:
+        packed = packed or a.dtype is not acc
+        height, vectors = choose_tile(p.m, p.n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
     panels = -(-p.n // width)
     b_form = "n" if p.b[1] == 1 else "k" if p.b[0] == 1 else "any"
     b_stack = prod(extent for extent, _, step, _ in p.batch if step)  # distinct matrices among the B's
     stack = prod(extent for extent, *_ in p.batch)
-    b_bytes = p.k * panels * width * size
+    b_bytes = depth * panels * width * size
 
-    low = p.m < height and p.m not in heights(height)
+    low = p.m < height and p.m not in heights(height, tiles)
     a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
@@ -230,8 +241,8 @@ def _plan(
     per_unit = not in_place and p.m <= _UNIT_PACK_ROWS and stack == b_stack and (not a_copy or row_tiles == 1)
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
-    blocked = p.k > flat
-    kc = _up(-(-p.k // -(-p.k // (flat // 2))), 16) if blocked else p.k
+    blocked = depth > flat
+    kc = _up(-(-depth // -(-depth // (flat // 2))), 16) if blocked else depth
 
     limit = panels
     if blocked:
@@ -240,7 +251,7 @@ def _plan(
         limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
     most = max(1, min(_UNIT_ROWS, target.l2 // 2 // (max(1, kc) * size)) // height)
     high, across = _unit(
-        height, width, row_tiles, most, max(1, min(limit, panels)), panels, p.k, stack, per_unit, bool(a_copy)
+        height, width, row_tiles, most, max(1, min(limit, panels)), panels, depth, stack, per_unit, bool(a_copy)
     )
     mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
     mc, nc = max(mc, min(height, p.m)), across * width
@@ -259,19 +270,20 @@ def _plan(
         in_place and partial,
         blocked,
         len(p.batch),
+        tiles,
     )
     result: list[Temp | Launch] = []
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
     reads = [a.value_id, b.value_id]
     if not in_place and not per_unit:
-        temp, launch, b_steps = pack_launch(p, b, b_form, acc, vectors, b_steps, target)
+        temp, launch, b_steps = pack_launch(p, b, b_form, acc, vectors, b_steps, target, depth if tiles else 0)
         result += [temp, launch]
-        b_buf, b_k, b_panel = Buf(temp.id), width, p.k * width
+        b_buf, b_k, b_panel = Buf(temp.id), width, depth * width
         reads[1] = temp.id
 
     # Scratch: tiles in progress, the copy of A, the panels of B.
-    tiles = -(-mc // height) * (nc // width) if blocked else 1
-    a_at = _up(tiles * height * width * size, 64)
+    kept = -(-mc // height) * (nc // width) if blocked else 1
+    a_at = _up(kept * height * width * size, 64)
     a_tiles = -(-mc // height) if a_copy else 0
     b_at = _up(a_at + a_tiles * kc * _up(height, lanes) * size, 64)
     scratch = b_at + (kc * nc * size if per_unit else 0)
@@ -284,7 +296,7 @@ def _plan(
         out.buf,
         p.m,
         p.n,
-        p.k,
+        depth,
         *p.a,
         b_k,
         p.b[1],
@@ -297,6 +309,7 @@ def _plan(
         kc,
         a_at,
         b_at,
+        p.k,
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]
@@ -330,23 +343,28 @@ def _plan(
 
 
 def pack_launch(
-    p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int], target: Target
+    p: Problem, b: Operand, form: str, acc: dt.dtype, vectors: int, steps: Sequence[int], target: Target,
+    words: int = 0
 ) -> tuple[Temp, Launch, list[int]]:
-    """Return the temporary, the launch that fills it with panels of B, and its batch steps."""
+    """Return the temporary, the launch that fills it with panels of B, and its batch steps.
+
+    `words` is how many words of k the matrix unit takes; zero: B is packed by elements.
+    """
+    depth = words or p.k
     width = target.lanes(acc.itemsize) * vectors
     panels = -(-p.n // width)
     distinct = [(extent, step) for (extent, *_), step in zip(p.batch, steps, strict=True) if step]
-    name = target.symbol(f"pack2:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}")
+    name = target.symbol(f"pack3:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}:{words > 0}")
     source = functools.partial(
-        pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct)
+        pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct), words > 0
     )
-    one = p.k * panels * width
+    one = depth * panels * width
     count = prod(extent for extent, _ in distinct)
     temp = Temp(next(TEMP_IDS), max(64, count * one * acc.itemsize))
-    pieces = panels if form == "k" else -(-p.k // PACK_ROWS)
-    words: list[Buf | int] = [b.buf, Buf(temp.id), p.n, p.k, *p.b, pieces, panels]
+    pieces = panels if form == "k" else -(-depth // PACK_ROWS)
+    args: list[Buf | int] = [b.buf, Buf(temp.id), p.n, depth, *p.b, pieces, panels, p.k]
     for pair in distinct:
-        words += pair
+        args += pair
     packed_steps, step = [], one
     for extent, old in reversed(list(zip((e for e, *_ in p.batch), steps, strict=True))):
         packed_steps.append(step if old else 0)
@@ -354,7 +372,7 @@ def pack_launch(
     nbytes = count * (p.k * p.n * b.dtype.itemsize + one * acc.itemsize)
     launch = Launch(
         Kernel(name, source),
-        words,
+        args,
         count * pieces,
         0,
         0,

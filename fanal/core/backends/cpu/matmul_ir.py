@@ -10,18 +10,19 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_panel, pack_words
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
 # Argument words.
-A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, BATCH = range(20)
+A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, LENGTH, BATCH = range(21)
 
 
 _PREFETCH = 16
 _UNROLL = 4
-PACK_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,16 @@ class Spec:
     masked: bool = False  # B is read in place and its last panel is partial
     blocked: bool = False  # K is done in blocks
     batch: int = 0  # number of batch axes
+    tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
 
     @property
     def key(self) -> str:
-        return "matmul8:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul9:" + ":".join(str(v) for v in vars(self).values())
 
 
-def heights(height: int) -> list[int]:
+def heights(height: int, tiles: bool = False) -> list[int]:
     """Return the row counts a tile may have: a few, as each is code of its own."""
-    return [*(h for h in (2, 4, 8) if h < height), height]
+    return [*(h for h in ((tiles_ir.ROWS,) if tiles else (2, 4, 8)) if h < height), height]
 
 
 def tile_rows(w: Writer, rows: Value, choices: list[int]) -> Value:
@@ -129,6 +131,8 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
     w = Writer(target, declared)
     tile = Tile(w, spec)
     v, lanes = spec.vectors, tile.lanes
+    signature = (f"internal void @{name}(ptr %a, i64 %a_step, ptr %b, i64 %b_step, i64 %depth, ptr %acc, "
+                 "i64 %acc_step, i1 %resume, i64 %rows, i64 %cols) nounwind")
     masks = None
     if spec.masked:
         masks = [w.lane_mask(lanes, w.sub("%cols", str(j * lanes))) for j in range(v)]
@@ -137,6 +141,15 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
          + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
     for h in choices:
         w.label(labels[h])
+        if spec.tiles:
+            high, step = str(tiles_ir.ROWS), "%a_step"
+            across, on = w.mul(step, high), "64"
+            if spec.a_copy:
+                step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
+            tiles_ir.product(w, spec.a, h // tiles_ir.ROWS, v, "%a", step, across, on, "%b", "%b_step", "%depth",
+                             "%acc", "%acc_step", "%resume")
+            w.do("ret void")
+            continue
         at, row = [], "%acc"
         for _ in range(h):
             at += [w.at(row, str(j * lanes), tile.size) for j in range(v)]
@@ -155,210 +168,15 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
             w.store(tile.vector, x, p, None, tile.size)
         w.do("ret void")
     w.lines.pop()  # `function` writes the last return
-    return w.function(f"internal void @{name}(ptr %a, i64 %a_step, ptr %b, i64 %b_step, i64 %depth, ptr %acc, "
-                      "i64 %acc_step, i1 %resume, i64 %rows, i64 %cols) nounwind")
-
-
-def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,
-               dst_row: Value, rows: Value, cols: Value, unit: bool) -> None:
-    """Write a copy of a rows x cols block with conversion. Steps in elements; `unit`: src_col is 1."""
-    size, wide = bits(source) // 8, bits(target) // 8
-    lanes = w.target.lanes(wide)
-
-    def one(row_src: Value, row_dst: Value, c: Value) -> list[Value]:
-        x = w.let(f"load {source}, ptr {w.at(row_src, w.mul(c, src_col), size)}")
-        w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(row_dst, c, wide)}")
-        return []
-
-    def many(row_src: Value, row_dst: Value, c: Value, mask: Value | None) -> list[Value]:
-        x = w.load(f"<{lanes} x {source}>", w.at(row_src, c, size), mask)
-        w.store(f"<{lanes} x {target}>", w.cast(f"<{lanes} x {source}>", f"<{lanes} x {target}>", x),
-                w.at(row_dst, c, wide), mask)
-        return []
-
-    def row(r: Value) -> list[Value]:
-        row_src, row_dst = w.at(src, w.mul(r, src_row), size), w.at(dst, w.mul(r, dst_row), wide)
-        tail = "0"
-        if unit:
-            tail = w.let(f"and i64 {cols}, {-lanes}")
-            w.loop("0", tail, str(lanes), lambda c: many(row_src, row_dst, c, None))
-            if w.target.masks:
-                rest = w.sub(cols, tail)
-                w.when(w.less("0", rest), lambda: many(row_src, row_dst, tail, w.lane_mask(lanes, rest)))
-                return []
-        w.loop(tail, cols, "1", lambda c: one(row_src, row_dst, c))
-        return []
-    w.loop("0", rows, "1", row)
-
-
-def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src: Value, src_k: Value,
-               src_col: Value, dst: Value, depth: Value, cols: Value) -> None:
-    """Write the packing of one panel of B: depth x (vectors*lanes). Steps in elements.
-
-    Missing columns get finite numbers of no meaning.
-    `form` names the contiguous axis: "n" copies rows, "k" transposes register blocks, "any" goes by elements.
-    """
-    size, wide = bits(source) // 8, bits(target) // 8
-    lanes = w.target.lanes(wide)
-    width = lanes * vectors
-    from_, to = f"<{lanes} x {source}>", f"<{lanes} x {target}>"
-
-    def rows(masks: list[Value] | None) -> None:
-        def row(k: Value) -> list[Value]:
-            at, out = w.at(src, w.mul(k, src_k), size), w.at(dst, w.mul(k, str(width)), wide)
-            for j in range(vectors):
-                x = w.load(from_, w.at(at, str(j * lanes), size), masks[j] if masks else None)
-                w.store(to, w.cast(from_, to, x), w.at(out, str(j * lanes), wide))
-            return []
-        w.loop("0", depth, "1", row)
-
-    def elements(k_from: Value, col_from: Value, span: int) -> None:
-        """Columns col_from.. of rows k_from.. one by one."""
-        here = w.max(w.min(w.sub(cols, col_from), str(span)), "0")
-
-        def row(k: Value) -> list[Value]:
-            out = w.at(dst, w.add(w.mul(k, str(width)), col_from), wide)
-            at = w.at(src, w.add(w.mul(k, src_k), w.mul(col_from, src_col)), size)
-
-            def one(c: Value) -> list[Value]:
-                x = w.let(f"load {source}, ptr {w.at(at, w.mul(c, src_col), size)}")
-                w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(out, c, wide)}")
-                return []
-
-            def zero(c: Value) -> list[Value]:
-                w.do(f"store {target} 0.0, ptr {w.at(out, c, wide)}")
-                return []
-            w.loop("0", here, "1", one)
-            w.loop(here, str(span), "1", zero)
-            return []
-        w.loop(k_from, depth, "1", row)
-
-    def group(col: Value) -> list[Value]:
-        whole = w.let(f"and i64 {depth}, {-lanes}")
-        whole = w.select(w.less(col, cols), whole, "0")
-        column = w.at(src, w.mul(col, src_col), size)
-        last = w.sub(w.sub(cols, "1"), col)
-
-        def block(k: Value) -> list[Value]:
-            at = w.at(column, k, size)
-            # Missing columns repeat the last one.
-            places = [w.mul(w.min(str(c), last), src_col) for c in range(lanes)]
-            x = [w.cast(from_, to, w.load(from_, w.at(at, place, size))) for place in places]
-            for r, y in enumerate(transpose(w, to, x)):
-                line = w.mul(w.add(k, str(r)), str(width))
-                w.store(to, y, w.at(dst, w.add(line, col), wide))
-            return []
-        w.loop("0", whole, str(lanes), block)
-        elements(whole, col, lanes)
-        return []
-
-    if form == "n":
-        def partial() -> None:
-            rows([w.lane_mask(lanes, w.sub(cols, str(j * lanes))) for j in range(vectors)])
-        if w.target.masks:
-            partial()
-        else:
-            w.when(w.less(cols, str(width)), partial, lambda: rows(None))
-    elif form == "any":
-        elements("0", "0", width)
-    else:
-        w.loop("0", str(width), str(lanes), group)
-
-
-def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
-    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
-    n = len(rows)
-    part = min(n, 128 // bits(vector))  # elements in 128 bits
-
-    def pair(a: Value, b: Value, order: Callable[[int], int]) -> Value:
-        """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from n."""
-        lanes = ", ".join(f"i32 {order(i)}" for i in range(n))
-        return w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{lanes}>")
-
-    def interleave(rows: list[Value], group: int) -> list[Value]:
-        # Lanes of two registers by turns, `group` at a time, from the low and the high half of every part.
-        new = list(rows)
-        for i in range(0, n, 2 * group):
-            for j in range(group):
-                for half in (0, 1):
-                    def order(x: int, half: int = half) -> int:
-                        block, at = divmod(x % part, group)
-                        return x // part * part + half * part // 2 + block // 2 * group + at + block % 2 * n
-                    new[i + 2 * j + half] = pair(rows[i + j], rows[i + j + group], order)
-        return new
-    group = 1
-    while group < part:
-        rows = interleave(rows, group)
-        group *= 2
-    # Now lanes of part p of register g*part + c are column p*part + c of rows g*part ...
-    step = 1
-    while step < n // part:
-        new = list(rows)
-        for g in range(n // part):
-            if not g & step:
-                for c in range(part):
-                    a, b = rows[g * part + c], rows[(g + step) * part + c]
-                    new[g * part + c] = pair(a, b, lambda x: x - step * part + n if x // part & step else x)
-                    new[(g + step) * part + c] = pair(a, b, lambda x: x + n if x // part & step else x + step * part)
-        rows = new
-        step *= 2
-    return rows
-
-
-def pack_source(target: Target, name: str, form: str, source: str, acc: str, vectors: int, batch: int) -> str:
-    """Return the kernel that packs B into panels.
-
-    Units are batch x pieces: a panel where columns are contiguous, PACK_ROWS rows of every panel otherwise, so
-    that memory is read along its pages. Words: B, packed, N, K, step of k, step of n, pieces, panels, then
-    (extent, step) of every batch axis.
-    """
-    declared: set[str] = set()
-    w = Writer(target, declared)
-    size = bits(SCALAR[source]) // 8
-    wide = bits(SCALAR[acc]) // 8
-    width = target.lanes(wide) * vectors
-    b, packed = w.word("%args", 0, True), w.word("%args", 1, True)
-    n, depth, step_k, step_n, pieces, panels = (w.word("%args", i) for i in range(2, 8))
-    one = w.mul(depth, str(width))
-
-    def unit(u: Value) -> list[Value]:
-        rest, piece, out = "0", u, packed
-        at = b
-        if batch:
-            rest = w.div(u, pieces)
-            piece = w.sub(u, w.mul(rest, pieces))
-            out = w.at(packed, w.mul(w.mul(rest, panels), one), wide)
-            for i in reversed(range(batch)):
-                index = rest
-                if i:
-                    extent = w.word("%args", 8 + 2 * i)
-                    index = w.let(f"urem i64 {rest}, {extent}")
-                    rest = w.div(rest, extent)
-                at = w.at(at, w.mul(index, w.word("%args", 9 + 2 * i)), size)
-
-        def panel(p: Value, k0: Value, rows: Value) -> list[Value]:
-            col = w.mul(p, str(width))
-            src = w.at(at, w.add(w.mul(col, step_n), w.mul(k0, step_k)), size)
-            dst = w.at(out, w.add(w.mul(p, one), w.mul(k0, str(width))), wide)
-            pack_panel(w, form, SCALAR[source], SCALAR[acc], vectors, src, step_k, step_n, dst, rows,
-                       w.min(w.sub(n, col), str(width)))
-            return []
-        if form == "k":
-            panel(piece, "0", depth)
-        else:
-            k0 = w.mul(piece, str(PACK_ROWS))
-            rows = w.min(w.sub(depth, k0), str(PACK_ROWS))
-            w.loop("0", panels, "1", lambda p: panel(p, k0, rows))
-        return []
-    w.loop("%lo", "%hi", "1", unit)
-    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)
+    return w.function(signature)
 
 
 def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | None) -> str:
     """Return the module of one product kernel."""
     declared: set[str] = set()
     main = _Product(target, declared, spec, name, epilogue).write()
-    return module([main, partial_tile(target, declared, spec, name + "_part", heights(spec.height))], declared)
+    return module([main, partial_tile(target, declared, spec, name + "_part", heights(spec.height, spec.tiles))],
+                  declared)
 
 
 class _Product:
@@ -372,14 +190,19 @@ class _Product:
         self.a_vectors = -(-spec.height // self.tile.lanes)  # of a row of packed A
         self.tile_bytes = spec.height * self.width * self.tile.size
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
-        self.inline = not spec.blocked and (epilogue is None or epilogue.cost <= 4)
+        self.inline = not spec.tiles and not spec.blocked and (epilogue is None or epilogue.cost <= 4)
+        self.per_word = self.tile.size * 8 // bits(SCALAR[spec.a]) if spec.tiles else 1
 
     def write(self) -> str:
         w = self.w
         self.c = w.word("%args", C, True)
         self.m, self.n, self.k, self.ldc = (w.word("%args", i) for i in (M, N, K, C_ROW))
         self.a_row, self.a_k, self.b_k = (w.word("%args", i) for i in (A_ROW, A_K, B_K))
+        if self.spec.tiles:
+            tiles_ir.configure(w)
         w.loop("%lo", "%hi", "1", self.unit)
+        if self.spec.tiles:
+            tiles_ir.release(w)
         return w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
 
     def unit(self, u: Value) -> list[Value]:
@@ -419,7 +242,7 @@ class _Product:
         return []
 
     def pack(self, form: str, of: str, vectors: int, src: Value, src_k: Value, src_col: Value, cols: Value,
-             width: int, depth: Value, out: Value) -> None:
+             width: int, k0: Value, depth: Value, out: Value, right: bool) -> None:
         """Pack depth x cols of an operand in panels `width` columns apart, each depth x (vectors*lanes)."""
         w, size = self.w, bits(SCALAR[of]) // 8
         across = vectors * self.tile.lanes
@@ -430,9 +253,13 @@ class _Product:
             def panel(j: Value) -> list[Value]:
                 number = w.div(j, str(width))
                 place = w.mul(w.add(w.mul(number, depth), k), str(across))
-                at = w.at(src, w.add(w.mul(j, src_col), w.mul(k, src_k)), size)
-                pack_panel(w, form, SCALAR[of], self.tile.kind, vectors, at, src_k, src_col,
-                           w.at(out, place, self.tile.size), rows, w.min(w.sub(cols, j), str(across)))
+                at = w.at(src, w.add(w.mul(j, src_col), w.mul(w.mul(k, str(self.per_word)), src_k)), size)
+                to, lines = w.at(out, place, self.tile.size), w.min(w.sub(cols, j), str(across))
+                if self.spec.tiles:
+                    left = w.sub(w.word("%args", LENGTH), w.mul(w.add(k0, k), str(self.per_word)))
+                    pack_words(w, form, of, vectors, at, src_k, src_col, to, rows, left, lines, right)
+                else:
+                    pack_panel(w, form, SCALAR[of], self.tile.kind, vectors, at, src_k, src_col, to, rows, lines)
                 return []
             w.loop("0", cols, str(width), panel)
             return []
@@ -445,23 +272,25 @@ class _Product:
               depth: Value) -> None:
         w, spec, size = self.w, self.spec, self.tile.size
         rows_k = spec.a_form == "k"
+        first = w.mul(k0, str(self.per_word))  # element of k
+        of = bits(SCALAR[spec.a]) // 8
         if spec.a_copy:
-            of = bits(SCALAR[spec.a]) // 8
-            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(k0, self.a_k)), of)
+            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(first, self.a_k)), of)
             a = w.at("%scratch", w.word("%args", A_AT))
             self.pack("n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k, self.a_row,
-                      w.sub(i1, i0), spec.height, depth, a)
+                      w.sub(i1, i0), spec.height, k0, depth, a, False)
             a_step, origin = str(self.a_vectors * self.tile.lanes * size), i0
             a_panel = w.mul(depth, a_step)
         else:
             a = w.at(a, w.mul(k0, "1" if rows_k else self.a_k), size)
-            a_step, origin = w.mul(self.a_row if rows_k else self.a_k, str(size)), "0"
+            a_step, origin = w.mul(self.a_row if rows_k else self.a_k, str(of)), "0"
         b_step = str(self.width * size) if spec.b_copy else w.mul(self.b_k, str(size))
         if spec.b_copy:
             step_n = w.word("%args", B_COL)
-            at = w.at(b, w.add(w.mul(j0, step_n), w.mul(k0, self.b_k)), bits(SCALAR[spec.b]) // 8)
+            at = w.at(b, w.add(w.mul(j0, step_n), w.mul(first, self.b_k)), bits(SCALAR[spec.b]) // 8)
             b = w.at("%scratch", w.word("%args", B_AT))
-            self.pack(spec.b_copy, spec.b, spec.vectors, at, self.b_k, step_n, w.sub(j1, j0), self.width, depth, b)
+            self.pack(spec.b_copy, spec.b, spec.vectors, at, self.b_k, step_n, w.sub(j1, j0), self.width, k0, depth,
+                      b, True)
             panel_step, b_origin = w.mul(depth, str(self.width * size)), j0
         else:
             panel_step, b_origin = w.mul(w.word("%args", B_PANEL), str(size)), "0"
@@ -480,11 +309,11 @@ class _Product:
                     row = w.sub(row, origin)
                     if spec.a_copy:
                         return w.at(a, w.mul(w.div(row, str(spec.height)), a_panel))
-                    return w.at(a, w.mul(row, a_step) if rows_k else w.mul(row, str(size)))
+                    return w.at(a, w.mul(row, a_step) if rows_k else row, 1 if rows_k else size)
 
                 def part() -> None:
                     rest = w.min(w.sub(i1, i), str(spec.height))
-                    high = tile_rows(w, rest, heights(spec.height))
+                    high = tile_rows(w, rest, heights(spec.height, spec.tiles))
                     if spec.a_copy:
                         start, skip = i, "0"  # rows too many are scratch memory
                     else:

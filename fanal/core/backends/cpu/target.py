@@ -11,7 +11,7 @@ from typing import Any
 from fanal.core.base import knobs
 
 from . import cache
-from .host import processor_id
+from .host import may_use_tiles, processor_id
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Target:
     masks: bool  # masked loads and stores cost the same as plain ones
     l1: int  # bytes of first-level data cache
     l2: int
+    tiles: bool = False  # a matrix unit (AMX) that this process may use
 
     def lanes(self, itemsize: int) -> int:
         """Return how many elements of `itemsize` bytes one vector register holds."""
@@ -129,4 +130,5 @@ def _best() -> Target:
         name == "avx512",
         _cache("1", "Data", 32 << 10),
         _cache("2", "Data", 256 << 10),
+        flags >= {"amx-tile", "amx-bf16", "amx-int8"} and name == "avx512" and may_use_tiles(),
     )

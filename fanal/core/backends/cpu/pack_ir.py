@@ -1,0 +1,280 @@
+"""LLVM IR that copies operands into the order the register tiles read: panels of B, rows of A, with conversion."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.target import Target
+
+PACK_ROWS = 32  # of an operand whose columns are contiguous, copied at a time: memory is read along its pages
+SIDE = 16  # of the blocks of words that the matrix unit takes
+_WORDS = f"<{SIDE} x i32>"
+_ELEMENT = {"bfloat16": "i16", "int8": "i8"}
+
+
+def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,
+               dst_row: Value, rows: Value, cols: Value, unit: bool) -> None:
+    """Write a copy of a rows x cols block with conversion. Steps in elements; `unit`: src_col is 1."""
+    size, wide = bits(source) // 8, bits(target) // 8
+    lanes = w.target.lanes(wide)
+
+    def one(row_src: Value, row_dst: Value, c: Value) -> list[Value]:
+        x = w.let(f"load {source}, ptr {w.at(row_src, w.mul(c, src_col), size)}")
+        w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(row_dst, c, wide)}")
+        return []
+
+    def many(row_src: Value, row_dst: Value, c: Value, mask: Value | None) -> list[Value]:
+        x = w.load(f"<{lanes} x {source}>", w.at(row_src, c, size), mask)
+        w.store(f"<{lanes} x {target}>", w.cast(f"<{lanes} x {source}>", f"<{lanes} x {target}>", x),
+                w.at(row_dst, c, wide), mask)
+        return []
+
+    def row(r: Value) -> list[Value]:
+        row_src, row_dst = w.at(src, w.mul(r, src_row), size), w.at(dst, w.mul(r, dst_row), wide)
+        tail = "0"
+        if unit:
+            tail = w.let(f"and i64 {cols}, {-lanes}")
+            w.loop("0", tail, str(lanes), lambda c: many(row_src, row_dst, c, None))
+            if w.target.masks:
+                rest = w.sub(cols, tail)
+                w.when(w.less("0", rest), lambda: many(row_src, row_dst, tail, w.lane_mask(lanes, rest)))
+                return []
+        w.loop(tail, cols, "1", lambda c: one(row_src, row_dst, c))
+        return []
+    w.loop("0", rows, "1", row)
+
+
+def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src: Value, src_k: Value,
+               src_col: Value, dst: Value, depth: Value, cols: Value) -> None:
+    """Write the packing of one panel of B: depth x (vectors*lanes). Steps in elements.
+
+    Missing columns get finite numbers of no meaning.
+    `form` names the contiguous axis: "n" copies rows, "k" transposes register blocks, "any" goes by elements.
+    """
+    size, wide = bits(source) // 8, bits(target) // 8
+    lanes = w.target.lanes(wide)
+    width = lanes * vectors
+    from_, to = f"<{lanes} x {source}>", f"<{lanes} x {target}>"
+
+    def rows(masks: list[Value] | None) -> None:
+        def row(k: Value) -> list[Value]:
+            at, out = w.at(src, w.mul(k, src_k), size), w.at(dst, w.mul(k, str(width)), wide)
+            for j in range(vectors):
+                x = w.load(from_, w.at(at, str(j * lanes), size), masks[j] if masks else None)
+                w.store(to, w.cast(from_, to, x), w.at(out, str(j * lanes), wide))
+            return []
+        w.loop("0", depth, "1", row)
+
+    def elements(k_from: Value, col_from: Value, span: int) -> None:
+        """Columns col_from.. of rows k_from.. one by one."""
+        here = w.max(w.min(w.sub(cols, col_from), str(span)), "0")
+
+        def row(k: Value) -> list[Value]:
+            out = w.at(dst, w.add(w.mul(k, str(width)), col_from), wide)
+            at = w.at(src, w.add(w.mul(k, src_k), w.mul(col_from, src_col)), size)
+
+            def one(c: Value) -> list[Value]:
+                x = w.let(f"load {source}, ptr {w.at(at, w.mul(c, src_col), size)}")
+                w.do(f"store {target} {w.cast(source, target, x)}, ptr {w.at(out, c, wide)}")
+                return []
+
+            def zero(c: Value) -> list[Value]:
+                w.do(f"store {target} 0.0, ptr {w.at(out, c, wide)}")
+                return []
+            w.loop("0", here, "1", one)
+            w.loop(here, str(span), "1", zero)
+            return []
+        w.loop(k_from, depth, "1", row)
+
+    def group(col: Value) -> list[Value]:
+        whole = w.let(f"and i64 {depth}, {-lanes}")
+        whole = w.select(w.less(col, cols), whole, "0")
+        column = w.at(src, w.mul(col, src_col), size)
+        last = w.sub(w.sub(cols, "1"), col)
+
+        def block(k: Value) -> list[Value]:
+            at = w.at(column, k, size)
+            # Missing columns repeat the last one.
+            places = [w.mul(w.min(str(c), last), src_col) for c in range(lanes)]
+            x = [w.cast(from_, to, w.load(from_, w.at(at, place, size))) for place in places]
+            for r, y in enumerate(transpose(w, to, x)):
+                line = w.mul(w.add(k, str(r)), str(width))
+                w.store(to, y, w.at(dst, w.add(line, col), wide))
+            return []
+        w.loop("0", whole, str(lanes), block)
+        elements(whole, col, lanes)
+        return []
+
+    if form == "n":
+        def partial() -> None:
+            rows([w.lane_mask(lanes, w.sub(cols, str(j * lanes))) for j in range(vectors)])
+        if w.target.masks:
+            partial()
+        else:
+            w.when(w.less(cols, str(width)), partial, lambda: rows(None))
+    elif form == "any":
+        elements("0", "0", width)
+    else:
+        w.loop("0", str(width), str(lanes), group)
+
+
+def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k: Value, src_line: Value, dst: Value,
+               depth: Value, left: Value, lines: Value, right: bool) -> None:
+    """Write the packing of 16*vectors lines (rows of A, or columns of B if `right`) of `depth` words.
+
+    Steps are in elements. `form` names the contiguous axis: "k", "n" the lines, "any" neither. Elements from the
+    `left`-th on are zero, lines from the `lines`-th on arbitrary. A comes out as tiles, those of the next 16 words
+    after those of all lines; B as `depth` rows of words.
+    """
+    kind = _ELEMENT[dtype]
+    wide = int(kind[1:])
+    size, each = wide // 8, 32 // wide  # bytes of an element, elements of a word
+
+    def along(k: Value, line: Value) -> list[Value]:
+        """Return 16 lines of 16 words."""
+        mask = w.lane_mask(SIDE * each, w.sub(left, w.mul(k, str(each))))
+        found = []
+        for r in range(SIDE):
+            place = w.mul(w.min(w.add(line, str(r)), w.sub(lines, "1")), src_line)
+            x = w.load(f"<{SIDE * each} x {kind}>", w.at(w.at(src, place, size), k, 4), mask)
+            found.append(w.let(f"bitcast <{SIDE * each} x {kind}> {x} to {_WORDS}"))
+        return found
+
+    def across(k: Value, line: Value) -> list[Value]:
+        """Return 16 words of 16 lines."""
+        found, few = [], w.sub(lines, line)
+        for r in range(SIDE):
+            word = "zeroinitializer"
+            for part in range(each):
+                at = w.add(w.mul(w.add(k, str(r)), str(each)), str(part))
+                inside = w.less(at, left)
+                row = w.at(src, w.mul(at, src_k), size)
+                if form == "n":
+                    count = w.select(inside, few, "0")
+                    x = w.load(f"<{SIDE} x {kind}>", w.at(row, line, size), w.lane_mask(SIDE, count))
+                else:
+                    x = elements(w.select(inside, row, src, "ptr"), line)
+                    x = w.select(inside, x, "zeroinitializer", f"<{SIDE} x {kind}>")
+                x = w.let(f"zext <{SIDE} x {kind}> {x} to {_WORDS}")
+                if part:
+                    x = w.let(f"shl {_WORDS} {x}, splat (i32 {part * wide})")
+                    x = w.let(f"or {_WORDS} {word}, {x}")
+                word = x
+            found.append(word)
+        return found
+
+    def elements(row: Value, line: Value) -> Value:
+        x = "poison"
+        for r in range(SIDE):
+            place = w.mul(w.min(w.add(line, str(r)), w.sub(lines, "1")), src_line)
+            one = w.let(f"load {kind}, ptr {w.at(row, place, size)}")
+            x = w.let(f"insertelement <{SIDE} x {kind}> {x}, {kind} {one}, i64 {r}")
+        return x
+
+    def block(k: Value) -> list[Value]:
+        for v in range(vectors):
+            words = (along if form == "k" else across)(k, str(SIDE * v))
+            if right == (form == "k"):
+                words = transpose(w, _WORDS, words)
+            for r, x in enumerate(words):
+                at = f"{4 * SIDE * v}" if right else f"{4 * SIDE * (SIDE * v + r)}"
+                row = w.mul(w.add(k, str(r if right else 0)), str(4 * SIDE * vectors))
+                w.store(_WORDS, x, w.at(w.at(dst, row), at), None, 64)
+        return []
+    w.loop("0", depth, str(SIDE), block)
+
+
+def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
+    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
+    n = len(rows)
+    part = min(n, 128 // bits(vector))  # elements in 128 bits
+
+    def pair(a: Value, b: Value, order: Callable[[int], int]) -> Value:
+        """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from n."""
+        lanes = ", ".join(f"i32 {order(i)}" for i in range(n))
+        return w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{lanes}>")
+
+    def interleave(rows: list[Value], group: int) -> list[Value]:
+        # Lanes of two registers by turns, `group` at a time, from the low and the high half of every part.
+        new = list(rows)
+        for i in range(0, n, 2 * group):
+            for j in range(group):
+                for half in (0, 1):
+                    def order(x: int, half: int = half) -> int:
+                        block, at = divmod(x % part, group)
+                        return x // part * part + half * part // 2 + block // 2 * group + at + block % 2 * n
+                    new[i + 2 * j + half] = pair(rows[i + j], rows[i + j + group], order)
+        return new
+    group = 1
+    while group < part:
+        rows = interleave(rows, group)
+        group *= 2
+    # Now lanes of part p of register g*part + c are column p*part + c of rows g*part ...
+    step = 1
+    while step < n // part:
+        new = list(rows)
+        for g in range(n // part):
+            if not g & step:
+                for c in range(part):
+                    a, b = rows[g * part + c], rows[(g + step) * part + c]
+                    new[g * part + c] = pair(a, b, lambda x: x - step * part + n if x // part & step else x)
+                    new[(g + step) * part + c] = pair(a, b, lambda x: x + n if x // part & step else x + step * part)
+        rows = new
+        step *= 2
+    return rows
+
+
+def pack_source(target: Target, name: str, form: str, source: str, acc: str, vectors: int, batch: int,
+                words: bool) -> str:
+    """Return the kernel that packs B into panels, by elements or in words for the matrix unit.
+
+    Units are batch x pieces: a panel where columns are contiguous, PACK_ROWS rows of every panel otherwise, so
+    that memory is read along its pages. Words: B, packed, N, K, step of k, step of n, pieces, panels, elements of k
+    (K counts words then), (extent, step) of every batch axis.
+    """
+    declared: set[str] = set()
+    w = Writer(target, declared)
+    size = bits(SCALAR[source]) // 8
+    wide = bits(SCALAR[acc]) // 8
+    width = target.lanes(wide) * vectors
+    per = wide // size if words else 1
+    b, packed = w.word("%args", 0, True), w.word("%args", 1, True)
+    n, depth, step_k, step_n, pieces, panels = (w.word("%args", i) for i in range(2, 8))
+    one = w.mul(depth, str(width))
+
+    def unit(u: Value) -> list[Value]:
+        rest, piece, out = "0", u, packed
+        at = b
+        if batch:
+            rest = w.div(u, pieces)
+            piece = w.sub(u, w.mul(rest, pieces))
+            out = w.at(packed, w.mul(w.mul(rest, panels), one), wide)
+            for i in reversed(range(batch)):
+                index = rest
+                if i:
+                    extent = w.word("%args", 9 + 2 * i)
+                    index = w.let(f"urem i64 {rest}, {extent}")
+                    rest = w.div(rest, extent)
+                at = w.at(at, w.mul(index, w.word("%args", 10 + 2 * i)), size)
+
+        def panel(p: Value, k0: Value, rows: Value) -> list[Value]:
+            col = w.mul(p, str(width))
+            first = w.mul(k0, str(per))
+            src = w.at(at, w.add(w.mul(col, step_n), w.mul(first, step_k)), size)
+            dst = w.at(out, w.add(w.mul(p, one), w.mul(k0, str(width))), wide)
+            lines = w.min(w.sub(n, col), str(width))
+            if words:
+                left = w.sub(w.word("%args", 8), first)
+                pack_words(w, form, source, vectors, src, step_k, step_n, dst, rows, left, lines, True)
+            else:
+                pack_panel(w, form, SCALAR[source], SCALAR[acc], vectors, src, step_k, step_n, dst, rows, lines)
+            return []
+        if form == "k":
+            panel(piece, "0", depth)
+        else:
+            k0 = w.mul(piece, str(PACK_ROWS))
+            rows = w.min(w.sub(depth, k0), str(PACK_ROWS))
+            w.loop("0", panels, "1", lambda p: panel(p, k0, rows))
+        return []
+    w.loop("%lo", "%hi", "1", unit)
+    return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], declared)

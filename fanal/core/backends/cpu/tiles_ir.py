@@ -1,0 +1,70 @@
+"""LLVM IR for the matrix unit of x86 processors (AMX): bfloat16 and int8 products on tiles of 16 rows of 64 bytes.
+
+The unit multiplies words of 32 bits: pairs of bfloat16 or quadruples of int8, neighbours along k. So an operand is
+seen as a matrix of words; k counts words here, in whole tiles of 16, and what is missing of the last is zero. A tile
+of A holds 16 rows of 16 words, one of B 16 words of k for 16 columns.
+
+For bfloat16 the sums over even and over odd k of a tile are taken apart in float32, added to each other and then to
+C; subnormal numbers count as zero. For int8 the result is exact modulo 2**32. Neither depends on where in a tile an
+element lies. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS and TDPBSSD.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fanal.core.backends.cpu.irtext import Value, Writer
+
+ROWS = 16  # of a tile, and words in each
+_BYTES = 64  # of a row
+_LEFT, _RIGHT = 4, 6  # first tile register of the operands; those of C come before
+_MULTIPLY = {"bfloat16": "llvm.x86.tdpbf16ps", "int8": "llvm.x86.tdpbssd"}
+
+
+def configure(w: Writer) -> None:
+    """Give every tile register its full size. Registers are undefined until then, and after `release`."""
+    palette = bytes([1, *[0] * 15]) + b"".join(_BYTES.to_bytes(2, "little") for _ in range(8)) + bytes(16)
+    text = "".join(f"\\{byte:02X}" for byte in palette + bytes([ROWS] * 8) + bytes(8))
+    w.declared.add(f'@tiles = private constant [64 x i8] c"{text}", align 64')
+    w.call("void", "llvm.x86.ldtilecfg", ("ptr", "@tiles"))
+
+
+def release(w: Writer) -> None:
+    """Clear the tile registers, so that they need not be saved when threads take turns on a core."""
+    w.call("void", "llvm.x86.tilerelease")
+
+
+def product(w: Writer, dtype: str, rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value, a_next: Value,
+            b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value) -> None:
+    """Write the product of `rows` x `vectors` tiles into memory, going on from what lies there if `resume`.
+
+    Steps are in bytes: of a row of A, of a tile of A to the one below, of A to the next 16 words, of a word of B, of a
+    row of C.
+    """
+    def tile(name: str, register: int, at: Value, step: Value) -> None:
+        w.call("void", f"llvm.x86.{name}", ("i8", str(register)), ("ptr", at), ("i64", step))
+
+    places = {(i, j): w.at(w.at(acc, w.mul(acc_step, str(ROWS * i))), str(_BYTES * j))
+              for i in range(rows) for j in range(vectors)}
+
+    def each(name: str) -> None:
+        for (i, j), place in places.items():
+            tile(name, i * vectors + j, place, acc_step)
+
+    def clear() -> None:
+        for i, j in places:
+            w.call("void", "llvm.x86.tilezero", ("i8", str(i * vectors + j)))
+    w.when(resume, lambda: each("tileloadd64"), clear)
+
+    def step(_: Value, a: Value, b: Value) -> Sequence[Value]:
+        loaded = set()
+        for i, j in places:
+            for register, at, across in ((_LEFT + i, w.at(a, w.mul(a_tile, str(i))), a_row),
+                                         (_RIGHT + j, w.at(b, str(_BYTES * j)), b_step)):
+                if register not in loaded:
+                    loaded.add(register)
+                    tile("tileloadd64", register, at, across)
+            w.call("void", _MULTIPLY[dtype], ("i8", str(i * vectors + j)), ("i8", str(_LEFT + i)),
+                   ("i8", str(_RIGHT + j)))
+        return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
+    w.loop("0", depth, str(ROWS), step, [("ptr", a), ("ptr", b)])
+    each("tilestored64")
