@@ -161,6 +161,12 @@ class Emitter:
         self.lanes = old
         return kept
 
+    def rounded_by_processor(self, x: Scalar) -> Scalar:
+        """Round a float32 that is not subnormal to bfloat16, in one instruction where there is one."""
+        half = self.w.let(f"fptrunc {vector('float', x.lanes)} {x.name} to {vector('bfloat', x.lanes)}")
+        kind = vector("i16", x.lanes)
+        return self.unpack(self.w.let(f"bitcast {vector('bfloat', x.lanes)} {half} to {kind}"), dt.bfloat16, x.lanes)
+
     def _bits_back(self, bits: Scalar, to: DType) -> Scalar:
         kind = vector("float", bits.lanes)
         return self.make(f"bitcast {vector('i32', bits.lanes)} {bits.name} to {kind}", to, bits.lanes)

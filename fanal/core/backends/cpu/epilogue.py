@@ -89,13 +89,18 @@ class Epilogue:
 
 
 def conclude(
-    site: Site, epilogue: Epilogue | None, value: Value, acc: DType, out: DType, buffer: Value
+    site: Site, epilogue: Epilogue | None, value: Value, acc: DType, out: DType, buffer: Value, flushed: bool = False
 ) -> None:
-    """Write the rounding, the epilogue and the store of one vector of accumulators."""
+    """Write the rounding, the epilogue and the store of one vector of accumulators.
+
+    `flushed` says that no accumulator is subnormal, so that the processor's own rounding to bfloat16 may be used.
+    """
     e = site.e
+    first = out if epilogue is None else epilogue.dtype or out
     x: Scalar | None = Scalar(value, acc, site.lanes)
+    x = e.rounded_by_processor(x) if flushed and first is dt.bfloat16 else e.convert(x, first)
     if epilogue is not None:
-        x = epilogue.emit(site, e.convert(Scalar(value, acc, site.lanes), epilogue.dtype or out))
+        x = epilogue.emit(site, x)
     if x is not None:
         site.store_at(buffer, site.offset, e.convert(x, out))
 

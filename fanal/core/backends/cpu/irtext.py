@@ -218,7 +218,14 @@ class Writer:
         return f"define {signature} {{\nentry:\n" + "\n".join(self.lines) + "\n  ret void\n}\n"
 
 
-SCALAR = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat", "int32": "i32", "int8": "i8"}
+SCALAR = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "half",
+    "bfloat16": "bfloat",
+    "int32": "i32",
+    "int8": "i8",
+}
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
 _BITS = {"float": 32, "double": 64, "half": 16, "bfloat": 16, "i32": 32, "i8": 8}
 

@@ -28,10 +28,11 @@ _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows ar
 _AGAIN = 64  # columns above which A is packed, where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
-_UNIT_FLOPS = (1 << 18, 1 << 23)  # least and most work worth a unit of its own
+_UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
+_LARGEST = {False: 1 << 23, True: 1 << 26}  # most work of a unit, without and with the matrix unit
 _UNIT_PACK_ROWS = 140  # up to this many rows each panel of B is packed by the unit that uses it
-_UNITS = 8  # units wanted where each copies its rows of A
 _UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
+_TILE_ROWS = {False: 128, True: 480}  # the same with the matrix unit, where B stays in that cache and where not
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
 
 
@@ -178,24 +179,20 @@ def _unit(
     panels: int,
     k: int,
     stack: int,
+    largest: int,
     per_unit: bool,
-    copied: bool,
+    wide: bool,
 ) -> tuple[int, int]:
     """Return how many tiles high and how many panels wide a unit of work is, at the most `most` and `limit`.
 
-    Neighbouring units of a thread share rows of A, so narrow units cost nothing unless A is copied for each.
+    Neighbouring units of a thread share rows of A, so narrow units cost nothing, unless `wide`: A is copied for each.
     """
     tile = 2 * height * width * max(1, k)
-    wanted = min(_UNIT_FLOPS[1], max(_UNIT_FLOPS[0], stack * tile * row_tiles * panels // 16))
+    wanted = min(largest, max(_UNIT_FLOPS, stack * tile * row_tiles * panels // 16))
     high = row_tiles if per_unit else min(most, row_tiles)
-    across = limit
-    if copied and not per_unit:
-        while high > 1 and -(-row_tiles // high) * -(-panels // across) * stack < _UNITS:
-            high //= 2
-    else:
-        across = min(across, max(1, wanted // (tile * high)))
-        if not per_unit:
-            high = min(high, max(1, wanted // (tile * across)))
+    across = limit if wide else min(limit, max(1, wanted // (tile * high)))
+    if not per_unit:
+        high = min(high, max(1, wanted // (tile * across)))
     return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
 
 
@@ -213,7 +210,7 @@ def _plan(
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
     packed = 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)
     if tiles:
-        packed = packed or a_form == "m" or depth * per_word != p.k
+        packed = packed or p.n > _AGAIN or a_form == "m" or depth * per_word != p.k
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((p.m, 1), (p.n, lanes)))
     else:
@@ -238,7 +235,7 @@ def _plan(
         and (target.masks or not partial)
         and (p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
     )
-    per_unit = not in_place and p.m <= _UNIT_PACK_ROWS and stack == b_stack and (not a_copy or row_tiles == 1)
+    per_unit = not in_place and p.m <= _UNIT_PACK_ROWS and stack == b_stack
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
     blocked = depth > flat
@@ -249,11 +246,15 @@ def _plan(
         limit = _PARTIAL_COLS // width
     if per_unit:
         limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
-    most = max(1, min(_UNIT_ROWS, target.l2 // 2 // (max(1, kc) * size)) // height)
+    most_rows = _UNIT_ROWS
+    if tiles:  # so fast that B from beyond the second-level cache is the limit: take it seldom
+        most_rows = _TILE_ROWS[b_bytes > target.l2 // 2]
+    most = max(1, min(most_rows, target.l2 // 2 // (max(1, kc) * size)) // height)
     high, across = _unit(
-        height, width, row_tiles, most, max(1, min(limit, panels)), panels, depth, stack, per_unit, bool(a_copy)
+        height, width, row_tiles, most, max(1, min(limit, panels)), panels, depth, stack, _LARGEST[tiles], per_unit,
+        blocked and bool(a_copy)
     )
-    mc = _up(-(-p.m // -(-row_tiles // high)), 2) if high < row_tiles else p.m
+    mc = _up(-(-p.m // -(-row_tiles // high)), height if tiles else 2) if high < row_tiles else p.m
     mc, nc = max(mc, min(height, p.m)), across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)
 
@@ -310,6 +311,7 @@ def _plan(
         a_at,
         b_at,
         p.k,
+        width * min(across, max(1, target.l2 // 4 // (max(1, kc) * width * size))),
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]
@@ -354,7 +356,7 @@ def pack_launch(
     width = target.lanes(acc.itemsize) * vectors
     panels = -(-p.n // width)
     distinct = [(extent, step) for (extent, *_), step in zip(p.batch, steps, strict=True) if step]
-    name = target.symbol(f"pack3:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}:{words > 0}")
+    name = target.symbol(f"pack4:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}:{words > 0}")
     source = functools.partial(
         pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct), words > 0
     )

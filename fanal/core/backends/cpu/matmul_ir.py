@@ -18,7 +18,8 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
 # Argument words.
-A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT, LENGTH, BATCH = range(21)
+A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT = range(19)
+LENGTH, PASS, BATCH = range(19, 22)
 
 
 _PREFETCH = 16
@@ -45,7 +46,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul9:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul12:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -200,15 +201,17 @@ class _Product:
         self.a_row, self.a_k, self.b_k = (w.word("%args", i) for i in (A_ROW, A_K, B_K))
         if self.spec.tiles:
             tiles_ir.configure(w)
-        w.loop("%lo", "%hi", "1", self.unit)
+        # Neighbouring units share rows of A: they are copied for the first.
+        w.loop("%lo", "%hi", "1", self.unit, [("i64", "-1")])
         if self.spec.tiles:
             tiles_ir.release(w)
         return w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
 
-    def unit(self, u: Value) -> list[Value]:
+    def unit(self, u: Value, before: Value) -> list[Value]:
         w, spec, args = self.w, self.spec, "%args"
         nb, mb = w.word(args, NB), w.word(args, MB)
-        rest = w.div(u, nb)
+        group = rest = w.div(u, nb)
+        self.new_rows = w.let(f"icmp ne i64 {group}, {before}")
         jb = w.sub(u, w.mul(rest, nb))
         a, b, shift = w.word(args, A, True), w.word(args, B, True), "0"
         a_size, b_size = bits(SCALAR[spec.a]) // 8, bits(SCALAR[spec.b]) // 8
@@ -239,7 +242,7 @@ class _Product:
             w.loop("0", self.k, kc, block)
         else:
             self.block(a, b, shift, i0, i1, j0, j1, "0", self.k)
-        return []
+        return [group]
 
     def pack(self, form: str, of: str, vectors: int, src: Value, src_k: Value, src_col: Value, cols: Value,
              width: int, k0: Value, depth: Value, out: Value, right: bool) -> None:
@@ -277,8 +280,13 @@ class _Product:
         if spec.a_copy:
             at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(first, self.a_k)), of)
             a = w.at("%scratch", w.word("%args", A_AT))
-            self.pack("n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k, self.a_row,
-                      w.sub(i1, i0), spec.height, k0, depth, a, False)
+            copy = functools.partial(
+                self.pack, "n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k,
+                self.a_row, w.sub(i1, i0), spec.height, k0, depth, a, False)
+            if spec.blocked:
+                copy()
+            else:
+                w.when(self.new_rows, copy)
             a_step, origin = str(self.a_vectors * self.tile.lanes * size), i0
             a_panel = w.mul(depth, a_step)
         else:
@@ -299,12 +307,14 @@ class _Product:
         resume = w.let(f"icmp ne i64 {k0}, 0") if spec.blocked else "false"
         last = w.let(f"icmp eq i64 {w.add(k0, depth)}, {self.k}") if spec.blocked else "true"
 
-        def panel(j: Value) -> list[Value]:
-            number = w.div(w.sub(j, b_origin), str(self.width))
-            b_now = w.at(b, w.mul(number, panel_step))
-            cols = w.min(w.sub(j1, j), str(self.width))
+        def columns(j_from: Value) -> list[Value]:
+            j_to = w.min(w.add(j_from, w.word("%args", PASS)), j1)
 
-            def rows(i: Value) -> list[Value]:
+            def tile(i: Value, j: Value) -> list[Value]:
+                number = w.div(w.sub(j, b_origin), str(self.width))
+                b_now = w.at(b, w.mul(number, panel_step))
+                cols = w.min(w.sub(j1, j), str(self.width))
+
                 def a_at(row: Value) -> Value:
                     row = w.sub(row, origin)
                     if spec.a_copy:
@@ -322,6 +332,9 @@ class _Product:
                         skip = w.sub(high, rest)
                         start = w.sub(i, skip)
                     acc = "%scratch"
+                    if spec.tiles and not spec.blocked:
+                        w.when(w.less(str(spec.height - 1), rest),
+                               lambda: self.fetch_rows(w.add(w.add(shift, w.mul(i, self.ldc)), j)))
                     if spec.blocked:
                         across = w.div(w.sub(j, j0), str(self.width))
                         place = w.add(w.mul(across, tiles_high), w.div(w.sub(i, i0), str(spec.height)))
@@ -353,22 +366,52 @@ class _Product:
                 else:
                     part()
                 return []
+
+            def rows(i: Value) -> list[Value]:
+                w.loop(j_from, j_to, str(self.width), functools.partial(tile, i))
+                return []
             w.loop(i0, i1, str(spec.height), rows)
             return []
-        w.loop(j0, j1, str(self.width), panel)
+        w.loop(j0, j1, w.word("%args", PASS), columns)
 
     def fetch_rows(self, offset: Value) -> None:
         """Ask for the lines of C that a tile is about to overwrite."""
         w = self.w
         for _ in range(self.spec.height):
-            at = w.at(self.c, offset, self.tile.size)
-            for line in range(0, self.width * self.tile.size, 64):
+            size = dt.by_name(self.spec.out).itemsize
+            at = w.at(self.c, offset, size)
+            for line in range(0, self.width * size, 64):
                 w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "2"),
                        ("i32", "1"))
             offset = w.add(offset, self.ldc)
 
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
+        w, tile = self.w, self.tile
+
+        def whole() -> None:
+            def some(r: Value) -> list[Value]:
+                here = w.add(i, r)
+                offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
+                at = w.at(acc, w.mul(r, str(self.width)), tile.size)
+                for step in range(_UNROLL):
+                    for v in range(self.spec.vectors):
+                        lane = str(v * tile.lanes)
+                        value = w.load(tile.vector, w.at(at, lane, tile.size), None, 64)
+                        self.put(value, w.add(here, str(step)), w.add(j, lane), w.add(offset, lane), None)
+                    offset, at = w.add(offset, self.ldc), w.at(at, str(self.width), tile.size)
+                return []
+            w.loop("0", rows, str(_UNROLL), some)
+
+        if self.spec.tiles and (self.epilogue is None or self.epilogue.cost <= 4):
+            full = w.let(f"and i1 {w.less(str(self.spec.height - 1), rows)}, "
+                         f"{w.less(str(self.width - 1), cols)}")
+            w.when(full, whole, lambda: self.finish_partial(acc, i, j, skip, rows, cols, shift))
+        else:
+            self.finish_partial(acc, i, j, skip, rows, cols, shift)
+
+    def finish_partial(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value,
+                       shift: Value) -> None:
         w, tile = self.w, self.tile
         counts = [w.sub(cols, str(v * tile.lanes)) for v in range(self.spec.vectors)]
         masks = [w.lane_mask(tile.lanes, count) for count in counts]
@@ -395,4 +438,5 @@ class _Product:
 
     def put(self, value: Value, row: Value, col: Value, offset: Value, mask: Value | None) -> None:
         site = Site(self.w, "%args", BATCH + 4 * self.spec.batch, row, col, offset, mask, self.tile.lanes)
-        conclude(site, self.epilogue, value, dt.by_name(self.spec.acc), dt.by_name(self.spec.out), self.c)
+        conclude(site, self.epilogue, value, dt.by_name(self.spec.acc), dt.by_name(self.spec.out), self.c,
+                 self.spec.tiles)

@@ -1,6 +1,7 @@
 """LLVM IR that copies operands into the order the register tiles read: panels of B, rows of A, with conversion."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
@@ -142,7 +143,7 @@ def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k
 
     def across(k: Value, line: Value) -> list[Value]:
         """Return 16 words of 16 lines."""
-        found, few = [], w.sub(lines, line)
+        found, mask = [], w.lane_mask(SIDE, w.sub(lines, line))
         for r in range(SIDE):
             word = "zeroinitializer"
             for part in range(each):
@@ -150,8 +151,8 @@ def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k
                 inside = w.less(at, left)
                 row = w.at(src, w.mul(at, src_k), size)
                 if form == "n":
-                    count = w.select(inside, few, "0")
-                    x = w.load(f"<{SIDE} x {kind}>", w.at(row, line, size), w.lane_mask(SIDE, count))
+                    here = w.select(inside, mask, "zeroinitializer", f"<{SIDE} x i1>")
+                    x = w.load(f"<{SIDE} x {kind}>", w.at(row, line, size), here)
                 else:
                     x = elements(w.select(inside, row, src, "ptr"), line)
                     x = w.select(inside, x, "zeroinitializer", f"<{SIDE} x {kind}>")
@@ -171,17 +172,20 @@ def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k
             x = w.let(f"insertelement <{SIDE} x {kind}> {x}, {kind} {one}, i64 {r}")
         return x
 
-    def block(k: Value) -> list[Value]:
-        for v in range(vectors):
-            words = (along if form == "k" else across)(k, str(SIDE * v))
-            if right == (form == "k"):
-                words = transpose(w, _WORDS, words)
-            for r, x in enumerate(words):
-                at = f"{4 * SIDE * v}" if right else f"{4 * SIDE * (SIDE * v + r)}"
-                row = w.mul(w.add(k, str(r if right else 0)), str(4 * SIDE * vectors))
-                w.store(_WORDS, x, w.at(w.at(dst, row), at), None, 64)
+    def block(k: Value, line: Value) -> list[Value]:
+        words = (along if form == "k" else across)(k, line)
+        if right == (form == "k"):
+            words = transpose(w, _WORDS, words)
+        row = SIDE * vectors if right else SIDE  # words from one to the next
+        at = w.at(w.at(dst, w.mul(k, str(SIDE * vectors)), 4), w.mul(line, "1" if right else str(SIDE)), 4)
+        for r, x in enumerate(words):
+            w.store(_WORDS, x, w.at(at, str(row * r), 4), None, 64)
         return []
-    w.loop("0", depth, str(SIDE), block)
+
+    def blocks(k: Value) -> list[Value]:
+        w.loop("0", str(SIDE * vectors), str(SIDE), functools.partial(block, k))
+        return []
+    w.loop("0", depth, str(SIDE), blocks)
 
 
 def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:

@@ -1,0 +1,94 @@
+"""bfloat16 products on the matrix unit: against float64, in every layout, form of packing and division of work."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from kernel_bench import Prepared, assemble
+from test_matmul_kernels import make, operand, run
+
+from fanal.core.backends.contract import Launch
+from fanal.core.backends.cpu import epilogue as epi
+from fanal.core.backends.cpu import target as targets
+from fanal.core.backends.cpu.matmul import matmul_launches
+from fanal.core.base import dtype as dt
+
+HALF = ml_dtypes.bfloat16
+HOST = targets.host()
+needs_tiles = pytest.mark.skipif(not HOST.tiles, reason="no matrix unit")
+
+
+def check(got: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    want, bound = wide_a @ wide_b, np.abs(wide_a) @ np.abs(wide_b)
+    # Rounding to 8 bits once, and float32 sums.
+    assert (np.abs(got.astype(np.float64) - want) <= 2.0 ** -8 * np.abs(want) + 1e-6 * bound).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("swap_b", [False, True])
+@pytest.mark.parametrize("swap_a", [False, True])
+@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (17, 33, 41), (40, 96, 70), (150, 300, 200), (160, 4200, 20),
+                                     (7, 0, 8)])
+def test_layouts_and_edges(m: int, k: int, n: int, swap_a: bool, swap_b: bool) -> None:
+    a, b = make((m, k), HALF, swap_a), make((k, n), HALF, swap_b)
+    got = run(a, b)
+    check(got, a, b)
+    assert (run(a, b, cuts=3) == got).all()
+    assert (run(a[:1], b) == got[:1]).all() and (run(a[m // 2:], b) == got[m // 2:]).all()
+
+
+@needs_tiles
+def test_strides_and_batches() -> None:
+    for a, b in ((make((40, 120), HALF)[:, ::2], make((60, 80), HALF)[:, ::2]),
+                 (make((2, 3, 40, 60), HALF), make((3, 50, 60), HALF).swapaxes(-1, -2))):
+        check(run(a, b), a, b)
+
+
+@needs_tiles
+@pytest.mark.parametrize("m, n", [(64, 64), (45, 50)])
+def test_epilogue(m: int, n: int) -> None:
+    a, b, bias = make((m, 64), HALF), make((64, n), HALF), make((n,), HALF)
+    tail = epi.chain(epi.bias(3, dt.bfloat16), epi.relu())
+    plain = run(a, b).astype(np.float32)
+    want = np.maximum((plain + bias.astype(np.float32)).astype(HALF), 0)
+    assert (run(a, b, replace(tail, dtype=dt.bfloat16), {3: bias}) == want).all()
+
+
+@needs_tiles
+def test_special_values() -> None:
+    a, b = make((20, 40), HALF), make((40, 20), HALF)
+    a[3, 39], a[5, 0], b[7, 4] = np.inf, np.nan, 1e-40
+    got = run(a, b)
+    assert np.isnan(got[5].astype(np.float32)).all() and np.isinf(got[3].astype(np.float32)).all()
+    rest = [r for r in range(20) if r not in (3, 5)]
+    check(got[rest], a[rest], b)
+
+
+def test_without_the_unit_sums_are_in_float32() -> None:
+    a, b = make((40, 96), HALF), make((96, 70), HALF)
+    got = run(a, b, target=replace(HOST, tiles=False))
+    assert (got == run(a.astype(np.float32), b.astype(np.float32)).astype(HALF)).all()
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_object_code(swap: bool) -> None:
+    target = replace(targets.named("avx512"), cpu="sapphirerapids", tiles=True)
+    a, b, out = make((150, 300), HALF, swap), make((300, 200), HALF, swap), np.empty((150, 200), HALF)
+    for entry in matmul_launches(operand(0, a), operand(1, b), operand(2, out), target=target):
+        if isinstance(entry, Launch):
+            assert len(assemble(entry, target)) > 500
+
+
+@needs_tiles
+def test_a_new_batch_size_compiles_nothing() -> None:
+    b = make((64, 128), HALF)
+
+    def names(rows: int) -> set[str]:
+        a, out = make((rows, 64), HALF), np.empty((rows, 128), HALF)
+        entries = matmul_launches(operand(0, a), operand(1, b), operand(2, out))
+        Prepared(entries, {0: a, 1: b, 2: out})()
+        return {e.kernel.name for e in entries if isinstance(e, Launch)}
+    assert names(32) == names(64) == names(65) == names(100)
