@@ -1,6 +1,8 @@
 """The generated matrix products against float64: every tail, layout, batch form, target and division of work."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -115,7 +117,8 @@ def test_half_types_accumulate_in_float32(dtype, m: int, k: int, n: int, swap_a:
     a, b = make((m, k), dtype, swap_a), make((k, n), dtype, swap_b)
     check(a, b)
     exact = run(a.astype(np.float32), b.astype(np.float32))
-    assert (run(a, b) == exact.astype(dtype)).all()
+    plain = replace(targets.host(), tiles=False)  # the matrix unit adds in another order: test_tile_products
+    assert (run(a, b, target=plain) == exact.astype(dtype)).all()
 
 
 def test_strides_without_a_contiguous_axis() -> None:

@@ -67,12 +67,6 @@ def test_special_values() -> None:
     check(got[rest], a[rest], b)
 
 
-def test_without_the_unit_sums_are_in_float32() -> None:
-    a, b = make((40, 96), HALF), make((96, 70), HALF)
-    got = run(a, b, target=replace(HOST, tiles=False))
-    assert (got == run(a.astype(np.float32), b.astype(np.float32)).astype(HALF)).all()
-
-
 @pytest.mark.parametrize("swap", [False, True])
 def test_object_code(swap: bool) -> None:
     target = replace(targets.named("avx512"), cpu="sapphirerapids", tiles=True)

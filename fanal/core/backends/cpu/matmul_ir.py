@@ -387,31 +387,34 @@ class _Product:
 
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
+        w = self.w
+
+        def rest() -> None:
+            self.finish_masked(acc, i, j, skip, rows, cols, shift)
+        if self.spec.tiles and (self.epilogue is None or self.epilogue.cost <= 4):
+            high, wide = w.less(str(self.spec.height - 1), rows), w.less(str(self.width - 1), cols)
+            w.when(w.let(f"and i1 {high}, {wide}"), lambda: self.finish_whole(acc, i, j, shift), rest)
+        else:
+            rest()
+
+    def finish_whole(self, acc: Value, i: Value, j: Value, shift: Value) -> None:
         w, tile = self.w, self.tile
 
-        def whole() -> None:
-            def some(r: Value) -> list[Value]:
-                here = w.add(i, r)
-                offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
-                at = w.at(acc, w.mul(r, str(self.width)), tile.size)
-                for step in range(_UNROLL):
-                    for v in range(self.spec.vectors):
-                        lane = str(v * tile.lanes)
-                        value = w.load(tile.vector, w.at(at, lane, tile.size), None, 64)
-                        self.put(value, w.add(here, str(step)), w.add(j, lane), w.add(offset, lane), None)
-                    offset, at = w.add(offset, self.ldc), w.at(at, str(self.width), tile.size)
-                return []
-            w.loop("0", rows, str(_UNROLL), some)
+        def some(r: Value) -> list[Value]:
+            here = w.add(i, r)
+            offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
+            at = w.at(acc, w.mul(r, str(self.width)), tile.size)
+            for step in range(_UNROLL):
+                for v in range(self.spec.vectors):
+                    lane = str(v * tile.lanes)
+                    value = w.load(tile.vector, w.at(at, lane, tile.size), None, tile.lanes * tile.size)
+                    self.put(value, w.add(here, str(step)), w.add(j, lane), w.add(offset, lane), None)
+                offset, at = w.add(offset, self.ldc), w.at(at, str(self.width), tile.size)
+            return []
+        w.loop("0", str(self.spec.height), str(_UNROLL), some, once=True)
 
-        if self.spec.tiles and (self.epilogue is None or self.epilogue.cost <= 4):
-            full = w.let(f"and i1 {w.less(str(self.spec.height - 1), rows)}, "
-                         f"{w.less(str(self.width - 1), cols)}")
-            w.when(full, whole, lambda: self.finish_partial(acc, i, j, skip, rows, cols, shift))
-        else:
-            self.finish_partial(acc, i, j, skip, rows, cols, shift)
-
-    def finish_partial(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value,
-                       shift: Value) -> None:
+    def finish_masked(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value,
+                      shift: Value) -> None:
         w, tile = self.w, self.tile
         counts = [w.sub(cols, str(v * tile.lanes)) for v in range(self.spec.vectors)]
         masks = [w.lane_mask(tile.lanes, count) for count in counts]
