@@ -36,6 +36,11 @@ class SparseAdam(Optimizer):
             raise ValueError(f"Invalid epsilon value: {eps}")
         check_betas(betas)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize})
+        given = [p for group in self.param_groups for p in group["params"]]
+        if found := [i for i, p in enumerate(given) if isinstance(p, Sparse)]:
+            raise ValueError(f"Sparse params at indices {found}: SparseAdam requires dense parameter tensors")
+        if found := [i for i, p in enumerate(given) if p.is_complex()]:
+            raise ValueError(f"Complex params at indices {found}: SparseAdam does not support complex parameters")
 
     def step(self, closure: Any = None) -> Any:
         """Change the rows that have gradients. closure: evaluates the model again and returns the loss."""

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+import fanal
 import fanal.nn.functional as FF
 from tests.ops.functional import Draw, agree, array, ours
 
@@ -109,3 +110,20 @@ def test_large_logits_stay_finite() -> None:
     x = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     agree("cross_entropy", x, torch.tensor([1]), tol=1e-6, second=False)
     assert array(FF.cross_entropy(ours(x), ours(torch.tensor([0])))) == 0
+
+
+@pytest.mark.parametrize("values", [[0.2, 1.5], [float("nan"), 0.5], [-0.1]])
+def test_binary_cross_entropy_wants_probabilities(values):
+    for m in (torch, fanal):
+        with pytest.raises(RuntimeError, match="all elements of input should be between 0 and 1"):
+            m.nn.functional.binary_cross_entropy(m.tensor(values), m.ones(len(values))).item()
+    assert fanal.nn.functional.binary_cross_entropy(fanal.tensor([0.0, 1.0]), fanal.tensor([0.0, 1.0])).item() == 0
+    assert fanal.nn.functional.binary_cross_entropy(fanal.zeros(0), fanal.zeros(0), reduction="sum").item() == 0
+
+
+def test_errors_of_linear_cross_entropy_and_batch_norm():
+    for m in (torch, fanal):
+        with pytest.raises(ValueError, match=r"Expected input batch_size \(4\) to match target batch_size \(5\)"):
+            m.nn.LinearCrossEntropyLoss(3, 2)(m.ones(4, 3), m.zeros(5, 2))
+        with pytest.raises(ValueError, match="eps must be non-negative"):
+            m.nn.BatchNorm1d(3, eps=-1.0).eval()(m.ones(2, 3))

@@ -70,3 +70,11 @@ def test_other_optimizers_say_so() -> None:
         w.sum().backward()
         with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients"):
             opt.step()
+
+
+def test_sparse_adam_takes_dense_real_parameters():
+    for m in (torch, fanal):
+        with pytest.raises(ValueError, match="SparseAdam requires dense parameter tensors"):
+            m.optim.SparseAdam([m.zeros(3, layout=m.sparse_coo)])
+        with pytest.raises(ValueError, match="does not support complex parameters"):
+            m.optim.SparseAdam([m.zeros(3, dtype=m.complex64)])

@@ -8,6 +8,7 @@ import numpy as np
 
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
+from fanal.core.base import layout as layouts
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Handle
 from fanal.core.ir.prims import full as full_p
@@ -115,8 +116,9 @@ def zeros(
     pin_memory: bool = False,
     names: Any = None,
 ) -> Any:
-    """Return a tensor of zeros."""
-    return filled(shape_of(size), 0, dtype or dt.get_default(), device, requires_grad)
+    """Return a tensor of zeros; with a sparse layout, one that stores none of them."""
+    t = filled(shape_of(size), 0, dtype or dt.get_default(), device, requires_grad)
+    return t if layout is None or layout is layouts.strided else t.to_sparse(layout=layout)
 
 
 @public(method=False, out="fill")

@@ -5,6 +5,8 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
+
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
@@ -131,10 +133,20 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     return wrap(_weighted(y, weight, reduction))
 
 
+def _least_logarithm(outside: np.ndarray) -> np.ndarray:
+    """Return the bound of the logarithms, where no input is without one."""
+    if outside:
+        raise RuntimeError("all elements of input should be between 0 and 1")
+    return np.array(-100.0)
+
+
 @public(module="nn.functional", method=False)
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_average: Any = None, reduce: Any = None,
                          reduction: str = "mean") -> Any:
-    """Return the mean of -(target * log(input) + (1 - target) * log(1 - input)), the logarithms at least -100."""
+    """Return the mean of -(target * log(input) + (1 - target) * log(1 - input)), the logarithms at least -100.
+
+    Raises RuntimeError, when the loss is computed, for elements of input outside [0, 1].
+    """
     reduction = reduction_of(reduction, size_average, reduce)
     if target._shape != input._shape:
         raise ValueError(f"Using a target size ({target.shape}) that is different to the input size "
@@ -146,7 +158,9 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     x, t = read(input), read(target)
     _need_float(x, "binary_cross_entropy")
     dx, s = wide(P.detach(x)), wide(P.detach(t))
-    floor, one = P.num(dx, -100), P.num(dx, 1)
+    zero, one = P.num(dx, 0), P.num(dx, 1)
+    outside = P.convert(P.not_(P.and_(P.le(zero, dx), P.le(dx, one))), dt.int64)
+    floor = P.host((P.sum_(outside, tuple(range(len(dx.shape)))),), _least_logarithm, (), dx.dtype)
     y = P.sub(P.mul(P.sub(s, one), P.max_(P.log1p(P.neg(dx)), floor)), P.mul(s, P.max_(P.log(dx), floor)))
 
     asked = target.requires_grad
@@ -522,6 +536,8 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
     if len(w) > 2 and len(x) == 1:
         raise RuntimeError(f"K-dimensional loss defined by linear_weight shape {w} requires batched input, "
                            f"(N, {x[-1]}), got unbatched input with shape {x}")
+    if len(x) == 2 and target._shape and target._shape[0] != x[0]:
+        raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({target._shape[0]}).")
     if ignore_index is not None and target._shape == (*x[:-1], *w[:-1]):
         raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
     if len(w) > 2:
