@@ -7,6 +7,7 @@ from typing import Any
 import fanal
 from fanal import Tensor
 from fanal.core.base.missing import finder
+from fanal.core.tensor.override import disabled, overrides_calls
 
 
 def _rebuild_parameter(
@@ -22,14 +23,30 @@ def _attributes(tensor: Tensor) -> dict[str, Any]:
     return dict(getattr(tensor, "__dict__", ()))
 
 
-class Parameter(Tensor):
+class _ParameterMeta(type(Tensor)):  # type: ignore[misc]
+    """A parameter made of a subclass of Tensor keeps that class, and is a parameter all the same."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if cls is Parameter and isinstance(instance, Tensor) and getattr(instance, "_is_param", False):
+            return True
+        return super().__instancecheck__(instance)
+
+
+class Parameter(Tensor, metaclass=_ParameterMeta):
     """Make a tensor that a module registers as trainable when it is assigned as an attribute.
 
-    Shares storage with `data`. Raises RuntimeError for integer data unless `requires_grad=False`.
+    Shares storage with `data`, and has its class where that is a subclass of Tensor. Raises RuntimeError for integer
+    data unless `requires_grad=False`.
     """
 
-    def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Parameter:
+    __torch_function__ = disabled
+
+    def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Any:
         data = fanal.empty(0) if data is None else data.detach()
+        if not isinstance(data, Tensor) or overrides_calls(type(data)):
+            found = data.requires_grad_(requires_grad)
+            found._is_param = True
+            return found
         return Tensor._make_subclass(cls, data, requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
@@ -51,6 +68,7 @@ class Buffer(Tensor):
     `persistent=False` keeps it out of the module's `state_dict`.
     """
 
+    __torch_function__ = disabled
     persistent: bool = True
 
     def __new__(cls, data: Tensor | None = None, *, persistent: bool = True) -> Buffer:
@@ -71,6 +89,7 @@ _LAZY_SHAPE = (
 class UninitializedTensorMixin:
     """Hold dtype and device until `materialize` gives the shape."""
 
+    __torch_function__ = disabled
     cls_to_become: type
 
     def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
@@ -135,6 +154,8 @@ class UninitializedBuffer(UninitializedTensorMixin, Tensor):
 
 class _MaterializedBuffer(Tensor):
     """A buffer that began without a shape: a subclass, as plain tensors may have another object layout."""
+
+    __torch_function__ = disabled
 
 
 UninitializedBuffer.cls_to_become = _MaterializedBuffer

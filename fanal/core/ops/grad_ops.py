@@ -58,6 +58,7 @@ def _set_requires_grad(self: Any, requires_grad: Any) -> None:
     _requires_grad_(self, requires_grad)
 
 
+_requires_grad_.__name__ = "requires_grad_"
 Tensor.requires_grad_ = _requires_grad_  # type: ignore[attr-defined]
 Tensor.requires_grad = Tensor.requires_grad.setter(_set_requires_grad)  # type: ignore[attr-defined]
 

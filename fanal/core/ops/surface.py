@@ -19,6 +19,7 @@ from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
 from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.override import answer, overridable, overriding
 from fanal.core.tensor.sparse import ELSEWHERE, elsewhere
 from fanal.core.tensor.tensor import Tensor
 
@@ -107,8 +108,14 @@ def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
         check(info)
         return found
 
-    call.__doc__ = form.__doc__
-    return call
+    call.__doc__, call.__module__ = form.__doc__, form.__module__
+    return overridable(call, form.__name__)
+
+
+def _takes_tensor(fn: Callable) -> bool:
+    """Tell whether the first argument of a function is a tensor; modes and classes are none."""
+    code = getattr(fn, "__code__", None)
+    return code is not None and code.co_varnames[: code.co_argcount][:1] in (("input",), ("self",))
 
 
 def _in_place(fn: Callable) -> Callable:
@@ -138,8 +145,12 @@ def _operator(fn: Callable) -> Callable:
 def event(name: str, fn: Callable, owner: type | None = None, **options: Any) -> Any:
     """Return the public function of an operator: a call of it is an event."""
     op = OPS[name] = Op(name, fn, **options)
+    public: Any = None
 
     def slow(*args: Any, **kwargs: Any) -> Any:
+        overloaded = overriding(args, kwargs)
+        if overloaded is not None:
+            return answer(public, overloaded, args, kwargs)
         if ELSEWHERE:
             other = elsewhere(args, kwargs)
             if other is not None:
@@ -148,8 +159,12 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
 
     short = name.rpartition(".")[2]
     if owner is not None:
-        return matcher.method(owner, op.key, slow, short, fn.__doc__)
-    return matcher.function(op.key, slow, short, fn.__doc__, MODULES.get(name.rpartition(".")[0], "fanal"))
+        public = matcher.method(owner, op.key, slow, short, fn.__doc__)
+    else:
+        public = matcher.function(
+            op.key, slow, short, fn.__doc__, MODULES.get(name.rpartition(".")[0], "fanal")
+        )
+    return public
 
 
 MODULES = {
@@ -188,7 +203,8 @@ def _install(e: Entry) -> None:
         made = casting(made, e.name, e.module) if fn is e.fn else made
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
-            return made
+            factory = e.out == "fill" or e.name == "tensor"
+            return overridable(made, name, not factory) if factory or _takes_tensor(e.fn) else made
         if method:
             made = event(f"Tensor.{name}", made, Tensor, **e.options)
         else:

@@ -133,7 +133,9 @@ def wrap_array(array: np.ndarray, d: dt.dtype | None = None, cls: type = Tensor)
     return wrap(given(array, d), None, cls)
 
 
-def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None) -> Any:
+def view_chain(
+    t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None, cls: type = Tensor
+) -> Any:
     """Return a view of `t` by a chain of view primitives; strides and offset are the caller's reckoning."""
     from fanal.core.tensor.alias import read
 
@@ -142,7 +144,7 @@ def view_chain(t: Handle, chain: Chain, strides: Shape | None, offset: int | Non
     if node is base and node.needs_grad:
         node = alias(node)  # a view has a gradient and hooks of its own, even one that changes nothing
     v = blank(
-        Tensor,
+        cls,
         t._storage,
         t._chain + chain,
         node.shape,
@@ -179,6 +181,11 @@ def strides_of(t: Handle) -> Shape:
 
 def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     """Return a handle of class `cls` that shares the storage of `data`, outside its history."""
+    if hasattr(cls, "__torch_dispatch__"):
+        raise RuntimeError(
+            f"{cls.__name__} has a __torch_dispatch__, which is not supported: Fanal has no dispatcher below its "
+            "public functions; override __torch_function__"
+        )
     if data._storage.node.buffer is None:
         leave_path()  # a result of following has no value of its own yet
     t = blank(
