@@ -146,6 +146,10 @@ class Writer:
             (f"<{lanes} x i1>", mask),
         )
 
+    def stream(self, vector: str, value: Value, address: Value, align: int) -> None:
+        """Store a vector past the caches, to an aligned address. Others see it after a fence."""
+        self.do(f"store {vector} {value}, ptr {address}, align {align}, !nontemporal !{{i32 1}}")
+
     def cast(self, source: str, target: str, value: Value) -> Value:
         """Convert floating-point scalars or vectors; a no-op between equal types."""
         if source == target:

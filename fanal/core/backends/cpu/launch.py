@@ -17,16 +17,37 @@ from fanal.core.compiler.loopir import COLUMN_BLOCK, REDUCED, ROW_BLOCK, Access,
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
+_STREAM = int(__import__("os").environ.get("ST","8"))  # times the second-level cache: more is not in a cache when it is used again
 
 
-def structure(loop: Loop, split: bool) -> str:
+def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) -> str:
     """Return what the kernel's text depends on."""
     last = len(loop.dims) - 1
     parts = [loop.form, f"{len(loop.outer)}/{len(loop.reduced)}/{len(loop.inner)}", "split" if split else ""]
     parts += [op_key(op) for op in loop.ops]
     parts += [access_key(a, last) for a in loop.loads]
     parts += [f"{i}->{access_key(a, last)}" for i, a in loop.stores]
+    if streams:
+        parts.append(f"streams{sorted(streams)}")
     return ";".join(parts)
+
+
+def streams(loop: Loop, target: Target) -> frozenset[int]:
+    """Return the accesses of a row kernel, loads before stores, that go through more memory than caches keep.
+
+    What is read is fetched ahead; what is only written goes past the caches, which saves reading it first.
+    """
+    if not target.masks:
+        return frozenset()
+    last = len(loop.dims) - 1
+    read = {a.value for a in loop.loads}
+    found = set()
+    for n, a in enumerate([*loop.loads, *(a for _, a in loop.stores)]):
+        nbytes = a.dtype.itemsize * math.prod(size for size, s in zip(loop.dims, a.strides) if s)
+        along = a.strides[last] == 1 and not a.at and len(loop.reduced) == 1
+        if along and nbytes >= _STREAM * target.l2 and (n < len(loop.loads) or a.value not in read):
+            found.add(n)
+    return frozenset(found)
 
 
 def loop_words(loop: Loop) -> list[Buf | int]:
@@ -109,19 +130,19 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
         words.append(slot)
         scratch = slot * len(plan.cached)
     writes = tuple(a.value for _, a in loop.stores)
-    key = structure(loop, split)
     if split and reduces:
-        return _partial(loop, target, plan, words, rows, blocks, key)
+        return _partial(loop, target, plan, words, rows, blocks)
+    far = streams(loop, target)
     units = rows * blocks if split else rows
     return [
         _launch(
             loop,
-            key,
+            structure(loop, split, far),
             target,
             words,
             units,
             scratch,
-            lambda name: RowsWriter(loop, target, split).text(name),
+            lambda name: RowsWriter(loop, target, split, far).text(name),
             writes,
         )
     ]
@@ -134,7 +155,6 @@ def _partial(
     words: list,
     rows: int,
     blocks: int,
-    key: str,
 ) -> list[Temp | Launch]:
     """Split a reduction to few results: blocks leave partial results, which a second launch combines in order."""
     temps: list[Temp | Launch] = []

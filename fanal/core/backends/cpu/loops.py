@@ -96,8 +96,9 @@ class Words:
 class LoopWriter:
     """Writes the values of one loop. Forms differ in their control flow and subclass this."""
 
-    def __init__(self, loop: Loop, target: Target) -> None:
+    def __init__(self, loop: Loop, target: Target, streams: frozenset[int] = frozenset()) -> None:
         self.loop = loop
+        self.streams = streams  # accesses to memory that no cache keeps
         self.w = Writer(target, set())
         self.scalar, self.vector = Emitter(self.w, 1), Emitter(self.w, LANES)
         self.words = itertools.count()
@@ -296,7 +297,14 @@ class LoopWriter:
         packed = self.vector.pack(value)
         full = vector(kind, LANES)
         if a.strides[self.vector_dim] == 1:
-            w.store(full, packed, w.let(f"getelementptr {kind}, ptr {address}, i64 {at}"), mask, size)
+            there = w.let(f"getelementptr {kind}, ptr {address}, i64 {at}")
+            if access not in self.streams or mask is not None:
+                w.store(full, packed, there, mask, size)
+                return
+            # The arrays of NumPy need not be aligned as ours are, and the instruction asks for it.
+            low = w.let(f"and i64 {w.let(f'ptrtoint ptr {there} to i64')}, {LANES * size - 1}")
+            w.when(w.let(f"icmp eq i64 {low}, 0"), lambda: w.stream(full, packed, there, LANES * size),
+                   lambda: w.store(full, packed, there, None, size))
             return
         if a.strides[self.vector_dim] == 2:
             lanes = mask or "splat (i1 true)"

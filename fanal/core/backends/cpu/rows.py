@@ -10,6 +10,7 @@ from fanal.core.backends.cpu.loops import LoopWriter, accumulator, combine, iden
 from fanal.core.backends.cpu.target import Target
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op
 
+_PAGE = 4096
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
@@ -100,8 +101,8 @@ class Passes:
 class RowsWriter(LoopWriter):
     """Writes a loop of form "rows". `split`: a unit is one block of a row, and reductions leave partial results."""
 
-    def __init__(self, loop: Loop, target: Target, split: bool) -> None:
-        super().__init__(loop, target)
+    def __init__(self, loop: Loop, target: Target, split: bool, streams: frozenset[int] = frozenset()) -> None:
+        super().__init__(loop, target, streams)
         self.split = split
         self.plan = Passes(loop)
         self.body: dict[int, Scalar] = {}
@@ -143,6 +144,8 @@ class RowsWriter(LoopWriter):
             return ()
 
         w.loop("%lo", "%hi", "1", row)
+        if any(access >= len(loop.loads) for access in self.streams):
+            w.call("void", "llvm.x86.sse.sfence")
         return module(
             [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
             w.declared,
@@ -296,7 +299,7 @@ class RowsWriter(LoopWriter):
             return write
 
         masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
-        if len(used) > _ONE_BODY:
+        if len(used) > _ONE_BODY and not self.streams:
             return w.loop(low, high, str(LANES), masked, list(zip(kinds, sums)))
         whole = w.let(f"and i64 {w.sub(high, low)}, {-LANES}")
         middle = w.add(low, whole)
@@ -329,6 +332,8 @@ class RowsWriter(LoopWriter):
             args = [self.lane_value(a) for a in op.args]
             where = addresses.get(op.params if op.kind == "load" else -1 - i, "0")
             self.body[i] = self.vector_op(i, op, args, where, at, mask)
+        if p == plan.count - 1 and mask is None:
+            self._fetch(at)
         for i in plan.kept[p]:
             self._cache(i, loop.ops[i], at, row, self.body[i])
         for i, access in plan.stores[p]:
@@ -343,6 +348,18 @@ class RowsWriter(LoopWriter):
             a, b, c, d = accs[4 * k : 4 * k + 4]
             out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
         return out
+
+    def _fetch(self, at: Value) -> None:
+        """Ask for what the next row reads here; where a row is one pass, for what comes a page later."""
+        w = self.w
+        for access in sorted(self.streams):
+            if access < len(self.loop.loads):
+                size = self.accesses[access].dtype.itemsize
+                ahead = str(_PAGE) if self.plan.count == 1 else self.strides[access][self.first - 1]
+                there = w.at(w.at(self.bases[access], at, size), ahead)
+                for line in range(0, LANES * size, 64):
+                    w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),
+                           ("i32", "3"), ("i32", "1"))
 
     def _cache(self, i: int, op: Op, at: Value, row: Value, value: Scalar | None = None) -> Scalar:
         """Load op `i` from its slot in scratch, or store it."""
