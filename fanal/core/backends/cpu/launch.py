@@ -17,7 +17,7 @@ from fanal.core.compiler.loopir import COLUMN_BLOCK, REDUCED, ROW_BLOCK, Access,
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
-_STREAM = int(__import__("os").environ.get("ST","8"))  # times the second-level cache: more is not in a cache when it is used again
+_STREAM = 8  # times the second-level cache: beyond, nothing is in a cache when it is used again
 
 
 def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) -> str:
