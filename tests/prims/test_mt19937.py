@@ -346,7 +346,7 @@ def test_geometric(dtype: np.dtype) -> None:
 def test_multinomial(dtype: np.dtype) -> None:
     rng = np.random.default_rng(1)
     for shape, samples, replacement in (
-        ((5,), 3, True), ((4, 300), 600, True),
+        ((5,), 3, True), ((4, 300), 600, True), ((4, 7), 1, True),
         ((300,), 1, False), ((4, 300), 1, False), ((3, 50), 50, False),
     ):  # fmt: skip
         if not replacement and samples > 1 and dtype.itemsize < 4:

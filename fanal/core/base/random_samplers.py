@@ -91,7 +91,7 @@ def multinomial(gen: Mt19937, probs: np.ndarray, num_samples: int, replacement: 
         raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
     if (weights.sum(-1) == 0).any():
         raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
-    if replacement:
+    if replacement and num_samples > 1:
         return _with_replacement(gen, probs, shape)
     # The largest p / q, q exponential, is a sample without replacement (Gumbel-max, exponentiated).
     wide = np.float64 if probs.dtype == np.float64 else np.float32

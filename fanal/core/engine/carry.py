@@ -282,8 +282,11 @@ class Outline:
         if found is None:
             found = self.needs[id(h)] = []
             if h.needs_grad and h.row.grad is not None and h.inputs and id(h) not in self.leaf:
-                with grad_mode(False):
-                    outs = h.row.grad(input_(h.shape, h.dtype), h, *h.inputs, *h.params)
+                try:
+                    with grad_mode(False):
+                        outs = h.row.grad(input_(h.shape, h.dtype), h, *h.inputs, *h.params)
+                except RuntimeError as e:  # its backward will say so
+                    raise Uncarried(f"a value without a derivative is kept: {e}") from None
                 waiting, seen = [o for o in outs if o is not None], set()
                 while waiting:
                     r = waiting.pop()

@@ -40,11 +40,11 @@ def residuals(roots: list[Node]) -> list[Node]:
             mine = {id(i) for i in (n, *n.inputs)}
             try:
                 mine.update(id(i) for i in captured(n.params))
-            except Uncarried:  # a rule that runs the user's Python: it may ask for anything
-                needed.update((id(i), i) for i in (n, *n.inputs))
+                outs = n.row.grad(input_(n.shape, n.dtype), n, *n.inputs, *n.params)
+            except (Uncarried, RuntimeError):  # a rule that runs the user's Python may ask for anything; or it has
+                needed.update((id(i), i) for i in (n, *n.inputs))  # no derivative to tell, as backward will say
                 continue
-            g = input_(n.shape, n.dtype)
-            waiting = [r for r in n.row.grad(g, n, *n.inputs, *n.params) if r is not None]
+            waiting = [r for r in outs if r is not None]
             inner: set[int] = set()
             while waiting:
                 r = waiting.pop()

@@ -339,6 +339,17 @@ def standard_gamma(alpha: Any, generator: Any = None) -> Any:
     return wrap_array(draws.standard_gamma(stream(generator), _dense(compute(alpha))), alpha._dtype)
 
 
+@public("_sample_dirichlet", method=False, event=False)
+def sample_dirichlet(alpha: Any, generator: Any = None) -> Any:
+    """Return points of the simplex, with concentrations `alpha` along the last dimension."""
+    _note()
+    d = alpha._dtype
+    weights = draws.standard_gamma(stream(generator), _dense(compute(alpha).astype(np.float64)))
+    info = np.finfo(d.np)
+    parts = (weights / weights.sum(-1, keepdims=True)).astype(d.np)
+    return wrap_array(_dense(parts.clip(info.tiny, 1 - info.epsneg)), d)
+
+
 def _ordered(shape: Shape, strides: Shape, draw: Callable[[Shape], np.ndarray]) -> np.ndarray:
     """Draw in the order of memory, and return the numbers in the order of dimensions."""
     order = sorted(range(len(shape)), key=lambda i: (-strides[i], i))

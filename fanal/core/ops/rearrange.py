@@ -287,13 +287,13 @@ def triu(input: Any, diagonal: int = 0) -> Any:
 
 @public(method=False)
 def broadcast_tensors(*tensors: Any) -> tuple:
-    """Return views of all tensors in their common shape."""
+    """Return views of all tensors in their common shape; a tensor that has it is returned itself."""
     if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
         tensors = tuple(tensors[0])
     if not tensors:
         return ()
     shape = broadcast_shapes(*(t._shape for t in tensors))
-    return tuple(expanded(t, shape) for t in tensors)
+    return tuple(t if t._shape == shape else expanded(t, shape) for t in tensors)
 
 
 @public("broadcast_shapes", method=False)

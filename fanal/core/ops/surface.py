@@ -37,6 +37,7 @@ TOPICS = (
     "grad_ops",
     "access",
     "random",
+    "implicit",
     "matmul",
     "norm",
     "activation",
