@@ -1,7 +1,7 @@
 """Probability distributions that can be sampled, scored, and differentiated, as torch.distributions.
 
-Distributions of one family share a file; PyTorch's module of each class (torch.distributions.normal and so on) is another
-name of it.
+Distributions of one family share a file; PyTorch's module of each class (torch.distributions.normal and so
+on) is another name of it.
 """
 
 from __future__ import annotations

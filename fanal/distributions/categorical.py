@@ -180,7 +180,8 @@ class OneHotCategorical(OfCategorical):
 class OneHotCategoricalStraightThrough(OneHotCategorical):
     """One-hot vectors whose gradient is that of the probabilities.
 
-    Source: Bengio, Léonard & Courville, "Estimating or propagating gradients through stochastic neurons" (2013).
+    Source: Bengio, Léonard & Courville, "Estimating or propagating gradients through stochastic neurons"
+    (2013).
     """
 
     has_rsample = True
@@ -243,5 +244,3 @@ class Multinomial(OfCategorical):
         logits = logits.masked_fill((value == 0) & (logits == -fanal.inf), 0)
         ways = fanal.lgamma(value.sum(-1) + 1) - fanal.lgamma(value + 1).sum(-1)
         return ways + (logits * value).sum(-1)
-
-

@@ -17,7 +17,7 @@ __all__ = ["Independent", "MixtureSameFamily", "TransformedDistribution"]
 
 
 class Independent(Distribution):
-    """The last `reinterpreted_batch_ndims` batch dimensions of a distribution become dimensions of the event."""
+    """The last `reinterpreted_batch_ndims` batch dimensions become dimensions of the event."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 
@@ -97,7 +97,8 @@ class Independent(Distribution):
 
 
 class TransformedDistribution(Distribution):
-    """The distribution of transformed samples: y = transforms[-1](... transforms[0](x)), x of a base distribution.
+    """The distribution of transformed samples: y = transforms[-1](... transforms[0](x)), x of a base
+    distribution.
 
     Expanded, it keeps its transforms: their parameters broadcast.
     """
@@ -198,7 +199,9 @@ class TransformedDistribution(Distribution):
 
 
 class MixtureSameFamily(Distribution):
-    """A mixture of distributions of one family, batched along the last batch dimension of `component_distribution`."""
+    """A mixture of distributions of one family, batched along the last batch dimension of
+    `component_distribution`.
+    """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     has_rsample = False

@@ -1,6 +1,7 @@
 """From constraints to transforms: `biject_to` gives bijections, `transform_to` maps that suit optimisers.
 
-Both map the real numbers into the region: transform_to(Normal.arg_constraints["scale"])(x) is a valid scale for any x.
+Both map the real numbers into the region: transform_to(Normal.arg_constraints["scale"])(x) is a valid scale
+for any x.
 """
 
 from __future__ import annotations

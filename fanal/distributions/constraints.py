@@ -22,7 +22,7 @@ __all__ = [
 
 
 class Constraint:
-    """A region. Subclasses define `check`, and `is_discrete` and `event_dim` where they are not False and 0."""
+    """A region. Subclasses define `check`, and `is_discrete` and `event_dim` if not False and 0."""
 
     is_discrete: Any = False
     event_dim: Any = 0
@@ -81,7 +81,11 @@ class _DependentProperty(property, _Dependent):  # type: ignore[misc]
     """A property that computes a constraint; asked of the class, it is itself a dependent constraint."""
 
     def __init__(
-        self, fn: Callable | None = None, *, is_discrete: Any = NotImplemented, event_dim: Any = NotImplemented
+        self,
+        fn: Callable | None = None,
+        *,
+        is_discrete: Any = NotImplemented,
+        event_dim: Any = NotImplemented,
     ) -> None:
         property.__init__(self, fn)
         _Dependent.__init__(self, is_discrete=is_discrete, event_dim=event_dim)
@@ -310,7 +314,9 @@ class _Parts(Constraint):
     """Constraints of the parts of a value along one dimension."""
 
     def __init__(self, cseq: Sequence[Constraint], dim: int = 0) -> None:
-        _need(all(isinstance(c, Constraint) for c in cseq), "All elements of cseq must be Constraint instances")
+        _need(
+            all(isinstance(c, Constraint) for c in cseq), "All elements of cseq must be Constraint instances"
+        )
         self.cseq, self.dim = list(cseq), dim
 
     @property
@@ -328,7 +334,9 @@ class _Parts(Constraint):
 class _Cat(_Parts):
     """Parts of given lengths, joined as by torch.cat."""
 
-    def __init__(self, cseq: Sequence[Constraint], dim: int = 0, lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, cseq: Sequence[Constraint], dim: int = 0, lengths: Sequence[int] | None = None
+    ) -> None:
         super().__init__(cseq, dim)
         self.lengths = [1] * len(self.cseq) if lengths is None else list(lengths)
         _need(
@@ -343,7 +351,9 @@ class _Cat(_Parts):
     def check(self, value: Tensor) -> Tensor:
         self._need_dim(value)
         used = value.narrow(self.dim, 0, sum(self.lengths))
-        return fanal.cat([c.check(v) for c, v in zip(self.cseq, used.split(self.lengths, self.dim))], self.dim)
+        return fanal.cat(
+            [c.check(v) for c, v in zip(self.cseq, used.split(self.lengths, self.dim))], self.dim
+        )
 
 
 class _Stack(_Parts):

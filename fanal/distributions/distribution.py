@@ -17,8 +17,8 @@ __all__ = ["Distribution", "ExponentialFamily"]
 class Distribution:
     """A probability distribution over events of `event_shape`, for each of `batch_shape` parameters.
 
-    Subclasses list their parameters in `arg_constraints`. With validate_args (the default), parameters are read and
-    checked when the distribution is made, values when their density is asked for.
+    Subclasses list their parameters in `arg_constraints`. With validate_args (the default), parameters are
+    read and checked when the distribution is made, values when their density is asked for.
     """
 
     has_rsample = False
@@ -77,7 +77,7 @@ class Distribution:
         return self._expanded(self._get_checked_instance(home, _instance), Size(batch_shape))
 
     def _expanded(self, new: Any, batch_shape: Size) -> Any:
-        """Fill a new instance: tensors that are parameters, and distributions made from them, are expanded."""
+        """Fill a new instance: parameters, and distributions made from them, are expanded."""
         wanted = self.arg_constraints
         for name, value in self.__dict__.items():
             if name in wanted and isinstance(value, Tensor):

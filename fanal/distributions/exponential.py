@@ -1,4 +1,4 @@
-"""The exponential distribution, powers of it (Weibull, Pareto), and powers of uniform numbers (Kumaraswamy)."""
+"""The exponential distribution and what is made of it, and powers of uniform numbers (Kumaraswamy)."""
 
 from __future__ import annotations
 
@@ -198,7 +198,9 @@ class Kumaraswamy(TransformedDistribution):
             AffineTransform(loc=1.0, scale=-1.0),
             PowerTransform(exponent=self.concentration1.reciprocal()),
         ]
-        super().__init__(Uniform(zero, zero + 1, validate_args=False), transforms, validate_args=validate_args)
+        super().__init__(
+            Uniform(zero, zero + 1, validate_args=False), transforms, validate_args=validate_args
+        )
 
     def _moment(self, n: int) -> Tensor:
         """E x**n = b B(1 + n / a, b)."""

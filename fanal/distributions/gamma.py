@@ -1,4 +1,5 @@
-"""The gamma distribution and those made from gamma numbers: chi-squared, inverse gamma, Dirichlet, beta, F, Student's t.
+"""The gamma distribution and those made from gamma numbers: chi-squared, inverse gamma, Dirichlet, beta, F,
+Student's t.
 
 Their samples are differentiable: see core.ops.implicit.
 """
@@ -155,8 +156,9 @@ class Dirichlet(ExponentialFamily):
 
 
 class Beta(ExponentialFamily):
-    """Density proportional to x**(concentration1 - 1) (1 - x)**(concentration0 - 1): the first of two coordinates of a
-    Dirichlet distribution."""
+    """Density proportional to x**(concentration1 - 1) (1 - x)**(concentration0 - 1): the first of two
+    coordinates of a Dirichlet distribution.
+    """
 
     arg_constraints = {"concentration1": constraints.positive, "concentration0": constraints.positive}
     support = constraints.unit_interval
@@ -254,9 +256,7 @@ class StudentT(Distribution):
     support = constraints.real
     has_rsample = True
 
-    def __init__(
-        self, df: Any, loc: Any = 0.0, scale: Any = 1.0, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, df: Any, loc: Any = 0.0, scale: Any = 1.0, validate_args: bool | None = None) -> None:
         self.df, self.loc, self.scale = broadcast_all(df, loc, scale)
         self._chi2 = Chi2(self.df, validate_args=False)
         super().__init__(self.df.size(), validate_args=validate_args)

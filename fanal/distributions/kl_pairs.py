@@ -1,8 +1,8 @@
 """Kullback-Leibler divergences between different families.
 
-KL(p || q) = -H(p) - E log q(x). The logarithm of each density q is a sum of a few functions of x, whose means under p are
-its moments: so a family p tells its moments once, a family q what it needs of them, and every pair follows. Where p reaches
-outside the support of q, the divergence is infinite.
+KL(p || q) = -H(p) - E log q(x). The logarithm of each density q is a sum of a few functions of x, whose means
+under p are its moments: so a family p tells its moments once, a family q what it needs of them, and every
+pair follows. Where p reaches outside the support of q, the divergence is infinite.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ _RANGE: dict[type, Callable[[Any], tuple[Any, Any]]] = {
     Pareto: lambda d: (d.scale, math.inf),
     Uniform: lambda d: (d.low, d.high),
 }
-# p -> its moments and the families q they serve. Every pair with a bound that p exceeds for certain is infinite.
+# p -> its moments and the families q they serve. A pair with a bound that p always exceeds is infinite.
 _SERVED: dict[type, tuple[type[_Moments], tuple[type, ...]]] = {
     Beta: (_OfBeta, (ContinuousBernoulli, Exponential, Gamma, Normal, Uniform)),
     ContinuousBernoulli: (_Moments, (Exponential, Normal, Uniform)),
@@ -176,7 +176,14 @@ _SERVED: dict[type, tuple[type[_Moments], tuple[type, ...]]] = {
     Pareto: (_OfPareto, (Exponential, Gamma, Normal)),
     Uniform: (_OfUniform, (Beta, ContinuousBernoulli, Exponential, Gamma, Gumbel, Normal, Pareto)),
 }
-_UNBOUNDED = (Beta, ContinuousBernoulli, Exponential, Gamma, Pareto, Uniform)  # p of the whole line leaves all these
+_UNBOUNDED = (
+    Beta,
+    ContinuousBernoulli,
+    Exponential,
+    Gamma,
+    Pareto,
+    Uniform,
+)  # p of the whole line leaves all these
 _INFINITE: dict[type, tuple[type, ...]] = {
     Beta: (Pareto,),
     ContinuousBernoulli: (Pareto,),

@@ -290,7 +290,8 @@ class VonMises(Distribution):
     def sample(self, sample_shape: Sequence[int] = Size()) -> Tensor:
         """Draw by rejection from a wrapped Cauchy distribution, in float64.
 
-        Source: Best & Fisher, "Efficient simulation of the von Mises distribution", Applied Statistics 28 (1979).
+        Source: Best & Fisher, "Efficient simulation of the von Mises distribution", Applied Statistics 28
+        (1979).
         """
         with fanal.no_grad():
             shape, kappa = self._extended_shape(sample_shape), self.concentration.double()

@@ -127,9 +127,7 @@ class Wishart(ExponentialFamily):
         squares = Chi2(self.df.expand(self._batch_shape).unsqueeze(-1) - count, validate_args=False)
         diagonal = squares.rsample(sample_shape).sqrt().clamp(min=eps)
         below = fanal.randn(*sample_shape, *self._batch_shape, n * (n - 1) // 2, dtype=self.df.dtype)
-        factor = self._unbroadcasted_scale_tril @ (
-            vec_to_tril_matrix(below, diag=-1) + diagonal.diag_embed()
-        )
+        factor = self._unbroadcasted_scale_tril @ (vec_to_tril_matrix(below, diag=-1) + diagonal.diag_embed())
         return factor @ factor.mT
 
     def rsample(self, sample_shape: Sequence[int] = Size(), max_try_correction: int | None = None) -> Tensor:
@@ -184,10 +182,12 @@ class Wishart(ExponentialFamily):
 
 
 class LKJCholesky(Distribution):
-    """Cholesky factors of correlation matrices C, with density of C proportional to det(C)**(concentration - 1).
+    """Cholesky factors of correlation matrices C, with density of C proportional to det(C)**(concentration -
+    1).
 
-    Source: Lewandowski, Kurowicka & Joe, "Generating random correlation matrices based on vines and extended onion
-    method", Journal of Multivariate Analysis 100 (2009): samples by section 3.2, the constant by equation 16.
+    Source: Lewandowski, Kurowicka & Joe, "Generating random correlation matrices based on vines and extended
+    onion method", Journal of Multivariate Analysis 100 (2009): samples by section 3.2, the constant by
+    equation 16.
     """
 
     arg_constraints = {"concentration": constraints.positive}
@@ -195,15 +195,15 @@ class LKJCholesky(Distribution):
 
     def __init__(self, dim: int, concentration: Any = 1.0, validate_args: bool | None = None) -> None:
         if dim < 2:
-            raise ValueError(
-                f"Expected dim to be an integer greater than or equal to 2. Found dim={dim}."
-            )
+            raise ValueError(f"Expected dim to be an integer greater than or equal to 2. Found dim={dim}.")
         self.dim = dim
         (self.concentration,) = broadcast_all(concentration)
         super().__init__(self.concentration.size(), (dim, dim), validate_args)
 
     def sample(self, sample_shape: Sequence[int] = Size()) -> Tensor:
-        """Draw row by row: a direction on the sphere, times the root of a beta number; the diagonal makes up to 1."""
+        """Draw row by row: a direction on the sphere, times the root of a beta number; the diagonal makes up
+        to 1.
+        """
         with fanal.no_grad():
             eta, d = self.concentration.unsqueeze(-1), self.dim
             before = fanal.arange(d, dtype=eta.dtype, device=eta.device).sub(1).clamp(min=0)

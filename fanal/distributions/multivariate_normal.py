@@ -126,7 +126,9 @@ class MultivariateNormal(OfNormalVector):
         ((name, matrix),) = given.items()
         if matrix.dim() < 2:
             what = "scale_tril matrix" if name == "scale_tril" else name
-            raise ValueError(f"{what} must be at least two-dimensional, with optional leading batch dimensions")
+            raise ValueError(
+                f"{what} must be at least two-dimensional, with optional leading batch dimensions"
+            )
         batch_shape = fanal.broadcast_shapes(matrix.shape[:-2], loc.shape[:-1])
         self.__dict__[name] = matrix.expand(*batch_shape, -1, -1)
         self.loc = loc.expand(*batch_shape, -1)
@@ -179,8 +181,8 @@ def scale_tril_of(name: str, matrix: Tensor) -> Tensor:
 class LowRankMultivariateNormal(OfNormalVector):
     """The normal distribution of vectors with covariance W W^T + diag(D), W of few columns.
 
-    Determinant and inverse come from the small matrix C = I + W^T D^-1 W (the matrix determinant lemma, and Woodbury's
-    identity D^-1 - D^-1 W C^-1 W^T D^-1).
+    Determinant and inverse come from the small matrix C = I + W^T D^-1 W (the matrix determinant lemma, and
+    Woodbury's identity D^-1 - D^-1 W C^-1 W^T D^-1).
     """
 
     arg_constraints = {

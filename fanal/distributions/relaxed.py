@@ -1,7 +1,7 @@
 """Continuous stand-ins for binary and categorical numbers.
 
-Sources: Maddison, Mnih & Teh, "The concrete distribution" (2017); Jang, Gu & Poole, "Categorical reparameterization with
-Gumbel-softmax" (2017); Loaiza-Ganem & Cunningham, "The continuous Bernoulli" (2019).
+Sources: Maddison, Mnih & Teh, "The concrete distribution" (2017); Jang, Gu & Poole, "Categorical
+reparameterization with Gumbel-softmax" (2017); Loaiza-Ganem & Cunningham, "The continuous Bernoulli" (2019).
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class CorrCholeskyTransform(Transform):
     """A vector of D (D - 1) / 2 numbers becomes the Cholesky factor of a D x D correlation matrix.
 
     tanh gives the canonical partial correlations; row by row they break a stick of squared length 1.
-    Source: Lewandowski, Kurowicka & Joe, "Generating random correlation matrices based on vines and extended onion
-    method", Journal of Multivariate Analysis 100 (2009).
+    Source: Lewandowski, Kurowicka & Joe, "Generating random correlation matrices based on vines and extended
+    onion method", Journal of Multivariate Analysis 100 (2009).
     """
 
     domain, codomain = constraints.real_vector, constraints.corr_cholesky

@@ -16,8 +16,8 @@ __all__ = ["ComposeTransform", "IndependentTransform", "ReshapeTransform", "Tran
 class Transform:
     """A differentiable map with a computable log-determinant of its Jacobian.
 
-    Subclasses define `_call`, `_inverse` and, if bijective, `log_abs_det_jacobian`. With cache_size=1 the last pair
-    (x, y) is kept: inverting y then gives x itself, without loss of precision.
+    Subclasses define `_call`, `_inverse` and, if bijective, `log_abs_det_jacobian`. With cache_size=1 the
+    last pair (x, y) is kept: inverting y then gives x itself, without loss of precision.
     """
 
     bijective: Any = False

@@ -41,8 +41,9 @@ def residuals(roots: list[Node]) -> list[Node]:
             try:
                 mine.update(id(i) for i in captured(n.params))
                 outs = n.row.grad(input_(n.shape, n.dtype), n, *n.inputs, *n.params)
-            except (Uncarried, RuntimeError):  # a rule that runs the user's Python may ask for anything; or it has
-                needed.update((id(i), i) for i in (n, *n.inputs))  # no derivative to tell, as backward will say
+            except (Uncarried, RuntimeError):
+                # A rule that runs the user's Python may ask for anything; one without a derivative raises in backward.
+                needed.update((id(i), i) for i in (n, *n.inputs))
                 continue
             waiting = [r for r in outs if r is not None]
             inner: set[int] = set()

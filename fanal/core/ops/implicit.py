@@ -1,8 +1,8 @@
 """Samples of gamma and Dirichlet distributions as differentiable functions of their parameters.
 
 A sample x of parameter a moves so that its probability F(x; a) stays: dx/da = -(dF/da) / (dF/dx).
-Source: Figurnov, Mohamed & Mnih, "Implicit reparameterization gradients" (NeurIPS 2018). Both derivatives are one
-integral over a tail of the density f, by Gauss and Legendre's rule: dF/da is that of (d log f / da) f.
+Source: Figurnov, Mohamed & Mnih, "Implicit reparameterization gradients" (NeurIPS 2018). Both derivatives are
+one integral over a tail of the density f, by Gauss and Legendre's rule: dF/da is that of (d log f / da) f.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _CHUNK = 1 << 9  # samples worked on at a time
 
 
 def _tail_integral(log_ratio: Callable, score: Callable, end: np.ndarray) -> np.ndarray:
-    """Integrate exp(log_ratio(s)) * score(s) over s >= 0. log_ratio falls from 0, concave, and is negligible at `end`."""
+    """Integrate exp(log_ratio(s)) * score(s) over s >= 0. log_ratio falls from 0, concave, and is negligible
+    at `end`.
+    """
     low = np.zeros_like(end)
     for _ in range(16):  # where the integrand dies out
         middle = (low + end) / 2
@@ -104,7 +106,7 @@ def standard_gamma_grad(input: Any, output: Any) -> Any:
 
 @public("_dirichlet_grad", method=False)
 def dirichlet_grad(x: Any, alpha: Any, total: Any) -> Any:
-    """Return dx/da / (1 - x) of a coordinate of a Dirichlet sample, a beta number of (alpha, total - alpha)."""
+    """Return dx/da / (1 - x) of a coordinate of a Dirichlet sample: a beta number."""
     return result(_dirichlet_node(read(x), read(alpha), read(total)), x)
 
 

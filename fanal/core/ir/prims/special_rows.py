@@ -65,7 +65,8 @@ def _grad2(g: Node, y: Node, a: Node, b: Node, kind: str) -> list[Node | None]:
         density = exp(sub(sub(_xlogy(sub(a, num(a, 1)), b), b), special(a, "lgamma")))  # b**(a-1) exp(-b) / gamma(a)
         return [None, mul(g, density if kind == "gammainc" else neg(density))]
     name = {"gammainc": "igamma", "gammaincc": "igammac"}.get(kind, kind)
-    raise NotImplementedError(f"the derivative for '{name}: {'input' if a.needs_grad else 'other'}' is not implemented.")
+    operand = "input" if a.needs_grad else "other"
+    raise NotImplementedError(f"the derivative for '{name}: {operand}' is not implemented.")
 
 
 def _xlogy(a: Node, b: Node) -> Node:
