@@ -212,6 +212,43 @@ def test_interrupt_anywhere(warm: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_step_is_taken_whole_or_not_at_all() -> None:
+    """Wherever the engine is interrupted, the parameters are those of one step more or of none."""
+    def loop() -> tuple[Any, Any]:
+        fanal.manual_seed(0)
+        model = fanal.nn.Linear(6, 3)
+        opt = fanal.optim.SGD(model.parameters(), lr=0.002)
+        x = fanal.linspace(-1, 1, 24).reshape(4, 6)
+
+        def step() -> None:
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            opt.step()
+            model.bias.sum().item()
+        return model, step
+
+    model, step = loop()
+    states = [digest(model)]
+    for _ in range(400):
+        step()
+        states.append(digest(model))
+    assert len(set(states)) == len(states)
+    for stride in (1, 5):  # after so many steps: learnt, followed, armed
+        model, step = loop()
+        taken = 0
+        for after in range(1, 260, 3):
+            for _ in range(stride):
+                step()
+            interrupted(step, after)
+            now = states.index(digest(model))
+            assert now - taken - stride in (0, 1), (stride, after)
+            taken = now
+            if after % 30 == 1:  # another way to go on
+                model, step = loop()
+                taken = 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupt_by_signal() -> None:
     """A signal at real times, while kernels may be running."""
     want = fresh("mlp")

@@ -7,6 +7,7 @@ from typing import Any
 
 from fanal.core.engine import record
 from fanal.core.engine.handle import shared_outside, signature
+from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import Path
 from fanal.core.engine.record import OUT, Op, session
@@ -99,13 +100,23 @@ def _over(path: Path, p: Path, k: int, fits: Callable[[Path], bool]) -> bool:
     """Go over to a path that began with the same k events, if it fits."""
     if not current(p) or not _same_prefix(path, p, k) or not _adopt(path, p, k):
         return False
-    if all(u.admit(p, i) for i, s in enumerate(p.steps[:k]) for u in s.walks) and fits(p):
-        session.path = p
-        path.undo, p.undo = [], path.undo
-        _finish_switch(path, p, k)
-        return True
-    _exchange(path, p, k)  # back
-    return False
+    try:
+        if all(u.admit(p, i) for i, s in enumerate(p.steps[:k]) for u in s.walks) and fits(p):
+            finish(_go_over, path, p, k)
+    finally:
+        if session.path is not p:
+            _exchange(path, p, k)  # back
+    return session.path is p
+
+
+def _go_over(again: bool, a: Path, b: Path, k: int) -> None:
+    session.path = b
+    matcher.set_cursor(b.steps[k].native if k < len(b.steps) else None)
+    if a.undo:
+        b.undo, a.undo = a.undo, []
+    for slot in a.slots:
+        if slot.moves:
+            a.release(slot)
 
 
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
@@ -186,13 +197,19 @@ def _adopt(a: Path, b: Path, k: int) -> bool:
 
 def _exchange(a: Path, b: Path, k: int) -> None:
     """Swap the tensors of the first k events, with the storages they stand on, between two paths."""
-    done: set[int] = set()
-    for i in handed_out(a, k):
-        ga, gb = a.out_groups[i], b.out_groups[i]
-        if ga not in done and not a.groups[ga].external:
-            done.add(ga)
-            a.groups[ga].storage, b.groups[gb].storage = b.groups[gb].storage, a.groups[ga].storage
-        oa, ob = a.outs[i], b.outs[i]
+    which = handed_out(a, k)
+    groups: dict[int, int] = {}
+    for i in which:
+        if not a.groups[a.out_groups[i]].external:
+            groups.setdefault(a.out_groups[i], b.out_groups[i])
+    finish(_assign, a, b, [(i, a.outs[i], b.outs[i]) for i in which],
+           [(ga, gb, a.groups[ga].storage, b.groups[gb].storage) for ga, gb in groups.items()])
+
+
+def _assign(again: bool, a: Path, b: Path, outs: list[tuple], storages: list[tuple]) -> None:
+    for ga, gb, sa, sb in storages:
+        a.groups[ga].storage, b.groups[gb].storage = sb, sa
+    for i, oa, ob in outs:
         install(a, i, ob)
         install(b, i, oa)
     for p in (a, b):
@@ -201,12 +218,6 @@ def _exchange(a: Path, b: Path, k: int) -> None:
                 p.outs[i]._storage = g.storage
         for s in p.steps:
             matcher.set_out(s.native, p.value(s.out))
-
-
-def _finish_switch(a: Path, b: Path, k: int) -> None:
-    for slot in a.slots:
-        if slot.moves:
-            a.release(slot)
 
 
 def install(p: Path, i: int, t: Any) -> None:

@@ -25,36 +25,61 @@ _plans: OrderedDict[Any, Runnable] = OrderedDict()
 _seen: dict[int, None] = {}
 
 
-class Runnable(Protocol):
+class Runnable:
     """A program ready to run."""
 
     def new(self, i: int) -> np.ndarray | None:
         """Return memory for output i; None where it has none of its own."""
+        return None
 
-    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
-        """Return the outputs for these inputs, written into `outputs` where given."""
+    def begin(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> Run:
+        """Prepare a run that writes into `outputs` where given."""
+        raise NotImplementedError
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs; those that replace an input are that input's array."""
+        run = self.begin(inputs)
+        run.complete(False)
+        return run.results
 
 
-class Interpreted:
-    """A program run node by node in NumPy."""
+class Run(Protocol):
+    """One run of a program. Those of `results` that replace an input are that input's array."""
+
+    results: list[np.ndarray]
+    handed_on: bool  # whether the history that it leaves was taken over, which is done once
+
+    def complete(self, again: bool) -> None:
+        """Run. `again`: an interrupt ended a former call, and it is not known what was done."""
+
+
+class Interpreted(Runnable):
+    """A program run node by node in NumPy; it makes its own results."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def new(self, i: int) -> np.ndarray | None:
-        """Return None: the interpreter makes its own results."""
-        return None
+    def begin(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> Run:
+        return _InterpretedRun(self.program, inputs)
 
-    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
-        """Return the outputs; those that replace an input are written into its memory."""
-        results = interpret(self.program, inputs)
+
+class _InterpretedRun:
+    handed_on = False
+
+    def __init__(self, program: Program, inputs: list[np.ndarray]) -> None:
+        self.program, self.inputs = program, inputs
+        self.results: list[np.ndarray] = []
+
+    def complete(self, again: bool) -> None:
+        if not self.results:
+            self.results = interpret(self.program, self.inputs)
         for i, j in self.program.writes.items():
-            np.copyto(inputs[j], results[i])
-            results[i] = inputs[j]
-        return results
+            if self.results[i] is not self.inputs[j]:
+                np.copyto(self.inputs[j], self.results[i])
+                self.results[i] = self.inputs[j]
 
 
-class Compiled:
+class Compiled(Runnable):
     """A program run as kernels. When the ledger profiles, a few runs are timed kernel by kernel."""
 
     def __init__(self, program: Program) -> None:
@@ -82,25 +107,33 @@ class Compiled:
         shape, kind = make
         return np.empty(shape, kind) if not shape else empty_aligned(shape, kind)
 
-    def run(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> list[np.ndarray]:
-        """Return the outputs; those that replace an input are that input's array."""
-        self.runs += 1
+    def begin(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> Run:
+        """Prepare a run that writes into `outputs` where given."""
         if outputs is None:
             outputs = [self.new(i) for i in range(len(self.makes))]
-        if ledger.profiling and self.runs in (2, 4, 8, 16, 32):
-            timings: list[Any] = []
-            results = self.exe.run(inputs, outputs, timings)
-            self.profiles.append(timings)
-            return results
-        return self.exe.run(inputs, outputs)
+        return _CompiledRun(self, inputs, self.exe.standing(inputs, outputs))
 
     def again(self, inputs: list[np.ndarray], outputs: list[Any]) -> None:
         """Run on arrays of the right make, one for every output."""
-        if ledger.profiling and self.runs < 32:
-            self.run(inputs, outputs)
+        self.runs += 1
+        if ledger.profiling and self.runs in (2, 4, 8, 16, 32):
+            timings: list[Any] = []
+            self.exe.again(inputs, outputs, timings)
+            self.profiles.append(timings)
         else:
-            self.runs += 1
             self.exe.again(inputs, outputs)
+
+
+class _CompiledRun:
+    handed_on = False
+
+    def __init__(self, program: Compiled, inputs: list[np.ndarray], results: list[np.ndarray]) -> None:
+        self.program, self.inputs, self.results = program, inputs, results
+        self.begun = program.exe.begun
+
+    def complete(self, again: bool) -> None:
+        if not again or self.program.exe.begun == self.begun:
+            self.program.again(self.inputs, self.results)
 
 
 def structure(program: Program) -> Any:

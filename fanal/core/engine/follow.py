@@ -17,14 +17,16 @@ from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
-from fanal.core.engine.cache import executable
+from fanal.core.engine.cache import Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.handle import Storage
+from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
+from fanal.core.engine.steady import Steady
 from fanal.core.ir.prims import given
 from fanal.core.ir.program import FREED
 
@@ -78,33 +80,48 @@ def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
     for p in reversed(paths().all):
         if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
-            # The cursor first: an interrupt finds the path at its start. With very many threads there may be none to
-            # have; then this thread records.
-            if not matcher.set_cursor(p.steps[0].native):
+            if not finish(_enter, p):
                 return None
-            session.path = p
             return (_take(p, 0, op),)
     return None
+
+
+def _enter(again: bool, path: Path) -> bool:
+    """Follow a path from its start. With very many threads there may be no cursor to have; then this thread records."""
+    if not matcher.set_cursor(path.steps[0].native):
+        return False
+    session.path = path
+    return True
 
 
 def _take(path: Path, k: int, op: Op) -> Any:
     """Follow event k: move on, repeat its effects, return its result."""
     step = path.steps[k]
-    matcher.set_cursor(step.native.next)
     if step.grads:
-        path.disarm()
-        kept = path.kept(step)
-        if kept:
-            renew(path, kept)
-        path.effects(step)
+        finish(_take_gradients, path, step)
+    else:
+        matcher.set_cursor(step.native.next)
     out = step.native.out
     if op.flush:
         record.flush(op.name)
     return out
 
 
+def _take_gradients(again: bool, path: Path, step: Any) -> None:
+    path.disarm()
+    kept = path.kept(step)
+    if kept:
+        renew(path, kept)
+    path.effects(step)
+    matcher.set_cursor(step.native.next)
+
+
 def leave(path: Path, k: int) -> None:
     """Stop following after k events: record them after the fact, onto the tensors that were handed out."""
+    finish(_leave, path, k, list(session.effects), list(path.undo), state.mode)
+
+
+def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tuple) -> None:
     s = session
     s.path = None
     matcher.set_cursor(None)
@@ -112,11 +129,13 @@ def leave(path: Path, k: int) -> None:
         s.effects.clear()
         path.undo.clear()
         return
-    ledger.diverged += 1
     path.disarm()
+    if again:
+        state.mode = mode
+        for storage, node, version in s.starts.values():  # as they were before what was recorded
+            storage.node, storage.version = node, version
+    path.undo[:] = undo
     path.undo_grads(k)
-    effects, s.effects = s.effects, []
-    mode = state.mode
     s.begin()
     handed = handed_out(path, k)
     depth, s.depth = s.depth, 0  # a flush may have brought us here
@@ -138,6 +157,7 @@ def leave(path: Path, k: int) -> None:
     for slot in path.slots:
         if slot.moves and slot.signature[-2]:
             path.release(slot)  # it keeps a graph
+    ledger.diverged += 1
 
 
 def _again(path: Path, step: Any) -> None:
@@ -193,10 +213,10 @@ def renew(path: Path, which: list[int]) -> None:
             old = group.storage
             group.storage = new = Storage(stub(old.node), old.meta)
             if group.value is not None:
-                group.stub = group.value = None
                 i_own = next(j for j, k in path.own if k == g)
                 path.results[i_own] = None
                 path.unmade.append(i_own)
+                group.stub = group.value = None
             for k in group.outs:
                 if k not in which:  # the others stay with whoever holds them
                     path.outs[k]._storage = new
@@ -241,12 +261,8 @@ def commit(path: Path) -> bool:
     """
     steady = path.steady
     if steady is not None:
-        if steady.run():
-            path.undo.clear()
-            session.effects.clear()
-            if path.held:
-                renew(path, path.held)
-            _expect_next(path)
+        if steady.ready():
+            finish(_run_steady, path, steady)
             return True
         if not path.disarm():
             return False
@@ -261,11 +277,30 @@ def commit(path: Path) -> bool:
     parents = path.parents() if path.taken is not None else []
     if parents is None:
         return False
-    given_arrays, groups = path.arrays(), path.groups
+    given_arrays = path.arrays()
     fresh = path.results.copy()
     for i in path.unmade:
         fresh[i] = path.exe.new(i)
-    results = path.exe.run(given_arrays, fresh)
+    finish(_run_long, path, path.exe.begin(given_arrays, fresh), fresh, parents)
+    if as_usual:
+        path.arm(now)
+    return True
+
+
+def _run_steady(again: bool, path: Path, steady: Steady) -> None:
+    steady.run(again)
+    path.undo.clear()
+    session.effects.clear()
+    if path.held:
+        renew(path, path.held)
+    _expect_next(again, path)
+    steady.end()
+
+
+def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list[Any]) -> None:
+    """Run a path's program, and give every tensor its value."""
+    run.complete(again)
+    results, groups = run.results, path.groups
     for i, _ in path.overwritten:
         if results[i] is not fresh[i]:
             np.copyto(fresh[i], results[i])
@@ -288,18 +323,17 @@ def commit(path: Path) -> bool:
         st.node = node
         st.version += 1
         node.home = (ref(st), st.version)
-    if path.taken is not None:
+    if path.taken is not None and not run.handed_on:
         kept = set(path.keep)  # the others belong to nobody: they wait for the next step
         path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
                      parents, path.outs)
+    run.handed_on = True
     for u in path.inherited:
         u.spend()
     for j, _, _ in path.from_carried:
         path.given[j] = None  # the values of a graph end with it
     path.undo.clear()
     session.effects.clear()
-    ledger.followed += len(path.steps)
-    ledger.flushes += 1
     if path.held:
         renew(path, path.held)
     if any(map(vars, path.outs)) or any(map(getweakrefcount, path.outs)):
@@ -309,10 +343,9 @@ def commit(path: Path) -> bool:
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
-    if as_usual:
-        path.arm(now)
-    _expect_next(path)
-    return True
+    _expect_next(again, path)
+    ledger.followed += len(path.steps)
+    ledger.flushes += 1
 
 
 def _look_who_holds(path: Path, now: list[int]) -> bool:
@@ -367,22 +400,17 @@ def _settle_written(path: Path) -> None:
         st.node.home = (ref(st), st.version)
 
 
-def _expect_next(ended: Path | None) -> None:
+def _expect_next(again: bool, ended: Path) -> None:
     """Set the cursor where the next segment probably begins."""
     s = session
     known = paths()
-    if ended is not None:
-        if known.last is not None:
-            known.last.successor = ended
-        nxt = ended.successor
-    else:
-        nxt = None
+    if known.last is not None and not again:
+        known.last.successor = ended
+    nxt = ended.successor
     known.last = ended
-    if nxt is None or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
-            or not matcher.set_cursor(nxt.steps[0].native):
-        nxt = None
+    if nxt is None or not nxt.steps or nxt.mode != state.mode or not current(nxt) or not _enter(again, nxt):
         matcher.set_cursor(None)
-    s.path = nxt
+        s.path = None
 
 
 def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
@@ -401,24 +429,28 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
             else:
                 arrays.append(draft.snapshot(x) if kind == "snapshot" else
                               p.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x)
-        results = p.exe.run(arrays)
-        for g, a in zip(p.keep, results):
-            storage = p.groups[g].weak()
-            if storage is not None:
-                storage.node.buffer = a
-        if p.taken is not None:
-            p.hand_on(results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
-                      [r and r() for r in draft.made])
-            for o in held:
-                if o._node is not o._storage.node:
-                    o._seen = -1  # a view follows from what it is a view of
+        finish(_run_recorded, p, p.exe.begin(arrays), draft, held)
     for u in p.inherited:
         u.carried = None
     for slot in p.slots:
         if slot.moves:
             p.release(slot)
     paths().add(p)
-    _expect_next(p)
+    finish(_expect_next, p)
+
+
+def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any]) -> None:
+    run.complete(again)
+    for g, a in zip(p.keep, run.results):
+        storage = p.groups[g].weak()
+        if storage is not None:
+            storage.node.buffer = a
+    if p.taken is not None:
+        p.hand_on(run.results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
+                  [r and r() for r in draft.made])
+        for o in held:
+            if o._node is not o._storage.node:
+                o._seen = -1  # a view follows from what it is a view of
 
 
 def _leave_here() -> None:

@@ -223,11 +223,12 @@ class Path:
 
     def disarm(self) -> bool:
         """Take the long way again. Returns False if a tensor that came meanwhile does not fit after all."""
-        steady, self.steady = self.steady, None
-        fits = True
-        if steady is not None:
-            steady.release()
-            fits = self.take_over(steady)
+        steady = self.steady
+        if steady is None:
+            return True
+        steady.release()
+        fits = self.take_over(steady)
+        self.steady = None
         return fits
 
     def take_over(self, steady: Steady) -> bool:
@@ -235,15 +236,16 @@ class Path:
         fits = True
         for slot in steady.rebound:
             native = slot.uses[0][0]
-            t, native.held = native.held, None
+            t = native.held
             if t is not None and not self.bind(slot, t):
                 slot.tensor = t  # what is recorded after the fact is right all the same
                 fits = False
+            native.held = None
         return fits
 
     def undo_grads(self, k: int) -> None:
         """Put every .grad back to where it was before the first `k` events."""
-        between, self.undo = self.undo, []
+        between = self.undo
         for e in range(k, 0, -1):
             while between and between[-1][0] >= e:
                 _, t, old = between.pop()

@@ -158,6 +158,17 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
         return op.fn(*args, **kwargs)
     if where is None:
         where = caller(2)
+    try:
+        return _run_event(op, args, kwargs, where)
+    except Exception:
+        raise
+    except BaseException:
+        s.unfollowable = "a call was interrupted"  # its values are right, but it may be no event, or half of one
+        raise
+
+
+def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
+    s = session
     state.where = where
     event = Event(op, where)
     event.specs = [spec_of(a, s, event) for a in args]

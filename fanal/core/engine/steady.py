@@ -96,9 +96,19 @@ class Steady:
         # Small results come in memory that served before: what the loop keeps dies a step later.
         self.memory: dict[int, list[Any]] = {i: [] for i, _ in path.made}
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
-        self.guard = [s for s in path.steps if s.grads and self._guard(s)]
-        self.rebound = [slot for slot in path.slots if self._rebind(slot)]
-        self.listed = [s.native for s in path.steps if s.sequences and self._listed(s)]
+        self.guard: list[Any] = []
+        self.rebound: list[Any] = []
+        self.listed: list[Any] = []
+        try:
+            self.guard += [s for s in path.steps if s.grads and self._guard(s)]
+            self.rebound += [slot for slot in path.slots if self._rebind(slot)]
+            self.listed += [s.native for s in path.steps if s.sequences and self._listed(s)]
+        except BaseException:  # an interrupt
+            self.guard = [s for s in path.steps if s.grads]
+            self.rebound = [slot for slot in path.slots if slot.moves and slot.uses]
+            self.listed = [s.native for s in path.steps if s.sequences]
+            self.release()
+            raise
         self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
 
     def _stays(self, spec: tuple) -> bool:
@@ -192,8 +202,8 @@ class Steady:
             storage = self.path.groups[k].storage
             storage.version = awaited + (1 if storage.version == awaited else 2)
 
-    def run(self) -> bool:
-        """Run the path if all is as last time. Returns False, and does nothing, if not."""
+    def ready(self) -> bool:
+        """Tell whether all is as last time, and gather what the run is given. Nothing is changed."""
         path = self.path
         outs = path.outs
         if not native.holds(self.table.address):
@@ -226,7 +236,16 @@ class Steady:
                 results[i] = a = exe.new(i)
                 if a.nbytes <= SMALL:
                     served[:] = [*served[-1:], a]
-        exe.again(inputs, results)
+        self.begun = exe.exe.begun
+        return True
+
+    def run(self, again: bool) -> None:
+        """Run the path, and give every tensor its value. `again`: an interrupt ended a former call."""
+        path = self.path
+        results = self.results
+        exe = path.exe
+        if not again or exe.exe.begun == self.begun:
+            exe.again(self.given, results)
         native.apply(self.computed.address)
         for i, group in self.made:
             st = group.storage
@@ -240,7 +259,6 @@ class Steady:
                 node.row, node.params = input_, (node.shape, node.dtype)
             st.version += 1
             node.home = (ref(st), st.version)
-            results[i] = None
         for slot in self.rebound:
             (first, _), *later = slot.uses
             first.held = None
@@ -250,6 +268,10 @@ class Steady:
                 path.release(slot)
         for slot in self.released:
             path.release(slot)
-        ledger.followed += len(path.steps)
+
+    def end(self) -> None:
+        """Let go of the results."""
+        for i in self.memory:
+            self.results[i] = None
+        ledger.followed += len(self.path.steps)
         ledger.flushes += 1
-        return True

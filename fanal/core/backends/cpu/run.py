@@ -65,7 +65,13 @@ class _Segment:
         self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
         self.job[:2] = self.records.ctypes.data, len(launches)
         self.address = self.job.ctypes.data
+        self.words = memoryview(self.job)
         self.parallel = False
+
+    @property
+    def runs(self) -> int:
+        """How often it ran."""
+        return self.words[8]
 
     def place(self, count: int, overlaps: Any) -> None:
         """Cut the launches into phases and parts for `count` threads."""
@@ -78,7 +84,7 @@ class _Segment:
         self.phases = memory.empty_aligned((len(starts), runner_ir.PHASE_WORDS), np.dtype(np.int64))
         self.phases[:, :3] = [(a, b, max(slot.first + slot.width for slot in slots[a:b]))
                               for a, b in zip(starts, ends, strict=True)]
-        self.job[5:] = count, memory.address_of(self.phases), len(starts)
+        self.job[5:8] = count, memory.address_of(self.phases), len(starts)
 
 
 class Executable:
@@ -100,6 +106,7 @@ class Executable:
         self._fill(target)
         only = self._segments[0] if len(self._segments) == 1 else None
         self._only = only if isinstance(only, _Segment) else None
+        self._hosted = 0  # how often a host step was the first of the program
         self._space = 0  # address of the workspace the words point into
         self._need = 0  # bytes of workspace
         self._threads = 0
@@ -219,34 +226,43 @@ class Executable:
         times of every launch, by part.
         Raises IndexError for an index out of range, and what host steps raise; outputs are then undefined.
         """
-        if len(inputs) != len(self.lowered.inputs):
-            raise ValueError(f"the program has {len(self.lowered.inputs)} inputs, got {len(inputs)}")
-        results: Arrays = []
-        for i, array in enumerate(self.allocate() if outputs is None else outputs):
-            results.append(self._standing(i, inputs, results) if array is None else array)
-        with self._lock:
-            if self._owner:  # a host step or a signal handler runs the program it is part of
-                return Executable(self.lowered, self.target).run(inputs, results, profile)
-            self._owner = threading.get_ident()
-            try:
-                self._binding.bind([*inputs, *results])
-                self._launch(inputs, results, profile)
-            finally:
-                self._owner = 0
+        results = self.standing(inputs, self.allocate() if outputs is None else outputs)
+        self.again(inputs, results, profile)
         return results
 
-    def again(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Run on arrays of the right make, one for every output."""
+    def again(self, inputs: Arrays, outputs: Arrays, profile: list[Timing] | None = None) -> None:
+        """Run on arrays of the right make, one for every output.
+
+        Once begun it goes on to its end: an interrupt (see `begun`) is raised after.
+        """
         with self._lock:
-            if self._owner:
-                Executable(self.lowered, self.target).run(inputs, outputs)
+            if self._owner:  # a host step or a signal handler runs the program it is part of
+                Executable(self.lowered, self.target).again(inputs, outputs, profile)
                 return
             self._owner = threading.get_ident()
             try:
                 self._binding.bind(inputs + outputs)
-                self._launch(inputs, outputs, None)
+                self._launch(inputs, outputs, profile)
             finally:
                 self._owner = 0
+
+    @property
+    def begun(self) -> int:
+        """How often the program began: whoever is interrupted in a run finds out here if it took place."""
+        first = self._segments[0] if self._segments else None
+        return first.runs if isinstance(first, _Segment) else self._hosted
+
+    def standing(self, inputs: Arrays, outputs: Sequence[np.ndarray | None]) -> Arrays:
+        """Return the outputs, with the arrays that stand for those without memory of their own (None).
+
+        Raises ValueError if there are not as many inputs as the program has.
+        """
+        if len(inputs) != len(self.lowered.inputs):
+            raise ValueError(f"the program has {len(self.lowered.inputs)} inputs, got {len(inputs)}")
+        results: Arrays = []
+        for i, array in enumerate(outputs):
+            results.append(self._standing(i, inputs, results) if array is None else array)
+        return results
 
     def _standing(self, i: int, inputs: Arrays, results: Arrays) -> np.ndarray:
         """Return the array of output i, which has no memory of its own."""
@@ -280,18 +296,39 @@ class Executable:
 
     def _walk(self, space: _Workspace, inputs: Arrays, outputs: Arrays,
               profile: list[Timing] | None) -> None:
-        for segment in self._segments:
-            if isinstance(segment, _Segment):
-                if profile is None:
-                    threads.pool.run(segment.address, segment.parallel)
-                else:
-                    self._timed(segment, profile)
-            else:
-                index, step = segment
-                begin = time.perf_counter_ns()
-                self._call(step, space, inputs, outputs)
-                if profile is not None:
-                    profile.append(Timing(index, step.label, 0, begin, time.perf_counter_ns()))
+        late: BaseException | None = None
+        for k, segment in enumerate(self._segments):
+            done = segment.runs if isinstance(segment, _Segment) else 0
+            while True:
+                try:
+                    self._step(segment, space, inputs, outputs, profile)
+                    break
+                except Exception:
+                    raise
+                except BaseException as e:
+                    ran = isinstance(segment, _Segment) and segment.runs != done
+                    if not k and not ran:
+                        raise
+                    late = e
+                    if ran:
+                        break
+            if not k and not isinstance(segment, _Segment):
+                self._hosted += 1
+        if late is not None:
+            raise late
+
+    def _step(self, segment: _Segment | tuple[int, HostStep], space: _Workspace, inputs: Arrays, outputs: Arrays,
+              profile: list[Timing] | None) -> None:
+        if not isinstance(segment, _Segment):
+            index, step = segment
+            begin = time.perf_counter_ns()
+            self._call(step, space, inputs, outputs)
+            if profile is not None:
+                profile.append(Timing(index, step.label, 0, begin, time.perf_counter_ns()))
+        elif profile is None:
+            threads.pool.run(segment.address, segment.parallel)
+        else:
+            self._timed(segment, profile)
 
     def _timed(self, segment: _Segment, profile: list[Timing]) -> None:
         count = len(segment.launches)

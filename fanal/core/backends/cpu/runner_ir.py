@@ -8,7 +8,7 @@ parts of a phase are done the next one begins. Which thread does a part changes 
 Memory shared with Python, in 8-byte words:
 
     job     0 steps  1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0
-            5 most parts of a step  6 phases  7 how many
+            5 most parts of a step  6 phases  7 how many  8 how often it ran
     step    0 kernel  1 its argument words  2 units  3 first part  4 number of parts
     phase   0 first step  1 end  2 parts  3 which are begun, a bit each  4 how many are done
     times   per step and part: begin, end, in nanoseconds
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 STEP_WORDS = 8
 PHASE_WORDS = 8
-JOB_WORDS = 8
+JOB_WORDS = 9
 MAX_THREADS = 64  # the bits of a word
 SPIN_IN_PLAN = 20_000  # nanoseconds
 SPIN_BETWEEN_PLANS = 100_000
@@ -122,6 +122,10 @@ stay:
   call void @wait(ptr %active, i32 %inside, ptr %caller, i64 {SPIN_IN_PLAN})
   br label %leaving
 done:{_leave(x86)}
+  %ranp = getelementptr i8, ptr %job, i64 64
+  %ran = load i64, ptr %ranp, align 8
+  %ran1 = add i64 %ran, 1
+  store i64 %ran1, ptr %ranp, align 8
   ret void
 }}"""
 
