@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.ir import prims as P
+from fanal.core.ir.body import record
 from fanal.core.ir.prims.special import FORMULAS
 from fanal.core.ir.prims.special_pairs import PAIRS
 from fanal.core.ir.prims.special_rows import SLOPES
 from fanal.core.ir.prims.view import tape
+from fanal.core.ir.program import Node
 
 Shape = tuple[int, ...]
 FLOATS = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
@@ -67,6 +70,15 @@ class Sample:
     high: float = 2
     apart: float = 0.0
     second: bool = True  # its gradient has a gradient
+
+
+def _elman(h: Node, x: Node, w: Node) -> tuple[list[Node], list[Node]]:
+    """One step of a recurrence h' = tanh(x + h w) that also gives its derivative."""
+    h = P.tanh(P.add(x, P.dot(h, w)))
+    return [h], [P.sub(P.num(h, 1), P.mul(h, h))]
+
+
+_ELMAN = record(_elman, [P.input_((2, 3), dt.float64)], [P.input_((2, 3), dt.float64)], [P.input_((3, 3), dt.float64)])
 
 
 def point(dtypes: tuple[dt.dtype, ...], shapes: Any = UNARY, params: tuple = (), **kw: Any) -> Sample:
@@ -179,6 +191,8 @@ SAMPLES: dict[str, Sample] = {
                         (dt.float32, dt.float64), "weights", 16),
     "attention_grad": Sample((Case((*_HEADS, (2, 3, 5, 2), (2, 3, 5, 4)), (0.5, False), smooth=False),),
                              (dt.float32, dt.float64), "weights", 64, low=0.5, high=2),
+    "recur": Sample(tuple(Case(((2, 3), (5, 2, 3), (3, 3)), (_ELMAN, back)) for back in (False, True)), (dt.float64,),
+                    "weights", 64),
     # Indices.
     "take": Sample(tuple(Case(((5, 4), (2, 3)), (d,), {1: Index(n)}) for d, n in ((0, 5), (1, 4)))
                    + (Case(((3, 2), ()), (0,), {1: Index(3)}), Case(((3, 0), (2,)), (0,), {1: Index(3)}),

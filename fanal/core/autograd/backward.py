@@ -19,17 +19,8 @@ from fanal.core.base.where import show
 from fanal.core.engine.carry import folded, template, unfold, unfolded
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
-from fanal.core.ir.prims import (
-    add,
-    alias,
-    convert,
-    disjoint,
-    real,
-    region_of_zeros,
-    sum_to,
-    tape,
-    update_slice,
-)
+from fanal.core.ir.prims import add, alias, tape
+from fanal.core.ir.prims.gradient import Sums
 from fanal.core.ir.program import FREED as SPENT
 from fanal.core.ir.program import WALKED, Node, postorder
 from fanal.core.tensor.tensor import Tensor, compute, wrap
@@ -43,8 +34,6 @@ FREED = (
     "to access "
     "saved tensors after calling backward."
 )
-
-MOST_REGIONS = 64  # compared when gradients of slices meet
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -141,17 +130,6 @@ def grad_name(n: Node) -> str:
     return _NAMES.get(n.row.name, n.row.name.strip("_").title().replace("_", "") + "Backward0")
 
 
-def _fit(g: Node, to: Node) -> Node:
-    """Give a gradient the shape and dtype of its value."""
-    if g.shape != to.shape:
-        g = sum_to(g, to.shape)
-    if g.dtype is not to.dtype:
-        if g.dtype.is_complex and not to.dtype.is_complex:
-            g = real(g)
-        g = convert(g, to.dtype)
-    return g
-
-
 def _check_nan(n: Node, outs: Sequence[Node | None]) -> None:
     """Raise if a rule made a NaN, naming the function and the user's line."""
     unfollowable("anomaly detection looks at every gradient")
@@ -201,16 +179,15 @@ def gradients(
         unfollowable("backward goes through values of an earlier segment")
     uses = _uses(walk)
     found: dict[int, Node] = {}
-    grads: dict[int, Node] = {}
-    regions: dict[int, list] = {}  # where gradients that are sums of regions may differ from zero
+    grads = Sums()
     spent: list[Node] = []
     released: list[Any] = []  # at the end: one call may stand behind several values
     with grad_mode(create_graph):
         for r, c in zip(roots, cotangents):
-            grads[id(r)] = add(grads[id(r)], c) if id(r) in grads else c
+            grads.seed(r, c)
 
         def arrive(n: Node) -> Node | None:
-            g = grads.pop(id(n), None)
+            g = grads.pop(n)
             if g is None:
                 return None
             hooks = n.hooks if n.leaf is None else n.leaf._hooks
@@ -253,22 +230,7 @@ def gradients(
                 _check_nan(n, outs)
             for i, o in zip(n.inputs, outs):
                 if o is not None and i.needs_grad:
-                    o = _fit(o, i)
-                    known = grads.get(id(i))
-                    region = region_of_zeros(o)
-                    if known is None:
-                        grads[id(i)] = o
-                        if region is not None:
-                            regions[id(i)] = [region]
-                        continue
-                    before = regions.get(id(i))
-                    if region is None or before is None or len(before) > MOST_REGIONS \
-                            or not all(disjoint(region, r) for r in before):
-                        regions.pop(id(i), None)
-                        grads[id(i)] = add(known, o)
-                    else:  # parts of one value: each is written into its place
-                        grads[id(i)] = update_slice(known, o.inputs[1], *region)
-                        before.append(region)
+                    grads.arrive(i, o)
             _count_down(n, uses, arrive)
     if not retain:
         for n in walk:

@@ -54,6 +54,8 @@ def _role(v: Value, backend: Any) -> str:
         return "reduce"
     if name in JOINS:
         return "join"
+    if name == "recur":
+        return "recur"
     if not backend.special(v):
         return "host"
     return "contract" if v.row.kind in ("contract", "pool") else "special"
@@ -122,6 +124,10 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
         elif role == "contract":
             for n in range(len(v.inputs)):
                 _make_root(_read_by(v, n))
+        elif role == "recur":
+            for i in v.inputs:
+                seen = operand(i)
+                _make_root(seen.value if seen.contiguous else i)
         elif v.name == "window" and any(s < k for k, s in zip(v.params[1], v.params[2])):
             source = _behind_views(v)  # windows overlap: what they show is computed once
             if source.role == "inline" and (source.heavy or source.ops > 2):

@@ -1,6 +1,8 @@
 """The ordered list of stages from a program to steps: simplify, fuse, order, emit."""
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -12,22 +14,24 @@ from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
 from fanal.core.compiler.pieces import IndexCheck, pieces
+from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
 from fanal.core.compiler.tail import TailBuilder, operand
+from fanal.core.ir.body import Body
 from fanal.core.ir.program import Program
 from fanal.core.ir.row import reference
 
 
-def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None) -> Lowered:
+def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None, fixed: int = 0) -> Lowered:
     """Return the steps that compute a program.
 
     `backend` says what kernels can do and turns loops into launches. `seen` collects the result of every stage, by
-    name.
+    name. The last `fixed` inputs are the same for many runs.
     """
     forced: set[int] = set()
     while True:
-        run = _Lowering(program, backend, forced)
+        run = _Lowering(program, backend, forced, fixed)
         for stage in STAGES:
             result = getattr(run, stage)()
             if seen is not None:
@@ -62,8 +66,8 @@ def show_stages(program: Program, backend: Any) -> dict[str, str]:
 class _Lowering:
     """One attempt at lowering: the stages, and what they know of each other."""
 
-    def __init__(self, program: Program, backend: Any, forced: set[int]) -> None:
-        self.program, self.backend, self.forced = program, backend, forced
+    def __init__(self, program: Program, backend: Any, forced: set[int], fixed: int) -> None:
+        self.program, self.backend, self.forced, self.fixed = program, backend, forced, fixed
         self.known: dict[int, np.ndarray] = {}
         self.buffers: dict[int, Buffer] = {}
         self.steps: list[Any] = []
@@ -188,7 +192,10 @@ class _Lowering:
             self._contract(g)
             return
         for v in g.roots:
-            self._host(v)
+            if g.kind == "recur":
+                self._recur(v)
+            else:
+                self._host(v)
 
     def _build(self, builder: Builder) -> None:
         """Emit one loop and the checks of the indices it reads by."""
@@ -231,9 +238,11 @@ class _Lowering:
             if r.output or r.outside:
                 tail.stores.append((builder.place[r], r))
         operands = [operand(i) for i in v.inputs]
+        fixed = self.graph.given[len(self.graph.given) - self.fixed:]
         for o in operands:
             if not o.value.root:
                 raise Unmappable(o.value)
+            o.fixed = o.value in fixed
         try:
             found = self.backend.contract(v, operands, tail)
         except ValueError:  # a layout it does not take
@@ -245,6 +254,31 @@ class _Lowering:
             self._host(v)
             return
         self._launch(found)
+
+    def _recur(self, v: Value) -> None:
+        """Emit a recurrence: what its states begin with, then the launches of its body for every step."""
+        body = _body(v.params[0], self.backend)
+        if not native(body):
+            for i in v.inputs:
+                if not base(i).root:
+                    raise Unmappable(i)
+            self._host(v)
+            return
+        operands = [operand(i) for i in v.inputs]
+        for i, o in zip(v.inputs, operands):
+            if not o.value.root or not o.contiguous:
+                raise Unmappable(i)
+        for o, place in starts(v, operands):
+            self._copy(o.value, o.value.id, v.id, math.prod(o.shape), o.offset, place)
+
+        def fresh(i: int) -> int:
+            new = self.graph.number()
+            if i in body.known:
+                self.known[new] = body.known[i]
+            else:
+                self.buffers[new] = body.buffers[i]
+            return new
+        self.steps += turns(v, operands, body, fresh)
 
     def _host(self, v: Value) -> None:
         self.steps.append(HostStep(reference(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
@@ -259,16 +293,16 @@ class _Lowering:
     def _copy_all(self, copies: list[tuple[Value, int, int]]) -> None:
         """Copy values, each from where it is, or from another id, to an id."""
         for v, source, to in copies:
-            self._copy(v, source if source >= 0 else base(v).id, to)
+            self._copy(v, source if source >= 0 else base(v).id, to, v.size)
 
-    def _copy(self, v: Value, source: int, to: int) -> None:
+    def _copy(self, v: Value, source: int, to: int, count: int, first: int = 0, place: int = 0) -> None:
+        """Copy `count` elements of the buffer of `v`, from number `first`, to place `place` of another."""
         where = [v.where] if v.where else []
         if not self.backend.stores(v.dtype):
             self.steps.append(HostStep(lambda x: x, (source,), (v.shape,), to, "copy", where))
-        elif v.size:
-            access = (v.dtype, 0, (1,))
-            loop = Loop("rows", [v.size], [], [], [Op("load", (), 0, v.dtype)], [Access(source, *access)],
-                        [(0, Access(to, *access))], "copy", where)
+        elif count:
+            loop = Loop("rows", [count], [], [], [Op("load", (), 0, v.dtype)], [Access(source, v.dtype, first, (1,))],
+                        [(0, Access(to, v.dtype, place, (1,)))], "copy", where)
             collapse(loop)
             self._launch(self.backend.loop(loop))
 
@@ -287,6 +321,12 @@ class _Lowering:
             else:
                 ids[item.id] = fresh = self.graph.number()
                 self.buffers[fresh] = Buffer(item.nbytes, (item.nbytes,), uint8)
+
+
+@functools.lru_cache(maxsize=256)
+def _body(body: Body, backend: Any) -> Lowered:
+    """Return the steps of a recurrence's body."""
+    return lower(Program(list(body.inputs), body.nodes, list(body.outputs)), backend, fixed=len(body.fixed))
 
 
 class _Overwrites:

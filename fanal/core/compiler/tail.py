@@ -6,7 +6,7 @@ from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
-from fanal.core.base.shape import Shape
+from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.build import WRITTEN, ZERO, Map, Split, Unmappable, through
 from fanal.core.compiler.graph import VIEWS, Value, base
 from fanal.core.compiler.loopir import Op
@@ -26,6 +26,11 @@ class Operand:
     shape: Shape
     strides: Shape
     offset: int
+    fixed: bool = False  # the same for many runs
+
+    @property
+    def contiguous(self) -> bool:
+        return all(n == 1 or s == c for n, s, c in zip(self.shape, self.strides, contiguous_strides(self.shape)))
 
 
 def operand(v: Value) -> Operand:

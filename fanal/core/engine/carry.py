@@ -18,6 +18,7 @@ import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.state import grad_mode
+from fanal.core.ir.body import Body
 from fanal.core.ir.prims import alias, detach, input_
 from fanal.core.ir.program import FREED, Node, postorder
 from fanal.core.ir.row import Row
@@ -365,7 +366,7 @@ def lineage(roots: Iterable[Node]) -> list[Node]:
 
 # Gradient rules are functions, often closures over values of their step. These three look into them.
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), DType, Row, type, np.dtype, np.generic, slice, range,
+_PLAIN = (Body, bool, int, float, complex, str, bytes, type(None), DType, Row, type, np.dtype, np.generic, slice, range,
           type(Ellipsis), BuiltinFunctionType, ModuleType)
 
 

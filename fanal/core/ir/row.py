@@ -17,7 +17,7 @@ from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.base.state import state
 from fanal.core.ir.program import Node
 
-KINDS = ("source", "point", "view", "join", "reduce", "scan", "contract", "pool", "index", "tape", "opaque")
+KINDS = ("source", "point", "view", "join", "reduce", "scan", "contract", "pool", "index", "recur", "tape", "opaque")
 ROWS: dict[str, Row] = {}
 NO_GRADIENT = None  # written in a row whose result does not vary smoothly with its inputs
 

@@ -29,6 +29,7 @@ _LOWER = """
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution
     chain_matmul linalg.multi_dot tensordot
     prelu scaled_dot_product_attention multi_head_attention_forward
+    lstm rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell
 """
 # In float32: what sums many terms, or needs the range.
 _WIDE = """

@@ -114,14 +114,20 @@ def sigmoid(input: Any) -> Any:
     return result(sigmoid_node(node_of(input, floating(input._dtype))), input)
 
 
+def relu_node(x: Node) -> Node:
+    """max(x, 0); the gradient at 0 is 0."""
+
+    def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
+        return [P.where(P.lt(P.num(y, 0), y), g, P.num(g, 0))]
+
+    return with_gradient(P.max_(P.detach(x), P.num(x, 0)), rule, x)
+
+
 @public(inplace=True)
 @public(module="nn.functional", method=False)
 def relu(input: Any, inplace: bool = False) -> Any:
     """Return max(input, 0); the gradient at 0 is 0."""
-    x = read(input)
-    d = P.detach(x)
-    zero = P.num(x, 0)
-    y = with_gradient(P.max_(d, zero), lambda g, y, x: [P.where(P.lt(P.num(y, 0), y), g, P.num(g, 0))], x)
+    y = relu_node(read(input))
     if inplace:
         from fanal.core.ops.build import assign
         return assign(input, y)

@@ -78,6 +78,7 @@ TOPICS = (
     "arithmetic",
     "window",
     "native_norm",
+    "recurrence",
 )
 FUNCTIONS: dict[str, dict[str, Callable]] = {}
 CONSTANTS: dict[str, Any] = {

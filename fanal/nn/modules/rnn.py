@@ -11,7 +11,6 @@ import fanal
 from fanal import Tensor
 from fanal.nn import init
 from fanal.nn.modules.module import Module
-from fanal.nn.modules.recurrence import run_layers
 from fanal.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from fanal.nn.parameter import Parameter
 from fanal.nn.utils.rnn import PackedSequence
@@ -145,16 +144,6 @@ class RNNBase(Module):
     def flatten_parameters(self) -> None:
         """Do nothing: the engine packs weights by itself."""
 
-    def _weights(self) -> list[list[dict[str, Tensor | None]]]:
-        suffixes = ("", "_reverse") if self.bidirectional else ("",)
-        return [
-            [
-                {kind: getattr(self, f"{kind}_l{layer}{suffix}", None) for kind in _KINDS}
-                for suffix in suffixes
-            ]
-            for layer in range(self.num_layers)
-        ]
-
     def check_input(self, input: Tensor, batch_sizes: Any) -> None:
         """Raise unless dtype, number of dimensions and number of features are right."""
         weight = self.weight_ih_l0
@@ -264,26 +253,26 @@ class RNNBase(Module):
             input = input.unsqueeze(batch_dim)
         hx = self._zero_state(input, None) if hx is None else self._check_state_dims(hx, batched)
         self.check_forward_args(input, hx, None)
-        output, state = self._run(input.transpose(0, 1) if self.batch_first else input, None, hx)
-        if self.batch_first:
-            output = output.transpose(0, 1)
+        output, *state = self._run(input, hx, batch_first=self.batch_first)
         if not batched:
-            output, state = output.squeeze(batch_dim), tuple(s.squeeze(1) for s in state)
-        return output, self._from_tuple(state)
+            output, state = output.squeeze(batch_dim), [s.squeeze(1) for s in state]
+        return output, self._from_tuple(tuple(state))
 
     def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         hx = self._zero_state(data, batch_sizes) if hx is None else self.permute_hidden(hx, sorted_indices)
         self.check_forward_args(data, hx, batch_sizes)
-        output, state = self._run(data, batch_sizes.tolist(), hx)
+        output, *state = self._run(data, tuple(batch_sizes.tolist()), hx)
         result = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return result, self.permute_hidden(self._from_tuple(state), unsorted_indices)
+        return result, self.permute_hidden(self._from_tuple(tuple(state)), unsorted_indices)
 
-    def _run(
-        self, input: Tensor, batch_sizes: list[int] | None, hx: Any
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dropout = self.dropout if self.training else 0.0
-        return run_layers(self.mode, input, batch_sizes, self._as_tuple(hx), self._weights(), dropout)
+    def _run(self, *sequences: Any, **more: bool) -> tuple[Tensor, ...]:
+        """Return the output and the last states."""
+        layers = getattr(fanal, self.mode.lower())
+        return layers(
+            *sequences, self._flat_weights, self.bias, self.num_layers, self.dropout, self.training, self.bidirectional,
+            **more,
+        )  # fmt: skip
 
     def _kind(self) -> str:
         return self.mode.partition("_")[0]

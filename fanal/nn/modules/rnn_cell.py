@@ -7,10 +7,8 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
-from fanal.nn import functional as F
 from fanal.nn import init
 from fanal.nn.modules.module import Module
-from fanal.nn.modules.recurrence import gru_step, lstm_step
 from fanal.nn.parameter import Parameter
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell", "RNNCellBase"]
@@ -57,6 +55,10 @@ class RNNCellBase(Module):
         if self.__dict__.get("nonlinearity", "tanh") != "tanh":
             s += f", nonlinearity={self.nonlinearity}"
         return s
+
+    @property
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
     def _check_input(self, input: Tensor) -> None:
         if input.dim() not in (1, 2):
@@ -115,13 +117,10 @@ class RNNCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         x, h = self._batched(input, hx)
-        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        if self.nonlinearity == "tanh":
-            result = gates.tanh()
-        elif self.nonlinearity == "relu":
-            result = gates.relu()
-        else:
+        if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        cell = fanal.rnn_tanh_cell if self.nonlinearity == "tanh" else fanal.rnn_relu_cell
+        result = cell(x, h, *self._weights)
         return result if input.dim() == 2 else result.squeeze(0)
 
 
@@ -146,8 +145,7 @@ class LSTMCell(RNNCellBase):
             h, c = (s.unsqueeze(0) for s in hx) if alone else hx
         self._check_sizes(x, h, "0")
         self._check_sizes(x, c, "1")
-        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        h, c = lstm_step(gates, c, None)
+        h, c = fanal.lstm_cell(x, (h, c), *self._weights)
         return (h.squeeze(0), c.squeeze(0)) if alone else (h, c)
 
 
@@ -161,6 +159,5 @@ class GRUCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         x, h = self._batched(input, hx)
-        recurrent = F.linear(h, self.weight_hh, self.bias_hh)
-        result = gru_step(F.linear(x, self.weight_ih, self.bias_ih), recurrent, h)
+        result = fanal.gru_cell(x, h, *self._weights)
         return result if input.dim() == 2 else result.squeeze(0)

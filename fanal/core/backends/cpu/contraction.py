@@ -24,10 +24,6 @@ CONVOLUTIONS = ("conv", "conv_dx", "conv_dw")
 ATTENTION = ("attention", "attention_grad")
 
 
-def _contiguous(x: Operand | strided.Operand) -> bool:
-    return all(n == 1 or s == c for n, s, c in zip(x.shape, x.strides, contiguous_strides(x.shape)))
-
-
 def attention(v: Value, operands: list[strided.Operand], target: Target) -> list[Temp | Launch]:
     """Return what computes attention or its gradient. Raises ValueError for a layout that cannot be read."""
     scale, causal = v.params
@@ -40,7 +36,7 @@ def attention(v: Value, operands: list[strided.Operand], target: Target) -> list
     else:
         stats, g = rest[:2]
         mask = rest[2] if len(rest) > 2 else None
-        if not _contiguous(stats):
+        if not operands[3].contiguous:
             raise ValueError("the statistics of attention are read contiguously")
         row = 3 * h * d
         dq, dk, dv = (Operand(v.id, v.dtype, q.shape, (length * row, d, row, 1), i * h * d) for i in range(3))
@@ -58,13 +54,13 @@ def contract_launches(
 ) -> list[Temp | Launch]:
     """Return what computes a contraction and its tail. Raises ValueError for a layout that cannot be read."""
     epilogue, out_id, out_dtype = _epilogue(v, tail)
-    a, b = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset) for o in operands)
+    a, b = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset, o.fixed) for o in operands)
     out = Operand(out_id, out_dtype, v.shape, contiguous_strides(v.shape))
     if v.name == "dot":
         found = matmul_launches(a, b, out, epilogue, target)
     else:
         for o in operands:
-            if not _contiguous(o):
+            if not o.contiguous:
                 raise ValueError("convolutions read contiguous operands")
         a, b = (replace(o, strides=contiguous_strides(o.shape)) for o in (a, b))
         if v.name == "conv":

@@ -45,6 +45,7 @@ class Operand:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    fixed: bool = False  # the same for many runs
 
     @property
     def buf(self) -> Buf:
@@ -235,7 +236,7 @@ def _plan(
         and (target.masks or not partial)
         and (p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
     )
-    per_unit = not in_place and p.m <= _UNIT_PACK_ROWS and stack == b_stack
+    per_unit = not (in_place or b.fixed) and p.m <= _UNIT_PACK_ROWS and stack == b_stack
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
     blocked = depth > flat

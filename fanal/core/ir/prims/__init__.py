@@ -62,6 +62,7 @@ from fanal.core.ir.prims.point import (
                                        xor,
 )
 from fanal.core.ir.prims.pool import max_pool, max_pool_at, max_pool_dx
+from fanal.core.ir.prims.recur import Track, recur
 from fanal.core.ir.prims.reduce import argmax, argmin, max_of, min_of, prod, scan, spread_back, sum_
 from fanal.core.ir.prims.source import full, given, input_, iota, philox
 from fanal.core.ir.prims.special_rows import special, special2

@@ -1,0 +1,244 @@
+"""Recurrent layers and cells: LSTM, GRU and the plain recurrence.
+
+The product with the inputs does not depend on the recurrence, so it is one matrix product for all steps, with
+both biases where they are only added. What remains is one `recur` a layer and direction; for packed sequences
+one for each run of steps with the same batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fanal.core.base import dtype as dt
+from fanal.core.base.state import state as modes
+from fanal.core.ir import prims as P
+from fanal.core.ir.body import Body, record
+from fanal.core.ir.prims.derivative import saving
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import public, read
+from fanal.core.ops.dropout import dropped
+from fanal.core.ops.pointwise import relu_node, sigmoid_node
+from fanal.core.ops.rearrange import plain
+from fanal.core.ops.shape import transpose
+
+State = tuple[Node, ...]  # (h,) or (h, c), (B, H) each
+
+
+def _linear(x: Node, w: Node, b: Node | None) -> Node:
+    y = P.dot(x, P.permute(w, (1, 0)))
+    return y if b is None else P.add(y, b)
+
+
+def _chunks(x: Node, count: int) -> list[Node]:
+    b, n = x.shape[0], x.shape[1] // count
+    return [P.slice_(x, (0, k * n), (b, (k + 1) * n), (1, 1)) for k in range(count)]
+
+
+def _lstm(gates: Node, c: Node) -> State:
+    """Return the next (h, c) from the gates i, f, g, o (B, 4 H). Source: Hochreiter & Schmidhuber 1997."""
+    i, f, g, o = _chunks(gates, 4)
+    c = P.add(P.mul(sigmoid_node(f), c), P.mul(sigmoid_node(i), P.tanh(g)))
+    return P.mul(sigmoid_node(o), P.tanh(c)), c
+
+
+def _gru(x: Node, recurrent: Node, h: Node) -> Node:
+    """Return the next h from the parts r, z, n (B, 3 H) of input and state. Source: Cho et al. 2014."""
+    x_r, x_z, x_n = _chunks(x, 3)
+    h_r, h_z, h_n = _chunks(recurrent, 3)
+    r, z = sigmoid_node(P.add(x_r, h_r)), sigmoid_node(P.add(x_z, h_z))
+    n = P.tanh(P.add(x_n, P.mul(r, h_n)))
+    return P.add(n, P.mul(z, P.sub(h, n)))
+
+
+_STEPS: dict[str, Callable[..., State]] = {  # (state..., projected input, what _recurrent_weights gives) -> next state
+    "lstm": lambda h, c, x, w: _lstm(P.add(x, _linear(h, w, None)), c),
+    "gru": lambda h, x, w, b=None: (_gru(x, _linear(h, w, b), h),),
+    "rnn_tanh": lambda h, x, w: (P.tanh(P.add(x, _linear(h, w, None))),),
+    "rnn_relu": lambda h, x, w: (relu_node(P.add(x, _linear(h, w, None))),),
+}
+
+
+def _projected_lstm(h: Node, c: Node, x: Node, w: Node, w_hr: Node) -> State:
+    h, c = _STEPS["lstm"](h, c, x, w)
+    return _linear(h, w_hr, None), c
+
+
+@functools.lru_cache(maxsize=256)
+def _body(kind: str, shapes: tuple, counts: tuple[int, int], d: dt.dtype) -> Body:
+    """Return one step of a layer, for states, one input and weights of these shapes."""
+    nodes = [P.input_(s, d) for s in shapes]
+    step = _projected_lstm if kind == "lstm" and len(shapes) - sum(counts) == 2 else _STEPS[kind]
+    states, steps = nodes[: counts[0]], nodes[counts[0] : sum(counts)]
+    return record(lambda *inputs: (step(*inputs), ()), states, steps, nodes[sum(counts) :])
+
+
+def _sweep(kind: str, x: Node, state: State, weights: Sequence[Node], reverse: bool) -> tuple[Node, State]:
+    """Run over x (T, B, gates * H); return the outputs (T, B, H) and the last state."""
+    inputs = (*state, x, *weights)
+    shapes = tuple(n.shape for n in (*state, *weights))
+    n = len(state)
+    body = _body(kind, (*shapes[:n], x.shape[1:], *shapes[n:]), (n, 1), x.dtype)
+    if modes.grad and any(i.needs_grad for i in inputs):
+        body = saving(body)
+    track = P.Track(body, reverse, x.shape[0], P.recur(inputs, body, reverse))
+    return track.get("after", 0), tuple(track.get("last", k) for k in range(n))
+
+
+def _rows(x: Node, start: int, stop: int) -> Node:
+    """Return x[start:stop]."""
+    return P.slice_(x, (start, *[0] * (len(x.shape) - 1)), (stop, *x.shape[1:]), (1,) * len(x.shape))
+
+
+def _packed(kind: str, x: Node, sizes: Sequence[int], initial: State, weights: Sequence[Node], reverse: bool,
+            ) -> tuple[Node, State]:
+    """Run over packed sequences x (sum of sizes, gates * H), a run of steps with the same batch at a time.
+
+    Sequences that end early leave the batch with their last state. Backward in time they join it there with their
+    initial state.
+    """
+    runs: list[tuple[int, int, int]] = []  # (first row, steps, batch)
+    at = 0
+    for batch, same in itertools.groupby(sizes):
+        runs.append((at, len(list(same)), batch))
+        at += batch * runs[-1][1]
+    outputs: list[Node] = []
+    ended: list[State] = []
+    state = tuple(_rows(s, 0, sizes[-1] if reverse else sizes[0]) for s in initial)
+    for first, steps, batch in reversed(runs) if reverse else runs:
+        known = state[0].shape[0]
+        if batch < known:
+            ended.append(tuple(_rows(s, batch, known) for s in state))
+            state = tuple(_rows(s, 0, batch) for s in state)
+        elif batch > known:
+            state = tuple(P.concat((s, _rows(i, known, batch)), 0) for s, i in zip(state, initial, strict=True))
+        part = P.reshape(_rows(x, first, first + steps * batch), (steps, batch, x.shape[1]))
+        y, state = _sweep(kind, part, state, weights, reverse)
+        outputs.append(P.reshape(y, (steps * batch, y.shape[2])))
+    parts = [state, *reversed(ended)]  # the longest sequences come first
+    whole = tuple(P.concat(same, 0) for same in zip(*parts, strict=True))
+    return P.concat(outputs[::-1] if reverse else outputs, 0), whole
+
+
+def _layers(kind: str, x: Node, sizes: Sequence[int] | None, initial: State, params: Sequence[Node], biases: bool,
+            layers: int, dropout: float, directions: int) -> tuple[Node, State]:
+    """Run stacked layers over x (T, B, I) or packed; states are (layers * directions, B, H) each."""
+    per = len(params) // (layers * directions)
+    last: list[State] = []
+    for layer in range(layers):
+        if layer and dropout:
+            x = dropped(x, dropout, x.shape)
+        outputs = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            w_ih, w_hh, *rest = params[k * per : (k + 1) * per]
+            weights, bias = [w_hh], None
+            if biases:
+                b_ih, b_hh, *rest = rest
+                if kind == "gru":  # a gate multiplies what the state gives, bias and all
+                    weights, bias = [w_hh, b_hh], b_ih
+                else:
+                    bias = P.add(b_ih, b_hh)
+            rows = P.reshape(x, (-1 if not x.size else x.size // x.shape[-1], x.shape[-1]))
+            projected = _linear(rows, w_ih, bias)
+            state = tuple(P.reshape(_rows(s, k, k + 1), s.shape[1:]) for s in initial)
+            if sizes is None:
+                projected = P.reshape(projected, (*x.shape[:-1], w_ih.shape[0]))
+                y, state = _sweep(kind, projected, state, [*weights, *rest], bool(direction))
+            else:
+                y, state = _packed(kind, projected, sizes, state, [*weights, *rest], bool(direction))
+            outputs.append(y)
+            last.append(state)
+        x = P.concat(outputs, len(x.shape) - 1)
+    stacked = (P.concat([P.reshape(s, (1, *s.shape)) for s in same], 0) for same in zip(*last, strict=True))
+    return x, tuple(stacked)
+
+
+def _call(kind: str, args: tuple, named: dict[str, Any]) -> tuple:
+    """Run layers with the arguments of torch.lstm and its like: of padded or of packed sequences."""
+    names = ("params", "has_biases", "num_layers", "dropout", "train", "bidirectional")
+    packed = "batch_sizes" in named or (len(args) > 3 and not isinstance(args[3], bool))
+    names = ("data", "batch_sizes", "hx", *names) if packed else ("input", "hx", *names, "batch_first")
+    given = dict(zip(names, args)) | named
+    if given.keys() != {*names} or len(args) + len(named) != len(names):
+        raise TypeError(f"{kind}() takes the arguments {', '.join(names)}")
+    x, hx, sizes = given["data" if packed else "input"], given["hx"], given.get("batch_sizes")
+    if packed:
+        sizes = sizes if isinstance(sizes, (list, tuple)) else sizes.tolist()
+    hx = hx if isinstance(hx, (list, tuple)) else (hx,)
+    if kind == "lstm" and len(hx) != 2:
+        raise RuntimeError("lstm expects two hidden states")
+    first = bool(given.get("batch_first"))
+    steps = read(transpose(x, 0, 1) if first else x)
+    if not (packed or steps.shape[0]):
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    y, state = _layers(kind, steps, sizes, tuple(map(read, hx)), [read(p) for p in given["params"]],
+                       given["has_biases"], given["num_layers"], given["dropout"] if given["train"] else 0.0,
+                       1 + given["bidirectional"])
+    output = plain(y, x)
+    return (transpose(output, 0, 1) if first else output, *(plain(s, x) for s in state))
+
+
+@public(method=False)
+def lstm(input: Any, *args: Any, **named: Any) -> tuple:
+    """Run a long short-term memory over sequences. Source: Hochreiter & Schmidhuber 1997.
+
+    Arguments: input, (h_0, c_0), params, has_biases, num_layers, dropout, train, bidirectional, batch_first; or data
+    and batch_sizes of a packed sequence instead of input, without batch_first. params are the weights of `nn.LSTM`.
+    Shapes: (T, B, I), (layers * directions, B, H) twice -> (T, B, directions * H), h_n, c_n.
+    """
+    return _call("lstm", (input, *args), named)
+
+
+@public(method=False)
+def gru(input: Any, *args: Any, **named: Any) -> tuple:
+    """Run a gated recurrent unit over sequences. Source: Cho et al. 2014.
+
+    The arguments are those of `lstm`, with one state. Shapes: (T, B, I), h_0 -> (T, B, directions * H), h_n.
+    """
+    return _call("gru", (input, *args), named)
+
+
+@public(method=False)
+def rnn_tanh(input: Any, *args: Any, **named: Any) -> tuple:
+    """Run h = tanh(W_ih x + b_ih + W_hh h + b_hh) over sequences, with the arguments of `gru`."""
+    return _call("rnn_tanh", (input, *args), named)
+
+
+@public(method=False)
+def rnn_relu(input: Any, *args: Any, **named: Any) -> tuple:
+    """Run h = relu(W_ih x + b_ih + W_hh h + b_hh) over sequences, with the arguments of `gru`."""
+    return _call("rnn_relu", (input, *args), named)
+
+
+def _cell(input: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> tuple[Node, Node]:
+    """Return what the input and what the state gives."""
+    biases = (None if b is None else read(b) for b in (b_ih, b_hh))
+    x, recurrent = (_linear(read(a), read(w), b) for a, w, b in zip((input, h), (w_ih, w_hh), biases))
+    return x, recurrent
+
+
+@public(method=False)
+def lstm_cell(input: Any, hx: Sequence, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> tuple:
+    """Return the next (h, c) of a long short-term memory. Shapes: (B, I), ((B, H), (B, H)) -> (B, H), (B, H)."""
+    return tuple(plain(n, input) for n in _lstm(P.add(*_cell(input, hx[0], w_ih, w_hh, b_ih, b_hh)), read(hx[1])))
+
+
+@public(method=False)
+def gru_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+    """Return the next h of a gated recurrent unit. Shapes: (B, I), (B, H) -> (B, H)."""
+    return plain(_gru(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh), read(hx)), input)
+
+
+@public(method=False)
+def rnn_tanh_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+    """Return tanh(W_ih x + b_ih + W_hh h + b_hh). Shapes: (B, I), (B, H) -> (B, H)."""
+    return plain(P.tanh(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)
+
+
+@public(method=False)
+def rnn_relu_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+    """Return relu(W_ih x + b_ih + W_hh h + b_hh). Shapes: (B, I), (B, H) -> (B, H)."""
+    return plain(relu_node(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)
