@@ -22,8 +22,8 @@ promises: $(TEST_STAMP)
 	$(BIN)/python bench/promises.py
 
 bench: $(TEST_STAMP)
-	$(BIN)/python bench/steps.py
-	$(BIN)/python bench/breakdown.py
+	$(BIN)/python bench/steps.py --workloads all --keep
+	$(BIN)/python bench/breakdown.py --workloads all
 
 # Which of PyTorch's names are there, missing or different.
 coverage: $(STAMP)

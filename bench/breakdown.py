@@ -119,6 +119,19 @@ def profile(step: Callable[[], Any], rounds: int) -> tuple[list[tuple[str, float
     return rows, statistics.median(wall)
 
 
+def _floor(flops: int, nbytes: int, launches: int, rate: float, bandwidth: Bandwidth, threads: int) -> float:
+    """Return the seconds that so many equal launches would take at the limit of the machine."""
+    return max(flops / (rate * threads), nbytes / (bandwidth(nbytes / launches) * threads))
+
+
+def floor(name: str, threads: int) -> float:
+    """Return the seconds that a step of a workload would take if every kernel were at the limit of the machine."""
+    torch.set_num_threads(threads)
+    rate, bandwidth = multiply_add_rate(), Bandwidth()
+    rows, _ = profile(models.WORKLOADS[name](torch), 1)
+    return sum(_floor(flops, nbytes, 1, rate, bandwidth, threads) for _, _, flops, nbytes in rows)
+
+
 def table(name: str, threads: int, rounds: int, rate: float, bandwidth: Bandwidth, single: bool) -> None:
     """Print the table of one workload."""
     torch.set_num_threads(threads)
@@ -135,11 +148,11 @@ def table(name: str, threads: int, rounds: int, rate: float, bandwidth: Bandwidt
     for launches in sorted(kinds.values(), key=lambda r: -sum(x[1] for x in r)):
         seconds = sum(x[1] for x in launches)
         flops, nbytes = sum(x[2] for x in launches), sum(x[3] for x in launches)
-        floor = max(flops / (rate * threads), nbytes / (bandwidth(nbytes / len(launches)) * threads))
-        floors += floor
+        least = _floor(flops, nbytes, len(launches), rate, bandwidth, threads)
+        floors += least
         if seconds > total / 500:
             print(f"{len(launches):8} {seconds * 1e3:8.3f} {100 * seconds / total:5.1f}% {flops / seconds * 1e-9:8.1f} "
-                  f"{nbytes / seconds * 1e-9:6.1f} {floor * 1e3:8.3f} {floor / seconds:8.2f}  {launches[0][0][:90]}")
+                  f"{nbytes / seconds * 1e-9:6.1f} {least * 1e3:8.3f} {least / seconds:8.2f}  {launches[0][0][:90]}")
     print(f"{'':8} {total * 1e3:8.3f} {'':6} {'':8} {'':6} {floors * 1e3:8.3f} {floors / total:8.2f}  all", flush=True)
 
 
@@ -152,7 +165,7 @@ def main() -> None:
     parser.add_argument("--single", action="store_true", help="one row for every launch, not for every kind")
     args = parser.parse_args()
     rate, bandwidth = multiply_add_rate(), Bandwidth()
-    for name in args.workloads.split(","):
+    for name in models.WORKLOADS if args.workloads == "all" else args.workloads.split(","):
         for threads in map(int, args.threads.split(",")):
             table(name, threads, args.rounds, rate, bandwidth, args.single)
 
