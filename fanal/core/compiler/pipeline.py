@@ -29,7 +29,8 @@ def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None, fi
     `backend` says what kernels can do and turns loops into launches. `seen` collects the result of every stage, by
     name. The last `fixed` inputs are the same for many runs.
     """
-    forced: set[int] = set()
+    kind = hash(tuple([n.row for n in program.nodes]))
+    forced = _forced.get(kind, frozenset())
     while True:
         run = _Lowering(program, backend, forced, fixed)
         for stage in STAGES:
@@ -40,9 +41,17 @@ def lower(program: Program, backend: Any, seen: dict[str, Any] | None = None, fi
             return run.lowered
         assert not run.again <= forced, "a value with a kernel of its own cannot be indexed"
         forced |= run.again  # views that no index can follow: give what is behind them a buffer, and start over
+        _forced[kind] = forced
+        if len(_forced) > MOST_FORCED:
+            del _forced[next(iter(_forced))]
 
 
 STAGES = ("simplify", "fuse", "order", "emit")
+
+# Programs of the same operations in other sizes mostly need the same buffers: what was found at the second attempt is
+# tried at the first. A buffer too many is no mistake: it changes no result.
+_forced: dict[int, frozenset[int]] = {}
+MOST_FORCED = 64
 
 
 def show_stages(program: Program, backend: Any) -> dict[str, str]:
@@ -66,7 +75,7 @@ def show_stages(program: Program, backend: Any) -> dict[str, str]:
 class _Lowering:
     """One attempt at lowering: the stages, and what they know of each other."""
 
-    def __init__(self, program: Program, backend: Any, forced: set[int], fixed: int) -> None:
+    def __init__(self, program: Program, backend: Any, forced: frozenset[int], fixed: int) -> None:
         self.program, self.backend, self.forced, self.fixed = program, backend, forced, fixed
         self.known: dict[int, np.ndarray] = {}
         self.buffers: dict[int, Buffer] = {}
@@ -88,7 +97,7 @@ class _Lowering:
     def fuse(self) -> list[Group]:
         """Decide what is computed together."""
         values = self.graph.values
-        self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced})
+        self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
         return self.groups
 
     def order(self) -> list[Group]:

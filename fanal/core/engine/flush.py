@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 from weakref import ref
@@ -69,6 +70,9 @@ def flush_recorded(reason: str) -> None:
     """Run every pending value of this thread that anybody still holds."""
     s = session
     touched, s.touched = s.touched, {}
+    # A plan is a great many objects that stay: the collector would look through all of them again and again.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         _run_recorded(touched)
     except BaseException:  # Ctrl-C, or memory that ran out: what has no value yet stays pending, for the next flush
@@ -77,6 +81,9 @@ def flush_recorded(reason: str) -> None:
             if st is not None and st.node.buffer is None:
                 s.touched.setdefault(key, r)
         raise
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _run_recorded(touched: dict) -> None:
