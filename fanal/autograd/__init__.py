@@ -17,7 +17,7 @@ from fanal.core.autograd.modes import set_grad_enabled as set_grad_enabled
 from fanal.core.base.missing import absent
 from fanal.core.tensor.tensor import Tensor
 
-_MODULES = ("anomaly_mode", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
+_MODULES = ("anomaly_mode", "forward_ad", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
 _ELSEWHERE = {"GradcheckError": "gradcheck", "gradgradcheck": "gradcheck", "Variable": "variable"}
 
 
@@ -35,14 +35,9 @@ def __getattr__(name: str) -> Any:
         return module
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
-    if name in ("profiler", "forward_ad", "forward_ad_level"):
+    if name == "profiler":
         raise AttributeError(
-            f"module 'torch.autograd' has no '{name}' in Fanal: "
-            + (
-                "see fanal.lens and `fanal run` for profiles"
-                if name == "profiler"
-                else "forward-mode differentiation is not supported; use functional.jvp"
-            )
+            "module 'torch.autograd' has no 'profiler' in Fanal: see fanal.lens and `fanal run` for profiles"
         )
     raise absent("torch.autograd", name)
 

@@ -23,6 +23,7 @@ from fanal.core.ir.prims import add, alias, tape
 from fanal.core.ir.prims.gradient import Sums
 from fanal.core.ir.program import FREED as SPENT
 from fanal.core.ir.program import WALKED, Node, postorder
+from fanal.core.tensor.alias import VARIABLE
 from fanal.core.tensor.tensor import Tensor, compute, wrap
 
 FREED = (
@@ -197,8 +198,8 @@ def gradients(
                 key = target(n)
                 if key in wanted:
                     found[key] = add(found[key], g) if key in found else g
-            elif n.leaf is not None and n.leaf._leaf:  # no longer one, if requires_grad was switched off since
-                accumulate(n.leaf, g)
+            elif n.leaf is not None and n.leaf._leaf and n.leaf._base_ref is not VARIABLE:
+                accumulate(n.leaf, g)  # unless it is no leaf any more, since requires_grad was switched off
             return g
 
         for n in walk:

@@ -1,11 +1,11 @@
-"""backward() and grad() as events, for the public modules that stand above the operators."""
+"""backward(), grad() and the parts of function transforms as events, for the public modules above the operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fanal.core.autograd import api
+from fanal.core.autograd import api, transforms
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
@@ -27,3 +27,6 @@ def _event(name: str, fn: Callable) -> Any:
 
 backward = _event("autograd.backward", api.backward)
 grad = _event("autograd.grad", api.grad)
+variable = _event("autograd.variable", transforms.variable)
+pulled = _event("autograd.pulled", transforms.pulled)
+settled = _event("autograd.settled", transforms.settled)

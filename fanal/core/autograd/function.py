@@ -15,12 +15,13 @@ from typing import Any
 from weakref import ref
 
 from fanal.core.autograd.backward import FREED
+from fanal.core.autograd.forward import give_tangent, levels, tangent_at
 from fanal.core.base.dtype import float32, scalar_name
 from fanal.core.base.shape import broadcast_shapes
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import Origin, Storage, counted
-from fanal.core.engine.record import leave_path, unfollowable
-from fanal.core.ir.prims import detach, full, sum_to, tape, zeros
+from fanal.core.engine.record import hold, leave_path, unfollowable
+from fanal.core.ir.prims import alias, detach, full, sum_to, tape, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
 from fanal.core.tensor.tensor import Tensor, blank, wrap
@@ -34,6 +35,7 @@ class FunctionCtx:
     def __init__(self) -> None:
         self._to_save: tuple = ()
         self._saved: list[Saved | None] | None = []
+        self._forward: tuple | None = None  # what save_for_forward was given, until jvp ran
         self._call: Call | None = None
         self._dirty: tuple = ()
         self._fixed: tuple = ()
@@ -46,8 +48,8 @@ class FunctionCtx:
         self._to_save = tensors
 
     def save_for_forward(self, *tensors: Any) -> None:
-        """Keep tensors for jvp. Forward-mode differentiation is not part of Fanal, so nobody will read
-        them."""
+        """Keep tensors for jvp, which finds them in ctx.saved_tensors. Inputs and outputs belong here."""
+        self._forward = tensors
 
     def mark_dirty(self, *tensors: Any) -> None:
         """Say which inputs forward wrote in place."""
@@ -63,10 +65,12 @@ class FunctionCtx:
 
     @property
     def saved_tensors(self) -> tuple:
-        """The tensors given to save_for_backward.
+        """The tensors given to save_for_backward; in jvp, those given to save_for_forward.
 
         Raises RuntimeError after they were freed, or when one was written in place since.
         """
+        if self._forward is not None:
+            return self._forward
         if self._saved is None:
             raise RuntimeError(FREED)
         return tuple(None if s is None else s.unpack(self._call) for s in self._saved)
@@ -136,14 +140,14 @@ class Call:
 
     def node(self, raw: Node, k: int, hub: Node | None) -> Node:
         """Return output k with its history."""
-        with grad_mode(True):
+        with grad_mode(True), levels(()):
             if self.direct:
                 return tape((raw, *self.inputs), Direct(self, k))
             return tape((raw, hub), Output(self, k))
 
     def hub(self) -> Node:
         """Return a value on which all outputs can hang."""
-        with grad_mode(True):
+        with grad_mode(True), levels(()):
             return tape((full((), 0, float32), *self.inputs), Hub(self))
 
     def output(self, k: int) -> Node:
@@ -304,7 +308,7 @@ class Function(FunctionCtx):
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-        """Forward-mode differentiation: never called by Fanal."""
+        """Return one tangent per output of forward, from one per argument: None for what is no tensor."""
         raise NotImplementedError(
             "You must implement the jvp function for custom autograd.Function to use it with forward mode AD."
         )
@@ -343,17 +347,19 @@ def _apply(cls: type[Function], args: tuple, kwargs: dict) -> Any:
     ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
     recording = state.grad and any(ctx.needs_input_grad)
     call = Call(cls, ctx, args)
+    given = [read(a) if isinstance(a, Tensor) else None for a in args] if state.levels else []
     if recording:
         call.inputs = [read(args[k]) for k in call.places]
     ctx._call = call
-    with grad_mode(False):
+    with grad_mode(False), levels(()):
         if split:
             out = cls.forward(*args)
             cls.setup_context(ctx, args, out)
         else:
             out = cls.forward(ctx, *args)
     outs = list(out) if isinstance(out, tuple) else [out]
-    results = _outputs(call, ctx, args, outs, recording)
+    tangents = _tangents(ctx, given, len(outs))
+    results = _outputs(call, ctx, args, outs, recording, tangents)
     if recording:
         _save(call, ctx, outs, results)
     ctx._to_save = ctx._dirty = ctx._fixed = ()
@@ -366,7 +372,35 @@ def _among(x: Any, xs: Any) -> bool:
     return any(x is i for i in xs)
 
 
-def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> list:
+def _tangents(ctx: Any, inputs: list[Node | None], count: int) -> list[dict[int, Node]]:
+    """Run the user's jvp at every level at which an input has a tangent; return the tangents of each output."""
+    found: list[dict[int, Node]] = [{} for _ in range(count)]
+    active = state.levels
+    for k, level in enumerate(active):
+        known = [None if n is None else tangent_at(n, level) for n in inputs]
+        if not any(known):
+            continue
+        with levels(active[:k]):
+            if ctx.materialize_grads:
+                known = [zeros(n.shape, n.dtype) if t is None and n is not None and n.dtype.category >= 2 else t
+                         for t, n in zip(known, inputs)]
+            out = ctx.jvp(ctx, *(None if t is None else wrap(alias(t)) for t in known))
+        outs = out if isinstance(out, tuple) else (out,)
+        if len(outs) != count:
+            raise RuntimeError(
+                "Function's jvp returned an invalid number of forward gradients (expected "
+                f"{count} but got {len(outs)})"
+            )
+        for i, t in enumerate(outs):
+            if isinstance(t, Tensor):
+                found[i][level] = read(t)
+            elif t is not None:
+                raise RuntimeError(f"expected Variable or None (got {type(t).__name__}) for grad output {i}.")
+    ctx._forward = None
+    return found
+
+
+def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool, tangents: list) -> list:
     """Give the outputs their history."""
     for t in ctx._dirty:
         if recording and t._leaf:
@@ -386,7 +420,7 @@ def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> 
     live = [
         k
         for k, o in enumerate(outs)
-        if recording and isinstance(o, Tensor) and o._dtype.category >= 2 and not _among(o, ctx._fixed)
+        if (recording or tangents[k]) and isinstance(o, Tensor) and o._dtype.category >= 2 and not _among(o, ctx._fixed)
     ]
     call.direct = len(live) == 1
     hub = call.hub() if len(live) > 1 else None
@@ -397,7 +431,10 @@ def _outputs(call: Call, ctx: Any, args: tuple, outs: list, recording: bool) -> 
         elif k in live:
             raw = call.raws[k]
             assert raw is not None
-            results.append(_with_history(call, o, call.node(raw, k, hub), args, _among(o, ctx._dirty)))
+            y = call.node(raw, k, hub)
+            for level, t in tangents[k].items():
+                give_tangent(y, level, t)
+            results.append(_with_history(call, o, y, args, _among(o, ctx._dirty)))
         elif _among(o, args) and not _among(o, ctx._dirty) and o.requires_grad:
             results.append(_cut(o))
         else:
@@ -430,6 +467,7 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
         o = blank(Tensor, s, o._chain, o._shape, o._dtype, y, o._strides, o._offset)
     elif not o._chain and not any(isinstance(a, Tensor) and a._storage is s for a in args):
         s.node = y
+        hold(s)
         y.home = (ref(s), s.version)
         o._node, o._seen, o._detached = y, s.version, False
         return o

@@ -187,17 +187,26 @@ def is_inference_mode_enabled() -> bool:
     return state.inference
 
 
+_holding = 0
 _follow_wanted = knobs.follow
+
+
+def hold_following(on: bool) -> None:
+    """Follow nothing from here on, or give up one such wish; the last one given up lets following begin again."""
+    global _holding, _follow_wanted
+    if on:
+        leave_path()
+        if not _holding:
+            _follow_wanted, knobs.follow = knobs.follow, False
+    _holding += 1 if on else -1
+    if not _holding:
+        knobs.follow = _follow_wanted
 
 
 def set_anomaly(on: bool, check_nan: bool = True) -> None:
     """Look for NaN in every gradient. Every value is computed at once then, and nothing is followed."""
-    global _follow_wanted
-    if on and not state.anomaly:
-        _follow_wanted, knobs.follow = knobs.follow, False
-        leave_path()
-    elif state.anomaly and not on:
-        knobs.follow = _follow_wanted
+    if bool(on) is not state.anomaly:
+        hold_following(on)
     state.anomaly = on
     state.check_nan = check_nan
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from fanal.core.base.dtype import dtype
 
@@ -16,6 +18,9 @@ class State(threading.local):
     anomaly: bool = False
     check_nan: bool = True
     where: tuple | None = None
+    levels: tuple[int, ...] = ()  # of forward mode, the innermost last
+    aside: tuple[int, ...] | None = None  # the levels while forward mode is switched off
+    forward: Callable[[Any], None] | None = None  # called with every new value that has a gradient rule
 
     @property
     def mode(self) -> tuple:
@@ -27,6 +32,22 @@ class State(threading.local):
 
 
 state = State()
+
+
+class forward_mode:
+    """Call another function, or none, with every new value inside a `with` block."""
+
+    __slots__ = ("forward", "old")
+
+    def __init__(self, forward: Callable[[Any], None] | None) -> None:
+        self.forward = forward
+
+    def __enter__(self) -> None:
+        self.old = state.forward
+        state.forward = self.forward
+
+    def __exit__(self, *exc: object) -> None:
+        state.forward = self.old
 
 
 class grad_mode:

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import ref
 
 from fanal.core.base import knobs
-from fanal.core.base.state import grad_mode
+from fanal.core.base.state import forward_mode, grad_mode, state
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, captured
 from fanal.core.engine.ledger import ledger
@@ -29,7 +29,7 @@ def residuals(roots: list[Node]) -> list[Node]:
     needed: dict[int, Node] = {}
     seen: set[int] = set()
     stack = [r for r in roots if r.needs_grad and not r.freed]
-    with grad_mode(False):
+    with grad_mode(False), forward_mode(None):
         while stack:
             n = stack.pop()
             if id(n) in seen or n.freed:
@@ -64,6 +64,19 @@ def residuals(roots: list[Node]) -> list[Node]:
         if n.buffer is None:
             found[id(n)] = n
     return list(found.values())
+
+
+def directions(roots: list[Node]) -> list[Node]:
+    """Return the pending tangents of values, and theirs, at the levels that are still open."""
+    found = {}
+    waiting = list(roots)
+    while waiting:
+        known = waiting.pop().tangents or {}
+        for t in (known[level] for level in state.levels if level in known):
+            if id(t) not in found:
+                found[id(t)] = t
+                waiting.append(t)
+    return [t for t in found.values() if t.buffer is None]
 
 
 def flush_recorded(reason: str) -> None:
@@ -115,7 +128,7 @@ def _run_recorded(touched: dict) -> None:
         learn(drawn, mode, held)
         forget(drawn.originals)
     elif live:
-        extra = residuals([st.node for st in live])
+        extra = residuals([st.node for st in live]) + directions([st.node for st in live])
         _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()))
     if live:
         ledger.flushes += 1

@@ -30,7 +30,8 @@ class Node:
 
     `buffer` is the value itself once computed (or from the start, for an input). `needs_grad` says that gradients
     flow through it, and then `inputs` stay until the graph is freed. `home` is (storage, version) when the value was
-    what a tensor held, for PyTorch's check that nobody overwrote what backward needs.
+    what a tensor held, for PyTorch's check that nobody overwrote what backward needs. `tangents` are its derivatives in
+    the directions that forward mode follows.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Node:
         "leaf",
         "hooks",
         "freed",
+        "tangents",
         "__weakref__",
     )
 
@@ -62,6 +64,12 @@ class Node:
         self.leaf: Any = None  # the tensor whose .grad collects what arrives here
         self.hooks: Any = None  # autograd.hooks.Hooks
         self.freed = 0  # WALKED or FREED
+        self.tangents: dict[int, Node] | None = None  # by level of forward mode
+
+    @property
+    def varies(self) -> bool:
+        """Tell whether a gradient rule is asked about this input, in reverse mode or to be transposed."""
+        return self.needs_grad or self.tangents is not None
 
     @property
     def size(self) -> int:

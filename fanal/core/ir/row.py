@@ -70,11 +70,14 @@ class Row:
             if known is not None:
                 return known
         node = Node(self, inputs, params, self.shape(inputs, params), self.dtype(inputs, params))
-        if self.grad is not None and state.grad and node.dtype.category >= 2:
-            for i in inputs:
-                if i.needs_grad:
-                    node.needs_grad = not state.inference
-                    break
+        if self.grad is not None and node.dtype.category >= 2:
+            if state.grad:
+                for i in inputs:
+                    if i.needs_grad:
+                        node.needs_grad = not state.inference
+                        break
+            if state.forward is not None:
+                state.forward(node)
         return node
 
     def __repr__(self) -> str:

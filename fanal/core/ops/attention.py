@@ -83,7 +83,7 @@ def _fits(q: Node, k: Node, v: Node, mask: Node | None) -> bool:
             or not q.size or q.shape[2] > ROW_BLOCK:
         return False
     full = (*q.shape[:3], q.shape[2])
-    return mask is None or (not mask.needs_grad and broadcast_shapes(mask.shape, full) == full)
+    return mask is None or (not mask.varies and broadcast_shapes(mask.shape, full) == full)
 
 
 def fused_attention(q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float) -> Node:
@@ -99,7 +99,7 @@ def fused_attention(q: Node, k: Node, v: Node, mask: Node | None, causal: bool, 
     stats = P.reshape(P.slice_(both, (at,), both.shape, (1,)), (b, h, length, 2))
 
     def rule(g: Node, y: Node, q: Node, k: Node, v: Node, stats: Node, *more: Node) -> list[Node | None]:
-        if state.grad:  # these gradients are to be differentiated
+        if state.grad or state.forward is not None:  # these gradients are to be differentiated
             return [*_open_gradients(g, q, k, v, more[0] if more else None, causal, scale), *[None] * (1 + len(more))]
         packed = P.attention_grad((q, k, v, stats, g, *more), float(scale), causal)
         parts = [P.slice_(packed, (0, 0, i, 0, 0), (b, length, i + 1, h, d), (1,) * 5) for i in range(3)]

@@ -63,7 +63,7 @@ def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: 
         centred = P.sub(P.sub(h, _mean(h, dims)), P.mul(unit, _mean(P.mul(h, unit), dims)))
         out: list[Node | None] = [P.mul(centred, r), None, None]
         if w is not None:
-            out.append(P.sum_to(P.mul(g, unit), w.shape) if rest[0].needs_grad else None)
+            out.append(P.sum_to(P.mul(g, unit), w.shape) if rest[0].varies else None)
         if b is not None:
             out.append(P.sum_to(g, b.shape))
         return out

@@ -41,6 +41,10 @@ def accepting_out(fn: Callable, name: str, way: bool | str = True) -> Callable:
                 f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of "
                 "the arguments requires grad."
             )
+        if state.forward is not None and any(read(x).tangents for x in (*outs, *operands)):
+            raise NotImplementedError(
+                f"Trying to use forward AD with {name}_out that does not support it because it is an out= function"
+            )
         if way == "fill" and kwargs.get("dtype") is None:
             kwargs["dtype"] = out._dtype
         r = fn(*args, **kwargs)

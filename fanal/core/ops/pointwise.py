@@ -103,7 +103,7 @@ def sigmoid_node(x: Node) -> Node:
 def with_gradient(y: Node, rule: Any, *inputs: Node) -> Node:
     """Return `y` (computed from detached inputs) with a gradient rule of its own: rule(g, y, *inputs) -> one each."""
     from fanal.core.base.state import state
-    if not (state.grad and any(i.needs_grad for i in inputs)):
+    if not ((state.grad and any(i.needs_grad for i in inputs)) or (state.forward and any(i.varies for i in inputs))):
         return y
     return P.tape((y, *inputs), rule)
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.autograd.forward import tangent_at
 from fanal.core.base import dtype as dt
+from fanal.core.base.state import state
 from fanal.core.engine.handle import Handle, Storage
 from fanal.core.engine.record import hold
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import is_number, public
 from fanal.core.tensor.alias import derive
-from fanal.core.tensor.tensor import Tensor, blank, compute, settled, strides_of
+from fanal.core.tensor.tensor import Tensor, blank, compute, settled, strides_of, wrap
 
 
 class _Options:
@@ -204,6 +206,10 @@ def text(t: Any) -> str:
         notes.append(f"grad_fn=<{GradFn(value(t)).name()}>")
     elif t.requires_grad:
         notes.append("requires_grad=True")
+    if state.levels:
+        d = tangent_at(value(t), state.levels[-1])
+        if d is not None:
+            notes.append("tangent=" + text(wrap(P.alias(d))))
     return _with_notes(prefix + body, notes, len(prefix))
 
 

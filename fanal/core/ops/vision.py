@@ -394,7 +394,7 @@ def grid_sample(
         # The points receive a gradient of zeros, as in PyTorch, not none.
         nothing = (
             [P.mul(P.where(P.eq(p, p), P.round_(p), P.num(p, 0)), P.num(p, 0)) for p in points]
-            if g.needs_grad
+            if g.varies
             else []
         )
         for p in nothing:

@@ -134,13 +134,14 @@ def derive(n: Node, chain: Chain) -> Node:
     return n
 
 
-class _Uncounted:
-    """Mark of handles made by `.data`, whose writes PyTorch's version counter does not see."""
+class Mark:
+    """Stands in `_base_ref` of a handle of a special kind."""
 
     _leaf = False
 
 
-UNCOUNTED = _Uncounted()
+UNCOUNTED = Mark()  # made by `.data`: PyTorch's version counter does not see its writes
+VARIABLE = Mark()  # a leaf that a function transform made to differentiate by: it collects no gradients
 
 
 def write(t: Handle, new: Node) -> None:
@@ -150,7 +151,7 @@ def write(t: Handle, new: Node) -> None:
     root = write_through(old, t._chain, new)
     if t._detached or not state.grad:
         if old.needs_grad:  # values change, history does not: gradients pass as if nothing had been written
-            root = tape((root, old), _pass)
+            root = tape((root, old), _unseen)
             root.needs_grad = True
     elif (
         old.needs_grad and not root.needs_grad
@@ -192,12 +193,20 @@ def _pass(g: Node, y: Node, old: Node) -> list[Node]:
     return [g]
 
 
+def _unseen(g: Node, y: Node, old: Node) -> list[Node]:
+    return [g]
+
+
 def _lost(g: Node, y: Node) -> list[Node]:
     return []
 
 
 def _overwritten(g: Node, y: Node, old: Node) -> list[Node]:
     return [zeros(old.shape, old.dtype)]
+
+
+# Rules of what happened to the history alone: forward mode, which knows no `no_grad`, goes by the value.
+HISTORY = frozenset((_unseen, _lost, _overwritten))
 
 
 def write_through(root: Node, chain: Chain, new: Node) -> Node:

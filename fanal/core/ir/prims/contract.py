@@ -42,8 +42,8 @@ dot: Row = prim(
     ref=_dot_ref,
     shape=lambda i, p: (*broadcast_shapes(i[0].shape[:-2], i[1].shape[:-2]), i[0].shape[-2], i[1].shape[-1]),
     grad=lambda g, y, a, b: [
-        sum_to(dot(g, conj(swap(b))), a.shape) if a.needs_grad else None,
-        sum_to(dot(conj(swap(a)), g), b.shape) if b.needs_grad else None,
+        sum_to(dot(g, conj(swap(b))), a.shape) if a.varies else None,
+        sum_to(dot(conj(swap(a)), g), b.shape) if b.varies else None,
     ],
     code=None,
     flops=lambda i, p: (
@@ -148,8 +148,8 @@ conv: Row = prim(
     ref=_conv_ref,
     shape=_conv_shape,
     grad=lambda g, y, x, w, s, q, d, n: [
-        conv_dx(g, conj(w), x.shape[2:], s, q, d, n) if x.needs_grad else None,
-        conv_dw(g, conj(x), w.shape[2:], s, q, d, n) if w.needs_grad else None,
+        conv_dx(g, conj(w), x.shape[2:], s, q, d, n) if x.varies else None,
+        conv_dw(g, conj(x), w.shape[2:], s, q, d, n) if w.varies else None,
     ],
     code=None,
     flops=lambda i, p: 2 * math.prod(_conv_shape(i, p)) * math.prod(i[1].shape[1:]),
@@ -163,8 +163,8 @@ conv_dx: Row = prim(
     ref=_conv_dx_ref,
     shape=lambda i, p: (i[0].shape[0], i[1].shape[1] * p[4], *p[0]),
     grad=lambda g, y, x, w, size, s, q, d, n: [
-        conv(g, conj(w), s, q, d, n) if x.needs_grad else None,
-        conv_dw(conj(x), g, w.shape[2:], s, q, d, n) if w.needs_grad else None,
+        conv(g, conj(w), s, q, d, n) if x.varies else None,
+        conv_dw(conj(x), g, w.shape[2:], s, q, d, n) if w.varies else None,
     ],
     code=None,
     flops=lambda i, p: 2 * i[0].size * math.prod(i[1].shape[1:]),
@@ -178,8 +178,8 @@ conv_dw: Row = prim(
     ref=_conv_dw_ref,
     shape=lambda i, p: (i[0].shape[1], i[1].shape[1] // p[4], *p[0]),
     grad=lambda g, y, x, v, k, s, q, d, n: [
-        conv(conj(v), g, s, q, d, n) if x.needs_grad else None,
-        conv_dx(conj(x), g, v.shape[2:], s, q, d, n) if v.needs_grad else None,
+        conv(conj(v), g, s, q, d, n) if x.varies else None,
+        conv_dx(conj(x), g, v.shape[2:], s, q, d, n) if v.varies else None,
     ],
     code=None,
     flops=lambda i, p: 2 * i[0].size * (i[1].shape[1] // p[4]) * math.prod(p[0]),

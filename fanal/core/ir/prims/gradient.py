@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fanal.core.base.dtype import dtype as DType
 from fanal.core.ir.prims.point import add, convert, real
 from fanal.core.ir.prims.view import disjoint, region_of_zeros, sum_to, update_slice
 from fanal.core.ir.program import Node
@@ -11,13 +12,12 @@ MOST_REGIONS = 64  # compared when gradients of slices meet
 
 def fit(g: Node, to: Node) -> Node:
     """Give a gradient the shape and dtype of its value."""
-    if g.shape != to.shape:
-        g = sum_to(g, to.shape)
-    if g.dtype is not to.dtype:
-        if g.dtype.is_complex and not to.dtype.is_complex:
-            g = real(g)
-        g = convert(g, to.dtype)
-    return g
+    return cast(sum_to(g, to.shape), to.dtype)
+
+
+def cast(g: Node, to: DType) -> Node:
+    """Give a derivative another dtype; of a complex one, a real value sees the real part."""
+    return convert(real(g) if g.dtype.is_complex and not to.is_complex else g, to)
 
 
 class Sums:

@@ -218,13 +218,13 @@ def _inverse_grad(g: Gradients, y: Node, a: Node) -> Result:
 
 def _solve_grad(g: Gradients, y: Node, a: Node, b: Node) -> Result:
     gb = part(lapack((adjoint(a), g[0]), "solve"), 0)
-    return [neg(dot(gb, adjoint(part(y, 0)))) if a.needs_grad else None, gb]
+    return [neg(dot(gb, adjoint(part(y, 0)))) if a.varies else None, gb]
 
 
 def _triangular_grad(g: Gradients, y: Node, t: Node, b: Node, upper: bool, unit: bool) -> Result:
     gb = triangular(adjoint(t), g[0], not upper, unit)  # type: ignore[arg-type]
     gt = None
-    if t.needs_grad:
+    if t.varies:
         gt = triangle(neg(dot(gb, adjoint(part(y, 0)))), int(unit) if upper else -int(unit), not upper)
     return [gt, gb]
 

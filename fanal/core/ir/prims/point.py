@@ -342,7 +342,7 @@ sub: Row = binary(
 mul: Row = binary(
     "mul",
     np.multiply,
-    lambda g, y, a, b: [mul(g, conj(b)) if a.needs_grad else None, mul(g, conj(a)) if b.needs_grad else None],
+    lambda g, y, a, b: [mul(g, conj(b)) if a.varies else None, mul(g, conj(a)) if b.varies else None],
     lambda e, a, b: e.mul(a, b),
     exact=True,
 )
@@ -351,7 +351,7 @@ div: Row = binary(
     np.divide,
     lambda g, y, a, b: [
         div(g, conj(b)),
-        mul(neg(g), conj(div(div(a, b), b))) if b.needs_grad else None,
+        mul(neg(g), conj(div(div(a, b), b))) if b.varies else None,
     ],
     lambda e, a, b: e.div(a, b),
     4,
@@ -459,9 +459,9 @@ where: Row = prim(
 
 def _pow_grad(g: Node, y: Node, a: Node, b: Node) -> list[Node | None]:
     ga = gb = None
-    if a.needs_grad:  # b * a**(b-1), and 0 where b is 0
+    if a.varies:  # b * a**(b-1), and 0 where b is 0
         ga = where(eq(b, num(b, 0)), num(g, 0), mul(g, conj(mul(b, pow_(a, sub(b, num(b, 1)))))))
-    if b.needs_grad:  # y * log(a), and 0 where a is 0 and b >= 0
+    if b.varies:  # y * log(a), and 0 where a is 0 and b >= 0
         free = eq(a, num(a, 0)) if a.dtype.is_complex else and_(eq(a, num(a, 0)), le(num(b, 0), b))
         gb = where(free, num(g, 0), mul(g, conj(mul(y, log(a)))))
     return [ga, gb]

@@ -126,7 +126,7 @@ def _grad(g: Node, y: Node, *rest: Any) -> list[Node | None]:
     arrived = _arrived(g, track)
     d = derive(body, tuple(("after", k) in arrived for k in range(n)),
                tuple(("result", k) in arrived for k in range(len(body.results))),
-               tuple(i.needs_grad for i in inputs[n:n + m]), tuple(i.needs_grad for i in inputs[n + m:]))
+               tuple(i.varies for i in inputs[n:n + m]), tuple(i.varies for i in inputs[n + m:]))
 
     def stack(source: Source) -> Node:
         """Return a value of every step."""

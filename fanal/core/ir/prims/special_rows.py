@@ -57,15 +57,15 @@ special: Row = prim(
 
 
 def _grad2(g: Node, y: Node, a: Node, b: Node, kind: str) -> list[Node | None]:
-    if kind == "zeta" and not a.needs_grad:
+    if kind == "zeta" and not a.varies:
         return [None, neg(mul(g, mul(a, special2(add(a, num(a, 1)), b, "zeta"))))]
-    if kind == "polygamma" and not a.needs_grad:
+    if kind == "polygamma" and not a.varies:
         return [None, mul(g, special2(add(a, num(a, 1)), b, "polygamma"))]
-    if kind in ("gammainc", "gammaincc") and not a.needs_grad:
+    if kind in ("gammainc", "gammaincc") and not a.varies:
         density = exp(sub(sub(_xlogy(sub(a, num(a, 1)), b), b), special(a, "lgamma")))  # b**(a-1) exp(-b) / gamma(a)
         return [None, mul(g, density if kind == "gammainc" else neg(density))]
     name = {"gammainc": "igamma", "gammaincc": "igammac"}.get(kind, kind)
-    operand = "input" if a.needs_grad else "other"
+    operand = "input" if a.varies else "other"
     raise NotImplementedError(f"the derivative for '{name}: {operand}' is not implemented.")
 
 

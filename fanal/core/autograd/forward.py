@@ -1,0 +1,153 @@
+"""Forward-mode differentiation: a value whose inputs have tangents gets its own as soon as it is recorded.
+
+The tangent of a primitive is the transpose of its gradient rule. A rule is linear in the gradient: it is run on a
+symbol, what the symbol reaches is collected, and one walk back from the tangents of the inputs to the symbol gives
+the tangent of the output. So a primitive has one derivative, which serves both directions and every order.
+
+Levels nest: a tangent at one level is made of values that have tangents at the levels around it, never at its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from fanal.core.autograd.modes import hold_following
+from fanal.core.base.state import forward_mode, state
+from fanal.core.engine.record import unfollowable
+from fanal.core.ir.prims import alias, broadcast, full, tape
+from fanal.core.ir.prims.gradient import Sums, cast
+from fanal.core.ir.program import Node
+from fanal.core.tensor.alias import HISTORY
+
+REASON = "forward-mode differentiation gives values tangents as they are recorded"
+_NOTHING: dict[int, Node] = {}  # the tangents of what varies with a symbol
+
+_serial = count()
+
+
+class levels:
+    """Propagate tangents at some levels inside a `with` block."""
+
+    __slots__ = ("active", "old")
+
+    def __init__(self, active: tuple[int, ...]) -> None:
+        self.active = active
+
+    def __enter__(self) -> None:
+        self.old = state.levels, state.forward
+        state.levels, state.forward = self.active, propagate if self.active else None
+
+    def __exit__(self, *exc: object) -> None:
+        state.levels, state.forward = self.old
+
+
+def open_level() -> int:
+    """Begin a level inside the others of this thread; return its number."""
+    hold_following(True)
+    level = next(_serial)
+    state.levels, state.forward = (*state.levels, level), propagate
+    return level
+
+
+def close_level(level: int) -> None:
+    """End a level: the tangents that values have there are forgotten."""
+    unfollowable(REASON)
+    hold_following(False)
+    state.levels = tuple(other for other in state.levels if other != level)
+    state.forward = propagate if state.levels else None
+
+
+def alone(level: int) -> levels:
+    """Propagate at the levels around one, so that what is made has no tangent there."""
+    return levels(state.levels[: state.levels.index(level)])
+
+
+def enable_forward(on: bool) -> None:
+    """Switch forward mode on this thread; while it is off, no value has a tangent."""
+    if on and state.aside is not None:
+        state.levels, state.aside = state.aside, None
+    elif not on and state.aside is None:
+        state.levels, state.aside = (), state.levels
+    state.forward = propagate if state.levels else None
+
+
+def is_forward_enabled() -> bool:
+    """Tell whether forward mode is on."""
+    return state.aside is None
+
+
+def tangent_at(n: Node, level: int) -> Node | None:
+    """Return the tangent of a value at a level, None if it has none, which is zero."""
+    return None if n.tangents is None else n.tangents.get(level)
+
+
+def give_tangent(n: Node, level: int, t: Node) -> None:
+    """Let `t` be the tangent of `n` at a level."""
+    if t.shape != n.shape:
+        raise RuntimeError(
+            "Trying to set a forward gradient that has a different size than that of the original Tensor, this is not "
+            f"supported. Tensor is of size {list(n.shape)} while the given forward gradient is of size {list(t.shape)}."
+        )
+    unfollowable(REASON)
+    if not n.tangents:
+        n.tangents = {}
+    n.tangents[level] = t
+
+
+def propagate(n: Node) -> None:
+    """Give a new value its tangents."""
+    if not any(i.tangents for i in n.inputs):
+        return
+    active = state.levels
+    for k, level in enumerate(active):
+        known = [tangent_at(i, level) for i in n.inputs]
+        if any(t is not None for t in known):
+            with levels(active[:k]):
+                t = _tangent(n, known)
+            if t is not None:
+                give_tangent(n, level, t)
+
+
+def _tangent(n: Node, known: Sequence[Node | None]) -> Node | None:
+    """Return the tangent of a value, from those of its inputs."""
+    if n.row is tape and n.params[0] in HISTORY:
+        return known[0]
+    g = alias(full(n.shape, 1, n.dtype))  # the rule is linear: its value matters only to one that takes a logarithm
+    g.tangents = _NOTHING
+    linear = {id(g): g}
+    outer = state.forward
+
+    def collect(m: Node) -> None:
+        if outer is not None:
+            outer(m)
+        if any(id(i) in linear for i in m.inputs):
+            linear[id(m)] = m
+            m.tangents = m.tangents or _NOTHING
+
+    with forward_mode(collect):
+        outs = _ruled(g, n)
+    sums = Sums()
+    for t, o in zip(known, outs):
+        if t is not None and o is not None and id(o) in linear:
+            sums.arrive(o, broadcast(cast(t, o.dtype), o.shape))
+    for m in reversed(linear.values()):
+        if m is g:
+            return sums.pop(g)
+        c = sums.pop(m)
+        if c is not None:
+            for i, o in zip(m.inputs, m.row.grad(c, m, *m.inputs, *m.params)):  # type: ignore[misc]
+                if o is not None and id(i) in linear:
+                    sums.arrive(i, o)
+    return None
+
+
+def _ruled(g: Node, n: Node) -> Sequence[Node | None]:
+    """Run the gradient rule of `n`; a rule that does not exist raises PyTorch's error about forward mode."""
+    try:
+        return n.row.grad(g, n, *n.inputs, *n.params)  # type: ignore[misc]
+    except RuntimeError as e:
+        raise NotImplementedError(
+            f"Trying to use forward AD with {n.row.name.strip('_')} that does not support it because it has not been "
+            f"implemented yet: {e}"
+        ) from e
