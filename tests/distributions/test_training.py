@@ -13,12 +13,12 @@ from fanal.core.engine.ledger import ledger
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
-import training
+import sampling_loops
 
 
 @pytest.mark.parametrize(("name", "options"), [("autoencoder", (None,)), ("autoencoder", (False,)), ("reinforce", ())])
 def test_sampling_steps_are_followed(name: str, options: tuple) -> None:
-    expected, ours = getattr(training, name)(torch, *options), getattr(training, name)(fanal, *options)
+    expected, ours = getattr(sampling_loops, name)(torch, *options), getattr(sampling_loops, name)(fanal, *options)
     losses = [[float(step()) for _ in range(3)] for step in (expected, ours)]
     before = ledger.snapshot()
     for losses_of, step in zip(losses, (expected, ours)):
