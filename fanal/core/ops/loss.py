@@ -441,13 +441,17 @@ def class_loss(x: Node, c: _Classes) -> Node:
     m = P.reshape(P.max_of(d, (at,)), keep)
     s = P.reshape(P.sum_(P.exp(P.sub(d, m)), (at,)), keep)
 
+    def softmax(w: Node, total: Node) -> Node:
+        # The exponentials of the sum are used again; dividing each would take as long as an exponential.
+        return P.mul(P.exp(P.sub(w, m)), P.exp(P.neg(total)))
+
     def s_rule(g: Node, y: Node, w: Node) -> list[Node | None]:
-        return [P.mul(g, P.exp(P.sub(P.sub(w, m), y)))]
+        return [P.mul(g, softmax(w, y))]
     total = with_gradient(P.log(s), s_rule, w)
     y = P.sub(P.reshape(P.detach(total), t.shape), P.sub(picked(d, t, at), P.reshape(m, t.shape)))
 
     def rule(g: Node, y: Node, w: Node, total: Node) -> list[Node | None]:
-        p = P.exp(P.sub(P.sub(w, m), total))
+        p = softmax(w, total)
         hit = _is_class(t, w.shape[at], at)
         return [P.mul(P.sub(p, P.where(hit, P.num(p, 1), P.num(p, 0))), P.reshape(g, keep)), None]
     return with_gradient(y, rule, w, total)

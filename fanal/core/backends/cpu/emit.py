@@ -112,13 +112,16 @@ class Emitter:
         full = f"llvm.{name}.{suffix(REGISTER[x.dtype], x.lanes)}"
         return Scalar(self.w.call(kind, full, *((kind, a.name) for a in args)), x.dtype, x.lanes)
 
-    def scaled(self, x: Scalar, n: Scalar) -> Scalar | None:
-        """Return x * 2**n rounded once, for whole n, where one instruction does it."""
-        if self.w.target.name != "avx512" or x.dtype is not dt.float32 or x.lanes != 16:
-            return None
+    def scales(self, x: Scalar) -> bool:
+        """Tell whether one instruction multiplies x by powers of two."""
+        return self.w.target.name == "avx512" and x.dtype is dt.float32 and x.lanes == 16
+
+    def scaled(self, x: Scalar, n: Scalar, where: Scalar) -> Scalar:
+        """Return x * 2**n rounded once, for whole n, and 0 outside `where`; only if it `scales`."""
         kind = self.type(x.dtype, 16)
+        mask = self.w.let(f"bitcast <16 x i1> {where.name} to i16")
         current = ("i32", "4")  # the rounding mode in force
-        operands = ((kind, x.name), (kind, n.name), (kind, "zeroinitializer"), ("i16", "-1"), current)
+        operands = ((kind, x.name), (kind, n.name), (kind, "zeroinitializer"), ("i16", mask), current)
         return Scalar(self.w.call(kind, "llvm.x86.avx512.mask.scalef.ps.512", *operands), x.dtype, 16)
 
     def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
@@ -356,11 +359,11 @@ class Emitter:
         return self.rounded(self.intrinsic("sqrt", x), x.dtype)
 
     def max(self, a: Scalar, b: Scalar) -> Scalar:
-        """The larger; a NaN wins, the first of two."""
-        return self._extreme(a, b, "oge", "sge", "uge", "or")
+        """The larger; a NaN wins."""
+        return self._extreme(a, b, "ogt", "sge", "uge", "or")
 
     def min(self, a: Scalar, b: Scalar) -> Scalar:
-        return self._extreme(a, b, "ole", "sle", "ule", "and")
+        return self._extreme(a, b, "olt", "sle", "ule", "and")
 
     def _extreme(
         self, a: Scalar, b: Scalar, floating: str, signed: str, unsigned: str, boolean: str
@@ -368,7 +371,8 @@ class Emitter:
         if a.dtype is dt.bool_:
             return self.op(boolean, a, b)
         if a.dtype.is_floating_point:
-            return self._select(self.or_(self.fcmp(floating, a, b), self.fcmp("uno", a, a)), a, b)
+            kept = self._select(self.fcmp(floating, b, a), b, a)  # one instruction; a where one is a NaN
+            return self._select(self.fcmp("uno", b, b), b, kept) if b.name[0] == "%" else kept
         return self._select(self.icmp(signed if a.dtype.is_signed else unsigned, a, b), a, b)
 
     # Bits and comparisons.

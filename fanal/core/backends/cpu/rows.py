@@ -350,12 +350,13 @@ class RowsWriter(LoopWriter):
         return out
 
     def _fetch(self, at: Value) -> None:
-        """Ask for what the next row reads here; where a row is one pass, for what comes a page later."""
+        """Ask for what the row after the next reads here; where a row is one pass, for what comes a page later."""
         w = self.w
         for access in sorted(self.streams):
             if access < len(self.loop.loads):
                 size = self.accesses[access].dtype.itemsize
-                ahead = str(_PAGE) if self.plan.count == 1 else self.strides[access][self.first - 1]
+                row = self.strides[access][self.first - 1]
+                ahead = str(_PAGE) if self.plan.count == 1 else w.mul(row, "2")
                 there = w.at(w.at(self.bases[access], at, size), ahead)
                 for line in range(0, LANES * size, 64):
                     w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),

@@ -105,7 +105,7 @@ def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     of = x.dtype
     whole = _BITS[of][0]
     magic = e.const(_ROUND[of], of)
-    t = e.op("fadd", e.op("fmul", x, e.const(math.log2(math.e), of)), magic)
+    t = e.fma(x, e.const(math.log2(math.e), of), magic)
     n = e.op("fsub", t, magic)
     high, low = _LN2[of]
     r = e.fma(n, e.const(-high, of), x)
@@ -120,12 +120,8 @@ def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
     return e.cast("bitcast", e.op("shl", biased, e.const(shift, n.dtype)), of)
 
 
-def _scale(e: Emitter, x: Scalar, n: Scalar, whole: Scalar) -> Scalar:
-    """Return x * 2**n, `whole` being n as an integer. Results may be subnormal or overflow; rounds once."""
-    once = e.scaled(x, n)
-    if once is not None:
-        return once
-    n = whole
+def _scale(e: Emitter, x: Scalar, n: Scalar) -> Scalar:
+    """Return x * 2**n for an integer n. Results may be subnormal or overflow; rounds once."""
     half = e.op("ashr", n, e.const(1, n.dtype))
     return e.op("fmul", e.op("fmul", x, _power(e, half, x.dtype)), _power(e, e.op("sub", n, half), x.dtype))
 
@@ -141,13 +137,19 @@ def _clamp(e: Emitter, x: Scalar, low: float, high: float) -> Scalar:
 def _exp(e: Emitter, x: Scalar) -> Scalar:
     low, high = (e.const(limit, x.dtype) for limit in _RANGE[x.dtype])
     # What rounds to zero is not computed: underflow costs 150 cycles, and masked scores are full of it.
-    none, zero = e.fcmp("olt", x, low), e.const(0, x.dtype)
-    x = e.where(none, zero, x)
-    n, whole, r = _reduce(e, e.where(e.fcmp("ogt", x, high), high, x))
-    p = _horner(e, r, _EXP[x.dtype])
-    one = e.const(1, x.dtype)
-    y = e.op("fadd", e.fma(p, e.op("fmul", r, r), r), one)
-    return e.where(none, zero, _scale(e, y, n, whole))
+    some, zero = e.fcmp("uge", x, low), e.const(0, x.dtype)
+    x = e.where(e.fcmp("ogt", x, high), high, x)
+    if e.scales(x):
+        n, _, r = _reduce(e, x)
+        return e.scaled(_exp_near(e, r), n, some)
+    _, whole, r = _reduce(e, e.where(some, x, zero))
+    return e.where(some, _scale(e, _exp_near(e, r), whole), zero)
+
+
+def _exp_near(e: Emitter, r: Scalar) -> Scalar:
+    """Return exp(r) for |r| <= ln 2 / 2."""
+    p = _horner(e, r, _EXP[r.dtype])
+    return e.op("fadd", e.fma(p, e.op("fmul", r, r), r), e.const(1, r.dtype))
 
 
 @_named("expm1")
@@ -410,7 +412,8 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     a = e.intrinsic("fabs", x)
     near = e.fma(_horner(e, e.op("fmul", x, x), _ERF_NEAR), x, x)
     t = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
-    far = e.op("fsub", e.const(1, of), _exp(e, e.fma(_horner(e, t, _ERF_FAR), t, e.neg(t))))
+    _, n, r = _reduce(e, e.fma(_horner(e, t, _ERF_FAR), t, e.neg(t)))  # -18 at the least
+    far = e.op("fsub", e.const(1, of), e.op("fmul", _exp_near(e, r), _power(e, n, of)))
     return e.where(e.fcmp("olt", a, e.const(_ERF_SWITCH, of)), near, _copy_sign(e, far, x))
 
 
