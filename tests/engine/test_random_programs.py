@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import programs
 import pytest
+import surface_programs
 import wide_programs
 from agreement import disagreement, wide
 from programs import run, source
@@ -21,11 +22,12 @@ BLOCK = 50
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run as many programs as --programs says, in blocks."""
-    if "block" in metafunc.fixturenames:
-        count = metafunc.config.getoption("programs")
-        metafunc.parametrize("block", [range(k, min(count, k + BLOCK)) for k in range(0, count, BLOCK)],
-                             ids=lambda b: f"{b.start}-{b.stop - 1}")
+    """Run as many programs as --programs and --surface say, in blocks."""
+    for name, option in (("block", "programs"), ("surface", "surface")):
+        if name in metafunc.fixturenames:
+            count = metafunc.config.getoption(option)
+            metafunc.parametrize(name, [range(k, min(count, k + BLOCK)) for k in range(0, count, BLOCK)],
+                                 ids=lambda b: f"{b.start}-{b.stop - 1}")
 
 
 def _array(t: Any) -> np.ndarray:
@@ -95,3 +97,9 @@ def test_wide_programs_agree_with_torch(block: range) -> None:
 def test_programs_that_read_their_loss_agree_with_torch(block: range) -> None:
     for seed in block:
         compare(seed, with_an_early_read)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_of_any_operator_agree_with_torch(surface: range) -> None:
+    for seed in surface:
+        compare(seed, module=surface_programs)

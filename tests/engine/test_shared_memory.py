@@ -51,6 +51,20 @@ def test_a_copy_of_shared_memory_is_a_value_of_its_own(step: Callable) -> None:
         assert step(fanal, b, ours) == step(torch, a, theirs)
 
 
+def test_a_leaf_that_shares_memory_is_carried_over_a_read() -> None:
+    found = []
+    for t in (torch, fanal):
+        p, seen = t.ones(3, requires_grad=True), []
+        for _ in range(5):
+            y = t.from_numpy(p.detach().numpy()) + p
+            y.sum().item()  # ends the segment: its history is kept for the backward below
+            ((p * p).sum() + y.sum()).backward()
+            p.data.add_(p.grad, alpha=-0.01)
+            seen.append(p.grad.tolist())
+        found.append(seen)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def test_writing_shared_memory_before_backward_is_noticed() -> None:
     for t in (torch, fanal):
         a = np.ones(3, np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import fanal
 from tests.ops.against_torch import FUNCTIONAL, array, compare, same_error, to_fanal
 
 S2 = [(2, 3, 9, 8)]
@@ -99,3 +100,10 @@ WRONG = [
 @pytest.mark.parametrize(("name", "tensors", "kwargs"), WRONG)
 def test_errors(name, tensors, kwargs):
     same_error(name, *tensors, **kwargs)
+
+
+def test_adaptive_average_to_one_place_takes_any_rank():
+    for shape in ((1, 4), (1, 1, 2, 3, 4)):
+        x = np.random.default_rng(0).normal(size=shape)
+        expected, got = (m.nn.functional.adaptive_avg_pool2d(m.tensor(x), 1).numpy() for m in (torch, fanal))
+        np.testing.assert_allclose(got, expected)

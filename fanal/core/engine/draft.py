@@ -86,6 +86,11 @@ class Slot:
         self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
         self.moves = False  # another object was seen here: do not keep it
 
+    @property
+    def shared(self) -> bool:
+        """Whether the tensor shares memory with NumPy: it is looked at anew whenever it comes."""
+        return self.signature[-1] is False
+
 
 class Group:
     """A storage of the segment: one that came from outside, or one that it made."""

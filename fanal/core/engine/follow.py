@@ -433,7 +433,7 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
     for u in p.inherited:
         u.carried = None
     for slot in p.slots:
-        if slot.moves:
+        if slot.moves or slot.shared:
             p.release(slot)
     paths().add(p)
     finish(_expect_next, p)

@@ -96,13 +96,10 @@ class Path:
             if before is not None:
                 matcher.link(before.native, s.native)
             before = s
-        self.foreign = False  # some slot shares memory with NumPy
+        self.foreign = any(slot.shared for slot in self.slots)
         for slot in self.slots:
             if slot.tensor._storage.node.needs_grad:
                 slot.moves = True  # it belongs to one run of an earlier segment
-            if slot.signature[-1] is False:
-                self.foreign = True
-                self.release(slot)
 
     def _note_first(self, specs: list[tuple], step: int, listed: bool) -> None:
         for spec in specs:

@@ -259,6 +259,9 @@ def gradient(input: Any, *, spacing: Any = 1, dim: Any = None, edge_order: int =
         if isinstance(at, Handle) and at._shape != (size,):
             raise RuntimeError(f"torch.gradient expected each element of 'spacing' to have one dimension, of the size "
                                f"of the dimension it belongs to, but got {list(at._shape)} for size {size}")
+        if isinstance(at, Handle) and at.device != input.device:
+            raise RuntimeError("torch.gradient expected each tensor to be on the same device, but got devices "
+                               f"{input.device} and {at.device}!")
     return tuple(_differences(input, d, at, edge_order) for d, at in zip(dims, spacings))
 
 

@@ -197,11 +197,27 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
     d = result_type(input, target)
     x, t = node_of(input, d), node_of(target, d)
     _need_float(x, "log_sigmoid_cpu")
-    log = _log_sigmoid(x)
-    if pos_weight is not None:
-        p = node_of(pos_weight, d)
-        log = P.mul(log, P.add(P.num(x, 1), P.mul(P.sub(p, P.num(x, 1)), t)))
-    y = P.sub(P.mul(P.sub(P.num(x, 1), t), x), log)
+    p = None if pos_weight is None else P.detach(node_of(pos_weight, d))
+
+    def scaled(t: Node) -> Node:
+        """What log(sigmoid(x)) counts: 1, or 1 - t + p * t."""
+        assert p is not None
+        return P.add(P.num(t, 1), P.mul(P.sub(wide(p), P.num(t, 1)), t))
+
+    dx, s = wide(P.detach(x)), wide(P.detach(t))
+    log = _log_sigmoid(dx)
+    y = P.sub(P.mul(P.sub(P.num(s, 1), s), dx), log if p is None else P.mul(log, scaled(s)))
+    asked = target.requires_grad
+
+    def rule(g: Node, y: Node, x: Node, t: Node) -> list[Node | None]:
+        g, x, t = wide(g), wide(x), wide(t)
+        one = P.num(x, 1)
+        y = P.div(one, P.add(one, P.exp(P.neg(x))))
+        slope = P.sub(y, t) if p is None else P.sub(P.mul(scaled(t), y), P.mul(wide(p), t))
+        rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), one), _log_sigmoid(x)))
+        return [P.mul(slope, g), P.neg(P.mul(rise, g)) if asked else None]
+
+    y = with_gradient(P.convert(y, d), rule, x, t)
     if weight is not None:
         y = P.mul(y, node_of(weight, d))
     return _lost(y, reduction)
