@@ -117,6 +117,57 @@ def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: 
     return _trained(model, opt, [(torch.randint(0, vocabulary, (batch, context + 1)),) for _ in range(4)], next_token(F, model))
 
 
+def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: int = 64, vocabulary: int = 65) -> Step:
+    """The small GPT writing, token by token: batch 1, keys and values kept in buffers that are written in place."""
+    nn, F = torch.nn, torch.nn.functional
+    places = torch.arange(context)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.qkv = nn.Linear(width, 3 * width)
+            self.proj = nn.Linear(width, width)
+            self.fc, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            for name in ("keys", "values"):
+                self.register_buffer(name, torch.zeros(1, heads, context, width // heads))
+
+        def forward(self, x: Any, at: Any, seen: Any) -> Any:
+            q, k, v = (t.view(1, 1, heads, -1).transpose(1, 2) for t in self.qkv(self.ln1(x)).split(width, dim=2))
+            self.keys.index_copy_(2, at, k)
+            self.values.index_copy_(2, at, v)
+            y = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen)
+            x = x + self.proj(y.transpose(1, 2).reshape(1, 1, width))
+            return x + self.out(F.gelu(self.fc(self.ln2(x))))
+
+    class GPT(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tok, self.pos = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+            self.blocks = nn.ModuleList([Block() for _ in range(layers)])
+            self.ln = nn.LayerNorm(width)
+            self.head = nn.Linear(width, vocabulary, bias=False)
+
+        def forward(self, token: Any, at: Any) -> Any:
+            x = self.tok(token) + self.pos(at)
+            seen = (places <= at).view(1, 1, 1, context)
+            for block in self.blocks:
+                x = block(x, at, seen)
+            return self.head(self.ln(x))
+    torch.manual_seed(0)
+    model = GPT().eval()
+    token, count = torch.zeros(1, 1, dtype=torch.long), 0
+
+    def step() -> Any:
+        nonlocal token, count
+        with torch.no_grad():
+            token = model(token, torch.tensor([count % context]))[:, -1].argmax(-1, keepdim=True)
+        count += 1
+        return token.item()
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
 def _resnet18(torch: Any, width: int, classes: int) -> Any:
     """ResNet-18 for small images (He et al. 2016, with the 3x3 stem used for CIFAR)."""
     nn, F = torch.nn, torch.nn.functional
@@ -273,6 +324,8 @@ WORKLOADS: dict[str, Callable[[Any], Step]] = {
     "vit": vit,
     "recommender": recommender,
     "recommender-sparse": lambda torch: recommender(torch, sparse=True),
+    "gru": lambda torch: lstm(torch, kind="GRU"),
+    "decode": decode,
     "gpt": gpt,
     "gpt-medium": lambda torch: gpt(torch, 6, 384, 6, 256, 8),
 }

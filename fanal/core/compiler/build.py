@@ -242,8 +242,12 @@ class Builder:
             else:
                 self.of_root[v] = self.expression(v, self._ones(at, v.shape))
             self.note(v)
-            if v.output or v.outside:
-                stores.append((self.of_root[v], Access(v.id, v.dtype, *self._strides(v.shape, at))))
+            if v.lies:
+                into, offset, strides = v.lies
+                first, steps = self._strides(strides, at)
+                stores.append((self.of_root[v], Access(into.id, v.dtype, offset + first, steps)))
+            elif v.output or v.outside:
+                stores.append((self.of_root[v], Access(v.id, v.dtype, *self._strides(contiguous_strides(v.shape), at))))
         form = "columns" if inner else "rows"
         loop = Loop(form, outer.copy(), reduced.copy(), inner.copy(), self.ops, self.loads, stores,
                     "+".join(self.names[-12:]), list(self.where), self.flops)
@@ -287,18 +291,18 @@ class Builder:
         self.ops.append(Op(kind, args, params, dtype))
         return len(self.ops) - 1
 
-    def _strides(self, shape: Shape, at: Map) -> tuple[int, tuple[int, ...]]:
-        """Return (offset, stride per loop dimension) of an index into a contiguous buffer."""
+    def _strides(self, strides: Sequence[int], at: Map) -> tuple[int, tuple[int, ...]]:
+        """Return (offset, stride per loop dimension) of an index into a buffer."""
         steps = [0] * len(self.sizes)
         offset = 0
-        for e, s in zip(at, contiguous_strides(shape)):
+        for e, s in zip(at, strides):
             offset += e[0] * s
             for d, c in e[1]:
                 steps[d] += c * s
         return offset, tuple(steps)
 
     def _load(self, v: Value, shape: Shape, at: Map, extra: tuple[tuple[int, int], ...] = ()) -> int:
-        offset, steps = self._strides(shape, at)
+        offset, steps = self._strides(contiguous_strides(shape), at)
         key = (v.id, offset, steps, extra)
         found = self.load_of.get(key)
         if found is None:

@@ -99,6 +99,12 @@ def _read_by(v: Value, n: int) -> Value:
     return seen.value
 
 
+def _as_it_lies(v: Value) -> Value:
+    """Return what must have a buffer for `v` to be read as one piece of memory."""
+    seen = operand(v)
+    return seen.value if seen.contiguous else v
+
+
 def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     """Mark roots and measure the expressions between them."""
     values = graph.values
@@ -118,16 +124,19 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
         if role == "host":
             for i in v.inputs:
                 _make_root(i)
+        elif v.name == "concat" and role == "join":
+            for i in v.inputs:  # together with what else comes of the same operands
+                if i.role == "inline" and i.row and i.row.kind == "point" and i.uses == 1 and i.size > 1:
+                    i.root = True
         elif role == "special":
             for i in v.inputs[1:] or v.inputs:  # scatters start from a copy of the first
-                _make_root(_spread_source(i) if v.name == "fold" else i)
+                _make_root(_spread_source(i) if v.name == "fold" else _as_it_lies(i))
         elif role == "contract":
             for n in range(len(v.inputs)):
                 _make_root(_read_by(v, n))
         elif role == "recur":
             for i in v.inputs:
-                seen = operand(i)
-                _make_root(seen.value if seen.contiguous else i)
+                _make_root(_as_it_lies(i))
         elif v.name == "window" and any(s < k for k, s in zip(v.params[1], v.params[2])):
             source = _behind_views(v)  # windows overlap: what they show is computed once
             if source.role == "inline" and (source.heavy or source.ops > 2):

@@ -27,6 +27,7 @@ class Value:
         "id",
         "inputs",
         "known",
+        "lies",
         "name",
         "ops",
         "output",
@@ -74,6 +75,7 @@ class Value:
         self.shares = False  # a further part of an operand whose parts are used once each
         self.forced = False  # fusing it was tried and did not work
         self.outside = False  # some reader is not in its kernel
+        self.lies: Any = None  # (a join, offset, strides): its kernel writes it there at once
 
     def __repr__(self) -> str:
         return f"{self.name}({self.dtype.name}{list(self.shape)})"

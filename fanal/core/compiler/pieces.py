@@ -76,14 +76,29 @@ def fill(into: Value, number: float, dtype: dt.dtype) -> Loop:
     return loop
 
 
+def parts(v: Value) -> Iterator[tuple[Value, Region]]:
+    """Yield the parts of a concatenation and where they lie."""
+    at = 0
+    for x in v.inputs:
+        yield x, region(v.shape, tuple(at if d == v.params[0] else 0 for d in range(len(v.shape))))
+        at += x.shape[v.params[0]]
+
+
+def place_parts(values: list[Value]) -> None:
+    """Let kernels write what is only a part of a concatenation straight to its place there."""
+    for v in values:
+        if v.name == "concat" and v.group is not None and v.group.kind == "join" and v.size:
+            for x, (offset, strides) in parts(v):
+                if x.root and x.role == "inline" and x.uses == 1 and not x.output and x.group.kind == "loop":
+                    x.lies, x.outside = (v, offset, strides), False
+
+
 def pieces(v: Value) -> Iterator[Builder | Loop]:
     """Yield what writes a join or a fold, in order."""
     if v.name == "concat":
-        at = 0
-        for x in v.inputs:
-            if x.size:
-                yield Piece(x, v, region(v.shape, tuple(at if d == v.params[0] else 0 for d in range(len(v.shape)))))
-            at += x.shape[v.params[0]]
+        for x, where in parts(v):
+            if x.size and not x.lies:
+                yield Piece(x, v, where)
     elif v.name == "pad":
         low, _, value = v.params
         yield fill(v, value, v.dtype)

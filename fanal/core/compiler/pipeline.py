@@ -13,7 +13,7 @@ from fanal.core.compiler.fuse import SAME, Group, fuse, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
-from fanal.core.compiler.pieces import IndexCheck, pieces
+from fanal.core.compiler.pieces import IndexCheck, pieces, place_parts
 from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
@@ -98,6 +98,7 @@ class _Lowering:
         """Decide what is computed together."""
         values = self.graph.values
         self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
+        place_parts(values)
         return self.groups
 
     def order(self) -> list[Group]:

@@ -10,6 +10,7 @@ from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import Graph, Value
+from fanal.core.compiler.lookups import gather_lookups
 from fanal.core.compiler.regions import assembled, joined
 from fanal.core.compiler.sums import gather_sums
 from fanal.core.ir.program import Node, Program
@@ -301,7 +302,7 @@ def simplify(program: Program) -> Graph:
         place[id(n)] = v
         order.append(v)
     outputs = [place.get(id(o)) or known(o) for o in program.outputs]
-    order = gather_sums(_alive(order, outputs), outputs)
+    order = gather_lookups(_alive(gather_sums(_alive(order, outputs), outputs), outputs), outputs)
     return Graph(given, _alive(order, outputs), outputs, dict(program.writes))
 
 

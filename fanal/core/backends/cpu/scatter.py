@@ -15,7 +15,8 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import contiguous_strides
-from fanal.core.compiler.graph import Value, base
+from fanal.core.compiler.graph import Value
+from fanal.core.compiler.tail import operand
 
 _CHUNK = 64  # elements of a slice that one unit writes
 
@@ -44,9 +45,10 @@ def scatter_launches(v: Value, target: Target) -> list[Temp | Launch]:
     chunks = -(-width // _CHUNK) if wide else 1
     key = f"scatter:{mode}:{v.dtype.name}:{index.dtype.name}:{len(sizes)}:{wide}"
     name = target.symbol(key)
-    sources = base(index).id, base(new).id
+    sources = [operand(i) for i in (index, new)]
     extent = x.shape[dim] if x.shape else 1
-    words: list[Buf | int] = [Buf(v.id), *(Buf(s) for s in sources), extent, count, width, *along]
+    words: list[Buf | int] = [Buf(v.id), *(Buf(s.value.id, s.offset * s.value.dtype.itemsize) for s in sources)]
+    words += [extent, count, width, *along]
     for n, s in zip(sizes, steps):
         words += [n, *s]
     moved = (2 if mode == "set" else 3) * new.size * v.dtype.itemsize + index.size * index.dtype.itemsize
@@ -58,7 +60,7 @@ def scatter_launches(v: Value, target: Target) -> list[Temp | Launch]:
             0,
             new.size,
             moved,
-            (*sources, v.id),
+            (*(s.value.id for s in sources), v.id),
             (v.id,),
             v.name,
             [v.where] if v.where is not None else [],

