@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from harness import contents, inp, run
 
 from fanal.core.base import dtype as dt
-from fanal.core.ir.row import ROWS
+from fanal.core.ir import prims as P
+from fanal.core.ir import row as rows
+from fanal.core.ir.prims.point import ELEMENTARY
 
+ROWS = {**rows.ROWS, **{n: partial(lambda n, x: P.elementary(x, n), n) for n in ELEMENTARY}}
 RNG = np.random.default_rng(1)
 # name: (ranges, worst ULP in float32, in float64)
 RANGES = {

@@ -125,10 +125,11 @@ def grad_name(n: Node) -> str:
     if n.leaf is not None:
         return "AccumulateGrad"
     if n.row.name == "tape" and n.params:
-        name = getattr(n.params[-1], "name", None)
-        if name:
-            return name
-    return _NAMES.get(n.row.name, n.row.name.strip("_").title().replace("_", "") + "Backward0")
+        stated = getattr(n.params[-1], "name", None)
+        if stated:
+            return stated
+    name = n.params[0] if n.row.name in ("elementary", "special", "special2") else n.row.name
+    return _NAMES.get(name, name.strip("_").title().replace("_", "") + "Backward0")
 
 
 def _check_nan(n: Node, outs: Sequence[Node | None]) -> None:

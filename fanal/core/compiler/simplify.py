@@ -165,7 +165,8 @@ def _unrolled_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) 
             continue
         better = make("lt", (best, part) if name == "argmax" else (part, best), (), at)
         if x.dtype.is_floating_point:  # the first NaN wins
-            first = make("and", (make("ne", (part, part), (), at), make("eq", (best, best), (), at)), (), at)
+            nan = make("not", (make("eq", (part, part), (), at),), (), at)
+            first = make("and", (nan, make("eq", (best, best), (), at)), (), at)
             better = make("or", (better, first), (), at)
         best, index = make("where", (better, part, best), (), at), make("where", (better, here, index), (), at)
     assert index is not None
@@ -188,7 +189,7 @@ def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> 
     kept = tuple(1 if d == dim else k for d, k in enumerate(x.shape))
     hit = make("eq", (x, make("reshape", (best,), (kept,), at)), (), at)
     if x.dtype.is_floating_point:
-        hit = make("or", (hit, make("ne", (x, x), (), at)), (), at)
+        hit = make("or", (hit, make("not", (make("eq", (x, x), (), at),), (), at)), (), at)
     index = make("iota", (), (x.shape, dim, int64), at)
     none = make("full", (), ((), x.shape[dim], int64), at)
     return make("min_of", (make("where", (hit, index, none), (), at),), ((dim,),), at)

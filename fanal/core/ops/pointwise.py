@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import builtins
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import dtype as dt
@@ -383,7 +384,8 @@ def log10(input: Any) -> Any:
     return result(P.div(P.log(x), P.num(x, math.log(10))), input)
 
 
-def _binary(name: str, row: Row, *aliases: str, inplace: bool = False, integers: bool = True, doc: str = "") -> Any:
+def _binary(name: str, row: Callable[[Node, Node], Node], *aliases: str, inplace: bool = False, integers: bool = True,
+            doc: str = "") -> Any:
     def fn(input: Operand, other: Operand) -> Any:
         d = result_type(input, other)
         d = d if integers else floating(d)

@@ -86,7 +86,7 @@ def _emits(name: str, *dtypes: DType) -> bool:
         return first is not dt.bool_
     if name in ("neg", "sign", "abs"):
         return first is not dt.bool_ or name == "abs"
-    if name in ("and", "or", "xor", "not"):
+    if name in ("and", "or", "not"):
         return not first.is_floating_point
     if name in ("shl", "shr"):
         return first.category == 1

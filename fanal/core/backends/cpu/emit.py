@@ -386,9 +386,6 @@ class Emitter:
     def or_(self, a: Scalar, b: Scalar) -> Scalar:
         return self.op("or", a, b)
 
-    def xor(self, a: Scalar, b: Scalar) -> Scalar:
-        return self.op("xor", a, b)
-
     def _outside(self, b: Scalar) -> Scalar:
         """Tell where a shift count is negative or not below the width."""
         return self.icmp("uge", b, self._like(b, 8 * b.dtype.itemsize))
@@ -410,9 +407,6 @@ class Emitter:
 
     def eq(self, a: Scalar, b: Scalar) -> Scalar:
         return self._compare(a, b, "oeq", "eq")
-
-    def ne(self, a: Scalar, b: Scalar) -> Scalar:
-        return self._compare(a, b, "une", "ne")
 
     def lt(self, a: Scalar, b: Scalar) -> Scalar:
         return self._compare(a, b, "olt", "slt")

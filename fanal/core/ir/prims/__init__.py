@@ -22,6 +22,7 @@ from fanal.core.ir.prims.point import (
                                        cos,
                                        cosh,
                                        div,
+                                       elementary,
                                        eq,
                                        erf,
                                        erfc,

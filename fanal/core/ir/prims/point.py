@@ -250,35 +250,6 @@ log2: Row = unary(
 )
 sin: Row = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
 cos: Row = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
-tan: Row = unary(
-    "tan",
-    np.tan,
-    lambda g, y, x: [mul(g, conj(add(mul(y, y), num(y, 1))))],
-    lambda e, x: e.tan(x),
-    20,
-    (-1, 1),
-)
-asin: Row = unary(
-    "asin",
-    np.arcsin,
-    lambda g, y, x: [div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))],
-    lambda e, x: e.asin(x),
-    20,
-    (-0.9, 0.9),
-)
-acos: Row = unary(
-    "acos",
-    np.arccos,
-    lambda g, y, x: [neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))],
-    lambda e, x: e.acos(x),
-    20,
-    (-0.9, 0.9),
-)
-atan: Row = unary(
-    "atan", np.arctan, lambda g, y, x: [div(g, conj(add(num(x, 1), mul(x, x))))], lambda e, x: e.atan(x), 20
-)
-sinh: Row = unary("sinh", np.sinh, lambda g, y, x: [mul(g, conj(cosh(x)))], lambda e, x: e.sinh(x), 20)
-cosh: Row = unary("cosh", np.cosh, lambda g, y, x: [mul(g, conj(sinh(x)))], lambda e, x: e.cosh(x), 20)
 
 
 def _tanh_slope(g: Node, y: Node, x: Node) -> list[Node]:
@@ -289,13 +260,6 @@ def _tanh_slope(g: Node, y: Node, x: Node) -> list[Node]:
 
 
 tanh: Row = unary("tanh", np.tanh, _tanh_slope, lambda e, x: e.tanh(x), 15)
-asinh: Row = unary(
-    "asinh",
-    np.arcsinh,
-    lambda g, y, x: [div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))],
-    lambda e, x: e.asinh(x),
-    25,
-)
 acosh: Row = unary(
     "acosh",
     np.arccosh,
@@ -304,14 +268,61 @@ acosh: Row = unary(
     25,
     (1.1, 4),
 )
-atanh: Row = unary(
-    "atanh",
-    np.arctanh,
-    lambda g, y, x: [div(g, conj(sub(num(x, 1), mul(x, x))))],
-    lambda e, x: e.atanh(x),
-    25,
-    (-0.9, 0.9),
+
+# The rarer elementary functions are one row, whose parameter says which: (meaning, gradient rule).
+ELEMENTARY: dict[str, tuple[Callable, Callable[[Node, Node, Node], Node]]] = {
+    "tan": (np.tan, lambda g, y, x: mul(g, conj(add(mul(y, y), num(y, 1))))),
+    "asin": (np.arcsin, lambda g, y, x: div(g, conj(sqrt(sub(num(x, 1), mul(x, x)))))),
+    "acos": (np.arccos, lambda g, y, x: neg(div(g, conj(sqrt(sub(num(x, 1), mul(x, x))))))),
+    "atan": (np.arctan, lambda g, y, x: div(g, conj(add(num(x, 1), mul(x, x))))),
+    "sinh": (np.sinh, lambda g, y, x: mul(g, conj(cosh(x)))),
+    "cosh": (np.cosh, lambda g, y, x: mul(g, conj(sinh(x)))),
+    "asinh": (np.arcsinh, lambda g, y, x: div(g, conj(sqrt(add(mul(x, x), num(x, 1)))))),
+    "atanh": (np.arctanh, lambda g, y, x: div(g, conj(sub(num(x, 1), mul(x, x))))),
+}
+elementary: Row = prim(
+    "elementary",
+    kind="point",
+    shape=same,
+    dtype=kept,
+    ref=_quiet(lambda x, name: ELEMENTARY[name][0](x)),
+    grad=lambda g, y, x, name: [ELEMENTARY[name][1](g, y, x)],
+    code=lambda e, x, name: getattr(e, name)(x),
+    flops=20,
+    domain=(-0.9, 0.9),
 )
+
+
+def tan(x: Node) -> Node:
+    return elementary(x, "tan")
+
+
+def asin(x: Node) -> Node:
+    return elementary(x, "asin")
+
+
+def acos(x: Node) -> Node:
+    return elementary(x, "acos")
+
+
+def atan(x: Node) -> Node:
+    return elementary(x, "atan")
+
+
+def sinh(x: Node) -> Node:
+    return elementary(x, "sinh")
+
+
+def cosh(x: Node) -> Node:
+    return elementary(x, "cosh")
+
+
+def asinh(x: Node) -> Node:
+    return elementary(x, "asinh")
+
+
+def atanh(x: Node) -> Node:
+    return elementary(x, "atanh")
 
 
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
@@ -418,7 +429,6 @@ min_: Row = binary(
 )
 and_: Row = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
 or_: Row = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
-xor: Row = binary("xor", np.bitwise_xor, NO_GRADIENT, lambda e, a, b: e.xor(a, b), exact=True)
 shl: Row = binary(
     "shl",
     lambda a, b: np.where((b < 0) | (b >= 8 * a.itemsize), 0, np.left_shift(a, b)).astype(a.dtype),
@@ -438,10 +448,32 @@ shr: Row = binary(
     domain=(0, 5),
 )
 eq: Row = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
-ne: Row = binary("ne", np.not_equal, NO_GRADIENT, lambda e, a, b: e.ne(a, b), exact=True, dtype=_bool)
 lt: Row = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
 le: Row = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
-nextafter: Row = binary("nextafter", lambda a, b: np.nextafter(a, b), NO_GRADIENT, None, exact=True)
+
+
+def xor(a: Node, b: Node) -> Node:
+    """Bits, or truth values, that are in one of the two."""
+    return and_(or_(a, b), not_(and_(a, b)))
+
+
+def ne(a: Node, b: Node) -> Node:
+    """Whether values differ; NaN does from everything."""
+    return not_(eq(a, b))
+
+
+def nextafter(a: Node, b: Node) -> Node:
+    """The next float after a towards b: of one sign, floats are ordered as the integers of the same bits are."""
+    bits = {2: dt.int16, 4: dt.int32, 8: dt.int64}[a.dtype.itemsize]
+    zero = num(a, 0)
+    i = bitcast(a, bits)
+    outwards = eq(lt(a, b), lt(zero, a))
+    moved = bitcast(add(i, where(outwards, num(i, 1), num(i, -1))), a.dtype)
+    least = bitcast(num(i, 1), a.dtype)
+    moved = where(eq(a, zero), where(lt(b, zero), neg(least), least), moved)
+    moved = where(eq(a, b), b, moved)
+    return where(or_(ne(a, a), ne(b, b)), add(a, b), moved)
+
 
 where: Row = prim(
     "where",
