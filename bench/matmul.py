@@ -1,6 +1,7 @@
 """Matrix products inside a program against torch.matmul in turn: `python bench/matmul.py [--dtypes float32,bfloat16]`.
 
-A program is one product, or a chain of them where they are small, and a flush; torch computes the same, eagerly.
+A program is a product, or a chain of up to 16 from K to N and back where they are small, and a flush; torch computes
+the same, eagerly.
 Prints GFLOP/s of one thread (its processor time) as medians, their ratio (above 1: ours is faster), and the fraction of
 the machine's rate, measured in the same process: of multiply-adds on registers, or of the matrix unit on tiles at rest.
 """
@@ -101,10 +102,13 @@ def measure(m: int, k: int, n: int, form: str, dtype: str, seconds: float, rate:
     """Print the row of one product; return the ratio."""
     rng = np.random.default_rng(0)
     flops = 2 * m * n * k
-    count = max(1, min(16, int(1e8 / flops))) if m == n == k and form == "nn" else 1
+    count = 1 if form[0] == "t" else max(1, min(16, int(2e8 / flops)))
     a = rng.standard_normal((k, m) if form[0] == "t" else (m, k)).astype(np.float32)
-    others = [(rng.standard_normal((n, k) if form[1] == "t" else (k, n)) / k ** 0.5).astype(np.float32)
-              for _ in range(count)]
+    others = []
+    for i in range(count):  # K to N, back to K, and so on
+        of, to = (n, k) if i % 2 else (k, n)
+        b = (rng.standard_normal((of, to)) / of ** 0.5).astype(np.float32)
+        others.append(np.ascontiguousarray(b.T) if form[1] == "t" else b)
     ours, theirs = (program(library, a, others, dtype, form) for library in (fanal, torch))
     worst = np.abs(ours().float().numpy() - theirs().float().numpy()).max()
     assert worst < (1e-4 if dtype == "float32" else 0.2), worst
