@@ -202,6 +202,21 @@ def test_bits_of_a_row_do_not_depend_on_the_other_rows() -> None:
         assert (run(a[:rows], b) == whole[:rows]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("k, n", [(0, 40), (5, 32), (16, 33), (37, 130), (300, 1100)])
+def test_few_rows_have_the_bits_of_many(k: int, n: int, swap: bool, dtype: type) -> None:
+    a, b = make((20, k), dtype), make((k, n), dtype, swap)
+    whole = run(a, b)
+    for rows in (1, 2, 4):
+        assert (run(a[:rows], b) == whole[:rows]).all() and (run(a[:rows], b, cuts=3) == whole[:rows]).all()
+    total, other = make((3, n), dtype), make((n,), dtype)
+    kind = dt.from_numpy(np.dtype(dtype))
+    want = whole[:3] + other + total
+    run(a[:3], b, epi.chain(epi.bias(3, kind), epi.residual(2, kind)), {3: other}, out=total)
+    assert (total == want).all()
+
+
 def test_a_new_batch_size_compiles_nothing() -> None:
     def names(rows: int) -> set[str]:
         a, b, out = make((rows, 64)), make((64, 128)), np.empty((rows, 128), np.float32)

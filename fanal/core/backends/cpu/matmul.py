@@ -10,7 +10,7 @@ from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import target as targets
-from fanal.core.backends.cpu import tiles_ir
+from fanal.core.backends.cpu import thin_ir, tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue
 from fanal.core.backends.cpu.matmul_ir import Spec, heights, product_source
 from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
@@ -28,6 +28,9 @@ _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows ar
 _AGAIN = 64  # columns above which A is packed, where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
+_ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency of an addition
+_PAGE = 4096
+_SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
 _UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
 _LARGEST = {False: 1 << 23, True: 1 << 26}  # most work of a unit, without and with the matrix unit
 _UNIT_PACK_ROWS = 140  # up to this many rows each panel of B is packed by the unit that uses it
@@ -87,6 +90,8 @@ def matmul_launches(
     if epilogue is None and out.strides[-1] != 1 and out.strides[-2] == 1 and out.shape[-1] > 1:
         a, b, out = _transposed(b), _transposed(a), _transposed(out)
     p = _problem(a, b, out)
+    if _thin(p, a, b, acc, target):
+        return [_thin_launch(p, a, b, out, acc, epilogue, target)]
     return _plan(p, a, b, out, acc, epilogue, target)
 
 
@@ -167,6 +172,8 @@ def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True) -
             high = whole * step(height, vectors) + (step(part, vectors) if rest else 0)
         return high * -(-n // (lanes * vectors))
 
+    if m == 1:
+        return _ONE_ROW
     vectors, height = min(_HEIGHTS[registers].items(), key=lambda item: time(item[1], item[0]))[:2]
     return height, vectors
 
@@ -245,6 +252,9 @@ def _plan(
     limit = panels
     if blocked:
         limit = _PARTIAL_COLS // width
+    if p.m == 1 and in_place and p.n * size > _PAGE:
+        # Along the rows of B, a few at a time: down its columns every step of k would be on a page of its own.
+        blocked, kc, limit = True, _SHORT, max(1, _LINE // width)
     if per_unit:
         limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
     most_rows = _UNIT_ROWS
@@ -343,6 +353,33 @@ def _plan(
         )
     )
     return result
+
+
+def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
+    """Tell whether few rows meet a matrix that lies transposed."""
+    plain = a.dtype is b.dtype is acc and target.masks and not p.batch and not b.fixed
+    enough = p.m <= thin_ir.ROWS and p.n >= thin_ir.GROUPS * target.lanes(acc.itemsize)
+    return plain and enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1
+
+
+def _thin_launch(
+    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
+) -> Launch:
+    structure = epilogue.structure if epilogue else ""
+    name = target.symbol(f"thin3:{p.m}:{acc.name}:{out.dtype.name}|{structure}")
+    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, epilogue)
+    words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c]
+    label = f"matmul {p.m}x{p.k}x{p.n} {acc.name}"
+    reads, writes, flops = [a.value_id, b.value_id], [out.value_id], 2 * p.m * p.n * p.k
+    if epilogue:
+        words += epilogue.args
+        reads += epilogue.reads
+        writes += epilogue.writes
+        flops += p.m * p.n * epilogue.flops
+        label += " " + epilogue.label
+    units = -(-p.n // (thin_ir.GROUPS * target.lanes(acc.itemsize)))
+    nbytes = (p.m * p.k + p.k * p.n) * acc.itemsize + p.m * p.n * out.dtype.itemsize
+    return Launch(Kernel(name, source), words, units, 0, flops, nbytes, tuple(reads), tuple(writes), label)
 
 
 def pack_launch(

@@ -188,20 +188,23 @@ def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k
     w.loop("0", depth, str(SIDE), blocks)
 
 
-def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
-    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
-    n = len(rows)
-    part = min(n, 128 // bits(vector))  # elements in 128 bits
+def _pair(w: Writer, vector: str, a: Value, b: Value, order: Callable[[int], int]) -> Value:
+    """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from those of a."""
+    n = int(vector[1:].split(" ")[0])
+    lanes = ", ".join(f"i32 {order(i)}" for i in range(n))
+    return w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{lanes}>")
 
-    def pair(a: Value, b: Value, order: Callable[[int], int]) -> Value:
-        """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from n."""
-        lanes = ", ".join(f"i32 {order(i)}" for i in range(n))
-        return w.let(f"shufflevector {vector} {a}, {vector} {b}, <{n} x i32> <{lanes}>")
+
+def transpose_parts(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
+    """Transpose the square blocks that lie in 128 bits of registers, as many registers as elements, or of groups."""
+    n = int(vector[1:].split(" ")[0])
+    part = min(n, 128 // bits(vector))  # elements in 128 bits
+    pair = functools.partial(_pair, w, vector)
 
     def interleave(rows: list[Value], group: int) -> list[Value]:
         # Lanes of two registers by turns, `group` at a time, from the low and the high half of every part.
         new = list(rows)
-        for i in range(0, n, 2 * group):
+        for i in range(0, len(rows), 2 * group):
             for j in range(group):
                 for half in (0, 1):
                     def order(x: int, half: int = half) -> int:
@@ -213,6 +216,15 @@ def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
     while group < part:
         rows = interleave(rows, group)
         group *= 2
+    return rows
+
+
+def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
+    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
+    n = len(rows)
+    part = min(n, 128 // bits(vector))
+    pair = functools.partial(_pair, w, vector)
+    rows = transpose_parts(w, vector, rows)
     # Now lanes of part p of register g*part + c are column p*part + c of rows g*part ...
     step = 1
     while step < n // part:
