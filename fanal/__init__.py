@@ -124,6 +124,13 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"fanal.{_ELSEWHERE[name]}"), name)
         globals()[name] = value
         return value
+    if name.startswith("_foreach_"):
+        from fanal.core.ops.foreach import foreach
+
+        value = foreach(name)
+        if value is not None:
+            globals()[name] = value
+            return value
     raise _absent("torch", name)
 
 

@@ -36,7 +36,8 @@ torch.eye(3) | torch.isfinite({x}) | torch.view_as_complex({x}).abs() | torch.li
 F.log_softmax({x}, {d}) | F.silu({x}) | F.gelu({x}) | F.softplus({x}) | F.one_hot({i}, {x}.shape[0]) | F.nll_loss({x}, {x}.argmax(1) * 0) | F.elu({x})
 F.max_pool2d({x}[None], 2) | F.avg_pool2d({x}[None], 2) | F.adaptive_avg_pool2d({x}[None], 1) | F.layer_norm({x}, {x}.shape[-1:]) | F.l1_loss({x}, {y})
 F.smooth_l1_loss({x}, {y}) | F.conv1d({x}[None], {x}[:2, None, :2], groups=1) | F.scaled_dot_product_attention({x}[None], {y}[None], {y}[None])
-torch.polar({x}.abs() + 0.1, {y}).real"""
+torch._foreach_mul([{x}, {y}], 2.0)[1]
+torch._foreach_add([{x}, {y}], [{y}, {x}])[0] | torch.polar({x}.abs() + 0.1, {y}).real"""
 SELDOM = """{x}.logsumexp({d}) | {x}.square() | {x}.argmin({d}) | {x}.floor() * 0 + {x} | {x}.mv({z}) | {x}.movedim(0, -1) | {x}.roll(1, {d}) | {x}.take({i})
 {x}.median({d})[0] | {x}.reshape_as({y}) | {x}.swapaxes(0, -1) | {x}.narrow({d}, 0, 1) | {x}.select({d}, -1) | {x}.renorm(2, 0, 1.5) | {x}.fmod({y}.abs() + 1)
 {x}.fmax({y}) | {x}.fmin({y}) | {x}.lerp({y}, 0.3) | {x}.index_add(0, {i}, {x}[{i}], alpha=0.5) | {x}.index_fill(0, {i}, 2) | {x}.index_copy(0, {i}[:1], {x}[:1])
