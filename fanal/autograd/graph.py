@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from fanal.core.autograd.hooks import GradFn as Node
-from fanal.core.autograd.hooks import of_leaf, of_value
+from fanal.core.autograd.hooks import GradientEdge, grad_fn, of_leaf, of_value
+from fanal.core.autograd.saving import saving
 from fanal.core.base.missing import finder
 from fanal.core.base.removable import RemovableHandle
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.record import changed, leave_path
 from fanal.core.tensor.alias import read
-
-
-class GradientEdge(NamedTuple):
-    """A backward function and which of its outputs is meant."""
-
-    node: Node
-    output_nr: int
-    ownership_token: Any = None
+from fanal.core.tensor.tensor import Tensor
 
 
 def get_gradient_edge(tensor: Any) -> GradientEdge:
@@ -30,44 +24,70 @@ def get_gradient_edge(tensor: Any) -> GradientEdge:
         )
     leave_path()
     with grad_mode(True):
-        return GradientEdge(Node(read(tensor)), 0)
+        return GradientEdge(grad_fn(read(tensor)), 0)
+
+
+def increment_version(tensor: Any) -> None:
+    """Count a write of the tensor, or of several, that the engine did not see."""
+    leave_path()
+    for t in (tensor,) if isinstance(tensor, Tensor) else tensor:
+        t._storage.version += 1
 
 
 class saved_tensors_hooks:
-    """Not supported: the engine decides itself what a backward keeps or computes again."""
+    """Hand what operators save for backward to `pack_hook`, and use what `unpack_hook` makes of its result.
+
+    Segments with hooks are recorded every time.
+    Differs from torch: what is saved are the values that the gradient rules here read, which may be fewer.
+    """
 
     def __init__(self, pack_hook: Callable, unpack_hook: Callable) -> None:
-        raise RuntimeError(
-            "saved_tensors_hooks is not supported: Fanal saves no tensors when an operation is called, it "
-            "decides at the flush what backward needs; use utils.checkpoint to save memory"
-        )
+        self.pack_hook, self.unpack_hook = pack_hook, unpack_hook
+
+    def __enter__(self) -> Any:
+        saving.enter(self.pack_hook, self.unpack_hook)
+
+    def __exit__(self, *exc: object) -> None:
+        saving.leave()
 
 
 class save_on_cpu(saved_tensors_hooks):
-    """Not supported, as saved_tensors_hooks."""
+    """Keep what operators save on the CPU, where it is already."""
 
     def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
-        super().__init__(id, id)
+        super().__init__(lambda x: x, lambda x: x)
 
 
 class disable_saved_tensors_hooks:
-    """Do nothing: there are no such hooks."""
+    """Raise RuntimeError(error_message) where hooks on saved tensors are used inside a block."""
 
     def __init__(self, error_message: str) -> None:
         self.error_message = error_message
 
     def __enter__(self) -> None:
-        pass
+        if saving.hooks:
+            raise RuntimeError(self.error_message)
+        self.outer, saving.refusal = saving.refusal, self.error_message
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        saving.refusal = self.outer
 
 
-class allow_mutation_on_saved_tensors:
-    """Not supported: writing what backward needs raises the version error."""
+class allow_mutation_on_saved_tensors(saved_tensors_hooks):
+    """Let tensors that backward needs be written inside a block: it uses the values from before.
+
+    What is written is never what a graph refers to, so only PyTorch's check is left out.
+    """
 
     def __init__(self) -> None:
-        raise RuntimeError("allow_mutation_on_saved_tensors is not supported: clone() what you want to write")
+        super().__init__(lambda x: x.detach().clone() if x.requires_grad else x, lambda x: x)
+
+    def clear(self) -> None:
+        """Do nothing: nothing was cloned."""
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self
 
 
 class _Handles:
@@ -128,6 +148,7 @@ __all__ = [
     "allow_mutation_on_saved_tensors",
     "disable_saved_tensors_hooks",
     "get_gradient_edge",
+    "increment_version",
     "register_multi_grad_hook",
     "save_on_cpu",
     "saved_tensors_hooks",

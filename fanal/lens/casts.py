@@ -6,9 +6,8 @@ import os
 import sys
 from typing import Any, TextIO
 
-from fanal.core.base import knobs
 from fanal.core.base.where import line
-from fanal.core.engine.record import leave_path
+from fanal.core.engine.record import unfollowed
 from fanal.core.ops.autocast import Cast
 from fanal.core.ops.autocast import casts as _thread
 
@@ -24,13 +23,14 @@ class casts:
         self.found: list[Cast] = []
 
     def __enter__(self) -> casts:
-        leave_path()
-        self._outer = _thread.log, knobs.follow
-        _thread.log, knobs.follow = self.found, False
+        self._recording = unfollowed()
+        self._recording.__enter__()
+        self._outer, _thread.log = _thread.log, self.found
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _thread.log, knobs.follow = self._outer
+        _thread.log = self._outer
+        self._recording.__exit__()
 
     def __iter__(self) -> Any:
         return iter(self.found)

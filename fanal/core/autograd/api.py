@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.core.autograd.backward import gradients, is_scalar_like, target
-from fanal.core.autograd.hooks import REASON
+from fanal.core.autograd.hooks import REASON, GradientEdge
 from fanal.core.base.layout import sparse_coo
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
@@ -21,7 +21,8 @@ NO_GRAD_FN = "element {} of tensors does not require grad and does not have a gr
 
 
 def _tuple(x: Any) -> tuple:
-    return (x,) if isinstance(x, Handle) or x is None else tuple(x)
+    xs = (x,) if isinstance(x, (Handle, GradientEdge)) or x is None else x
+    return tuple(i.tensor() if isinstance(i, GradientEdge) else i for i in xs)
 
 
 def _roots(tensors: Sequence[Handle], grads: Sequence[Any], create: bool) -> tuple[list[Node], list[Node]]:

@@ -216,7 +216,10 @@ def gradients(
             if n.freed == SPENT:
                 raise RuntimeError(FREED)
             rule = n.params[-1] if n.row is tape else None
-            outs: list[Node | None] = n.row.grad(g, n, *n.inputs, *n.params)
+            packed = n.hooks.saved if n.hooks is not None else None
+            outs: list[Node | None] = (
+                n.row.grad(g, n, *n.inputs, *n.params) if packed is None else packed.gradients(n, g)
+            )
             if n.hooks and n.hooks.post:
                 outs = n.hooks.leaving(g, outs)
             if hasattr(rule, "release"):
@@ -224,10 +227,10 @@ def gradients(
                     released.append(rule)
             else:
                 saved = _saved(n, g, [o for i, o in zip(n.inputs, outs) if i.needs_grad])
-                if saved:
+                if saved and packed is None:
                     _check_versions(n, saved)
-                    if not retain:
-                        spent.append(n)
+                if (saved or packed is not None) and not retain:
+                    spent.append(n)
             if state.anomaly and state.check_nan:
                 _check_nan(n, outs)
             for i, o in zip(n.inputs, outs):
@@ -240,6 +243,8 @@ def gradients(
                 n.freed = n.freed or WALKED
     for n in spent:
         n.freed = SPENT
+        if n.hooks is not None:
+            n.hooks.saved = None
     for rule in released:
         rule.release()
     return found

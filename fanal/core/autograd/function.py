@@ -16,6 +16,7 @@ from weakref import ref
 
 from fanal.core.autograd.backward import FREED
 from fanal.core.autograd.forward import give_tangent, levels, tangent_at
+from fanal.core.autograd.saving import Packed, saving
 from fanal.core.base.dtype import float32, scalar_name
 from fanal.core.base.shape import broadcast_shapes
 from fanal.core.base.state import grad_mode, state
@@ -34,7 +35,7 @@ class FunctionCtx:
 
     def __init__(self) -> None:
         self._to_save: tuple = ()
-        self._saved: list[Saved | None] | None = []
+        self._saved: list[Saved | Packed | None] | None = []
         self._forward: tuple | None = None  # what save_for_forward was given, until jvp ran
         self._call: Call | None = None
         self._dirty: tuple = ()
@@ -73,7 +74,9 @@ class FunctionCtx:
             return self._forward
         if self._saved is None:
             raise RuntimeError(FREED)
-        return tuple(None if s is None else s.unpack(self._call) for s in self._saved)
+        return tuple(
+            None if s is None else s.tensor() if isinstance(s, Packed) else s.unpack(self._call) for s in self._saved
+        )
 
     saved_variables = saved_tensors
 
@@ -479,7 +482,7 @@ def _with_history(call: Call, o: Any, y: Node, args: tuple, dirty: bool) -> Any:
 
 
 def _save(call: Call, ctx: Any, outs: list, results: list) -> None:
-    saved: list[Saved | None] = []
+    saved: list[Saved | Packed | None] = []
     for k, t in enumerate(ctx._to_save):
         if t is None:
             saved.append(None)
@@ -489,7 +492,9 @@ def _save(call: Call, ctx: Any, outs: list, results: list) -> None:
                 f"save_for_backward can only save variables, but argument {k} is of type {type(t).__name__}"
             )
         at = next((i for i, o in enumerate(outs) if o is t), -1)
-        if at >= 0 and call.raws[at] is not None and results[at].requires_grad:
+        if saving.hooks:
+            saved.append(saving.packed(t if t._leaf else wrap(alias(detach(value(t)))), value(t)))
+        elif at >= 0 and call.raws[at] is not None and results[at].requires_grad:
             raw = call.raws[at]
             assert raw is not None
             saved.append(Saved(results[at], at, raw, call.name))

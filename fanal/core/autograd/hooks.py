@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
 from fanal.core.engine.carry import template, unfold
+from fanal.core.engine.handle import Storage
 from fanal.core.engine.record import changed, leave_path, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import check_origin, read, value
-from fanal.core.tensor.tensor import Tensor, wrap
+from fanal.core.tensor.tensor import Tensor, blank, wrap
 
 REASON = "a hook runs Python during backward"
 
@@ -25,7 +27,7 @@ REASON = "a hook runs Python during backward"
 class Hooks:
     """The hooks of one leaf or one value, in the order in which they run."""
 
-    __slots__ = ("after", "keep", "post", "pre", "tensor")
+    __slots__ = ("after", "keep", "metadata", "post", "pre", "saved", "tensor")
 
     def __init__(self) -> None:
         self.tensor: OrderedDict[int, Callable] = OrderedDict()  # see, and may replace, the gradient
@@ -33,6 +35,8 @@ class Hooks:
         self.pre: OrderedDict[int, Callable] = OrderedDict()  # of the backward function, before it runs
         self.post: OrderedDict[int, Callable] = OrderedDict()  # of the backward function, after it ran
         self.after: OrderedDict[int, Callable] = OrderedDict()  # of a leaf, after .grad was updated
+        self.saved: Any = None  # what its backward reads, where somebody packed that: see `saving`
+        self.metadata: dict | None = None  # of the backward function: the user's
 
     def __bool__(self) -> bool:
         return bool(self.tensor or self.keep or self.pre or self.post or self.after)
@@ -146,6 +150,18 @@ def retain_grad(self: Any) -> None:
     of_value(_present(self)).keep.append(self)
 
 
+@cache
+def _kind(name: str) -> type[GradFn]:
+    return type(name, (GradFn,), {"__slots__": ()})
+
+
+def grad_fn(node: Node) -> GradFn:
+    """Return the backward function of a value; its class has PyTorch's name."""
+    from fanal.core.autograd.backward import grad_name
+
+    return _kind(grad_name(node))(node)
+
+
 class GradFn:
     """The backward function of a value: its name, its place in the graph, its hooks."""
 
@@ -173,7 +189,7 @@ class GradFn:
     def next_functions(self) -> tuple:
         """The functions to which this one passes gradients, each with an output number."""
         unfold(self._node)
-        return tuple((GradFn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
+        return tuple((grad_fn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
 
     @property
     def variable(self) -> Any:
@@ -182,10 +198,13 @@ class GradFn:
 
     @property
     def metadata(self) -> dict:
-        """Where the value was made: {"where": (file, line)}."""
+        """A dict of the user's; at first {"where": (file, line)} in which the value was made."""
         from fanal.core.base.where import line
 
-        return {"where": line(template(self._node).where)}
+        hooks = of_value(self._node)
+        if hooks.metadata is None:
+            hooks.metadata = {"where": line(template(self._node).where)}
+        return hooks.metadata
 
     def register_hook(self, hook: Callable) -> RemovableHandle:
         """Run `hook(grad_inputs, grad_outputs)` after this function; a result replaces grad_inputs."""
@@ -198,10 +217,24 @@ class GradFn:
         return _put(of_value(self._node).pre, hook)
 
     def __repr__(self) -> str:
-        return f"<{self.name().rpartition(':')[2]} object at {hex(id(self._node))}>"
+        return f"<{type(self).__name__} object at {hex(id(self._node))}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GradFn) and other._node is self._node
 
     def __hash__(self) -> int:
         return id(self._node)
+
+
+class GradientEdge(NamedTuple):
+    """A backward function and which of its outputs is meant: where gradients of a tensor arrive."""
+
+    node: GradFn
+    output_nr: int
+    ownership_token: Any = None
+
+    def tensor(self) -> Any:
+        """Return a tensor whose gradients arrive there."""
+        unfollowable("a gradient edge stands for a tensor")
+        n = self.node._node
+        return n.leaf if n.leaf is not None else blank(Tensor, Storage(n), (), n.shape, n.dtype, n, None, 0)

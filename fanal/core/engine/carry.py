@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary, ref
 import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
-from fanal.core.base.state import grad_mode
+from fanal.core.base.state import forward_mode, grad_mode
 from fanal.core.ir.body import Body
 from fanal.core.ir.prims import alias, detach, input_
 from fanal.core.ir.program import FREED, Node, postorder
@@ -195,7 +195,7 @@ class Carried:
             n.buffer = self.arrays.get(i)
             if storage is not None:
                 n.home = (ref(storage), self.versions[home[0]] - home[1])
-        n.params = _moved(h.params, lambda x: made[id(x)])
+        n.params = moved(h.params, lambda x: made[id(x)])
         n.inputs = tuple([made[id(x)] for x in h.inputs])
         n.needs_grad, n.where = h.needs_grad, h.where
         return n
@@ -269,7 +269,7 @@ class Outline:
                 raise Uncarried("a leaf that no argument names is kept for a later backward")
         elif n.buffer is not None:
             raise Uncarried("history of an earlier segment is kept for a later backward")
-        h = Node(n.row, tuple([made[id(i)] for i in n.inputs]), _moved(n.params, lambda x: made[id(x)]),
+        h = Node(n.row, tuple([made[id(i)] for i in n.inputs]), moved(n.params, lambda x: made[id(x)]),
                  n.shape, n.dtype)
         h.needs_grad, h.freed, h.where = True, n.freed, n.where
         if n.leaf is not None:
@@ -385,15 +385,39 @@ def captured(x: Any, depth: int = 0) -> list[Node]:
     return []
 
 
-def _moved(x: Any, to: Callable[[Node], Node]) -> Any:
+def reads(n: Node) -> list[Node]:
+    """Return the values that the gradient rule of `n` reads: of itself, its inputs, and what the rule refers to.
+
+    Found by a dry run on a stand-in gradient. Raises Uncarried for a rule that runs the user's Python.
+    """
+    if n.row.grad is None or not n.inputs:
+        return []
+    mine = {id(i) for i in (n, *n.inputs, *captured(n.params))}
+    found: list[Node] = []
+    seen: set[int] = set()
+    with grad_mode(False), forward_mode(None):
+        outs = n.row.grad(input_(n.shape, n.dtype), n, *n.inputs, *n.params)
+    waiting = [o for i, o in zip(n.inputs, outs) if o is not None and i.needs_grad]
+    while waiting:
+        r = waiting.pop()
+        if id(r) not in seen:
+            seen.add(id(r))
+            if id(r) in mine:
+                found.append(r)
+            else:
+                waiting.extend(r.inputs)
+    return found
+
+
+def moved(x: Any, to: Callable[[Node], Node]) -> Any:
     """Return a parameter that refers to other values instead."""
     if isinstance(x, Node):
         return to(x)
     if type(x) in (tuple, list):
-        return type(x)([_moved(i, to) for i in x])
+        return type(x)([moved(i, to) for i in x])
     if type(x) is FunctionType and captured(x):
         f = FunctionType(x.__code__, x.__globals__, x.__name__, x.__defaults__,
-                         tuple([CellType(_moved(c.cell_contents, to)) for c in x.__closure__ or ()]))
+                         tuple([CellType(moved(c.cell_contents, to)) for c in x.__closure__ or ()]))
         f.__kwdefaults__ = x.__kwdefaults__
         return f
     return x

@@ -8,9 +8,9 @@ from typing import Any
 from weakref import ref
 
 from fanal.core.base import knobs
-from fanal.core.base.state import forward_mode, grad_mode, state
+from fanal.core.base.state import state
 from fanal.core.engine.cache import run_program
-from fanal.core.engine.carry import Uncarried, captured
+from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
 from fanal.core.ir.prims import alias, input_
@@ -29,34 +29,19 @@ def residuals(roots: list[Node]) -> list[Node]:
     needed: dict[int, Node] = {}
     seen: set[int] = set()
     stack = [r for r in roots if r.needs_grad and not r.freed]
-    with grad_mode(False), forward_mode(None):
-        while stack:
-            n = stack.pop()
-            if id(n) in seen or n.freed:
-                continue
-            seen.add(id(n))
-            stack.extend(i for i in n.inputs if i.needs_grad)
-            if n.row.grad is None or not n.inputs:
-                continue
-            mine = {id(i) for i in (n, *n.inputs)}
-            try:
-                mine.update(id(i) for i in captured(n.params))
-                outs = n.row.grad(input_(n.shape, n.dtype), n, *n.inputs, *n.params)
-            except (Uncarried, RuntimeError):
-                # A rule that runs the user's Python may ask for anything; one without a derivative raises in backward.
-                needed.update((id(i), i) for i in (n, *n.inputs))
-                continue
-            waiting = [r for r in outs if r is not None]
-            inner: set[int] = set()
-            while waiting:
-                r = waiting.pop()
-                if id(r) in inner:
-                    continue
-                inner.add(id(r))
-                if id(r) in mine:
-                    needed[id(r)] = r
-                else:
-                    waiting.extend(r.inputs)
+    while stack:
+        n = stack.pop()
+        if id(n) in seen or n.freed:
+            continue
+        seen.add(id(n))
+        stack.extend(i for i in n.inputs if i.needs_grad)
+        if n.hooks is not None and n.hooks.saved is not None:
+            continue  # whoever packed the values keeps them
+        try:
+            needed.update((id(r), r) for r in reads(n))
+        except (Uncarried, RuntimeError):
+            # A rule that runs the user's Python may ask for anything; one without a derivative raises in backward.
+            needed.update((id(i), i) for i in (n, *n.inputs))
     found: dict[int, Node] = {}
     for n in needed.values():
         while n.row is alias and n.buffer is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+from fanal.core.base import knobs
 from fanal.core.base.dtype import dtype
 from fanal.core.base.state import state
 from fanal.core.base.where import caller
@@ -295,6 +296,17 @@ def leave_path() -> None:
     """Stop following: what was followed is recorded now. Call it before a change that is no event."""
     if session.path is not None and not session.depth:
         _leaver()
+
+
+class unfollowed:
+    """Follow nothing inside a block, so that every call runs."""
+
+    def __enter__(self) -> None:
+        leave_path()
+        self.outer, knobs.follow = knobs.follow, False
+
+    def __exit__(self, *exc: object) -> None:
+        knobs.follow = self.outer
 
 
 def changed() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.core.autograd.hooks import GradFn
+from fanal.core.autograd.hooks import GradFn, grad_fn
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
@@ -227,7 +227,7 @@ def _grad_fn(self: Any) -> GradFn | None:
         return None
     n = value(self)
     check_origin(self, n)
-    return GradFn(n) if n.needs_grad else None
+    return grad_fn(n) if n.needs_grad else None
 
 
 Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]

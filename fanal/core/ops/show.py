@@ -182,7 +182,7 @@ def array_text(a: np.ndarray, indent: int) -> str:
 
 def text(t: Any) -> str:
     """Return a tensor as text."""
-    from fanal.core.ops.access import GradFn
+    from fanal.core.autograd.backward import grad_name
     from fanal.core.tensor.alias import value
 
     plain = type(t) is Tensor or type(t).__name__ == "Parameter"
@@ -203,7 +203,7 @@ def text(t: Any) -> str:
     if not usual:
         notes.append(f"dtype={t._dtype}")
     if value(t).needs_grad:
-        notes.append(f"grad_fn=<{GradFn(value(t)).name()}>")
+        notes.append(f"grad_fn=<{grad_name(value(t))}>")
     elif t.requires_grad:
         notes.append("requires_grad=True")
     if state.levels:

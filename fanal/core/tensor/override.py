@@ -15,11 +15,10 @@ from inspect import getattr_static
 from types import FunctionType
 from typing import Any
 
-from fanal.core.base import knobs
 from fanal.core.base.device import device
 from fanal.core.base.dtype import dtype
 from fanal.core.base.shape import Size
-from fanal.core.engine.record import leave_path, unfollowable
+from fanal.core.engine.record import leave_path, unfollowable, unfollowed
 from fanal.core.tensor.sparse import Sparse
 from fanal.core.tensor.tensor import Tensor, view_chain
 
@@ -31,21 +30,20 @@ class _Overrides(threading.local):
 
     def __init__(self) -> None:
         self.modes: list[Any] = []  # the innermost last
+        self.recording: list[unfollowed] = []  # one for each mode
         self.subclasses = True  # whether arguments are asked
         self.everything = True  # whether modes are, too
 
     def enter(self, mode: Any) -> None:
         """Let a mode answer, and follow nothing, so that every call reaches it."""
-        leave_path()
-        if not self.modes:
-            self.follow, knobs.follow = knobs.follow, False
+        self.recording.append(unfollowed())
+        self.recording[-1].__enter__()
         self.modes.append(mode)
 
     def leave(self) -> None:
         """End the innermost mode."""
         self.modes.pop()
-        if not self.modes:
-            knobs.follow = self.follow
+        self.recording.pop().__exit__()
 
 
 overrides = _Overrides()
