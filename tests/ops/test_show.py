@@ -61,3 +61,13 @@ def test_limits() -> None:
         assert repr(ours) == repr(theirs)
         assert all(getattr(ours, k) == getattr(theirs, k) for k in ("bits", "eps", "max", "min", "tiny", "resolution", "dtype"))
     assert repr(fanal.iinfo(fanal.uint8)) == repr(torch.iinfo(torch.uint8))
+
+
+def test_format_of_a_parameter_and_saturated_float8() -> None:
+    for make in (
+        lambda lib: f"{lib.tensor(0.5)}",
+        lambda lib: f"{lib.nn.Parameter(lib.tensor(0.5))}",
+        lambda lib: repr(lib.tensor([448.0, 500.0, -1e9, float("inf"), float("nan")]).to(lib.float8_e4m3fn)),
+        lambda lib: repr(lib.tensor([448.0, 7e4, -1e9, float("inf"), float("nan")]).to(lib.float8_e5m2)),
+    ):
+        assert make(fanal) == make(torch)

@@ -115,7 +115,7 @@ def from_numpy(np_dtype: object) -> dtype:
         names = ("float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, uint16, "
                  "uint8, and bool")
         raise TypeError(
-            f"can't convert np.ndarray of type {np.dtype(np_dtype)}. "  # type: ignore[call-overload]
+            f"can't convert np.ndarray of type numpy.{np.dtype(np_dtype).type.__name__}. "  # type: ignore[call-overload]
             f"The only supported types are: {names}."
         )
     return found

@@ -1,4 +1,4 @@
-"""Memory shared with NumPy: from_numpy, Tensor.numpy, the array and DLPack protocols, as_tensor."""
+"""Memory shared with NumPy: from_numpy, Tensor.numpy, the array protocol, as_tensor."""
 
 from __future__ import annotations
 
@@ -163,27 +163,13 @@ def _array_wrap(self: Any, array: np.ndarray, context: Any = None, return_scalar
     return from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else tensor(array)
 
 
-def _dlpack(self: Any, **options: Any) -> Any:
-    if self.requires_grad:
-        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-    return self.numpy().__dlpack__(**{k: v for k, v in options.items() if k != "stream"})
-
-
 Tensor.numpy = numpy  # type: ignore[attr-defined]
 Tensor.__array__ = _array  # type: ignore[attr-defined]
 Tensor.__array_wrap__ = _array_wrap  # type: ignore[attr-defined]
 Tensor.__array_priority__ = 1000  # type: ignore[attr-defined]
-Tensor.__dlpack__ = _dlpack  # type: ignore[attr-defined]
-Tensor.__dlpack_device__ = lambda self: (1, 0)  # type: ignore[attr-defined]
 
-
-@public(method=False, event=False)
-def from_dlpack(ext_tensor: Any) -> Any:
-    """Return a tensor that shares the memory of any object that speaks DLPack on the CPU."""
-    return _borrow(np.from_dlpack(ext_tensor))
-
-
-def _borrow(a: np.ndarray) -> Any:
+def borrow(a: np.ndarray) -> Any:
+    """Return a tensor over an array's memory, also where that must not be written."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return from_numpy(a)
@@ -211,7 +197,7 @@ def frombuffer(
             f"requested buffer length ({count} * {dtype.itemsize} bytes) after offset ({offset} bytes) must not be "
             f"greater than actual buffer length ({size} bytes)"
         )
-    t = _borrow(np.frombuffer(buffer, dtype.np, count, offset))
+    t = borrow(np.frombuffer(buffer, dtype.np, count, offset))
     t._leaf = requires_grad
     return t
 

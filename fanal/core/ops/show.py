@@ -226,7 +226,7 @@ def _with_notes(body: str, notes: list[str], indent: int) -> str:
 
 
 def _format(self: Any, spec: str) -> str:
-    if not self._shape and not self._storage.meta:
+    if not self._shape and not self._storage.meta and type(self) is Tensor:
         return format(Tensor.item(self), spec)  # type: ignore[attr-defined]
     return object.__format__(self, spec)
 

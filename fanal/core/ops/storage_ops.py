@@ -6,22 +6,27 @@ from typing import Any
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Storage
 from fanal.core.engine.record import hold, leave_path
-from fanal.core.ir.prims import full
+from fanal.core.ir.prims import concat, full, reshape, slice_
 from fanal.core.tensor.alias import value
 
 
 def resize(t: Any, shape: Shape) -> Any:
-    """Give `t` a new shape and undefined contents (zeros here), keeping its dtype; as Tensor.resize_."""
+    """Give `t` a new shape, keeping dtype and elements; as Tensor.resize_. New elements are undefined (zeros here).
+
+    Raises: RuntimeError if a shared memory would have to grow.
+    """
     n = 1
     for d in shape:
         n *= d
-    from fanal.core.ir.prims import reshape, slice_
     leave_path()  # a tensor of a followed segment would get its recorded shape back
     old = value(t)
     if old.size >= n:
         new = reshape(slice_(reshape(old, (old.size,)), (0,), (n,), (1,)), tuple(shape))
     else:
-        new = full(tuple(shape), 0, t._dtype)
+        if t._storage.foreign is not None:
+            raise RuntimeError("Trying to resize storage that is not resizable")
+        rest = full((n - old.size,), 0, t._dtype)
+        new = reshape(concat((reshape(old, (old.size,)), rest), 0), tuple(shape))
     s = Storage(new, t._storage.meta)
     hold(s)
     t._storage, t._chain, t._shape = s, (), tuple(shape)

@@ -61,6 +61,7 @@ TOPICS = (
     "convert",
     "factory",
     "numpy_share",
+    "dlpack",
     "limits",
     "scatter",
     "search",
