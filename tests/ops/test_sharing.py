@@ -92,7 +92,7 @@ CASES: dict[str, Callable[[Any], Any]] = {
     )},
     "negative strides": lambda lib: lib.from_numpy(np.arange(3)[::-1]),
     "requires grad": lambda lib: lib.ones(2, requires_grad=True).numpy(),
-    "requires grad, dlpack": lambda lib: lib.utils.dlpack.to_dlpack(lib.ones(2, requires_grad=True)),
+    "requires grad, dlpack": lambda lib: lib.ones(2, requires_grad=True).__dlpack__(),
     "forced": lambda lib: lib.ones(2, requires_grad=True).numpy(force=True).tolist(),
     "numpy scalars": lambda lib: repr(np.float32(2.5) * lib.tensor([1, 2])),
     "ufunc": lambda lib: type(np.sin(_grid(lib))).__name__,

@@ -114,8 +114,9 @@ def from_numpy(np_dtype: object) -> dtype:
     if found is None:
         names = ("float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, uint16, "
                  "uint8, and bool")
+        kind = np.dtype(np_dtype).type.__name__  # type: ignore[call-overload]
         raise TypeError(
-            f"can't convert np.ndarray of type numpy.{np.dtype(np_dtype).type.__name__}. "  # type: ignore[call-overload]
+            f"can't convert np.ndarray of type numpy.{kind}. "
             f"The only supported types are: {names}."
         )
     return found

@@ -123,5 +123,5 @@ def _capsule(x: Any) -> Any:
 
 @public("to_dlpack", method=False, event=False)
 def to_dlpack(tensor: Any) -> Any:
-    """Return a capsule over the memory of a tensor; it can be read once."""
-    return tensor.__dlpack__()
+    """Return a capsule over the memory of a tensor; it can be read once. Gradients do not go through it."""
+    return tensor.detach().__dlpack__()
