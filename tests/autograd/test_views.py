@@ -301,3 +301,15 @@ def test_a_view_of_a_parameter_outlives_the_step() -> None:
             opt.step()
         assert w.tolist() == [0.0, 0.0, 1.0, 1.0]
         assert part.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("unsafe")])
+def test_pieces_of_a_detached_tensor_have_no_history(name: str) -> None:
+    found = []
+    for t in (torch, fanal):
+        leaf = t.ones(4, 4, requires_grad=True)
+        for x in (leaf, leaf * 2):
+            piece = MAKERS[name](x.detach())[0]
+            piece[..., :1].neg_()
+            found.append((t.__name__, piece.requires_grad, piece.tolist(), (x * 3).tolist()))
+    assert [f[1:] for f in found[:2]] == [f[1:] for f in found[2:]]

@@ -117,6 +117,8 @@ def of_history(t: Handle) -> bool:
 
 
 def _required(t: Handle, origin: Origin) -> bool:
+    if t._detached and origin.kind == "several" and origin.output is None:
+        return False  # pieces of a detached tensor
     return t._storage.node.needs_grad or (origin.leaf is not None and origin.leaf._leaf)
 
 
