@@ -14,6 +14,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import session, written_ahead
 from fanal.core.engine.tables import Fact, Watch
 from fanal.core.ir.program import Node
+from fanal.core.tensor.sparse import Sparse
 from fanal.core.tensor.tensor import compute, wrap_array
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Gathered:
         self.of = optimizer.param_groups, optimizer.state
         mine = {id(p) for p in self.params}
         groups = optimizer.param_groups
-        self.others = [p for group in groups for p in group["params"] if id(p) not in mine]  # without a gradient
+        # Without a gradient, or with a sparse one.
+        self.others = [(p, group) for group in groups for p in group["params"] if id(p) not in mine]
         self.counters: list[np.ndarray] = []
         self.clear: Any = None
         self.watch = Watch([*self._containers(optimizer), *self._counters(optimizer)])
@@ -118,7 +120,8 @@ class Gathered:
         if self.of[0] is not optimizer.param_groups or self.of[1] is not optimizer.state or not self.watch.hold():
             return False
         self.grads = tuple(map(_grad_of, self.params))
-        if any(map(is_, self.grads, _NONE)) or not all(map(is_, map(_grad_of, self.others), _NONE)):
+        if any(map(is_, self.grads, _NONE)) or \
+                not all(p._grad is None or isinstance(p._grad, Sparse) for p, _ in self.others):
             return False
         start = 0
         if self.counters and not self._shown():

@@ -175,8 +175,9 @@ class Stepper(Optimizer):
                 loss = closure()
         known, self._gathered = self._gathered, None  # an interrupted step leaves nothing that may be stale
         if known is None or not known.holds(self):
-            self._step_rows()
             known = Gathered(self, [b for group in self.param_groups for b in self._batches(group)])
+        if known.others:
+            self._step_rows(known.others)
         if known.params:
             known.count(self)
             differentiable = any(group.get("differentiable") for group in self.param_groups)
@@ -188,16 +189,16 @@ class Stepper(Optimizer):
             known.end(self)
             if not differentiable:  # otherwise the numbers may still be read
                 self._gathered = known
+        elif known.others:
+            flush("optimizer.step")
         return loss
 
-    def _step_rows(self) -> None:
-        """Change the parameters whose gradients are sparse."""
-        found = [(p, group) for group in self.param_groups for p in group["params"] if isinstance(p._grad, Sparse)]
-        if found:
-            with grad_mode(False):
-                for p, group in found:
+    def _step_rows(self, found: list[tuple[Any, dict[str, Any]]]) -> None:
+        """Change the parameters whose gradients are sparse, of those found with their groups."""
+        with grad_mode(False):
+            for p, group in found:
+                if p._grad is not None:
                     self._change_rows(p, p._grad, group)
-            flush("optimizer.step")
 
     def _change_rows(self, p: Any, g: Sparse, group: dict[str, Any]) -> None:
         """Change a parameter by a sparse gradient. Raises RuntimeError where the method has no such form."""

@@ -78,16 +78,25 @@ def _written_rows(g: Node) -> list[tuple[Node, Node]] | None:
 def _keep_rows(t: Any, g: Node) -> bool:
     """Make t.grad sparse if that was asked for and all of it is rows; tell whether it was done."""
     old = t._grad
-    parts = _written_rows(g) if old is None or isinstance(old, Sparse) else None
-    if parts is None:
+    written = _written_rows(g) if old is None or isinstance(old, Sparse) else None
+    if written is None:
         return False
-    index = concat([reshape(i, (1, i.size)) for i, _ in parts], 1)
-    rows = concat([reshape(r, (i.size, *t._shape[1:])) for i, r in parts], 0)
+    index = concat([reshape(i, (1, i.size)) for i, _ in written], 1)
+    rows = concat([reshape(r, (i.size, *t._shape[1:])) for i, r in written], 0)
     if old is not None:
         index, rows = concat([value(old.places[0]), index], 1), concat([value(old.stored), rows], 0)
-    unfollowable("a sparse gradient has as many rows as indices were looked up")
-    t._grad = make(sparse_coo, (wrap(index),), wrap(rows), t._shape)
+    parts = wrap(index), wrap(rows)
+    t._grad = _of_rows(t, *parts)
+    if old is not None:
+        unfollowable("a sparse gradient grew")
+    elif session.event is not None:
+        session.event.built.append((t, parts, _of_rows))
     return True
+
+
+def _of_rows(t: Any, index: Any, rows: Any) -> Any:
+    """Return the gradient of a tensor that is these rows, and zero elsewhere."""
+    return make(sparse_coo, (index,), rows, t._shape)
 
 
 def accumulate(t: Any, g: Node, create: bool) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.build import ZERO, Builder, Map, Split
-from fanal.core.compiler.fuse import Group
-from fanal.core.compiler.graph import Value
+from fanal.core.compiler.fuse import Group, scan
+from fanal.core.compiler.graph import Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.ir.row import ROWS
 
@@ -93,8 +93,18 @@ def place_parts(values: list[Value]) -> None:
                     x.lies, x.outside = (v, offset, strides), False
 
 
-def pieces(v: Value) -> Iterator[Builder | Loop]:
-    """Yield what writes a join or a fold, in order."""
+PARTIAL = ("put", "scatter", "update_slice")  # begin as a copy of their first operand
+
+
+def changes_parts(v: Value, into: Value) -> bool:
+    """Tell whether a value is `into` with parts of it changed, whose new contents do not depend on the old."""
+    return v.name in PARTIAL and base(v.inputs[0]) is into and not any(into in scan(v, i) for i in v.inputs[1:])
+
+
+def pieces(v: Value, begun: bool) -> Iterator[Builder | Loop]:
+    """Yield what writes a join, a fold or the start of a scatter, in order. `begun`: it stands where its first operand
+    does.
+    """
     if v.name == "concat":
         for x, where in parts(v):
             if x.size and not x.lies:
@@ -107,13 +117,14 @@ def pieces(v: Value) -> Iterator[Builder | Loop]:
     elif v.name == "update_slice":
         x, new = v.inputs
         starts, _, steps = v.params
-        yield Piece(x, v, region(v.shape))
+        if not begun:
+            yield Piece(x, v, region(v.shape))
         if new.size:
             yield Piece(new, v, region(v.shape, starts, steps))
     elif v.name == "fold":
         yield fill(v, 0, v.dtype)
         yield from _fold(v)
-    else:  # scatters start from a copy
+    elif not begun:  # scatters start from a copy
         yield Piece(v.inputs[0], v, region(v.shape))
 
 

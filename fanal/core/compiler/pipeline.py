@@ -13,7 +13,7 @@ from fanal.core.compiler.fuse import SAME, Group, fuse, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
-from fanal.core.compiler.pieces import IndexCheck, pieces, place_parts
+from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, pieces, place_parts
 from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
@@ -226,7 +226,7 @@ class _Lowering:
 
     def _pieces(self, v: Value) -> None:
         """Emit a value that is written region by region."""
-        for piece in pieces(v):
+        for piece in pieces(v, v.name in PARTIAL and v.id == base(v.inputs[0]).id):
             if isinstance(piece, Builder):
                 self._build(piece)
             else:
@@ -353,13 +353,13 @@ class _Overwrites:
     def allow(self, v: Value, into: Value) -> bool:
         """Tell whether every other reader of `into` can run before `v` is computed there, and make that an order."""
         own = v.group
-        if own.kind not in ("loop", "row", "reduce", "contract"):
+        if own.kind not in ("loop", "row", "reduce", "contract") and not changes_parts(v, into):
             return False
         bit = 1 << own.number
         before = own.before
         for g in self.readers.get(into, ()):
             if g is own:
-                if not _reads_in_place(own, into):
+                if own.kind not in ("special", "join") and not _reads_in_place(own, into):
                     return False
             elif g.before & bit:
                 return False

@@ -121,7 +121,7 @@ def _go_over(again: bool, a: Path, b: Path, k: int) -> None:
 
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
-               and x.out == y.out and x.grads == y.grads and (y.watch is None or y.watch.hold())
+               and x.out == y.out and x.grads == y.grads and x.built == y.built and (y.watch is None or y.watch.hold())
                for x, y in zip(a.steps[:k], b.steps[:k]))
 
 
@@ -163,6 +163,8 @@ def handed_out(path: Path, k: int) -> list[int]:
         for _, _, new in s.grads:
             if new is not None:
                 found[new] = None
+        for _, parts, _ in s.built:
+            found.update(dict.fromkeys(parts))
     return list(found)
 
 
@@ -177,7 +179,7 @@ def _used(path: Path, k: int) -> list[int]:
                 walk(x[1])
     for s in path.steps[:k]:
         walk(s.specs)
-        walk([p for g in s.grads for p in g[:2] if p is not None])
+        walk([p for g in s.grads for p in g[:2] if p is not None] + [leaf for leaf, _, _ in s.built])
     return list(found)
 
 

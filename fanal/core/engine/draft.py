@@ -116,7 +116,7 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional",
+    __slots__ = ("alone", "built", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional",
                  "sequences", "specs", "walks", "watch", "where")
 
     op: Any
@@ -127,6 +127,7 @@ class Step:
     where: Any
     mode: tuple
     grads: list[tuple]
+    built: list[tuple]  # (leaf, outs, how its .grad is made of them), for a .grad that is several tensors
     walks: list[Inherited]  # graphs of earlier segments that it goes through
     native: Any
     index: int
@@ -427,6 +428,7 @@ class Draft:
             s.grads.append((place(leaf), was, None if new is None else index[id(new)]))
             if new is not None:
                 self.groups[self.out_groups[index[id(new)]]].grad = True
+        s.built = [(place(leaf), tuple([index[id(t)] for t in parts]), build) for leaf, parts, build in e.built]
         return s
 
     def _template(self, x: Any, index: dict[int, int], slot_index: dict[int, int]) -> tuple:

@@ -97,7 +97,7 @@ def _enter(again: bool, path: Path) -> bool:
 def _take(path: Path, k: int, op: Op) -> Any:
     """Follow event k: move on, repeat its effects, return its result."""
     step = path.steps[k]
-    if step.grads:
+    if step.grads or step.built:
         finish(_take_gradients, path, step)
     else:
         matcher.set_cursor(step.native.next)
@@ -180,6 +180,10 @@ def _again(path: Path, step: Any) -> None:
             t._grad = made
         grads.append((t, before, made))
     event.grads = grads
+    event.built = [(t, tuple([_graft_one(path.outs[i], n, s) for i, n in zip(which, parts)]), build)
+                   for (_, which, build), (t, parts, _) in zip(step.built, event.built)]
+    for t, parts, build in event.built:
+        t._grad = build(t, *parts)
 
 
 def _graft(path: Path, spec: tuple, made: Any, s: Any) -> Any:

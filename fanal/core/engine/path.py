@@ -76,7 +76,7 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            key = MANUAL if s.op.manual or s.grads or s.walks else s.op.key
+            key = MANUAL if s.op.manual or s.grads or s.built or s.walks else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             if s.watch is not None and s.watch.table is not None:
                 s.native.guard = s.watch.table.address
@@ -250,6 +250,8 @@ class Path:
             for leaf, before, new in reversed(self.steps[e - 1].grads):
                 if new is not None:
                     self.value(leaf)._grad = None if before is None else self.value(before)
+            for leaf, _, _ in self.steps[e - 1].built:
+                self.value(leaf)._grad = None
 
     def matches(self, spec: tuple, a: Any) -> bool:
         """Tell whether an argument is the expected one; rebinds tensors and numbers from outside."""
@@ -356,6 +358,10 @@ class Path:
                 slot = self.slots[before[1]]
                 if 0 <= slot.step < s.index or not self.bind(slot, t._grad):
                     return False
+        for leaf, _, _ in s.built:
+            t = self.value(leaf)
+            if t is None or t._grad is not None:
+                return False
         return all([u.admit(self, s.index) for u in s.walks])
 
     def kept(self, s: Step) -> list[int]:
@@ -379,6 +385,9 @@ class Path:
                     group.storage.node = group.stub
                     group.storage.version += 1
                 t._grad = g
+        for leaf, parts, build in s.built:
+            t = self.value(leaf)
+            t._grad = build(t, *[self.outs[i] for i in parts])
 
     def arrays(self) -> list[np.ndarray]:
         """Return the values of the program's inputs now."""

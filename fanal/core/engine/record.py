@@ -48,7 +48,8 @@ class Op:
 class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
-    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "facts", "walks")
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
+                 "walks")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
@@ -62,6 +63,7 @@ class Event:
         self.grads: list[
             tuple[Any, Any, Any]
         ] = []  # (leaf, .grad before, new .grad or None when added in place)
+        self.built: list[tuple[Any, tuple, Callable]] = []  # (leaf, tensors, how its new .grad is made of them)
         self.walks: list[Carried] = []  # graphs of earlier segments that it went through
 
 
@@ -203,6 +205,8 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     for _, _, new in event.grads:
         if new is not None:
             _note_outs(new, s)
+    for _, parts, _ in event.built:
+        _note_outs(parts, s)
     if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
         flush(op.name)
     return out

@@ -119,7 +119,8 @@ class Steady:
     def _guard(self, step: Any) -> bool:
         """Let the matcher follow a step with gradients."""
         path = self.path
-        if step.op.manual or not all(self._stays(spec) for g in step.grads for spec in g[:2] if spec is not None):
+        known = [spec for g in step.grads for spec in g[:2] if spec is not None]
+        if step.op.manual or step.built or not all(map(self._stays, known)):
             return False
         conditions: list[Condition] = []
         effects: list[tuple[Any, int, Any]] = []
