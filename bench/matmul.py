@@ -1,4 +1,4 @@
-"""Matrix products inside a program against torch.matmul in turn: `python bench/matmul.py [--dtypes float32,bfloat16]`.
+"""Matrix products inside a program against torch.matmul in turn: `python bench/matmul.py [--dtypes float32,bfloat16,int8]`.
 
 A program is a product, or a chain of up to 16 from K to N and back where they are small, and a flush; torch computes
 the same, eagerly.
@@ -84,10 +84,10 @@ def race(functions: list[Callable[[], object]], seconds: float) -> list[float]:
 def program(library: Any, a: np.ndarray, others: list[np.ndarray], dtype: str, form: str) -> Callable[[], Any]:
     """Return a function that multiplies by every one of `others` in turn, and waits for the result."""
     def prepare(x: np.ndarray, how: str) -> Any:
-        x = library.tensor(x).to(getattr(library, dtype))
+        x = library.tensor(x / np.abs(x).max() * 127 if dtype == "int8" else x).to(getattr(library, dtype))
         return x.t() if how == "t" else x
     first, factors = prepare(a, form[0]), [prepare(b, form[1]) for b in others]
-    matmul, finish = library.matmul, library.cpu.synchronize
+    matmul, finish = library._int_mm if dtype == "int8" else library.matmul, library.cpu.synchronize
 
     def step() -> Any:
         x = first
@@ -102,7 +102,7 @@ def measure(m: int, k: int, n: int, form: str, dtype: str, seconds: float, rate:
     """Print the row of one product; return the ratio."""
     rng = np.random.default_rng(0)
     flops = 2 * m * n * k
-    count = 1 if form[0] == "t" else max(1, min(16, int(2e8 / flops)))
+    count = 1 if form[0] == "t" or dtype == "int8" else max(1, min(16, int(2e8 / flops)))
     a = rng.standard_normal((k, m) if form[0] == "t" else (m, k)).astype(np.float32)
     others = []
     for i in range(count):  # K to N, back to K, and so on
@@ -111,7 +111,7 @@ def measure(m: int, k: int, n: int, form: str, dtype: str, seconds: float, rate:
         others.append(np.ascontiguousarray(b.T) if form[1] == "t" else b)
     ours, theirs = (program(library, a, others, dtype, form) for library in (fanal, torch))
     worst = np.abs(ours().float().numpy() - theirs().float().numpy()).max()
-    assert worst < (1e-4 if dtype == "float32" else 0.2), worst
+    assert worst < {"float32": 1e-4, "bfloat16": 0.2, "int8": 1}[dtype], worst
     mine, peer = race([ours, theirs], seconds)
     speed, other = (flops * count / x * 1e-9 for x in (mine, peer))
     print(f"{m}x{k}x{n} {form}".ljust(22) + f"{dtype:9} {speed:8.1f} {other:8.1f} {peer / mine:6.2f} "
@@ -131,7 +131,7 @@ def main() -> None:
     print(f"multiply-adds {vectors * 1e-9:.0f} GFLOP/s, matrix unit {tiles * 1e-9:.0f} GFLOP/s")
     print(f"{'':31} {'fanal':>8} {'torch':>8} {'ratio':>6} {'of rate':>8} {'torch':>8}")
     for dtype in args.dtypes.split(","):
-        rate = tiles if dtype == "bfloat16" and tiles else vectors
+        rate = {"bfloat16": tiles, "int8": 2 * tiles}.get(dtype) or vectors
         worst = {}
         for shape in SQUARE + SKINNY:
             name = f"{shape[0]}x{shape[1]}x{shape[2]} {shape[3]}"

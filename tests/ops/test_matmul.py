@@ -85,3 +85,31 @@ def test_operator() -> None:
     assert (array(ours(a) @ ours(a.T)) == array(a @ a.T)).all()
     with pytest.raises(TypeError):
         fanal.ones(2, 2) @ "x"
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(3, 5, 7), (70, 130, 40), (1, 64, 33), (0, 4, 3), (4, 0, 3)])
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_int_mm(kind: str, m: int, k: int, n: int) -> None:
+    low, high = (0, 256) if kind == "uint8" else (-128, 128)
+    r = torch.Generator().manual_seed(0)
+    a = torch.randint(low, high, (m, k), generator=r).to(getattr(torch, kind))
+    b = torch.randint(-128, 128, (k, n), generator=r, dtype=torch.int8)
+    want = torch._int_mm(a, b)
+    x, y, turned = (fanal.tensor(t.numpy()) for t in (a, b, b.t().contiguous()))
+    for _ in range(2):  # recorded, then compiled
+        for got in (fanal._int_mm(x, y), fanal._int_mm(x, turned.t())):
+            assert got.dtype is fanal.int32 and (got.numpy() == want.numpy()).all()
+        scaled = fanal._int_mm(x, y).float() * 0.5
+        assert (scaled.numpy() == want.numpy() * 0.5).all()
+
+
+def test_int_mm_errors() -> None:
+    def errors(of: object) -> list[str]:
+        a, b = of.ones(3, 5, dtype=of.int8), of.ones(5, 7, dtype=of.int8)
+        found = []
+        for x, y in ((a, b.t()), (a.float(), b), (a, b.int()), (a[0], b), (a, b[None])):
+            with pytest.raises(RuntimeError) as error:
+                of._int_mm(x, y)
+            found.append(str(error.value))
+        return found
+    assert errors(fanal) == errors(torch)

@@ -34,7 +34,7 @@ def gather_lookups(order: list[Value], outputs: Sequence[Value]) -> list[Value]:
         return made
 
     for v in order:
-        if v.name == "dot" and len(v.shape) == 2 and v.inputs[0].shape[1] >= _DEPTH:
+        if v.name == "dot" and not v.params and len(v.shape) == 2 and v.inputs[0].shape[1] >= _DEPTH:
             _before_lookup(v, make)
         elif v.name == "put" and v.params == (0, "add"):
             _after_sum(v, uses, make)

@@ -268,7 +268,7 @@ def simplify(program: Program) -> Graph:
         if row.name == "permute" and inputs[0].name == "dot" and uses.get(id(n.inputs[0])) == 1 \
                 and _swaps(n.params[0]):
             a, b = inputs[0].inputs  # (a b)^T = b^T a^T, the same products in the same order
-            place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), (), inputs[0].where)
+            place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), inputs[0].params, inputs[0].where)
             continue
         if row.name in _STEPS and _tiny(inputs[0], n.params[0]):
             place[id(n)] = _unrolled(make, row.name, inputs[0], n)

@@ -66,7 +66,7 @@ def _alike(terms: list[Value], products: bool) -> list[list[Value]]:
     """Return the terms of one kind by what can be joined."""
     groups: dict[tuple[object, ...], list[Value]] = {}
     for t in terms:
-        if products and t.name == "dot" and len(t.shape) == 2:
+        if products and t.name == "dot" and len(t.shape) == 2 and not t.params:
             groups.setdefault((t.shape, *(x.name == "permute" for x in t.inputs)), []).append(t)
         elif not products and t.name == "sum" and t.params[0] == (0,):
             groups.setdefault((t.shape, t.inputs[0].shape[1:]), []).append(t)

@@ -59,6 +59,26 @@ def mm(input: Any, mat2: Any) -> Any:
     return wrap(P.dot(read(input), read(mat2)))
 
 
+@public("_int_mm", out="same", method=False)
+def int_mm(self: Any, mat2: Any) -> Any:
+    """Return the matrix product of 8-bit integers, added up in int32. Shapes: (M, K) and (K, N) -> (M, N).
+
+    Dtypes: int8 or uint8 with int8 -> int32.
+    """
+    for x, name in ((self, "self"), (mat2, "mat2")):
+        if len(x._shape) != 2:
+            raise RuntimeError(f"int_mm_out_cpu: Expected {name} to be of dimension 2 but got {len(x._shape)}")
+    if self._shape[1] != mat2._shape[0]:
+        raise RuntimeError("int_mm_out_cpu: self.size(1) needs to match mat2.size(0) but got "
+                           f"{self._shape[1]} and {mat2._shape[0]}")
+    for x, text, fits in ((self, "self dtype to be int8 or uint8", (dt.int8, dt.uint8)),
+                          (mat2, "mat2 dtype to be of type int8", (dt.int8,))):
+        if x._dtype not in fits:
+            kind = _CPP.get(dt.scalar_name(x._dtype), x._dtype.name)
+            raise RuntimeError(f"int_mm_out_cpu: Expected {text} but got {kind}")
+    return wrap(P.dot(read(self), read(mat2), dt.int32))
+
+
 def _check_bmm(a: Any, b: Any) -> None:
     for t, name in ((a, "batch1"), (b, "batch2")):
         if len(t._shape) != 3:

@@ -10,6 +10,7 @@ from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import ATTENTION, CONVOLUTIONS, attention, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.launch import loop_launches
+from fanal.core.backends.cpu.matmul import TILED
 from fanal.core.backends.cpu.pool import POOLS, pool_launches
 from fanal.core.backends.cpu.scatter import scatter_launches
 from fanal.core.backends.cpu.target import Target
@@ -41,7 +42,9 @@ class CpuBackend:
     def special(self, v: Value) -> bool:
         """Tell whether there is a generator for a contraction or another kind of its own."""
         if v.name == "dot":
-            return v.dtype.is_floating_point and all(i.size for i in v.inputs)
+            kinds = tuple(i.dtype for i in v.inputs)
+            able = self.target.tiles and kinds in TILED if v.params else v.dtype.is_floating_point
+            return able and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
             return (
                 v.dtype in (dt.float32, dt.float64)

@@ -229,6 +229,7 @@ SCALAR = {
     "bfloat16": "bfloat",
     "int32": "i32",
     "int8": "i8",
+    "uint8": "i8",
 }
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
 _BITS = {"float": 32, "double": 64, "half": 16, "bfloat": 16, "i32": 32, "i8": 8}

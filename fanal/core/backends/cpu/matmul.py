@@ -17,6 +17,7 @@ from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 
+TILED = frozenset((dt.by_name(a), dt.by_name(b)) for a, b in tiles_ir.MULTIPLY)  # operands of the matrix unit
 TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
 
 # Rows of the register tile for each number of vector columns: accumulators, a row of B and one splat must fit.
@@ -74,16 +75,18 @@ def matmul_launches(
     """Return what computes `out = epilogue(a @ b)`: temporary buffers first, then launches in order.
 
     Shapes: a (*batch, M, K), b (*batch, K, N), out (*batch, M, N); batch axes of a and b broadcast.
-    Dtypes: float32, float64, float16, bfloat16; half types are accumulated in float32. Sums run over k in order.
+    Dtypes: float32, float64, float16, bfloat16; half types are accumulated in float32. Sums run over k in order. With a
+    matrix unit also int8 and uint8, in any pair, accumulated in int32.
     Raises ValueError when out is not contiguous along N or more than three batch axes remain after merging,
     TypeError for other dtypes.
     """
     target = target or targets.host()
-    for operand in (a, b, out):
-        if operand.dtype not in (dt.float32, dt.float64, dt.float16, dt.bfloat16):
+    tiled = target.tiles and (a.dtype, b.dtype) in TILED
+    for operand in (a, b):
+        if operand.dtype not in (dt.float32, dt.float64, dt.float16, dt.bfloat16) and not tiled:
             raise TypeError(f"matmul kernels take floating-point operands, got {operand.dtype}")
-    acc = dt.ACCUMULATE.get(a.dtype, a.dtype)
-    if dt.ACCUMULATE.get(b.dtype, b.dtype) is not acc:
+    acc = _accumulator(a.dtype)
+    if _accumulator(b.dtype) is not acc:
         raise TypeError(f"matmul operands must share an accumulator type, got {a.dtype} and {b.dtype}")
     if 0 in out.shape:
         return []
@@ -93,6 +96,10 @@ def matmul_launches(
     if _thin(p, a, b, acc, target):
         return [_thin_launch(p, a, b, out, acc, epilogue, target)]
     return _plan(p, a, b, out, acc, epilogue, target)
+
+
+def _accumulator(dtype: dt.dtype) -> dt.dtype:
+    return dt.int32 if dtype.itemsize == 1 else dt.ACCUMULATE.get(dtype, dtype)
 
 
 def _transposed(x: Operand) -> Operand:
@@ -213,7 +220,7 @@ def _plan(
     # apart; it is copied besides where it has fewer rows than a tile.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
     far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
-    tiles = target.tiles and a.dtype is b.dtype and a.dtype is dt.bfloat16
+    tiles = target.tiles and (a.dtype, b.dtype) in TILED
     per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
     packed = 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)

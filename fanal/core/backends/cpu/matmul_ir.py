@@ -147,8 +147,8 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
             across, on = w.mul(step, high), "64"
             if spec.a_copy:
                 step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
-            tiles_ir.product(w, spec.a, h // tiles_ir.ROWS, v, "%a", step, across, on, "%b", "%b_step", "%depth",
-                             "%acc", "%acc_step", "%resume")
+            tiles_ir.product(w, (spec.a, spec.b), h // tiles_ir.ROWS, v, "%a", step, across, on, "%b", "%b_step",
+                             "%depth", "%acc", "%acc_step", "%resume")
             w.do("ret void")
             continue
         at, row = [], "%acc"

@@ -10,7 +10,7 @@ from fanal.core.backends.cpu.target import Target
 PACK_ROWS = 32  # of an operand whose columns are contiguous, copied at a time: memory is read along its pages
 SIDE = 16  # of the blocks of words that the matrix unit takes
 _WORDS = f"<{SIDE} x i32>"
-_ELEMENT = {"bfloat16": "i16", "int8": "i8"}
+_ELEMENT = {"bfloat16": "i16", "int8": "i8", "uint8": "i8"}
 
 
 def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,

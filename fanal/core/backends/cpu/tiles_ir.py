@@ -1,11 +1,11 @@
-"""LLVM IR for the matrix unit of x86 processors (AMX): bfloat16 and int8 products on tiles of 16 rows of 64 bytes.
+"""LLVM IR for the matrix unit of x86 processors (AMX): bfloat16 and 8-bit products on tiles of 16 rows of 64 bytes.
 
-The unit multiplies words of 32 bits: pairs of bfloat16 or quadruples of int8, neighbours along k. So an operand is
+The unit multiplies words of 32 bits: pairs of bfloat16 or four 8-bit integers, neighbours along k. So an operand is
 seen as a matrix of words; k counts words here, in whole tiles of 16, and what is missing of the last is zero. A tile
 of A holds 16 rows of 16 words, one of B 16 words of k for 16 columns.
 
 For bfloat16 the sums over even and over odd k of a tile are taken apart in float32, added to each other and then to
-C; subnormal numbers count as zero. For int8 the result is exact modulo 2**32. Neither depends on where in a tile an
+C; subnormal numbers count as zero. For integers the result is exact modulo 2**32. Neither depends on where in a tile an
 element lies. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS and TDPBSSD.
 """
 from __future__ import annotations
@@ -17,7 +17,13 @@ from fanal.core.backends.cpu.irtext import Value, Writer
 ROWS = 16  # of a tile, and words in each
 _BYTES = 64  # of a row
 _LEFT, _RIGHT = 4, 6  # first tile register of the operands; those of C come before
-_MULTIPLY = {"bfloat16": "llvm.x86.tdpbf16ps", "int8": "llvm.x86.tdpbssd"}
+MULTIPLY = {
+    ("bfloat16", "bfloat16"): "llvm.x86.tdpbf16ps",
+    ("int8", "int8"): "llvm.x86.tdpbssd",
+    ("int8", "uint8"): "llvm.x86.tdpbsud",
+    ("uint8", "int8"): "llvm.x86.tdpbusd",
+    ("uint8", "uint8"): "llvm.x86.tdpbuud",
+}
 
 
 def configure(w: Writer) -> None:
@@ -33,8 +39,8 @@ def release(w: Writer) -> None:
     w.call("void", "llvm.x86.tilerelease")
 
 
-def product(w: Writer, dtype: str, rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value, a_next: Value,
-            b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value) -> None:
+def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value,
+            a_next: Value, b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value) -> None:
     """Write the product of `rows` x `vectors` tiles into memory, going on from what lies there if `resume`.
 
     Steps are in bytes: of a row of A, of a tile of A to the one below, of A to the next 16 words, of a word of B, of a
@@ -63,7 +69,7 @@ def product(w: Writer, dtype: str, rows: int, vectors: int, a: Value, a_row: Val
                 if register not in loaded:
                     loaded.add(register)
                     tile("tileloadd64", register, at, across)
-            w.call("void", _MULTIPLY[dtype], ("i8", str(i * vectors + j)), ("i8", str(_LEFT + i)),
+            w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT + i)),
                    ("i8", str(_RIGHT + j)))
         return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
     w.loop("0", depth, str(ROWS), step, [("ptr", a), ("ptr", b)])

@@ -25,7 +25,9 @@ def _acc(*xs: np.ndarray) -> list[np.ndarray]:
     return [x.astype(a.np) for x in xs] if a else list(xs)
 
 
-def _dot_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _dot_ref(a: np.ndarray, b: np.ndarray, to: dt.dtype | None = None) -> np.ndarray:
+    if to is not None:
+        return np.matmul(a.astype(to.np), b.astype(to.np))
     wa, wb = _acc(a, b)
     if a.dtype == bool:
         return np.matmul(a.astype(np.int32), b.astype(np.int32)) > 0
@@ -33,15 +35,16 @@ def _dot_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.matmul(wa, wb).astype(a.dtype)
 
 
-# (..., M, K) x (..., K, N) -> (..., M, N); batch dimensions broadcast; equal rank.
+# (..., M, K) x (..., K, N) -> (..., M, N); batch dimensions broadcast; equal rank. Sums of 8-bit integers may be asked
+# for in a wider type: dot(a, b, int32).
 dot: Row = prim(
     "dot",
     kind="contract",
     arity=2,
-    dtype=kept,
+    dtype=lambda i, p: p[0] if p else kept(i, p),
     ref=_dot_ref,
     shape=lambda i, p: (*broadcast_shapes(i[0].shape[:-2], i[1].shape[:-2]), i[0].shape[-2], i[1].shape[-1]),
-    grad=lambda g, y, a, b: [
+    grad=lambda g, y, a, b, *_: [
         sum_to(dot(g, conj(swap(b))), a.shape) if a.varies else None,
         sum_to(dot(conj(swap(a)), g), b.shape) if b.varies else None,
     ],
