@@ -74,7 +74,7 @@ class _Check:
         """Return the same by forward mode."""
         level = open_level()
         try:
-            x = dual(self.inputs[k], fanal.from_numpy(np.asarray(direction, self.inputs[k].dtype.np)), level)
+            x = dual(self.inputs[k], fanal.tensor(np.asarray(direction, self.inputs[k].dtype.np)), level)
             outs = _tuple(self.func(*self.inputs[:k], x, *self.inputs[k + 1 :]))
             pairs = [unpacked(o, level) for o in outs if o.requires_grad]
         finally:
@@ -84,7 +84,7 @@ class _Check:
     def pulled(self, out: Any, k: int, cotangent: np.ndarray, same_dtype: bool = False) -> np.ndarray:
         """Return the gradient of an output by input k; twice, to see that it is one."""
         x = self.inputs[k]
-        v = fanal.from_numpy(np.asarray(cotangent, out.dtype.np))
+        v = fanal.tensor(np.asarray(cotangent, out.dtype.np))
         found = []
         for _ in range(2):
             g = grad(out, x, v, retain_graph=True, allow_unused=True)[0]
@@ -134,8 +134,8 @@ class _Check:
             for j, out in enumerate(self.results()):
                 parts = _units(out.dtype.is_complex)
                 for u in parts:
-                    wanted_ = self.gradient(numeric, j, u)
-                    self.compare(self.rows(out, k, u, same_dtype), wanted_, j, k, u if len(parts) > 1 else None, forward)
+                    found = self.rows(out, k, u, same_dtype)
+                    self.compare(found, self.gradient(numeric, j, u), j, k, u if len(parts) > 1 else None, forward)
 
     def compare(self, analytic: np.ndarray, numeric: np.ndarray, j: int, k: int, unit: complex | None, forward: bool,
                 note: str = "", scale: float = 1.0) -> None:
@@ -210,23 +210,28 @@ class _Check:
                 if any(np.abs(c).max(initial=0) > self.atol for c in change):
                     raise GradcheckError("Numerical gradient for function expected to be zero")
 
-    def undefined(self) -> None:
-        """Raise if a gradient arises though none arrives: each output in turn gets none, the others zeros."""
+    def vanishing(self, undefined: bool) -> None:
+        """Raise if a gradient arises though only zeros arrive; `undefined`: or none at one of the outputs."""
         outs = self.results()
+        self.expect_zeros(outs, "backward not multiplied by grad_output")
+        for j in range(len(outs) if undefined and len(outs) > 1 else 0):
+            self.expect_zeros(
+                [*outs[:j], *outs[j + 1 :]],
+                "Expected all input grads to be undefined or zero when all output grads are undefined or zero.",
+            )
+
+    def expect_zeros(self, outs: list[Any], message: str) -> None:
+        zeros = [fanal.zeros_like(o) for o in outs]
         ins = [self.inputs[k] for k in self.places]
-        for j in range(len(outs) if len(outs) > 1 else 0):
-            rest = [*outs[:j], *outs[j + 1 :]]
-            found = grad(rest, ins, [fanal.zeros_like(o) for o in rest], retain_graph=True, allow_unused=True)
-            if any(g is not None and np.any(_array(g)) for g in found):
-                raise GradcheckError(
-                    "Expected all input grads to be undefined or zero when all output grads are undefined or zero."
-                )
+        for g in grad(outs, ins, zeros, retain_graph=True, allow_unused=True):
+            if g is not None and np.any(_array(g)):
+                raise GradcheckError(message)
 
     def batched(self) -> None:
         """Raise if a batch of cotangents gives other gradients than one by one."""
         ins = [self.inputs[k] for k in self.places]
         for j, out in enumerate(self.results()):
-            vs = fanal.stack([fanal.from_numpy(np.asarray(self.direction(out), out.dtype.np)) for _ in range(2)])
+            vs = fanal.stack([fanal.tensor(np.asarray(self.direction(out), out.dtype.np)) for _ in range(2)])
             at_once = grad(out, ins, vs, retain_graph=True, allow_unused=True, is_grads_batched=True)
             singly = [grad(out, ins, v, retain_graph=True, allow_unused=True) for v in vs]
             for k, g, *each in zip(self.places, at_once, *singly):
@@ -243,10 +248,10 @@ class _Check:
 
             def along(u: Any) -> Any:
                 return tuple(o for o in _tuple(fanal.func.jvp(
-                    lambda x: self.func(*self.inputs[:k], x, *self.inputs[k + 1 :]), (x,), (u,))[1]))  # noqa: B023
+                    lambda x: self.func(*self.inputs[:k], x, *self.inputs[k + 1 :]), (x,), (u,))[1]))
 
-            at_once = fanal.vmap(along)(fanal.from_numpy(np.asarray(us, x.dtype.np)))
-            singly = [along(fanal.from_numpy(np.asarray(u, x.dtype.np))) for u in us]
+            at_once = fanal.vmap(along)(fanal.tensor(np.asarray(us, x.dtype.np)))
+            singly = [along(fanal.tensor(np.asarray(u, x.dtype.np))) for u in us]
             for j, (g, *each) in enumerate(zip(at_once, *singly)):
                 if not np.allclose(_array(g), np.stack([_array(e) for e in each])):
                     raise GradcheckError(
@@ -256,12 +261,12 @@ class _Check:
 
 
 def _shown(a: np.ndarray) -> Any:
-    return fanal.from_numpy(np.array(a)) if a.ndim else a.item()
+    return fanal.tensor(np.array(a)) if a.ndim else a.item()
 
 
 def _fill(x: Any, a: np.ndarray) -> None:
     with fanal.no_grad():
-        x.copy_(fanal.from_numpy(np.ascontiguousarray(a)))
+        x.copy_(fanal.tensor(np.ascontiguousarray(a)))
 
 
 def _check_inputs(inputs: tuple) -> None:
@@ -327,8 +332,7 @@ def gradcheck(
             compare(False, check_grad_dtypes)
             if check_batched_grad:
                 check.batched()
-            if check_undefined_grad:
-                check.undefined()
+            check.vanishing(check_undefined_grad)
         if check_forward_ad:
             compare(True)
             if check_batched_forward_grad:
@@ -370,7 +374,7 @@ def gradgradcheck(
             a = generator.standard_normal(tuple(o.shape))
             if o.dtype.is_complex:
                 a = a + 1j * generator.standard_normal(tuple(o.shape))
-            g = fanal.from_numpy(np.asarray(a, o.dtype.np))
+            g = fanal.tensor(np.asarray(a, o.dtype.np))
             made.append((fanal.stack((g, g), -1)[..., 0] if gen_non_contig_grad_outputs else g).requires_grad_())
         grad_outputs = made
     cotangents = _tuple(grad_outputs)
