@@ -251,8 +251,6 @@ def test_gradcheck_finds_a_wrong_gradient():
 
 
 def test_what_is_missing_says_so():
-    with pytest.raises(RuntimeError, match="saved_tensors_hooks is not supported"):
-        fanal.autograd.graph.saved_tensors_hooks(id, id)
     with pytest.raises(AttributeError, match="profiler"):
         _ = fanal.autograd.profiler
     with pytest.raises(RuntimeError, match="vmap is not supported"):
