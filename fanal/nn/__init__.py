@@ -9,7 +9,7 @@ from fanal.core.base.missing import absent
 from fanal.nn import modules as modules
 
 _PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
-_SUBMODULES = ("functional", "init", "parallel", "parameter", "utils")
+_SUBMODULES = ("attention", "functional", "init", "parallel", "parameter", "utils")
 __all__ = list(modules.__all__) + list(_PARAMETERS) + list(_SUBMODULES)
 
 
