@@ -14,7 +14,7 @@ test: $(TEST_STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
 
-# The random programs, 2,000 of each kind; `make test` runs the first few hundred. SURFACE=20000 takes two hours.
+# The random programs, 2,000 of each kind; `make test` runs the first few hundred. SURFACE=20000 takes three hours.
 SURFACE ?= 2000
 programs: $(TEST_STAMP)
 	$(BIN)/python -m pytest tests/engine/test_random_programs.py --programs 2000 --surface $(SURFACE)
