@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.engine import record
-from fanal.core.engine.handle import shared_outside, signature
+from fanal.core.engine.draft import Step
+from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import Path
@@ -78,11 +79,31 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
     if not path.disarm():
         return None
     for p in reversed(paths().all):
-        if p is path or p.mode != path.mode or len(p.steps) <= k or p.steps[k].op is not op:
+        if p is path or p.mode != path.mode or len(p.steps) <= k or not _possible(p, p.steps[k], op, args, kwargs):
             continue
         if _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
             return p
     return None
+
+
+def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict) -> bool:
+    """Tell whether a call may be that of a step, before anything is moved: most segments differ in a shape."""
+    return s.op is op and len(args) == s.positional and tuple(kwargs) == s.kwnames and \
+        all(_may_match(p, spec, a) for spec, a in zip(s.specs, (*args, *kwargs.values())))
+
+
+def _may_match(p: Path, spec: tuple, a: Any) -> bool:
+    kind, x = spec
+    if kind == record.CONST:
+        return a is x or (type(a) is type(x) and a == x)
+    if kind == record.SLOT:
+        slot = p.slots[x]
+        return isinstance(a, Handle) and (spec is not slot.first or a._storage.foreign is not None
+                                          or signature(a) == slot.signature)
+    if kind == record.SEQUENCE:
+        made, specs = x
+        return type(a) is made and len(a) == len(specs) and all(map(_may_match, [p] * len(specs), specs, a))
+    return True
 
 
 def ending(path: Path, k: int) -> Path | None:
