@@ -25,6 +25,8 @@ promises: $(TEST_STAMP)
 bench: $(TEST_STAMP)
 	$(BIN)/python bench/steps.py --workloads all --keep
 	$(BIN)/python bench/breakdown.py --workloads all
+	$(BIN)/python bench/matmul.py
+	$(BIN)/python bench/bandwidth.py
 
 # Which of PyTorch's names are there, missing or different.
 coverage: $(STAMP)

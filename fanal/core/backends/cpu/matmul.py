@@ -25,7 +25,8 @@ _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4
 # An output of fewer rows is fitted exactly. Others take the tile that is best by proportion, whatever their rows, so
 # that a last partial batch finds the kernels of the others.
 _EXACT_ROWS = 14
-_DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous
+_DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous,
+_OFTEN, _OFTEN_BYTES = 64, 32 << 10  # or up to this where more rows use it
 _AGAIN = 64  # columns above which A is packed, where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
@@ -248,7 +249,7 @@ def _plan(
         b_form == "n"
         and b.dtype is acc
         and (target.masks or not partial)
-        and (p.m < _EXACT_ROWS or b_bytes <= _DIRECT_BYTES)
+        and (p.m < _EXACT_ROWS or b_bytes <= (_DIRECT_BYTES if p.m <= _OFTEN else _OFTEN_BYTES))
     )
     per_unit = not (in_place or b.fixed) and p.m <= _UNIT_PACK_ROWS and stack == b_stack
 
