@@ -17,4 +17,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--programs N, --surface N: how many random programs tests/engine runs (make programs: 2,000 of each)."""
     parser.addoption("--programs", type=int, default=300, help="random programs to compare with PyTorch")
-    parser.addoption("--surface", type=int, default=20, help="those that use any operator")
+    parser.addoption("--surface", type=int, default=12, help="those that use any operator")
