@@ -46,6 +46,28 @@ def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = 
     return call
 
 
+# What NumPy and the Array API standard call an argument, and PyTorch's name, as its argument parser has them.
+_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+
+
+def under_numpys_names(fn: Callable, operator: Callable) -> Callable:
+    """Return `fn`, which takes the arguments of `operator` also under NumPy's names."""
+    code = getattr(getattr(operator, "__wrapped__", operator), "__code__", None)
+    if code is None:
+        return fn
+    own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    names = {numpys: ours for numpys, ours in _NUMPY.items() if ours in own and numpys not in own}
+    if not names:
+        return fn
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not names.keys().isdisjoint(kwargs):
+            kwargs = {k if names.get(k) in kwargs else names.get(k, k): v for k, v in kwargs.items()}
+        return fn(*args, **kwargs)
+
+    return call
+
+
 def _with_dtype(fn: Callable, name: str) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         d = kwargs.get("dtype")

@@ -14,7 +14,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
 from fanal.core.ir.prims import alias
-from fanal.core.ops.arguments import taking_tensors
+from fanal.core.ops.arguments import taking_tensors, under_numpys_names
 from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
@@ -204,6 +204,8 @@ def _install(e: Entry) -> None:
         takes_out = _beside_info if check else accepting_out
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
         made = casting(made, e.name, e.module) if fn is e.fn else made
+        if e.module != "nn.functional":  # which is written in Python, and has one name for an argument
+            made = under_numpys_names(made, e.fn)
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
             factory = e.out == "fill" or e.name == "tensor"
