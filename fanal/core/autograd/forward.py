@@ -115,14 +115,15 @@ def _tangent(n: Node, known: Sequence[Node | None]) -> Node | None:
         return known[0]
     g = alias(full(n.shape, 1, n.dtype))  # the rule is linear: its value matters only to one that takes a logarithm
     g.tangents = _NOTHING
-    linear = {id(g): g}
+    linear, made = {id(g)}, []  # what the symbol reaches, in the order in which it was made
     outer = state.forward
 
     def collect(m: Node) -> None:
         if outer is not None:
             outer(m)
         if any(id(i) in linear for i in m.inputs):
-            linear[id(m)] = m
+            linear.add(id(m))
+            made.append(m)
             m.tangents = m.tangents or _NOTHING
 
     with forward_mode(collect):
@@ -131,15 +132,13 @@ def _tangent(n: Node, known: Sequence[Node | None]) -> Node | None:
     for t, o in zip(known, outs):
         if t is not None and o is not None and id(o) in linear:
             sums.arrive(o, broadcast(cast(t, o.dtype), o.shape))
-    for m in reversed(linear.values()):
-        if m is g:
-            return sums.pop(g)
+    for m in reversed(made):
         c = sums.pop(m)
         if c is not None:
             for i, o in zip(m.inputs, m.row.grad(c, m, *m.inputs, *m.params)):  # type: ignore[misc]
                 if o is not None and id(i) in linear:
                     sums.arrive(i, o)
-    return None
+    return sums.pop(g)
 
 
 def _ruled(g: Node, n: Node) -> Sequence[Node | None]:
