@@ -1,4 +1,4 @@
-"""Ready-made parametrizations: weight norm and spectral norm."""
+"""Ready-made parametrizations: weight norm, spectral norm, orthogonal matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,116 @@ from fanal.nn import functional as F
 from fanal.nn.modules.module import Module
 from fanal.nn.utils import parametrize
 
-__all__ = ["spectral_norm", "weight_norm"]
+__all__ = ["orthogonal", "spectral_norm", "weight_norm"]
+
+
+MAPS = ("matrix_exp", "cayley", "householder")
+
+
+def _positive_q(a: Tensor) -> Tensor:
+    """Return Q of a = QR with a positive diagonal of R. Shapes: (*, n, k), n >= k."""
+    packed, tau = fanal.geqrf(a)
+    return fanal.linalg.householder_product(packed, tau) * _diagonal(packed).sgn().unsqueeze(-2)
+
+
+def _diagonal(a: Tensor) -> Tensor:
+    return a.diagonal(dim1=-2, dim2=-1)
+
+
+def _is_orthogonal(q: Tensor) -> bool:
+    n, k = q.shape[-2:]
+    return fanal.allclose(q.mH @ q, fanal.eye(k, dtype=q.dtype), atol=10 * n * fanal.finfo(q.dtype).eps)
+
+
+class _Orthogonal(Module):
+    """A map from matrices to orthogonal ones; with a base, around that."""
+
+    base: Tensor | None
+
+    def __init__(self, weight: Tensor, orthogonal_map: str, use_trivialization: bool) -> None:
+        super().__init__()
+        if weight.is_complex() and orthogonal_map == "householder":
+            raise ValueError("The householder parametrization does not support complex tensors.")
+        self.shape, self.orthogonal_map = weight.shape, orthogonal_map
+        self.around_base = use_trivialization
+        if use_trivialization:
+            self.register_buffer("base", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.size(-2) < x.size(-1)
+        q = self._map(x.mT if wide else x)
+        q = self.base @ q if self.around_base and self.base is not None else q
+        return q.mT if wide else q
+
+    def _map(self, x: Tensor) -> Tensor:  # (*, n, k), n >= k
+        n, k = x.shape[-2:]
+        if self.orthogonal_map == "householder":
+            reflectors = x.tril(-1)
+            tau = 2 / (1 + reflectors.square().sum(-2))
+            signs = _diagonal(x).detach().int()  # 1 and -1: not learnt
+            return fanal.linalg.householder_product(reflectors, tau) * signs.unsqueeze(-2)
+        lower = F.pad(x.tril(), (0, n - k))
+        skew = lower - lower.mH
+        if self.orthogonal_map == "matrix_exp":
+            return fanal.matrix_exp(skew)[..., :k]
+        one = fanal.eye(n, dtype=x.dtype)
+        return fanal.linalg.solve(one - skew / 2, one + skew / 2)[..., :k]
+
+    @fanal.no_grad()
+    def right_inverse(self, q: Tensor) -> Tensor:
+        if q.shape != self.shape:
+            raise ValueError(
+                f"Expected a matrix or batch of matrices of shape {self.shape}. Got a tensor of shape {q.shape}."
+            )
+        wide = q.size(-2) < q.size(-1)
+        tall = q.mT if wide else q
+        if not self.around_base:
+            if self.orthogonal_map != "householder":
+                raise NotImplementedError(
+                    "It is not possible to assign to the matrix exponential or the Cayley parametrizations when "
+                    "use_trivialization=False."
+                )
+            packed, tau = fanal.geqrf(tall)
+            signs = _diagonal(packed).sign()
+            signs = fanal.where(tau == 0, -signs, signs)  # LAPACK leaves out a reflection
+            packed = packed.diagonal_scatter(signs, dim1=-2, dim2=-1)
+            return packed.mT if wide else packed
+        n, k = tall.shape[-2:]
+        if n == k and _is_orthogonal(tall):
+            self.base = tall.clone()
+        else:
+            more = fanal.randn(*tall.shape[:-1], n - k, dtype=tall.dtype)
+            self.base = _positive_q(fanal.cat([tall, more], -1) if n > k else tall)
+        # Where every map gives the identity; the Householder vectors have their signs on the diagonal.
+        return fanal.zeros_like(q).diagonal_scatter(fanal.full_like(_diagonal(q), -1), dim1=-2, dim2=-1)
+
+
+def orthogonal(
+    module: Module, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
+) -> Module:
+    """Keep a weight orthogonal (unitary, for complex dtypes), or with orthogonal rows or columns.
+
+    orthogonal_map: "matrix_exp", "cayley" or "householder"; by default the first for square and complex matrices, else
+    the last. use_trivialization: the map is around the present weight. Raises ValueError for what is no matrix.
+    Source: Lezcano-Casado, "Trivializations for gradient-based optimization on manifolds" (2019).
+    """
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
+    if weight.ndim < 2:
+        raise ValueError(
+            f"Expected a matrix or batch of matrices. Got a tensor of {weight.ndim} dimensions."
+        )
+    if orthogonal_map is None:
+        square = weight.size(-2) == weight.size(-1)
+        orthogonal_map = "matrix_exp" if square or weight.is_complex() else "householder"
+    if orthogonal_map not in MAPS:
+        raise ValueError(
+            f'orthogonal_map has to be one of "matrix_exp", "cayley", "householder". Got: {orthogonal_map}'
+        )
+    made = _Orthogonal(weight, orthogonal_map, use_trivialization)
+    parametrize.register_parametrization(module, name, made, unsafe=True)
+    return module
 
 
 def norm_except_dim(weight: Tensor, dim: int | None) -> Tensor:
