@@ -17,6 +17,7 @@ from fanal.autograd.forward_ad import dual, unpacked
 from fanal.core.autograd.events import pulled, settled, variable
 from fanal.core.autograd.forward import close_level, open_level
 from fanal.core.tensor.tensor import Tensor
+from fanal.func.mapping import vmap
 from fanal.func.tree import filled, leaves, mapped, structure
 
 Argnums = int | tuple[int, ...]
@@ -235,9 +236,10 @@ def _basis(xs: list) -> list:
 
 def jacrev(func: Callable, argnums: Argnums = 0, *, has_aux: bool = False, chunk_size: int | None = None,
            _preallocate_and_copy: bool = False) -> Callable:
-    """Return the function that gives the Jacobian, a row at a time by reverse mode; (Jacobian, aux) with `has_aux`.
+    """Return the function that gives the Jacobian, by reverse mode; (Jacobian, aux) with `has_aux`.
 
-    The Jacobian has the structure of the output, with that of the arguments in the place of each leaf.
+    The Jacobian has the structure of the output, with that of the arguments in the place of each leaf. One walk back
+    gives `chunk_size` of its rows, or all.
     """
     if chunk_size is not None and chunk_size <= 0:
         raise ValueError("jacrev: `chunk_size` should be greater than 0.")
@@ -251,13 +253,12 @@ def jacrev(func: Callable, argnums: Argnums = 0, *, has_aux: bool = False, chunk
 
         output, back, *aux = vjp(part, *(args[k] for k in places), has_aux=has_aux)
         outs = leaves(output)
-        rows = [leaves(back(filled(output, unit))) for unit in zip(*_basis(outs))]
+        rows = vmap(lambda *unit: back(filled(output, unit)), chunk_size=chunk_size)(*_basis(outs))
         example = [args[k] for k in places]
-        blocks, at = [], 0
-        for o in outs:
-            mine = list(zip(*rows[at : at + o.numel()]))
-            at += o.numel()
-            parts = [fanal.stack(m).view(*o.shape, *x.shape) for m, x in zip(mine, leaves(example))]
+        sizes = [o.numel() for o in outs]
+        blocks = []
+        for o, mine in zip(outs, zip(*(x.split(sizes) for x in leaves(rows)))):
+            parts = [rows.view(*o.shape, *x.shape) for rows, x in zip(mine, leaves(example))]
             block = filled(example, parts)
             blocks.append(block[0] if isinstance(argnums, int) else tuple(block))
         jacobian = filled(output, blocks)
@@ -267,7 +268,7 @@ def jacrev(func: Callable, argnums: Argnums = 0, *, has_aux: bool = False, chunk
 
 
 def jacfwd(func: Callable, argnums: Argnums = 0, has_aux: bool = False, *, randomness: str = "error") -> Callable:
-    """Return the function that gives the Jacobian, a column at a time by forward mode; (Jacobian, aux) with `has_aux`.
+    """Return the function that gives the Jacobian, by forward mode; (Jacobian, aux) with `has_aux`.
 
     The Jacobian has the structure of the output, with that of the arguments in the place of each leaf.
     """
@@ -288,19 +289,15 @@ def jacfwd(func: Callable, argnums: Argnums = 0, has_aux: bool = False, *, rando
         def part(*xs: Any) -> Any:
             return func(*_replaced(args, places, xs), **kwargs)
 
-        columns = [jvp(part, chosen, filled(chosen, unit), has_aux=has_aux) for unit in zip(*_basis(ins))]
-        output = columns[0][0]
+        push = vmap(lambda *unit: jvp(part, chosen, filled(chosen, unit), has_aux=has_aux), randomness=randomness)
+        output, columns, *aux = push(*_basis(ins))
         blocks = []
-        for k, o in enumerate(leaves(output)):
-            at, parts = 0, []
-            for x in ins:
-                mine = [leaves(c[1])[k] for c in columns[at : at + x.numel()]]
-                at += x.numel()
-                parts.append(fanal.stack(mine, -1).view(*o.shape, *x.shape))
-            block = filled(chosen, parts)
+        for mine in leaves(columns):
+            apart = mine.movedim(0, -1).split([x.numel() for x in ins], -1)
+            block = filled(chosen, [c.reshape(*mine.shape[1:], *x.shape) for c, x in zip(apart, ins)])
             blocks.append(block[0] if isinstance(argnums, int) else block)
         jacobian = filled(output, blocks)
-        return (jacobian, columns[0][2]) if has_aux else jacobian
+        return (jacobian, mapped(lambda t: t[0], aux[0])) if has_aux else jacobian
 
     return call
 

@@ -253,5 +253,3 @@ def test_gradcheck_finds_a_wrong_gradient():
 def test_what_is_missing_says_so():
     with pytest.raises(AttributeError, match="profiler"):
         _ = fanal.autograd.profiler
-    with pytest.raises(RuntimeError, match="vmap is not supported"):
-        fanal.func.vmap(lambda x: x)(fanal.ones(2))

@@ -11,7 +11,8 @@ from fanal.core.base.layout import sparse_coo
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import name, session, unfollowable
-from fanal.core.ir.prims import add, alias, concat, full, put, reshape, slice_, zeros
+from fanal.core.ir.batch import Batch, number
+from fanal.core.ir.prims import add, alias, concat, full, put, reshape, take, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value, write
 from fanal.core.tensor.sparse import ROWS_WANTED, Sparse, make
@@ -142,6 +143,11 @@ def backward(
     inputs: Any = None,
 ) -> None:
     """Compute gradients of `tensors` and add them to the .grad of the leaves, as torch.autograd.backward."""
+    if session.levels:
+        raise RuntimeError(
+            "backward() called inside a functorch transform. This is not supported, please use functorch.grad or "
+            "functorch.vjp instead or call backward() outside of functorch transforms."
+        )
     ts = _tuple(tensors)
     gs = _tuple(grad_tensors) if grad_tensors is not None else (None,) * len(ts)
     retain = create_graph if retain_graph is None else retain_graph
@@ -230,26 +236,12 @@ def _batched(
     allow_unused: bool | None,
     materialize: bool,
 ) -> tuple:
-    """Return gradients for a batch of grad_outputs (first dimension), stacked; one walk per member."""
-    gs = _tuple(grad_outputs)
-    given = [read(g) for g in gs if g is not None]
+    """Return gradients for a batch of grad_outputs (first dimension): one walk, for whichever member it is."""
+    given = {k: read(g) for k, g in enumerate(_tuple(grad_outputs)) if g is not None}
     if not given:
         raise RuntimeError("is_grads_batched=True needs grad_outputs")
-    count = given[0].shape[0]
-    rows: list[list[Node | None]] = []
-    for k in range(count):
-        one = tuple(None if g is None else wrap(_row(read(g), k)) for g in gs)
-        last = k == count - 1 and not (create if retain_graph is None else retain_graph)
-        found = grad(
-            outs, ins, one, not last, create, allow_unused=allow_unused, materialize_grads=materialize
-        )
-        rows.append([None if g is None else read(g) for g in found])
-    return tuple(
-        None if c[0] is None else wrap(concat([reshape(r, (1, *r.shape)) for r in c if r is not None], 0))
-        for c in zip(*rows)
-    )
-
-
-def _row(n: Node, k: int) -> Node:
-    rest = n.shape[1:]
-    return reshape(slice_(n, (k, *(0 for _ in rest)), (k + 1, *rest), (1,) * len(n.shape)), rest)
+    member = number()
+    ones = [wrap(take(given[k], member, 0)) if k in given else None for k in range(len(outs))]
+    found = grad(outs, ins, ones, retain_graph, create, allow_unused=allow_unused, materialize_grads=materialize)
+    batch = Batch(member, next(iter(given.values())).shape[0])
+    return tuple([None if g is None else wrap(batch.whole(value(g))) for g in found])

@@ -12,7 +12,8 @@ from fanal.core.engine.record import Op
 from fanal.core.tensor.sparse import ELSEWHERE, elsewhere
 
 
-def _event(name: str, fn: Callable) -> Any:
+def event(name: str, fn: Callable, module: str = "fanal.autograd") -> Any:
+    """Return the form of a function whose calls are events."""
     op = Op(name, fn)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -22,11 +23,11 @@ def _event(name: str, fn: Callable) -> Any:
                 return other(name, args, kwargs)
         return dispatch(op, args, kwargs)
 
-    return matcher.function(op.key, slow, fn.__name__, fn.__doc__, "fanal.autograd")
+    return matcher.function(op.key, slow, fn.__name__, fn.__doc__, module)
 
 
-backward = _event("autograd.backward", api.backward)
-grad = _event("autograd.grad", api.grad)
-variable = _event("autograd.variable", transforms.variable)
-pulled = _event("autograd.pulled", transforms.pulled)
-settled = _event("autograd.settled", transforms.settled)
+backward = event("autograd.backward", api.backward)
+grad = event("autograd.grad", api.grad)
+variable = event("autograd.variable", transforms.variable)
+pulled = event("autograd.pulled", transforms.pulled)
+settled = event("autograd.settled", transforms.settled)

@@ -24,8 +24,8 @@ from fanal.core.ir.program import FREED, Node, postorder
 from fanal.core.ir.row import Row
 
 # No primitive: it is never computed, and whoever walks a graph unfolds it first.
-folded = Row("folded", "tape", 0, lambda i, p: (), lambda i, p: None, lambda: None, None, None, 0, None,
-             False, None)
+folded = Row("folded", "tape", 0, lambda i, p: (), lambda i, p: None, lambda: None, None,
+             lambda *_: None, None, 0, None, False, None)
 
 HELD, DETACHED = 1, 2  # a value is what its storage holds, or that without its history
 DEEPEST = 8  # functions within functions in a gradient rule

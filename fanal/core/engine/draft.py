@@ -15,6 +15,7 @@ from fanal.core.engine.handle import Handle, Origin, Storage, counted
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
+from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
@@ -160,10 +161,13 @@ class Draft:
         self.inherited: list[Inherited] = []
         self.routes: dict[int, tuple[int, tuple]] = {}  # id of a carried graph -> how a slot leads to it
         self._inherit(s, slot_index)
+        hidden = unknown(toposort([o._storage.node for o in outs])) if s.vmapped else ()
+        # Tensors that belong to one example, whichever it is: they have no value.
+        self.hidden = frozenset(k for k, o in enumerate(outs) if id(o._storage.node) in hidden)
         roots: list[Node] = []
         for g in self.groups:
             st = g.weak()
-            if st is not None and st.node.buffer is None:
+            if st is not None and st.node.buffer is None and id(st.node) not in hidden:
                 g.final = st.node
                 roots.append(st.node)
         open_roots = self._open(outs)
@@ -214,7 +218,7 @@ class Draft:
         """Return the values, by group, through which a later segment may yet send gradients."""
         # Who holds one of these may yet send gradients through it, and following keeps no history for that.
         self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
-                     if o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
+                     if k not in self.hidden and o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
         found = {}
         for k in self.open:
             g = self.out_groups[k]

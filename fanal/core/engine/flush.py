@@ -13,6 +13,7 @@ from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
+from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, Program, toposort
 
@@ -103,6 +104,12 @@ def _run_recorded(touched: dict) -> None:
         for st in (r() for r in touched.values())
         if st is not None and st.node.buffer is None and not st.meta
     ]
+    if s.vmapped:
+        hidden = unknown(toposort([st.node for st in live]))
+        known = [st for st in live if id(st.node) not in hidden]
+        if s.levels or len(known) < len(live):
+            refused = refused or "a value was read inside a function that is mapped, or outlives it"
+        live = known
     held = [o for o in (h() for h in handles) if o is not None]
     open_ = {id(o._storage) for o in held}
     if any(st.node.needs_grad and not st.node.freed and id(st) not in open_ for st in live):

@@ -76,6 +76,8 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
 
 
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
+    if session.levels:
+        return None
     mode = state.mode
     for p in reversed(paths().all):
         if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
@@ -136,6 +138,7 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
             storage.node, storage.version = node, version
     path.undo[:] = undo
     path.undo_grads(k)
+    s.levels.clear()  # what was followed begins them again
     s.begin()
     handed = handed_out(path, k)
     depth, s.depth = s.depth, 0  # a flush may have brought us here
@@ -356,6 +359,8 @@ def _look_who_holds(path: Path, now: list[int]) -> bool:
     """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
     # Whether a .grad may serve again is asked at the next backward: until then its parameter holds it.
     held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
+    if not path.hidden.isdisjoint(held):
+        return False
     if not path.open.isdisjoint(held) and not _leave_open(path, held):
         return False
     more = {path.out_groups[i] for i in held if not path.groups[path.out_groups[i]].external} - path.live
@@ -412,7 +417,8 @@ def _expect_next(again: bool, ended: Path) -> None:
         known.last.successor = ended
     nxt = ended.successor
     known.last = ended
-    if nxt is None or not nxt.steps or nxt.mode != state.mode or not current(nxt) or not _enter(again, nxt):
+    if nxt is None or s.levels or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
+            or not _enter(again, nxt):
         matcher.set_cursor(None)
         s.path = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from fanal.core.ir.row import Row
 Chain = tuple[tuple[Row, tuple], ...]
 
 
+births = itertools.count()  # tells which of two storages is older
+
+
 class Storage:
     """A piece of memory as the user sees it: the current value, and how often it was written.
 
@@ -21,10 +25,11 @@ class Storage:
     bytes: then a read copies what it sees, and a write lands in the very same memory at once.
     """
 
-    __slots__ = ("node", "version", "foreign", "meta", "root", "uncounted", "__weakref__")
+    __slots__ = ("node", "version", "born", "foreign", "meta", "root", "uncounted", "__weakref__")
 
     def __init__(self, node: Node, meta: bool = False) -> None:
         self.node = node
+        self.born = next(births)
         self.version = 0
         self.foreign: Any = None
         self.meta = meta

@@ -40,6 +40,7 @@ class Path:
         self.inputs, self.sources = draft.inputs, draft.sources
         self.order = draft.order
         self.outs, self.out_groups, self.open = draft.outs, draft.out_groups, draft.open
+        self.hidden = draft.hidden
         self.steps = draft.steps
         self.inherited = draft.inherited  # graphs of earlier segments that it goes through
         self.outline = draft.outline  # of the history it leaves open

@@ -82,6 +82,9 @@ class Session(threading.local):
         self.paths: Any = None  # every known segment of this thread
         self.effects: list[tuple[int, Callable[[], None]]] = []  # what Python did between followed events
         self.epoch = 0  # counts changes to tensors that are no events: hooks, requires_grad
+        self.levels: list[Any] = []  # vmapped functions that run now, see engine.level
+        self.vmapped = False  # there were some: values may hang on an example
+        self.checks: list[tuple[Callable, Any]] = []  # of values in the innermost, to be made when it has ended
         self.begin()
 
     def begin(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fanal.core.engine.level import for_each
 from fanal.core.engine.record import runtime, session, unfollowable
 from fanal.core.ir.prims import given, philox
 from fanal.core.ir.program import Node, Shape
@@ -70,8 +71,6 @@ class Offset:
 def draw(shape: Shape) -> Node:
     """Return 32 fresh random bits for each element of a shape, as uint32."""
     seed, offset = Seed(), Offset()
-    return philox(
-        runtime(given(np.array(seed.now(), np.int64)), seed),
-        runtime(given(np.array(offset.now(), np.int64)), offset),
-        shape,
-    )
+    key = runtime(given(np.array(seed.now(), np.int64)), seed)
+    at = runtime(given(np.array(offset.now(), np.int64)), offset)
+    return for_each(shape, lambda whole: philox(key, at, whole))

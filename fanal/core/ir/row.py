@@ -32,6 +32,7 @@ class Row:
         "dtype",
         "ref",
         "grad",
+        "batch",
         "code",
         "flops",
         "domain",
@@ -49,6 +50,7 @@ class Row:
         dtype: Callable,
         ref: Callable,
         grad: Callable | None,
+        batch: Callable,
         code: Callable | None,
         flops: Any,
         domain: tuple | None,
@@ -56,7 +58,7 @@ class Row:
         fold: Callable | None,
     ) -> None:
         self.name, self.kind, self.arity = name, kind, arity
-        self.shape, self.dtype, self.ref, self.grad, self.code = shape, dtype, ref, grad, code
+        self.shape, self.dtype, self.ref, self.grad, self.batch, self.code = shape, dtype, ref, grad, batch, code
         self.flops, self.domain, self.exact, self.fold = flops, domain, exact, fold
 
     def __call__(self, *args: Any) -> Node:
@@ -92,6 +94,7 @@ def prim(
     dtype: Callable,
     ref: Callable,
     grad: Callable | None,
+    batch: Callable,
     code: Callable | None,
     flops: Any,
     arity: int = 1,
@@ -103,13 +106,14 @@ def prim(
 
     kind: one of KINDS. arity: number of input values, -1 for a sequence. shape, dtype: (inputs, params) -> result's.
     ref: (*arrays, *params) -> array, the meaning, in NumPy. grad: (g, y, *inputs, *params) -> one node or None per
-    input, in primitives; NO_GRADIENT is a written value. code: (emitter, *scalars) -> scalar, for point rows.
+    input, in primitives; NO_GRADIENT is a written value. batch: how many examples are done at once, see
+    `prims.batching`. code: (emitter, *scalars) -> scalar, for point rows.
     flops: per result element, or (inputs, params) -> total. domain: where random test inputs are drawn.
     exact: IEEE gives one right answer, so NumPy and generated code agree to the bit.
     fold: (*inputs, *params) -> node or None, when the result is known without computing.
     """
     assert kind in KINDS and name not in ROWS, name
-    row = ROWS[name] = Row(name, kind, arity, shape, dtype, ref, grad, code, flops, domain, exact, fold)
+    row = ROWS[name] = Row(name, kind, arity, shape, dtype, ref, grad, batch, code, flops, domain, exact, fold)
     return row
 
 

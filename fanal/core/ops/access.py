@@ -13,6 +13,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.level import CONTROL_FLOW, ITEM
 from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable, written_ahead
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
@@ -115,7 +116,7 @@ def item(self: Any) -> Any:
     """Return the value of a tensor with one element as a Python number."""
     if math.prod(self._shape) != 1:
         raise RuntimeError(f"a Tensor with {math.prod(self._shape)} elements cannot be converted to Scalar")
-    v = dt.plain(compute(self)).reshape(()).item()
+    v = dt.plain(compute(self, ITEM)).reshape(()).item()
     return float(v) if self._dtype.itemsize <= 2 and self._dtype.is_floating_point else v
 
 
@@ -137,7 +138,7 @@ def _bool(self: Any) -> bool:
         raise RuntimeError("Boolean value of Tensor with no values is ambiguous")
     if n > 1:
         raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
-    return bool(item_public(self))
+    return bool(dt.plain(compute(self, CONTROL_FLOW)).reshape(()).item())
 
 
 def _index(self: Any) -> int:

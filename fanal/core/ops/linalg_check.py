@@ -10,6 +10,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.errors import LinAlgError
 from fanal.core.base.shape import broadcast_shapes
+from fanal.core.engine.record import session, unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import read
@@ -72,6 +73,11 @@ def failure(name: str, text: str) -> Callable[[Any], None]:
     it."""
 
     def check(info: Any) -> None:
+        if session.levels:  # inside a mapped function: looked at when it has ended
+            if session.depth:
+                unfollowable("a factorisation is checked later")
+            session.checks.append((check, info))
+            return
         codes = np.asarray(compute(info))
         if codes.any():
             at = int((codes.reshape(-1) != 0).argmax())

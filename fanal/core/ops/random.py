@@ -6,6 +6,7 @@ kernels, from the counter of `engine.rng`, which is seeded together with the def
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,14 @@ from fanal.core.base.layout import strided
 from fanal.core.base.mt19937 import Mt19937
 from fanal.core.base.shape import Shape, is_contiguous
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.level import SAME, for_each, own_draws
 from fanal.core.engine.record import flush, session, unfollowable
 from fanal.core.engine.rng import rng
-from fanal.core.ir.prims import given
-from fanal.core.ops.build import assign, check_inplace, kept_strides, public, wrap
+from fanal.core.ir.prims import broadcast, given
+from fanal.core.ops.build import assign, check_inplace, kept_strides, public, read, wrap
 from fanal.core.ops.create import shape_of
 from fanal.core.ops.factory import placed, scalar_of
+from fanal.core.ops.vmap import examples, whole
 from fanal.core.tensor.tensor import compute, strides_of, wrap_array
 
 
@@ -167,7 +170,16 @@ def _made(
     if devices.resolve(device) is devices.META:
         return placed(wrap_array(np.zeros(shape, d.np), d), device, requires_grad)
     _note()
-    return placed(wrap_array(_dense(draw(shape)), d), device, requires_grad)
+    levels = own_draws()
+    t = wrap_array(_dense(draw((*[level.size for level in levels], *shape))), d)
+    return placed(examples(t, levels), device, requires_grad)
+
+
+def _drawn_from(d: dt.dtype, draw: Callable[..., np.ndarray], *operands: Any) -> Any:
+    """Return numbers whose distribution depends on the values of tensors, in dtype `d`."""
+    values = [_dense(compute(whole(x), SAME)) if isinstance(x, Handle) else x for x in operands]
+    _note()
+    return examples(wrap_array(_dense(draw(*values)), d), own_draws())
 
 
 def _size(size: tuple) -> Shape:
@@ -253,7 +265,12 @@ def randperm(
 ) -> Any:
     """Return a random permutation of 0, ..., n - 1."""
     d = dtype or dt.int64
-    return _made((n,), d, lambda s: draws.randperm(stream(generator), n, d.np), device, requires_grad)
+
+    def permutations(s: Shape) -> np.ndarray:
+        rows = [draws.randperm(stream(generator), n, d.np) for _ in range(math.prod(s[:-1]))]
+        return np.reshape(rows, s).astype(d.np, copy=False)
+
+    return _made((n,), d, permutations, device, requires_grad)
 
 
 @public(method=False, out=True, event=False)
@@ -281,20 +298,21 @@ def normal(
         )
     if not isinstance(mean, Handle) and not isinstance(std, Handle):
         raise TypeError("normal() received an invalid combination of arguments: give a size, or a tensor")
-    m = _dense(compute(mean)) if isinstance(mean, Handle) else float(mean)
-    s = _dense(compute(std)) if isinstance(std, Handle) else float(std)
-    _note()
     like = mean if isinstance(mean, Handle) else std
-    return wrap_array(_dense(draws.normal_of(stream(generator), m, s)), like._dtype)
+    m, s = (x if isinstance(x, Handle) else float(x) for x in (mean, std))
+    return _drawn_from(like._dtype, lambda m, s: draws.normal_of(stream(generator), m, s), m, s)
 
 
 @public(out="same", event=False)
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
-    _note()
-    return wrap_array(
-        draws.multinomial(stream(generator), _dense(compute(input)), num_samples, replacement), dt.int64
-    )
+
+    def draw(weights: np.ndarray) -> np.ndarray:
+        rows = weights.reshape(-1, weights.shape[-1]) if weights.ndim > 2 else weights
+        found = draws.multinomial(stream(generator), rows, num_samples, replacement)
+        return found.reshape(*weights.shape[:-1], num_samples)
+
+    return _drawn_from(dt.int64, draw, input)
 
 
 @public(out=True, event=False)
@@ -304,8 +322,11 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
     if p is None:
         if not d.is_floating_point:
             raise RuntimeError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{dt.scalar_name(d)}'")
-        p = compute(input)
-    return wrap_array(_bernoulli(input._shape, d, p, generator), d)
+        p = input
+    if isinstance(p, Handle):
+        each = wrap(broadcast(read(p), input._shape))
+        return _drawn_from(d, lambda p: _bernoulli(p.shape, d, p, generator), each)
+    return _made(input._shape, d, lambda s: _bernoulli(s, d, p, generator), None, False)
 
 
 def _bernoulli(shape: Shape, d: dt.dtype, p: Any, generator: Any) -> np.ndarray:
@@ -320,23 +341,23 @@ def _bernoulli(shape: Shape, d: dt.dtype, p: Any, generator: Any) -> np.ndarray:
 @public(method=False, event=False)
 def poisson(input: Any, generator: Any = None) -> Any:
     """Return Poisson numbers of the given rates."""
-    _note()
-    return wrap_array(draws.poisson(stream(generator), _dense(compute(input))), input._dtype)
+    return _drawn_from(input._dtype, lambda rate: draws.poisson(stream(generator), rate), input)
 
 
 @public(method=False, event=False)
 def binomial(count: Any, prob: Any, generator: Any = None) -> Any:
     """Return numbers of successes in `count` trials of probability `prob`."""
-    _note()
-    a, b = np.broadcast_arrays(compute(count), compute(prob))
-    return wrap_array(draws.binomial(stream(generator), _dense(a), _dense(b)), count._dtype)
+
+    def draw(count: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        return draws.binomial(stream(generator), *map(_dense, np.broadcast_arrays(count, prob)))
+
+    return _drawn_from(count._dtype, draw, count, prob)
 
 
 @public("_standard_gamma", method=False, event=False)
 def standard_gamma(alpha: Any, generator: Any = None) -> Any:
     """Return gamma numbers of shape parameter `alpha` and scale 1."""
-    _note()
-    return wrap_array(draws.standard_gamma(stream(generator), _dense(compute(alpha))), alpha._dtype)
+    return _drawn_from(alpha._dtype, lambda a: draws.standard_gamma(stream(generator), a), alpha)
 
 
 @public("_sample_dirichlet", method=False, event=False)
@@ -378,6 +399,8 @@ def _like(name: str, draw: Callable) -> None:
         if name == "randn_like":
             named["contiguous"] = st is None
         one = lambda s: draw(stream(generator), s, d, *limits, **named)
+        if session.levels:
+            return _made(input._shape, d, one, "cpu", requires_grad)
         a = _ordered(input._shape, st, one) if st else _dense(one(input._shape))
         return placed(wrap(given(a, d), st), "cpu", requires_grad)
 
@@ -404,6 +427,8 @@ def _fill(t: Any, draw: Callable[[Shape], np.ndarray]) -> Any:
         _note()
     else:
         flush("numbers are drawn in place")
+    if own_draws():
+        return assign(t, for_each(t._shape, lambda s: given(_dense(draw(s)), t._dtype)))
     return assign(t, given(_ordered(t._shape, strides_of(t), draw), t._dtype))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import math
 from collections.abc import Iterator
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fanal.core.engine.handle import Handle, Storage
 from fanal.core.engine.record import hold
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import is_number, public
+from fanal.core.ops.vmap import across
 from fanal.core.tensor.alias import derive
 from fanal.core.tensor.tensor import Tensor, blank, compute, settled, strides_of, wrap
 
@@ -185,6 +187,10 @@ def text(t: Any) -> str:
     from fanal.core.autograd.backward import grad_name
     from fanal.core.tensor.alias import value
 
+    mapped = across(t)
+    if mapped is not None:
+        level, every = mapped
+        return f"BatchedTensor(lvl={level}, bdim=0, value=\n{indent(text(every), '    ')}\n)"
     plain = type(t) is Tensor or type(t).__name__ == "Parameter"
     prefix = "tensor(" if plain else f"{type(t).__name__}("
     notes = []

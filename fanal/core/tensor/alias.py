@@ -14,7 +14,8 @@ import numpy as np
 
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import BASE, Chain, Handle, Origin, counted, shared_outside
-from fanal.core.engine.record import flush, hold, note_snapshot
+from fanal.core.engine.level import check_written
+from fanal.core.engine.record import flush, hold, note_snapshot, session
 from fanal.core.ir.prims import (
     alias,
     broadcast,
@@ -149,6 +150,8 @@ VARIABLE = Mark()  # a leaf that a function transform made to differentiate by: 
 def write(t: Handle, new: Node) -> None:
     """Make `new` (shape and dtype of `t`) the value of `t`, and so of every view of its storage."""
     s = t._storage
+    if session.levels:
+        check_written(s, new)
     old = s.node
     root = write_through(old, t._chain, new)
     if t._detached or not state.grad:

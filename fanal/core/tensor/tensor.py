@@ -12,6 +12,7 @@ from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array
+from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
@@ -202,20 +203,25 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     return t
 
 
-def settled(t: Handle) -> np.ndarray:
-    """Return the root value of a tensor's storage. Flushes when work is pending that may change it."""
+def settled(t: Handle, text: str = DYNAMIC) -> np.ndarray:
+    """Return the root value of a tensor's storage. Flushes when work is pending that may change it.
+
+    text: the error if there is none, as the tensor belongs to one example of a batch, whichever it is.
+    """
     if t._storage.node.buffer is None or written_ahead(t._storage):
         flush("read")
+        if t._storage.node.buffer is None:
+            raise unknowable(text)
     return root_array(
         t._storage
     )  # of the storage it has now: what was handed out while following may have moved
 
 
-def compute(t: Handle) -> np.ndarray:
-    """Return the value of a tensor as an array that shares the memory of its storage. Flushes."""
+def compute(t: Handle, text: str = DYNAMIC) -> np.ndarray:
+    """Return the value of a tensor as an array that shares the memory of its storage. Flushes. text: see `settled`."""
     if t._storage.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-    a = settled(t)
+    a = settled(t, text)
     for row, params in t._chain:
         a = row.ref(a, *params)
     return a

@@ -7,6 +7,9 @@ matcher asks for at once. A `Sequential` of such layers is such a layer.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fanal.core.engine.follow import dispatch
@@ -85,9 +88,26 @@ def callable_of(cls: type, slow: Any) -> Any:
     return matcher.method(cls, _CALL.key, slow, "__call__", slow.__doc__)
 
 
+class _Apart(threading.local):
+    depth = 0
+
+
+_apart = _Apart()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Let layers be as many events as operators they call: for a while they have tensors that no fact can name."""
+    _apart.depth += 1
+    try:
+        yield
+    finally:
+        _apart.depth -= 1
+
+
 def follows(module: Any) -> bool:
     """Tell whether a call of `module` made here and now is an event of its own."""
-    return session.depth == 0 and is_one_event(module)
+    return session.depth == 0 and not _apart.depth and is_one_event(module)
 
 
 def one_event(module: Any, args: tuple) -> Any:

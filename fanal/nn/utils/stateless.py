@@ -8,6 +8,7 @@ from typing import Any
 
 from fanal import Tensor
 from fanal.core.base.missing import finder
+from fanal.nn.modules.events import apart
 from fanal.nn.modules.mirror import table_of
 from fanal.nn.modules.module import Module
 
@@ -71,7 +72,8 @@ def swapped(
             entries, name = place
             restore.append((entries, name, entries[name]))
             entries[name] = tensor
-        yield
+        with apart():
+            yield
     finally:
         for entries, name, value in reversed(restore):
             entries[name] = value

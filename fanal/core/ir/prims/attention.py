@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base.shape import Shape
+from fanal.core.ir.prims.batching import attending
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import kept, prim
 
@@ -71,10 +72,10 @@ def stats_at(q: Shape) -> int:
 # exponentials of every row, from which the backward pass makes the weights again. The heads of a place lie together,
 # as the projection that follows reads them.
 attention = prim("attention", kind="contract", arity=-1, dtype=kept, ref=_attention_ref, grad=_closed, code=None,
-                 shape=lambda i, p: (i[0].size + 2 * math.prod(i[0].shape[:3]),),
+                 batch=attending, shape=lambda i, p: (i[0].size + 2 * math.prod(i[0].shape[:3]),),
                  flops=lambda i, p: _cost(i, 2, p[1]))
 # (q, k, v, statistics, gradient by the output (B, H, L, D)[, mask]), scale, causal, for as many keys as queries
 # -> (B, L, 3, H, D): the gradients by q, k and v, laid out like the joint projection that they often come from.
 attention_grad = prim("attention_grad", kind="contract", arity=-1, dtype=kept, ref=_attention_grad_ref, grad=_closed,
-                      code=None, flops=lambda i, p: _cost(i, 5, p[1]),
+                      batch=attending, code=None, flops=lambda i, p: _cost(i, 5, p[1]),
                       shape=lambda i, p: (i[0].shape[0], i[0].shape[2], 3, i[0].shape[1], i[0].shape[3]))

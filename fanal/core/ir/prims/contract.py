@@ -8,6 +8,7 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes
+from fanal.core.ir.prims.batching import convolving, matrices
 from fanal.core.ir.prims.point import conj
 from fanal.core.ir.prims.view import permute, sum_to
 from fanal.core.ir.program import Node
@@ -48,6 +49,7 @@ dot: Row = prim(
         sum_to(dot(g, conj(swap(b))), a.shape) if a.varies else None,
         sum_to(dot(conj(swap(a)), g), b.shape) if b.varies else None,
     ],
+    batch=matrices,
     code=None,
     flops=lambda i, p: (
         2
@@ -154,6 +156,7 @@ conv: Row = prim(
         conv_dx(g, conj(w), x.shape[2:], s, q, d, n) if x.varies else None,
         conv_dw(g, conj(x), w.shape[2:], s, q, d, n) if w.varies else None,
     ],
+    batch=convolving,
     code=None,
     flops=lambda i, p: 2 * math.prod(_conv_shape(i, p)) * math.prod(i[1].shape[1:]),
 )
@@ -169,6 +172,7 @@ conv_dx: Row = prim(
         conv(g, conj(w), s, q, d, n) if x.varies else None,
         conv_dw(conj(x), g, w.shape[2:], s, q, d, n) if w.varies else None,
     ],
+    batch=convolving,
     code=None,
     flops=lambda i, p: 2 * i[0].size * math.prod(i[1].shape[1:]),
 )
@@ -184,6 +188,7 @@ conv_dw: Row = prim(
         conv(conj(v), g, s, q, d, n) if x.varies else None,
         conv_dx(conj(x), g, v.shape[2:], s, q, d, n) if v.varies else None,
     ],
+    batch=convolving,
     code=None,
     flops=lambda i, p: 2 * i[0].size * (i[1].shape[1] // p[4]) * math.prod(p[0]),
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
+from fanal.core.ir.prims.batching import shifted, up
 from fanal.core.ir.prims.point import le, lt, mul, num, real, where
 from fanal.core.ir.prims.source import iota
 from fanal.core.ir.prims.view import pad, reshape
@@ -68,6 +69,7 @@ fft: Row = prim(
     dtype=_dtype,
     ref=_ref,
     grad=_grad,
+    batch=shifted(lambda size, kind, dims, n: (kind, up(dims), n)),
     code=None,
     flops=lambda i, p: int(
         5 * i[0].size * max(1.0, math.log2(max(2, math.prod(i[0].shape[d] for d in p[1]))))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.ir.prims.batching import along, one_by_one, reading, writing
 from fanal.core.ir.prims.view import zeros
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
@@ -58,6 +59,7 @@ take: Row = prim(
     shape=lambda i, p: (*i[0].shape[: p[0]], *i[1].shape, *i[0].shape[p[0] + 1 :]),
     ref=lambda x, i, dim: np.take(x, _check(i, x.shape[dim]), dim),
     grad=_take_grad,
+    batch=reading,
     code=None,
     flops=0,
     exact=True,
@@ -71,6 +73,7 @@ put: Row = prim(
     dtype=kept,
     ref=lambda x, i, v, dim, mode: _put(x, (slice(None),) * dim + (_check(i, x.shape[dim]),), v, mode),
     grad=lambda g, y, x, i, v, dim, mode: _write_grad(put, take, g, x, i, v, dim, mode),
+    batch=writing,
     code=None,
     flops=lambda i, p: i[2].size,
 )
@@ -83,6 +86,7 @@ gather: Row = prim(
     shape=lambda i, p: i[1].shape,
     ref=lambda x, i, dim: x[_along(_check(i, x.shape[dim]), dim)],
     grad=lambda g, y, x, i, dim: [scatter(zeros(x.shape, g.dtype), i, g, dim, "add"), None],
+    batch=along(lambda size, dim: (dim + 1,)),
     code=None,
     flops=0,
     exact=True,
@@ -96,6 +100,7 @@ scatter: Row = prim(
     dtype=kept,
     ref=lambda x, i, v, dim, mode: _put(x, _along(_check(i, x.shape[dim]), dim), v, mode),
     grad=lambda g, y, x, i, v, dim, mode: _write_grad(scatter, gather, g, x, i, v, dim, mode),
+    batch=along(lambda size, dim, mode: (dim + 1, mode)),
     code=None,
     flops=lambda i, p: i[2].size,
 )
@@ -129,6 +134,7 @@ argsort: Row = prim(
     dtype=lambda i, p: dt.int64,
     ref=_argsort_ref,
     grad=NO_GRADIENT,
+    batch=along(lambda size, dim, descending: (dim + 1, descending)),
     code=None,
     flops=lambda i, p: 20 * i[0].size,
     exact=True,
@@ -142,6 +148,7 @@ host: Row = prim(
     dtype=lambda i, p: p[2],
     ref=lambda *a: a[-3](*a[:-3]),
     grad=NO_GRADIENT,
+    batch=one_by_one,
     code=None,
     flops=0,
 )

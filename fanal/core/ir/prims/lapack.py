@@ -16,6 +16,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.ir.prims import factor
+from fanal.core.ir.prims.batching import ranked
 from fanal.core.ir.prims.contract import dot, swap
 from fanal.core.ir.prims.index import gather
 from fanal.core.ir.prims.point import add, conj, convert, div, eq, imag, le, mul, neg, num, real, sub, where
@@ -90,6 +91,7 @@ lapack: Row = prim(
     dtype=_dtype,
     ref=_ref,
     grad=_grad,
+    batch=ranked,
     code=None,
     flops=lambda i, p: (
         2 * math.prod(_batch(i)) * math.prod(i[0].shape[-2:]) * max(i[0].shape[-1], i[-1].shape[-1])

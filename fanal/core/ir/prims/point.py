@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.ir.prims.batching import broadcasting
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same, spread
 
@@ -64,6 +65,7 @@ def unary(
         dtype=dtype,
         ref=_quiet(ref),
         grad=grad,
+        batch=broadcasting,
         code=code,
         flops=flops,
         domain=domain,
@@ -91,6 +93,7 @@ def binary(
         dtype=dtype,
         ref=_quiet(ref),
         grad=grad,
+        batch=broadcasting,
         code=code,
         flops=flops,
         domain=domain,
@@ -127,6 +130,7 @@ convert: Row = prim(
     grad=lambda g, y, x, to: [
         convert(real(g) if g.dtype.is_complex and not x.dtype.is_complex else g, x.dtype)
     ],
+    batch=broadcasting,
     code=lambda e, x, to: e.convert(x, to),
     flops=0,
     exact=True,
@@ -139,6 +143,7 @@ bitcast: Row = prim(
     dtype=lambda i, p: p[0],
     ref=lambda x, to: x.view(to.np),
     grad=NO_GRADIENT,
+    batch=broadcasting,
     code=lambda e, x, to: e.bitcast(x, to),
     flops=0,
     exact=True,
@@ -289,6 +294,7 @@ elementary: Row = prim(
     dtype=kept,
     ref=_quiet(lambda x, name: ELEMENTARY[name][0](x)),
     grad=lambda g, y, x, name: [ELEMENTARY[name][1](g, y, x)],
+    batch=broadcasting,
     code=lambda e, x, name: getattr(e, name)(x),
     flops=20,
     domain=(-0.9, 0.9),
@@ -485,6 +491,7 @@ where: Row = prim(
     dtype=_second,
     ref=np.where,
     grad=lambda g, y, c, a, b: [None, where(c, g, num(g, 0)), where(c, num(g, 0), g)],
+    batch=broadcasting,
     code=lambda e, c, a, b: e.where(c, a, b),
     flops=1,
     exact=True,

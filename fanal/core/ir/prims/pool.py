@@ -12,6 +12,7 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
+from fanal.core.ir.prims.batching import shifted
 from fanal.core.ir.prims.index import gather
 from fanal.core.ir.prims.view import reshape
 from fanal.core.ir.program import Node
@@ -73,12 +74,13 @@ def _work(i: tuple, p: tuple) -> int:
 
 # x (..., *size) -> (..., *out). The gradient goes to one element of each window; NaN propagates.
 max_pool = prim("max_pool", kind="pool", shape=_windows, dtype=kept, ref=lambda x, *p: _search(x, *p)[0],
-                grad=_grad, code=None, flops=_work, exact=True)
+                grad=_grad, batch=shifted(), code=None, flops=_work, exact=True)
 # The flat position, in the last dimensions of x, of the element that max_pool takes: the first of equals, the
 # last NaN.
 max_pool_at = prim("max_pool_at", kind="pool", shape=_windows, dtype=lambda i, p: dt.int64,
-                   ref=lambda x, *p: _search(x, *p)[1], grad=NO_GRADIENT, code=None, flops=_work, exact=True)
+                   ref=lambda x, *p: _search(x, *p)[1], grad=NO_GRADIENT, batch=shifted(), code=None,
+                   flops=_work, exact=True)
 # g (..., *out), x (..., *size) -> (..., *size): each window adds its g to the element it took, in row-major
 # order.
 max_pool_dx = prim("max_pool_dx", kind="pool", arity=2, shape=lambda i, p: i[1].shape, dtype=kept,
-                   ref=_dx_ref, grad=_dx_grad, code=None, flops=_work)
+                   ref=_dx_ref, grad=_dx_grad, batch=shifted(), code=None, flops=_work)

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base.shape import Shape
-from fanal.core.ir.body import Body
+from fanal.core.ir.batch import Batch, number
+from fanal.core.ir.body import Body, recording
 from fanal.core.ir.interp import evaluate
+from fanal.core.ir.prims.batching import each, from_front
 from fanal.core.ir.prims.derivative import GRADIENT, Source, derive
 from fanal.core.ir.prims.point import add
-from fanal.core.ir.prims.view import disjoint, reshape, slice_, zeros
+from fanal.core.ir.prims.source import input_
+from fanal.core.ir.prims.view import concat, disjoint, reshape, slice_, zeros
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import kept, prim
 
@@ -155,6 +158,42 @@ def _grad(g: Node, y: Node, *rest: Any) -> list[Node | None]:
     return out
 
 
+def _body_for_all(body: Body, size: int, marks: tuple[bool, ...]) -> Body:
+    """Return the body that takes a step for all examples; `marks`: which inputs they have to themselves."""
+    known = body.derived.get((Batch, size, marks))
+    if known is not None:
+        return known
+    batch = Batch(number(), size)
+    with recording():
+        inputs = [input_((size, *i.shape), i.dtype) if m else i for i, m in zip(body.inputs, marks)]
+        for i, x in zip(body.inputs, inputs):
+            if x is not i:
+                x.needs_grad = True
+                batch.know(i, x)
+        after, results = ([batch.whole(o) for o in outs] for outs in (body.after, body.results))
+    n, m = len(body.states), len(body.steps)
+    made = body.derived[Batch, size, marks] = Body(inputs[:n], inputs[n:n + m], inputs[n + m:], after, results)
+    return made
+
+
+def _for_all(b: Batch, node: Node, xs: Sequence[Node], marks: Sequence[bool]) -> Node:
+    """The batching rule: a recurrence whose every step is taken for all examples."""
+    body, reverse = node.params
+    n, m = len(body.states), len(body.steps)
+    states = [x if mark else each(x, b.size) for x, mark in zip(xs[:n], marks)]
+    steps = [from_front(x, 1) if mark else x for x, mark in zip(xs[n:n + m], marks[n:])]
+    many = _body_for_all(body, b.size, (*(True for _ in states), *marks[n:]))
+    y = recur([*states, *steps, *xs[n + m:]], many, reverse)
+    track = Track(many, reverse, node.inputs[n].shape[0])
+    parts = []
+    for lines, places in ((track.count + 1, track.states), (track.count, track.results)):
+        for at, shape in places:
+            lie = slice_(y, (at,), (at + lines * math.prod(shape),), (1,))
+            by_example = from_front(reshape(lie, (lines, *shape)), 1)
+            parts.append(reshape(by_example, (b.size, lines * math.prod(shape[1:]))))
+    return concat(parts, 1)
+
+
 def _flops(inputs: Sequence[Node], params: tuple) -> int:
     body = params[0]
     one = 0
@@ -173,6 +212,7 @@ recur = prim(
     dtype=kept,
     ref=_ref,
     grad=_grad,
+    batch=_for_all,
     code=None,
     flops=_flops,
 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, reduced_shape
+from fanal.core.ir.prims.batching import along, shifted, up
 from fanal.core.ir.prims.point import _quiet, conj, div, eq, exp, le, lt, mul, neg, num, where
 from fanal.core.ir.prims.source import iota
 from fanal.core.ir.prims.view import broadcast, flip, pad, permute, reshape, slice_
@@ -42,6 +43,7 @@ def _reduce(name, ref, grad, fold=None):  # type: ignore[no-untyped-def]
         dtype=kept,
         ref=_quiet(ref),
         grad=grad,
+        batch=shifted(lambda size, dims: (up(dims),)),
         code=None,
         flops=lambda i, p: i[0].size,
         fold=fold,
@@ -78,6 +80,7 @@ def _arg(f):  # type: ignore[no-untyped-def]
         dtype=lambda i, p: dt.int64,
         ref=lambda x, d: np.asarray(f(x, d)).astype(np.int64),
         grad=NO_GRADIENT,
+        batch=shifted(lambda size, dim: (dim + 1,)),
         code=None,
         flops=lambda i, p: i[0].size,
         exact=True,
@@ -180,6 +183,7 @@ scan: Row = prim(
     dtype=kept,
     ref=_quiet(_scan_ref),
     grad=_scan_grad,
+    batch=along(lambda size, op, dim: (op, dim + 1)),
     code=None,
     flops=lambda i, p: i[0].size,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.ir.prims.batching import without
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, prim
 
@@ -22,6 +23,7 @@ input_ = prim(
     dtype=lambda i, p: p[1],
     ref=_given,
     grad=NO_GRADIENT,
+    batch=without,
     code=None,
     flops=0,
 )
@@ -33,6 +35,7 @@ full = prim(
     dtype=lambda i, p: p[2],
     ref=lambda shape, value, dtype: np.full(shape, value, dtype.np),
     grad=NO_GRADIENT,
+    batch=without,
     code=lambda e, shape, value, dtype: e.const(value, dtype),
     flops=0,
     exact=True,
@@ -48,6 +51,7 @@ iota = prim(
         np.arange(shape[dim]).reshape([-1 if d == dim else 1 for d in range(len(shape))]), shape
     ).astype(dtype.np),
     grad=NO_GRADIENT,
+    batch=without,
     code=None,
     flops=1,
     exact=True,
@@ -85,6 +89,7 @@ philox = prim(
     dtype=lambda i, p: dt.uint32,
     ref=_philox_ref,
     grad=NO_GRADIENT,
+    batch=without,
     code=lambda e, index, seed, offset: e.philox(index, seed, offset),
     flops=20,
     exact=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from fanal.core.ir.prims.batching import broadcasting
 from fanal.core.ir.prims.point import add, div, eq, exp, log, mul, neg, num, sign, sub, where
 from fanal.core.ir.prims.special import special_code, special_ref
 from fanal.core.ir.prims.special_pairs import pairs_ref
@@ -50,6 +51,7 @@ special: Row = prim(
     dtype=kept,
     ref=special_ref,
     grad=_grad,
+    batch=broadcasting,
     code=special_code,
     flops=60,
     domain=(0.1, 0.9),
@@ -81,6 +83,7 @@ special2: Row = prim(
     dtype=kept,
     ref=pairs_ref,
     grad=_grad2,
+    batch=broadcasting,
     code=None,
     flops=200,
     domain=(1.5, 4),

@@ -8,11 +8,12 @@ import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
+from fanal.core.ir.prims.batching import recasting, shifted, spreading, taped, up, walking
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row, kept, prim, same
 
 
-def _view(name, shape, ref, grad, fold=None, flops=0):  # type: ignore[no-untyped-def]
+def _view(name, shape, ref, grad, batch, fold=None, flops=0):  # type: ignore[no-untyped-def]
     return prim(
         name,
         kind="view",
@@ -20,6 +21,7 @@ def _view(name, shape, ref, grad, fold=None, flops=0):  # type: ignore[no-untype
         dtype=kept,
         ref=ref,
         grad=grad,
+        batch=batch,
         code=None,
         flops=flops,
         exact=True,
@@ -52,6 +54,7 @@ broadcast: Row = _view(
     lambda i, p: p[0],
     lambda x, shape: np.broadcast_to(x, shape),
     lambda g, y, x, shape: [sum_to(g, x.shape)],
+    spreading,
     lambda x, shape: x if x.shape == shape else None,
 )
 reshape: Row = _view(
@@ -59,6 +62,7 @@ reshape: Row = _view(
     lambda i, p: p[0],
     lambda x, shape: np.reshape(x, shape),
     lambda g, y, x, shape: [reshape(g, x.shape)],
+    shifted(lambda size, shape: ((size, *shape),)),
     lambda x, shape: (
         x
         if x.shape == shape
@@ -72,6 +76,7 @@ permute: Row = _view(
     lambda i, p: tuple(i[0].shape[d] for d in p[0]),
     lambda x, dims: np.transpose(x, dims),
     lambda g, y, x, dims: [permute(g, _inverse(dims))],
+    shifted(lambda size, dims: ((0, *up(dims)),)),
     lambda x, dims: x if dims == tuple(range(len(dims))) else None,
 )
 
@@ -84,15 +89,26 @@ def _slices(starts: Shape, stops: Shape, steps: Shape) -> tuple[slice, ...]:
     return tuple(slice(a, max(b, a), s) for a, b, s in zip(starts, stops, steps))
 
 
+def _region(size: int, starts: Shape, stops: Shape, steps: Shape) -> tuple[Shape, Shape, Shape]:
+    return (0, *starts), (size, *stops), (1, *steps)
+
+
 # starts, stops, steps: one int per dimension, 0 <= start <= stop <= size, step >= 1.
 slice_: Row = _view(
     "slice",
     _slice_shape,
     lambda x, a, b, s: x[_slices(a, b, s)],
     lambda g, y, x, a, b, s: [update_slice(zeros(x.shape, g.dtype), g, a, b, s)],
+    shifted(_region),
     lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None,
 )
-flip: Row = _view("flip", same, lambda x, dims: np.flip(x, dims), lambda g, y, x, dims: [flip(g, dims)])
+flip: Row = _view(
+    "flip",
+    same,
+    lambda x, dims: np.flip(x, dims),
+    lambda g, y, x, dims: [flip(g, dims)],
+    shifted(lambda size, dims: (up(dims),)),
+)
 
 
 def _pad_ref(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray:
@@ -109,6 +125,7 @@ pad: Row = _view(
     lambda g, y, x, low, high, value: [
         slice_(g, low, tuple(a + n for a, n in zip(low, x.shape)), (1,) * len(low))
     ],
+    shifted(lambda size, low, high, value: ((0, *low), (0, *high), value)),
     lambda x, low, high, value: x if not any(low) and not any(high) else None,
 )
 
@@ -137,6 +154,7 @@ window: Row = _view(
     _window_shape,
     _window_ref,
     lambda g, y, x, dims, sizes, steps, gaps: [fold(g, x.shape, dims, sizes, steps, gaps)],
+    shifted(lambda size, dims, *windows: (up(dims), *windows)),
 )
 
 
@@ -162,6 +180,7 @@ fold: Row = prim(
     dtype=kept,
     ref=_fold_ref,
     grad=lambda g, y, x, shape, dims, sizes, steps, gaps: [window(g, dims, sizes, steps, gaps)],
+    batch=shifted(lambda size, shape, dims, *windows: ((size, *shape), up(dims), *windows)),
     code=None,
     flops=lambda i, p: i[0].size,
 )
@@ -188,6 +207,7 @@ strided: Row = prim(
     dtype=kept,
     ref=_strided_ref,
     grad=_strided_grad,
+    batch=walking,
     code=None,
     flops=0,
     exact=True,
@@ -213,6 +233,7 @@ recast: Row = prim(
     dtype=lambda i, p: p[0],
     ref=_recast_ref,
     grad=lambda g, y, x, to: [recast(g, x.dtype)],
+    batch=recasting,
     code=None,
     flops=0,
     exact=True,
@@ -241,6 +262,7 @@ concat: Row = prim(
     ),
     ref=lambda *a: np.concatenate(a[:-1], a[-1]),
     grad=_concat_grad,
+    batch=shifted(lambda size, dim: (dim + 1,)),
     code=None,
     flops=0,
     exact=True,
@@ -263,6 +285,7 @@ update_slice: Row = prim(
     dtype=kept,
     ref=_update_ref,
     grad=lambda g, y, x, v, a, b, s: [update_slice(g, zeros(v.shape, g.dtype), a, b, s), slice_(g, a, b, s)],
+    batch=shifted(_region),
     code=None,
     flops=0,
     exact=True,
@@ -297,7 +320,16 @@ def size(shape: Shape) -> int:
 # The tape. `detach` stops gradients; `tape` is its first input with a gradient rule of its own:
 # rule(g, y, *inputs) -> one node or None per remaining input.
 detach: Row = prim(
-    "detach", kind="tape", shape=same, dtype=kept, ref=lambda x: x, grad=None, code=None, flops=0, exact=True
+    "detach",
+    kind="tape",
+    shape=same,
+    dtype=kept,
+    ref=lambda x: x,
+    grad=None,
+    batch=taped,
+    code=None,
+    flops=0,
+    exact=True,
 )
 alias: Row = prim(
     "alias",
@@ -306,6 +338,7 @@ alias: Row = prim(
     dtype=kept,
     ref=lambda x: x,
     grad=lambda g, y, x: [g],
+    batch=taped,
     code=None,
     flops=0,
     exact=True,
@@ -318,6 +351,7 @@ tape: Row = prim(
     dtype=lambda i, p: i[0].dtype,
     ref=lambda x, *_: x,
     grad=lambda g, y, x, *rest: [None, *rest[-1](g, y, *rest[:-1])],
+    batch=taped,
     code=None,
     flops=0,
     exact=True,
