@@ -51,7 +51,20 @@ def test_losses_of_larger_families_follow_pytorch(name: str) -> None:
     weights, losses = _run(fanal, maker, 12, **SMALL[name])
     for e, w in zip(expected_weights, weights, strict=True):
         np.testing.assert_array_equal(w, e)
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    # Later a ReLU of the ResNet has an input within rounding of zero: it opens in one library and not in the other.
+    compared = 2 if name == "resnet" else None
+    np.testing.assert_allclose(losses[:compared], expected[:compared], rtol=1e-4)
+
+
+def test_losses_of_a_resnet_follow_pytorch_in_double_precision() -> None:
+    runs = []
+    for library in (torch, fanal):
+        library.set_default_dtype(library.float64)
+        try:
+            runs.append(_run(library, "resnet", 12, **SMALL["resnet"])[1])
+        finally:
+            library.set_default_dtype(library.float32)
+    np.testing.assert_allclose(runs[1], runs[0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "gpt", *SMALL])
