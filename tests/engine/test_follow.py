@@ -783,3 +783,12 @@ def test_known_segments_are_few() -> None:
         return steps(320), steps(640)
     before, after = on_a_thread(body)
     assert after - before < 400
+
+
+def test_a_write_through_a_view_is_seen_by_the_next_step():
+    x = torch.zeros(6).reshape(2, 3)  # the view that the write goes through was pending then
+    found = []
+    for _ in range(6):
+        x.add_(1)
+        found.append((x * 2).tolist()[0][0])
+    assert found == [2, 4, 6, 8, 10, 12]

@@ -27,11 +27,11 @@ class Paths:
 
     def add(self, p: Path) -> None:
         if len(self.all) >= MAX_PATHS:
-            self._drop(self.all[0])
+            self.drop(self.all[0])
         self._forget_batches()
         self.all.append(p)
 
-    def _drop(self, p: Path) -> None:
+    def drop(self, p: Path) -> None:
         """Forget a path; nobody is to follow it, or it would live on."""
         self.all.remove(p)
         for other in self.all:
@@ -50,7 +50,7 @@ class Paths:
             own = sum(size for key, size in held.items() if uses[key] == 1)
             total += own
             if own and total > MAX_BATCH_BYTES and age >= KEPT_PATHS and p is not session.path and p is not self.last:
-                self._drop(p)
+                self.drop(p)
 
 
 def paths() -> Paths:

@@ -17,7 +17,7 @@ from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
-from fanal.core.engine.cache import Run, executable
+from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.handle import Storage
@@ -26,6 +26,7 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
+from fanal.core.engine.spare import MAX_MISSES, Generation, serves
 from fanal.core.engine.steady import Steady
 from fanal.core.ir.prims import given
 from fanal.core.ir.program import FREED
@@ -279,7 +280,7 @@ def commit(path: Path) -> bool:
         return False
     if path.inherited and not all([u.holds(path) for u in path.inherited]):
         return False
-    if path.exe is None:
+    if path.exe is None or (isinstance(path.exe, Interpreted) and knobs.compile):  # it is seen again
         path.exe = executable(path.program())
     parents = path.parents() if path.taken is not None else []
     if parents is None:
@@ -291,15 +292,19 @@ def commit(path: Path) -> bool:
     finish(_run_long, path, path.exe.begin(given_arrays, fresh), fresh, parents)
     if as_usual:
         path.arm(now)
+        if path.steady is not None and path.held and serves(path):
+            path.steady.take_turns(Generation(path))
     return True
 
 
 def _run_steady(again: bool, path: Path, steady: Steady) -> None:
+    if again:
+        steady.take_turns(None)
     steady.run(again)
     path.undo.clear()
     session.effects.clear()
     if path.held:
-        renew(path, path.held)
+        _hand_over(path, steady)
     _expect_next(again, path)
     steady.end()
 
@@ -353,6 +358,25 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
     _expect_next(again, path)
     ledger.followed += len(path.steps)
     ledger.flushes += 1
+
+
+def _hand_over(path: Path, steady: Steady) -> None:
+    """Leave what an armed path handed out to whoever holds it: the generation before serves again if it is free."""
+    now, before = steady.now, steady.before
+    if now is None:
+        renew(path, path.held)
+        return
+    now.retire(path)
+    if before is not None and before.free():
+        before.enter(path)
+        steady.now, steady.before = before, now
+        return
+    renew(path, path.held)
+    steady.misses += 1
+    if steady.misses < MAX_MISSES:
+        steady.now, steady.before = Generation(path), now
+    else:  # the loop keeps more than the last results
+        steady.take_turns(None)
 
 
 def _look_who_holds(path: Path, now: list[int]) -> bool:

@@ -35,6 +35,7 @@ from fanal.core.ir.prims import input_
 
 if TYPE_CHECKING:
     from fanal.core.engine.path import Path
+    from fanal.core.engine.spare import Generation
 
 NOBODY = object()  # an argument no caller can pass: such a step is always compared in Python
 
@@ -95,6 +96,12 @@ class Steady:
         self.made = [(i, groups[k]) for i, k in path.made]
         # Small results come in memory that served before: what the loop keeps dies a step later.
         self.memory: dict[int, list[Any]] = {i: [] for i, _ in path.made}
+        # What is held, in two generations that take turns (spare.py): the one handed out, and the one before.
+        self.now: Generation | None = None
+        self.before: Generation | None = None
+        self.misses = 0
+        self.kept: list[int] = []  # the places of their results, and what else is made
+        self.others = self.made
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
         self.guard: list[Any] = []
         self.rebound: list[Any] = []
@@ -110,6 +117,15 @@ class Steady:
             self.release()
             raise
         self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
+
+    def take_turns(self, first: Generation | None) -> None:
+        """Hand out what is held in generations from now on, or with None anew every time."""
+        path, groups = self.path, self.path.groups
+        kept = {path.out_groups[i] for i in path.held} if first is not None else set()
+        self.now, self.before = first, None
+        self.kept = [i for i, k in path.made if k in kept]
+        self.others = [(i, groups[k]) for i, k in path.made if k not in kept]
+        self.memory = {i: self.memory.get(i, []) for i, _ in self.others}
 
     def _stays(self, spec: tuple) -> bool:
         """Tell whether a specification means the same tensor in every run."""
@@ -231,6 +247,12 @@ class Steady:
             entry[1][()] = entry[2].now()
         exe = path.exe
         results = self.results
+        again = self.now.buffers if self.now is not None else ()
+        for i, a in again:
+            results[i] = a
+        if not again:
+            for i in self.kept:
+                results[i] = exe.new(i)
         for i, served in self.memory.items():
             results[i] = next((a for a in served if getrefcount(a) == NOBODYS), None)
             if results[i] is None:
@@ -248,7 +270,10 @@ class Steady:
         if not again or exe.exe.begun == self.begun:
             exe.again(self.given, results)
         native.apply(self.computed.address)
-        for i, group in self.made:
+        served = self.now is not None and bool(self.now.buffers)
+        if served:
+            self.now.compute()  # type: ignore[union-attr]
+        for i, group in self.others if served else self.made:
             st = group.storage
             node = st.node
             if node.buffer is not None:  # the value of last time, which nobody keeps
@@ -272,7 +297,7 @@ class Steady:
 
     def end(self) -> None:
         """Let go of the results."""
-        for i in self.memory:
+        for i, _ in self.made:
             self.results[i] = None
         ledger.followed += len(self.path.steps)
         ledger.flushes += 1

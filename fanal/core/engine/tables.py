@@ -24,7 +24,7 @@ Condition = tuple[int, int, int, int]  # kind, a, b, what must be there: see tab
 Fact = tuple[Any, Any, Any]  # container, key, value: see Watch
 
 
-def _offsets(kind: type) -> dict[str, int]:
+def offsets(kind: type) -> dict[str, int]:
     """Return where an object of a class with `__slots__` keeps each of them, in bytes. Found by looking."""
     o: Any = object.__new__(kind)
     found = {}
@@ -36,7 +36,7 @@ def _offsets(kind: type) -> dict[str, int]:
     return found
 
 
-HANDLE, STORAGE, NODE = _offsets(Handle), _offsets(Storage), _offsets(Node)
+HANDLE, STORAGE, NODE = offsets(Handle), offsets(Storage), offsets(Node)
 
 
 def references(addresses: Iterable[int]) -> list[int]:

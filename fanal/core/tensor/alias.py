@@ -44,7 +44,7 @@ def value(t: Handle) -> Node:
     s = t._storage
     if s.foreign is not None and not s.meta:
         return _snapshot(t)
-    if t._seen == s.version:
+    if t._seen == s.version and not _outlived(t._node, s.node):
         return t._node
     leaf = None if t._detached or s.node.needs_grad else leaf_of(t)
     if leaf is None and (state.grad or not s.node.needs_grad):
@@ -59,6 +59,15 @@ def value(t: Handle) -> Node:
     if n.home is None:
         n.home = (ref(s), s.version)
     return n
+
+
+def _outlived(n: Node, root: Node) -> bool:
+    """Tell whether `n` is a view of the pending value that `root` was: a write through the view left it there."""
+    if root.buffer is None or n.buffer is not None or n.needs_grad:
+        return False
+    while n is not root and len(n.inputs) == 1:
+        n = n.inputs[0]
+    return n is not root
 
 
 def _snapshot(t: Handle) -> Node:
