@@ -22,13 +22,16 @@ RANGES = {
     "log1p": ([(-0.999, 2), (-1e-3, 1e-3), (0, 1e30)], 1.5, 2), "log2": ([(1e-38, 1e38), (0.5, 2)], 1.5, 2),
     "sin": ([(-4, 4), (-1000, 1000), (-1e8, 1e8)], 1.5, 2), "cos": ([(-4, 4), (-1000, 1000), (-1e8, 1e8)], 1.5, 2),
     "tanh": ([(-10, 10), (-1, 1), (-1e-3, 1e-3)], 1.5, 2), "erf": ([(-4, 4), (-1, 1), (-1e-4, 1e-4)], 1.5, 2),
-    "erfc": ([(-4, 9)], 1.5, 2), "atan": ([(-10, 10)], 1.5, 2), "tan": ([(-1.5, 1.5)], 1.5, 2),
-    "sinh": ([(-5, 5)], 1.5, 2), "asinh": ([(-5, 5)], 1.5, 2), "sqrt": ([(0, 1e9)], 0.5, 0.5),
+    "erfc": ([(-4, 9), (-1e-3, 1e-3)], 1.5, 2), "atan": ([(-10, 10), (1e-30, 1e30)], 1.5, 2),
+    "tan": ([(-1.5, 1.5), (-1e5, 1e5)], 1.5, 2), "asin": ([(-1, 1), (0.99, 1), (-1e-3, 1e-3)], 1.5, 2),
+    "acos": ([(-1, 1), (0.99, 1), (-1, -0.99)], 1.5, 2), "atanh": ([(-1, 1), (0.99, 1), (-1e-3, 1e-3)], 1.5, 2),
+    "sinh": ([(-5, 5), (-88, 88), (-1e-3, 1e-3)], 1.5, 2), "cosh": ([(-5, 5), (-88, 88)], 1.5, 2),
+    "asinh": ([(-5, 5)], 1.5, 2), "sqrt": ([(0, 1e9)], 0.5, 0.5),
 }
 EXACT = {"exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "log2": np.log2, "sin": np.sin,
          "cos": np.cos, "tanh": np.tanh, "erf": np.vectorize(math.erf), "erfc": np.vectorize(math.erfc),
-         "atan": np.arctan,
-         "tan": np.tan, "sinh": np.sinh, "asinh": np.arcsinh, "sqrt": np.sqrt}
+         "atan": np.arctan, "tan": np.tan, "sinh": np.sinh, "cosh": np.cosh, "asin": np.arcsin,
+         "acos": np.arccos, "atanh": np.arctanh, "asinh": np.arcsinh, "sqrt": np.sqrt}
 
 
 def ulps(got: np.ndarray, want: np.ndarray, of: type) -> float:
@@ -61,7 +64,7 @@ def test_accuracy(name, d):
         assert ulps(got, want, d.np.type) <= limit, (low, high)
 
 
-@pytest.mark.parametrize("name", ["exp", "expm1", "tanh", "erf"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "tanh", "erf", "cosh", "atan"])
 def test_one_number_gets_the_bits_of_many(name):
     values = np.concatenate([RNG.uniform(-105, 90, 40), [-103.3, -88, -87.4, 88.7, 89.5, -math.inf, math.inf]])
     x = inp((len(values),), dt.float32)
@@ -74,7 +77,8 @@ def test_one_number_gets_the_bits_of_many(name):
         assert (row == want).all(), value
 
 
-@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tanh", "erf", "atan"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tanh", "erf", "atan", "tan",
+                                  "asin", "acos", "atanh", "cosh", "sinh", "erfc"])
 @pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
 def test_special_values(name, d):
     x = inp((20,), d)
@@ -84,7 +88,7 @@ def test_special_values(name, d):
         contents[x] = np.array(values).astype(d.np)
     (got,), _ = run([x], [ROWS[name](x)])
     with np.errstate(all="ignore"):
-        want = EXACT[name](contents[x].astype(np.longdouble) if name != "erf" else contents[x].astype(np.float64))
+        want = EXACT[name](contents[x].astype(np.float64 if name in ("erf", "erfc") else np.longdouble))
         want = want.astype(d.np)
     np.testing.assert_allclose(got, want, 4 * np.finfo(d.np).eps, np.finfo(d.np).smallest_subnormal)
     zero = want == 0

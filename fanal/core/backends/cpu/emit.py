@@ -12,6 +12,7 @@ import numpy as np
 
 from fanal.core.backends.cpu import vecmath
 from fanal.core.backends.cpu.irtext import Writer
+from fanal.core.backends.cpu.vecmath_single import FUNCTIONS
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 
@@ -460,13 +461,13 @@ def _function(name: str):  # type: ignore[no-untyped-def]
         to = args[0].dtype
         if to in (dt.float16, dt.bfloat16):
             args = tuple(Scalar(a.name, dt.float32, a.lanes) for a in args)
-        out = self.rounded(vecmath.FUNCTIONS[name](self, *args), to)
+        out = self.rounded(FUNCTIONS[name](self, *args), to)
         self.lanes = old
         return out if out.dtype is to else Scalar(out.name, to, out.lanes)
 
     return call
 
 
-for _name in vecmath.FUNCTIONS:
+for _name in FUNCTIONS:
     setattr(Emitter, _name, _function(_name))
-FLOAT_ONLY = frozenset(vecmath.FUNCTIONS) | {"div", "sqrt"}
+FLOAT_ONLY = frozenset(FUNCTIONS) | {"div", "sqrt"}

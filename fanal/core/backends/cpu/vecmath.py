@@ -28,7 +28,7 @@ def _named(name: str):  # type: ignore[no-untyped-def]
     return put
 
 
-def _horner(e: Emitter, x: Scalar, coefficients: Sequence[float]) -> Scalar:
+def horner(e: Emitter, x: Scalar, coefficients: Sequence[float]) -> Scalar:
     """Evaluate a polynomial, highest power first."""
     y = e.const(coefficients[0], x.dtype)
     for c in coefficients[1:]:
@@ -80,7 +80,7 @@ def rarely(e: Emitter, condition: Scalar, usual: Scalar, slow: Callable[[], Scal
 
 # Exponentials.
 
-_ROUND = {dt.float32: 12582912.0, dt.float64: 6755399441055744.0}  # 1.5 * 2**(mantissa bits)
+ROUND = {dt.float32: 12582912.0, dt.float64: 6755399441055744.0}  # 1.5 * 2**(mantissa bits)
 _BITS = {dt.float32: (dt.int32, 23, 127), dt.float64: (dt.int64, 52, 1023)}
 _LN2 = {
     dt.float32: (0.693359375, -2.12194440e-4),
@@ -104,7 +104,7 @@ def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """Return (n, n as an integer, r) with x = n ln 2 + r, |r| <= ln 2 / 2; x must be moderate."""
     of = x.dtype
     whole = _BITS[of][0]
-    magic = e.const(_ROUND[of], of)
+    magic = e.const(ROUND[of], of)
     t = e.fma(x, e.const(math.log2(math.e), of), magic)
     n = e.op("fsub", t, magic)
     high, low = _LN2[of]
@@ -113,7 +113,7 @@ def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     return n, e.op("sub", e.cast("bitcast", t, whole), e.cast("bitcast", magic, whole)), r
 
 
-def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
+def power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
     """Return 2**n for n in the range of normal exponents."""
     _, shift, bias = _BITS[of]
     biased = e.op("add", n, e.const(bias, n.dtype))
@@ -123,7 +123,7 @@ def _power(e: Emitter, n: Scalar, of: dt.dtype) -> Scalar:
 def _scale(e: Emitter, x: Scalar, n: Scalar) -> Scalar:
     """Return x * 2**n for an integer n. Results may be subnormal or overflow; rounds once."""
     half = e.op("ashr", n, e.const(1, n.dtype))
-    return e.op("fmul", e.op("fmul", x, _power(e, half, x.dtype)), _power(e, e.op("sub", n, half), x.dtype))
+    return e.op("fmul", e.op("fmul", x, power(e, half, x.dtype)), power(e, e.op("sub", n, half), x.dtype))
 
 
 def _clamp(e: Emitter, x: Scalar, low: float, high: float) -> Scalar:
@@ -148,7 +148,7 @@ def _exp(e: Emitter, x: Scalar) -> Scalar:
 
 def _exp_near(e: Emitter, r: Scalar) -> Scalar:
     """Return exp(r) for |r| <= ln 2 / 2."""
-    p = _horner(e, r, _EXP[r.dtype])
+    p = horner(e, r, _EXP[r.dtype])
     return e.op("fadd", e.fma(p, e.op("fmul", r, r), r), e.const(1, r.dtype))
 
 
@@ -163,8 +163,8 @@ def _expm1(e: Emitter, x: Scalar) -> Scalar:
         if of is dt.float64
         else tuple(1 / math.factorial(k) for k in range(8, 1, -1))
     )
-    q = e.fma(_horner(e, r, series), e.op("fmul", r, r), r)
-    s = _power(e, n, of)
+    q = e.fma(horner(e, r, series), e.op("fmul", r, r), r)
+    s = power(e, n, of)
     near = e.fma(q, s, e.op("fsub", s, e.const(1, of)))
     near = e.where(e.fcmp("oeq", x, e.const(0, of)), x, near)  # keeps -0
     far = e.op("fsub", _exp(e, x), e.const(1, of))
@@ -227,7 +227,7 @@ def _log(e: Emitter, x: Scalar) -> Scalar:
     high, low = _LN2[of]
     if of is dt.float32:
         z = e.op("fmul", f, f)
-        y = e.op("fmul", e.op("fmul", _horner(e, f, _LOG32), f), z)
+        y = e.op("fmul", e.op("fmul", horner(e, f, _LOG32), f), z)
         y = e.fma(n, e.const(low, of), y)
         y = e.fma(z, e.const(-0.5, of), y)
         y = e.fma(n, e.const(high, of), e.op("fadd", f, y))
@@ -235,7 +235,7 @@ def _log(e: Emitter, x: Scalar) -> Scalar:
         high, low = 6.93147180369123816490e-01, 1.90821492927058770002e-10
         s = e.op("fdiv", f, e.op("fadd", f, e.const(2, of)))
         z = e.op("fmul", s, s)
-        r = e.op("fmul", _horner(e, z, _LOG64), z)
+        r = e.op("fmul", horner(e, z, _LOG64), z)
         h = e.op("fmul", e.op("fmul", f, f), e.const(0.5, of))
         y = e.op("fadd", e.op("fmul", s, e.op("fadd", h, r)), e.op("fmul", n, e.const(low, of)))
         y = e.op("fsub", e.op("fmul", n, e.const(high, of)), e.op("fsub", e.op("fsub", h, y), f))
@@ -287,7 +287,7 @@ _TANH_OVER = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768
 _TANH_UNDER = (1, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
 
 
-def _copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
+def copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
     return e.intrinsic("copysign", y, x)
 
 
@@ -298,12 +298,12 @@ def _tanh(e: Emitter, x: Scalar) -> Scalar:
     one, two = e.const(1, of), e.const(2, of)
     z = e.op("fmul", x, x)
     if of is dt.float32:
-        curve = _horner(e, z, _TANH)
+        curve = horner(e, z, _TANH)
     else:
-        curve = e.op("fdiv", _horner(e, z, _TANH_OVER), _horner(e, z, _TANH_UNDER))
+        curve = e.op("fdiv", horner(e, z, _TANH_OVER), horner(e, z, _TANH_UNDER))
     near = e.fma(e.op("fmul", curve, z), x, x)
     far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", _exp(e, e.op("fadd", a, a)), one)))
-    return _copy_sign(e, e.where(e.fcmp("olt", a, e.const(0.625, of)), near, far), x)
+    return copy_sign(e, e.where(e.fcmp("olt", a, e.const(0.625, of)), near, far), x)
 
 
 # Circular.
@@ -334,7 +334,7 @@ def _circular(name: str, quarter: int) -> None:
         a = e.intrinsic("fabs", x)
         large = e.fcmp("ogt", a, e.const(1e6, of))
         safe = e.where(large, e.const(0, of), x)
-        magic = e.const(_ROUND[of], of)
+        magic = e.const(ROUND[of], of)
         t = e.op("fadd", e.op("fmul", safe, e.const(2 / math.pi, of)), magic)
         n = e.op("fsub", t, magic)
         first, second, third = (e.const(-c, of) for c in _HALF_PI)
@@ -351,7 +351,7 @@ def _circular(name: str, quarter: int) -> None:
         z = e.op("fmul", high, high)
         cube = e.op("fmul", z, high)
         # sin(high + low) = high + low + high**3 P(z), cos = 1 - z/2 + z**2 Q(z) - high * low.
-        s = e.op("fadd", high, e.fma(cube, _horner(e, z, _SIN), low))
+        s = e.op("fadd", high, e.fma(cube, horner(e, z, _SIN), low))
         h = e.op("fmul", z, e.const(0.5, of))
         one = e.const(1, of)
         w = e.op("fsub", one, h)
@@ -362,7 +362,7 @@ def _circular(name: str, quarter: int) -> None:
             e.op(
                 "fadd",
                 tail,
-                e.op("fsub", e.op("fmul", e.op("fmul", z, z), _horner(e, z, _COS)), e.op("fmul", high, low)),
+                e.op("fsub", e.op("fmul", e.op("fmul", z, z), horner(e, z, _COS)), e.op("fmul", high, low)),
             ),
         )
         odd = e.icmp("ne", e.op("and", q, e.const(1, dt.int64)), e.const(0, dt.int64))
@@ -410,11 +410,11 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     if of is dt.float64:
         return library(e, "erf", x)
     a = e.intrinsic("fabs", x)
-    near = e.fma(_horner(e, e.op("fmul", x, x), _ERF_NEAR), x, x)
+    near = e.fma(horner(e, e.op("fmul", x, x), _ERF_NEAR), x, x)
     t = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
-    _, n, r = _reduce(e, e.fma(_horner(e, t, _ERF_FAR), t, e.neg(t)))  # -18 at the least
-    far = e.op("fsub", e.const(1, of), e.op("fmul", _exp_near(e, r), _power(e, n, of)))
-    return e.where(e.fcmp("olt", a, e.const(_ERF_SWITCH, of)), near, _copy_sign(e, far, x))
+    _, n, r = _reduce(e, e.fma(horner(e, t, _ERF_FAR), t, e.neg(t)))  # -18 at the least
+    far = e.op("fsub", e.const(1, of), e.op("fmul", _exp_near(e, r), power(e, n, of)))
+    return e.where(e.fcmp("olt", a, e.const(_ERF_SWITCH, of)), near, copy_sign(e, far, x))
 
 
 # Powers.
