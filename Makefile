@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-.PHONY: coverage demo test programs bench promises lint types clean
+.PHONY: coverage demo test programs bench bench-ops promises lint types clean
 
 demo: $(STAMP)
 	$(BIN)/fanal run examples/digits.py --out out/digits.png
@@ -27,6 +27,10 @@ bench: $(TEST_STAMP)
 	$(BIN)/python bench/breakdown.py --workloads all
 	$(BIN)/python bench/matmul.py
 	$(BIN)/python bench/bandwidth.py
+
+# Every operator of PyTorch's operator database beside PyTorch, small and large; the table goes to bench/results.
+bench-ops: $(TEST_STAMP)
+	$(BIN)/python bench/ops.py
 
 # Which of PyTorch's names are there, missing or different.
 coverage: $(STAMP)
