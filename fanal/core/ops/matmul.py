@@ -128,6 +128,8 @@ def mv(input: Any, vec: Any) -> Any:
 
 
 def _dot_node(a: Node, b: Node) -> Node:
+    if a.dtype.category > 1 and a.dtype.itemsize > 2:  # 16-bit products would be rounded before they are summed
+        return P.sum_(P.mul(a, b), (0,))
     return P.reshape(P.dot(P.reshape(a, (1, a.size)), P.reshape(b, (b.size, 1))), ())
 
 

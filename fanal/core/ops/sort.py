@@ -160,11 +160,13 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
         if not a.ndim:
             return np.zeros((), np.int64)
         rows = np.moveaxis(a, d, -1)
-        out = np.zeros(rows.shape[:-1], np.int64)
-        for at in np.ndindex(*rows.shape[:-1]):
-            row = rows[at]
-            kinds, counts = np.unique(row, return_counts=True)
-            out[at] = np.flatnonzero((row == kinds[counts.argmax()]) | (row != row))[-1]
+        ordered = np.sort(rows, -1)
+        at = np.arange(rows.shape[-1])
+        same = (ordered[..., 1:] == ordered[..., :-1]) | (ordered[..., :-1] != ordered[..., :-1])
+        begin = np.where(np.concatenate((np.zeros_like(ordered[..., :1], bool), same), -1), 0, at)
+        longest = (at - np.maximum.accumulate(begin, -1)).argmax(-1, keepdims=True)
+        hit = (rows == np.take_along_axis(ordered, longest, -1)) | (rows != rows)
+        out = at[-1] - hit[..., ::-1].argmax(-1)
         return np.expand_dims(out, d)
 
     return find

@@ -180,14 +180,17 @@ def _recur(x: np.ndarray, n: np.ndarray, first: np.ndarray, step: Callable) -> n
         for k in range(1, int(n[0])):
             now, before = step(k, x, now, before), now
         return now
-    out = np.where(n < 0, 0.0, np.where(n == 0, 1.0, now))
-    left = np.flatnonzero(n > 1)
-    for k in range(1, int(n.max(initial=0))):
-        if not left.size:
+    # By falling degree, what is still to do is always a slice from the start. A short type sorts by radix.
+    top = n.max(initial=0)
+    order = np.argsort(-n.astype(np.int16) if top < 2**15 and n.min(initial=0) > -(2**15) else -n, kind="stable")
+    n, x, now = n[order], x[order], now[order]
+    for k in range(1, int(top)):
+        left = slice(np.searchsorted(-n, -k))
+        if k % 64 == 0 and np.isnan(now[left]).all():
             break
-        now[left], before[left] = step(k, x[left], now[left], before[left]), now[left]
-        out[left] = now[left]
-        left = left[(n[left] > k + 1) & ~np.isnan(now[left])]
+        now[left], before[left] = step(k, x[left], now[left], before[left]), now[left].copy()
+    out = np.empty_like(now)
+    out[order] = np.where(n < 0, 0.0, np.where(n == 0, 1.0, now))
     return out
 
 
