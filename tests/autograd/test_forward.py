@@ -53,6 +53,7 @@ OPERATORS = {
     "pow": lambda m, x: m.pow(x.abs(), x),
     "broadcast": lambda m, x: x[:, :1] * x + x.sum(0) - x[0],
     "reduce": lambda m, x: x.var(1) + x.amax(1) + x.logsumexp(1) + x.prod(1) + x.norm(dim=1),
+    "norms at zero": lambda m, x: tuple(m.linalg.vector_norm(x * 0, p) for p in (1, 2, 3)),
     "scan": lambda m, x: x.cumsum(0) + x.cumprod(1) + m.logcumsumexp(x, 1),
     "matmul": lambda m, x: (x @ x.T, m.einsum("ij,kj->ik", x, x.sin()), x @ x[0]),
     "views": lambda m, x: (x.T.reshape(-1)[1:5].view(2, 2), x.unfold(1, 2, 1), x.expand(2, 2, 3), x.diagonal()),

@@ -422,8 +422,8 @@ def _norm2(x: Node, dims: Shape) -> Node:
     y = P.sqrt(P.sum_(P.real(P.mul(d, P.conj(d))), dims))
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
-        scale = P.div(g, y)
-        scale = P.where(P.eq(y, P.num(y, 0)), P.num(scale, 0), scale)
+        still = P.eq(y, P.num(y, 0))  # nothing is divided there, so that the transpose of this rule is 0 too
+        scale = P.where(still, P.num(g, 0), P.div(g, P.where(still, P.num(y, 1), y)))
         return [P.mul(x, P.convert(P.spread_back(scale, x, dims), x.dtype))]
 
     return with_gradient(y, rule, x)
