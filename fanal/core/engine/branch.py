@@ -98,8 +98,9 @@ def _may_match(p: Path, spec: tuple, a: Any) -> bool:
         return a is x or (type(a) is type(x) and a == x)
     if kind == record.SLOT:
         slot = p.slots[x]
-        return isinstance(a, Handle) and (spec is not slot.first or a._storage.foreign is not None
-                                          or signature(a) == slot.signature)
+        if not isinstance(a, Handle) or a._path:  # what is being followed hands it out: it is not from outside
+            return False
+        return spec is not slot.first or a._storage.foreign is not None or signature(a) == slot.signature
     if kind == record.SEQUENCE:
         made, specs = x
         return type(a) is made and len(a) == len(specs) and all(map(_may_match, [p] * len(specs), specs, a))
