@@ -372,3 +372,17 @@ def test_a_graph_dies_with_its_loss() -> None:
     gone, grown = on_a_thread(body)
     assert gone
     assert grown < 60
+
+
+def test_a_cotangent_that_shares_memory_is_carried() -> None:
+    """What a graph that is kept reads of NumPy's memory is what was there when it was read."""
+    def work(log: Log) -> None:
+        w = torch.randn(3, requires_grad=True)
+        for k in range(6):
+            a = np.linspace(-1, 1, 3).astype(np.float32) + k
+            g, = torch.autograd.grad(w.sin(), w, torch.from_numpy(a), create_graph=True)
+            log(g.detach())
+            a[:] = 9
+            h, = torch.autograd.grad(g.sum(), w)
+            log(h)
+    agree(work, 0)

@@ -460,9 +460,11 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
                 arrays.append(draft.starting[x].buffer)
             elif kind == "scalar":
                 arrays.append(p.scalars[x][1])
+            elif kind == "snapshot":
+                p.slots[x].copy = draft.snapshot(x)
+                arrays.append(p.slots[x].copy)
             else:
-                arrays.append(draft.snapshot(x) if kind == "snapshot" else
-                              p.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x)
+                arrays.append(p.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x)
         finish(_run_recorded, p, p.exe.begin(arrays), draft, held)
     for u in p.inherited:
         u.carried = None
