@@ -78,32 +78,36 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
     """Find another known segment that began with the same k events, and move what was handed out onto it."""
     if not path.disarm():
         return None
+    mine = set(map(id, path.outs))
     for p in reversed(paths().all):
-        if p is path or p.mode != path.mode or len(p.steps) <= k or not _possible(p, p.steps[k], op, args, kwargs):
+        if p is path or p.mode != path.mode or len(p.steps) <= k or not _possible(p, p.steps[k], op, args, kwargs, mine):
             continue
         if _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
             return p
     return None
 
 
-def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict) -> bool:
-    """Tell whether a call may be that of a step, before anything is moved: most segments differ in a shape."""
+def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict, mine: set[int]) -> bool:
+    """Tell whether a call may be that of a step, before anything is moved: most segments differ in a shape.
+
+    `mine`: the tensors that the segment being followed has handed out, by address. They are not from outside.
+    """
     return s.op is op and len(args) == s.positional and tuple(kwargs) == s.kwnames and \
-        all(_may_match(p, spec, a) for spec, a in zip(s.specs, (*args, *kwargs.values())))
+        all(_may_match(p, spec, a, mine) for spec, a in zip(s.specs, (*args, *kwargs.values())))
 
 
-def _may_match(p: Path, spec: tuple, a: Any) -> bool:
+def _may_match(p: Path, spec: tuple, a: Any, mine: set[int]) -> bool:
     kind, x = spec
     if kind == record.CONST:
         return a is x or (type(a) is type(x) and a == x)
     if kind == record.SLOT:
         slot = p.slots[x]
-        if not isinstance(a, Handle) or a._path:  # what is being followed hands it out: it is not from outside
+        if not isinstance(a, Handle) or id(a) in mine:
             return False
         return spec is not slot.first or a._storage.foreign is not None or signature(a) == slot.signature
     if kind == record.SEQUENCE:
         made, specs = x
-        return type(a) is made and len(a) == len(specs) and all(map(_may_match, [p] * len(specs), specs, a))
+        return type(a) is made and len(a) == len(specs) and all(_may_match(p, spec, i, mine) for spec, i in zip(specs, a))
     return True
 
 
