@@ -159,15 +159,13 @@ def _in_chunks(func: Callable, flat: list, dims: list[int | None], spec: TreeSpe
     """Do some examples at a time. With randomness "same", every chunk draws the same numbers."""
     seen = fanal.get_rng_state() if randomness == "same" else None
     chunks = []
-    spec_of: Any = None
-    for start in range(0, size, chunk_size):
+    for start in range(0, max(size, 1), chunk_size):
         if seen is not None:
             fanal.set_rng_state(seen)
         n = min(chunk_size, size - start)
         some = [x if d is None else x.narrow(d, start, n) for x, d in zip(flat, dims)]
-        out = _mapped(func, some, dims, spec, out_dims, randomness, kwargs, n)
-        found, spec_of = tree_flatten(out)
-        chunks.append(found)
-    where = _broadcast_to_and_flatten(out_dims, spec_of) or [0] * spec_of.num_leaves
+        out, out_spec = tree_flatten(_mapped(func, some, dims, spec, out_dims, randomness, kwargs, n))
+        chunks.append(out)
+    where = _out_dims(func, out_dims, out, out_spec)
     whole = [column[0] if d is None else fanal.cat(column, d) for column, d in zip(zip(*chunks), where)]
-    return tree_unflatten(whole, spec_of)
+    return tree_unflatten(whole, out_spec)

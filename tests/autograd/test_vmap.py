@@ -52,6 +52,17 @@ def test_dimensions(name):
     agree(DIMS[name])
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (0, 3)])
+def test_chunks_are_joined_as_the_whole_is_laid_out(shape):
+    def f(x):
+        return x * 2
+
+    x = fanal.arange(12.0).reshape(4, 3)[:shape[0]]
+    whole = fanal.vmap(f, out_dims=(1,))(x)
+    chunks = fanal.vmap(f, out_dims=(1,), chunk_size=2)(x)
+    assert chunks.shape == whole.shape == shape[::-1] and fanal.equal(chunks, whole)
+
+
 def _in_place(m):
     def f(x):
         y = x.clone()

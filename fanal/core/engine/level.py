@@ -56,6 +56,7 @@ class Level:
         assert self.batch is not None
         return take(x, self.batch.number, dim)
 
+
 def enter(size: int, randomness: str) -> Level:
     """Begin a level that is recorded."""
     session.vmapped = True
