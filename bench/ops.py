@@ -22,7 +22,6 @@ import argparse
 import fnmatch
 import json
 import os
-import platform
 import select
 import signal
 import statistics
@@ -38,13 +37,14 @@ for library in ("OMP", "MKL", "OPENBLAS"):  # NumPy's too; they ask when they ar
 
 import numpy as np  # noqa: E402
 import op_bridge  # noqa: E402
+import results  # noqa: E402
 import torch  # noqa: E402
 from op_arguments import Arguments, large, shapes, small  # noqa: E402
 from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
 
 import fanal  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent / "results" / "ops.txt"
+RESULTS = results.FOLDER / "ops.txt"
 CALLS = {"small": 50, "large": 2}
 WARM_UP = 3
 LEAST = {"small": 30, "large": 3}  # repetitions
@@ -141,15 +141,6 @@ def isolated(op: Any, sizes: list[str], seconds: float, timeout: float) -> list[
     return records + [{"name": name_of(op), "size": s, "shapes": "", "error": why} for s in missing[:1]]
 
 
-def machine() -> str:
-    """Describe the machine and the versions, without a path."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?") \
-        if os.path.exists("/proc/cpuinfo") else platform.processor()
-    return (f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; Python {platform.python_version()}, "
-            f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), fanal {fanal.__version__}, "
-            f"numpy {np.__version__}; {time.strftime('%Y-%m-%d %H:%M')}")
-
-
 def summary(records: list[dict], size: str) -> list[str]:
     """Return the lines of the report for one size."""
     rows = sorted((r for r in records if r["size"] == size and not r["error"]), key=lambda r: r["fanal"] / r["torch"])
@@ -192,20 +183,22 @@ def main() -> None:
         fnmatch.fnmatch(op.name, w) or fnmatch.fnmatch(name_of(op), w) for w in wanted)]
     print("   ratio      fanal      torch  (microseconds a call)", flush=True)
     records: list[dict] = []
-    begin = time.monotonic()
-    for k, op in enumerate(entries):
-        for r in isolated(op, sizes, options.seconds, options.timeout):
+    progress = results.Progress(len(entries))
+    for op in entries:
+        progress.next(name_of(op))
+        found = isolated(op, sizes, options.seconds, options.timeout)
+        progress.clear()
+        for r in found:
             records.append(r)
             print(f"{r['size']:5} " + (f"{r['name']}: {r['error']}" if r["error"] else line(r)), flush=True)
-        left = (time.monotonic() - begin) / (k + 1) * (len(entries) - k - 1)
-        print(f"{k + 1} of {len(entries)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
-    report = [machine(), *(text for size in sizes for text in summary(records, size))]
+    measured_on = f"Measured {time.strftime('%Y-%m-%d')} on {results.machine()}."
+    report = [measured_on, *(text for size in sizes for text in summary(records, size))]
     print("\n" + "\n".join(report))
     out = Path(options.out) if options.out else RESULTS if options.ops == "*" else None
     if out:
-        out.parent.mkdir(exist_ok=True)
         table = [f"{r['size']:5} {line(r)}" for r in records if not r["error"]]
-        out.write_text("\n".join([*report, "", "size    ratio   fanal us   torch us  entry  [shapes]", *table]) + "\n")
+        page = [*report, "", "size    ratio   fanal us   torch us  entry  [shapes]", *table, ""]
+        results.replace(out, "\n".join(page).encode())
 
 
 if __name__ == "__main__":

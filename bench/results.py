@@ -57,7 +57,7 @@ class Progress:
             sys.stderr.flush()
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     half = path.with_suffix(path.suffix + ".part")
@@ -75,8 +75,8 @@ def save(name: str, about: str, head: list[str], rows: list[list[str]], data: di
             "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(r) + " |" for r in rows), ""]
     if picture:
         page += [f"![{name}]({picture})", ""]
-    _replace(FOLDER / f"{name}.md", "\n".join(page).encode())
-    _replace(FOLDER / f"{name}.json", json.dumps({"when": when, "machine": machine(), **data}, indent=1).encode())
+    replace(FOLDER / f"{name}.md", "\n".join(page).encode())
+    replace(FOLDER / f"{name}.json", json.dumps({"when": when, "machine": machine(), **data}, indent=1).encode())
 
 
 def save_picture(figure: Any, path: Path) -> None:
@@ -85,4 +85,4 @@ def save_picture(figure: Any, path: Path) -> None:
 
     buffer = BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=120)
-    _replace(path, buffer.getvalue())
+    replace(path, buffer.getvalue())
