@@ -13,14 +13,16 @@ from typing import Any
 def finish(f: Callable[..., Any], *args: Any) -> Any:
     """Return `f(again, *args)`, where `again` says that an interrupt has ended it before; then raise the interrupt.
 
-    Errors are errors, and end it for good.
+    Errors are errors, and end it for good. `f` runs none of the user's code: what that raises would be raised again.
     """
     late: BaseException | None = None
     while True:
         try:
             result = f(late is not None, *args)
             break
-        except Exception:
+        except Exception as e:
+            if late is not None:
+                raise late from e
             raise
         except BaseException as e:
             late = e
