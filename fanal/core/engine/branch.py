@@ -80,9 +80,9 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
         return None
     mine = set(map(id, path.outs))
     for p in reversed(paths().all):
-        if p is path or p.mode != path.mode or len(p.steps) <= k or not _possible(p, p.steps[k], op, args, kwargs, mine):
+        if p is path or p.mode != path.mode or len(p.steps) <= k:
             continue
-        if _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
+        if _possible(p, p.steps[k], op, args, kwargs, mine) and _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
             return p
     return None
 
