@@ -82,7 +82,8 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
     for p in reversed(paths().all):
         if p is path or p.mode != path.mode or len(p.steps) <= k:
             continue
-        if _possible(p, p.steps[k], op, args, kwargs, mine) and _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
+        if _possible(p, p.steps[k], op, args, kwargs, mine) and \
+                _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
             return p
     return None
 
@@ -107,7 +108,8 @@ def _may_match(p: Path, spec: tuple, a: Any, mine: set[int]) -> bool:
         return spec is not slot.first or a._storage.foreign is not None or signature(a) == slot.signature
     if kind == record.SEQUENCE:
         made, specs = x
-        return type(a) is made and len(a) == len(specs) and all(_may_match(p, spec, i, mine) for spec, i in zip(specs, a))
+        return type(a) is made and len(a) == len(specs) and \
+            all(_may_match(p, spec, i, mine) for spec, i in zip(specs, a))
     return True
 
 
