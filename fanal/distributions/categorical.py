@@ -8,13 +8,10 @@ from typing import Any
 import fanal
 from fanal import Size, Tensor
 from fanal.distributions import constraints
-from fanal.distributions.counts import Binomial
+from fanal.distributions.counts import Binomial, OfProbability
 from fanal.distributions.distribution import Distribution
 from fanal.distributions.utils import (
     broadcast_all,
-    lazy_property,
-    logits_to_probs,
-    probs_to_logits,
 )
 
 __all__ = ["Categorical", "Multinomial", "OneHotCategorical", "OneHotCategoricalStraightThrough"]
@@ -22,18 +19,17 @@ __all__ = ["Categorical", "Multinomial", "OneHotCategorical", "OneHotCategorical
 _ARG_CONSTRAINTS = {"probs": constraints.simplex, "logits": constraints.real_vector}
 
 
-class Categorical(Distribution):
+class Categorical(OfProbability):
     """Indices 0, ..., K - 1, with probabilities (normalised here) or logits along the last dimension."""
 
     arg_constraints = _ARG_CONSTRAINTS
     has_enumerate_support = True
+    _binary = False
 
     def __init__(
         self, probs: Tensor | None = None, logits: Tensor | None = None, validate_args: bool | None = None
     ) -> None:
-        if (probs is None) == (logits is None):
-            raise ValueError("Either `probs` or `logits` must be specified, but not both.")
-        name, given = ("probs", probs) if logits is None else ("logits", logits)
+        name, given = self._take(probs, logits)
         if given.dim() < 1:
             raise ValueError(f"`{name}` parameter must be at least one-dimensional.")
         if logits is None:
@@ -46,21 +42,6 @@ class Categorical(Distribution):
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> Any:
         return constraints.integer_interval(0, self._num_events - 1)
-
-    @property
-    def _param(self) -> Tensor:
-        return self.__dict__["probs"] if "probs" in self.__dict__ else self.logits
-
-    def _new(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self._param.new(*args, **kwargs)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        return probs_to_logits(self.probs)
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        return logits_to_probs(self.logits)
 
     @property
     def param_shape(self) -> Size:

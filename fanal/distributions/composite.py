@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from fanal.distributions import constraints
 from fanal.distributions.categorical import Categorical
 from fanal.distributions.distribution import Distribution
 from fanal.distributions.transform import ComposeTransform, Transform
+from fanal.distributions.transforms import AbsTransform
 from fanal.distributions.utils import sum_rightmost
 
 __all__ = ["Independent", "MixtureSameFamily", "TransformedDistribution"]
@@ -299,3 +301,39 @@ class MixtureSameFamily(Distribution):
 
     def __repr__(self) -> str:
         return f"MixtureSameFamily(\n  {self._mixture_distribution},\n  {self._component_distribution})"
+
+
+class Folded(TransformedDistribution):
+    """The absolute value of a number that is distributed evenly around 0."""
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.nonnegative
+    has_rsample = True
+
+    def __init__(self, base: Any, validate_args: bool | None) -> None:
+        super().__init__(base, AbsTransform(), validate_args=validate_args)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.base_dist.scale
+
+    @property
+    def mode(self) -> Tensor:
+        return fanal.zeros_like(self.scale)
+
+    def log_prob(self, value: Any) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        value = fanal.as_tensor(value, dtype=self.scale.dtype, device=self.scale.device)
+        return fanal.where(value >= 0, self.base_dist.log_prob(value) + math.log(2), -fanal.inf)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return 2 * self.base_dist.cdf(value) - 1
+
+    def icdf(self, prob: Tensor) -> Tensor:
+        return self.base_dist.icdf((prob + 1) / 2)
+
+    def entropy(self) -> Tensor:
+        return self.base_dist.entropy() - math.log(2)

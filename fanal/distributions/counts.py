@@ -22,7 +22,9 @@ __all__ = ["Bernoulli", "Binomial", "Geometric", "NegativeBinomial", "Poisson"]
 
 
 class OfProbability(Distribution):
-    """A distribution whose parameter is a probability, or the logit of one."""
+    """A distribution whose parameter is a probability, or the logit of one; or several, which sum to one."""
+
+    _binary = True  # one probability for each number
 
     def _take(self, probs: Any, logits: Any) -> tuple[str, Any]:
         """Return the parameter that was given, by name. Raises: ValueError unless it is exactly one."""
@@ -39,11 +41,11 @@ class OfProbability(Distribution):
 
     @lazy_property
     def logits(self) -> Tensor:
-        return probs_to_logits(self.probs, is_binary=True)
+        return probs_to_logits(self.probs, is_binary=self._binary)
 
     @lazy_property
     def probs(self) -> Tensor:
-        return logits_to_probs(self.logits, is_binary=True)
+        return logits_to_probs(self.logits, is_binary=self._binary)
 
     @property
     def param_shape(self) -> Size:

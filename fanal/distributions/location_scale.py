@@ -9,9 +9,9 @@ from typing import Any
 import fanal
 from fanal import Size, Tensor
 from fanal.distributions import constraints
-from fanal.distributions.composite import TransformedDistribution
+from fanal.distributions.composite import Folded, TransformedDistribution
 from fanal.distributions.distribution import Distribution
-from fanal.distributions.transforms import AbsTransform, AffineTransform, ExpTransform
+from fanal.distributions.transforms import AffineTransform, ExpTransform
 from fanal.distributions.utils import broadcast_all, euler_constant, lazy_property, uniform
 
 __all__ = ["Cauchy", "Gumbel", "HalfCauchy", "Laplace", "Uniform", "VonMises"]
@@ -167,48 +167,20 @@ class Cauchy(Distribution):
         return math.log(4 * math.pi) + self.scale.log()
 
 
-class HalfCauchy(TransformedDistribution):
+class HalfCauchy(Folded):
     """The absolute value of a Cauchy number around 0."""
 
-    arg_constraints = {"scale": constraints.positive}
-    support = constraints.nonnegative
-    has_rsample = True
-
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
-        super().__init__(Cauchy(0, scale, validate_args=False), AbsTransform(), validate_args=validate_args)
-
-    @property
-    def scale(self) -> Tensor:
-        return self.base_dist.scale
+        super().__init__(Cauchy(0, scale, validate_args=False), validate_args)
 
     @property
     def mean(self) -> Tensor:
         return self.base_dist.variance
 
     @property
-    def mode(self) -> Tensor:
-        return fanal.zeros_like(self.scale)
-
-    @property
     def variance(self) -> Tensor:
         return self.base_dist.variance
 
-    def log_prob(self, value: Any) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        value = fanal.as_tensor(value, dtype=self.scale.dtype, device=self.scale.device)
-        return fanal.where(value >= 0, self.base_dist.log_prob(value) + math.log(2), -fanal.inf)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return 2 * self.base_dist.cdf(value) - 1
-
-    def icdf(self, prob: Tensor) -> Tensor:
-        return self.base_dist.icdf((prob + 1) / 2)
-
-    def entropy(self) -> Tensor:
-        return self.base_dist.entropy() - math.log(2)
 
 
 class Gumbel(TransformedDistribution):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import fanal
@@ -18,9 +18,17 @@ from fanal.core.autograd.events import pulled, settled, variable
 from fanal.core.autograd.forward import close_level, open_level
 from fanal.core.tensor.tensor import Tensor
 from fanal.func.mapping import vmap
-from fanal.func.tree import filled, leaves, mapped, structure
+from fanal.utils._pytree import tree_leaves as leaves
+from fanal.utils._pytree import tree_map as mapped
+from fanal.utils._pytree import tree_structure as structure
+from fanal.utils._pytree import tree_unflatten
 
 Argnums = int | tuple[int, ...]
+
+
+def filled(tree: Any, values: Iterable[Any]) -> Any:
+    """Return a tree like another, with other leaves."""
+    return tree_unflatten(values, structure(tree))
 
 
 def _chosen(args: tuple, argnums: Argnums) -> tuple[int, ...]:
