@@ -792,3 +792,49 @@ def test_a_write_through_a_view_is_seen_by_the_next_step():
         x.add_(1)
         found.append((x * 2).tolist()[0][0])
     assert found == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_tuple_that_is_kept_keeps_its_tensors() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    kept = []
+    for _ in range(10):
+        x.add_(1)
+        kept.append(torch.split(x * 1, 1))
+        (x + 1).sum().item()
+    assert [[h.tolist()[0][0] for h in halves] for halves in kept] == [[1.0 + k, 4.0 + k] for k in range(10)]
+
+
+def test_a_tuple_within_a_tuple_is_kept() -> None:
+    """The hidden state of a recurrent network is a pair that is kept, and given back whole."""
+    lstm = torch.nn.LSTM(3, 4)
+    x = torch.zeros(5, 2, 3)
+    hidden, kept, parts = None, [], None
+    with torch.no_grad():
+        for _ in range(10):
+            x += 0.1
+            out, hidden = lstm(x, hidden)
+            kept.append(hidden)
+            out.sum().item()
+        state, expected = None, []
+        x.zero_()
+        for _ in range(10):
+            x += 0.1
+            out, parts = lstm(x, state)
+            state = (parts[0].clone(), parts[1].clone())
+            expected.append([s.tolist() for s in state])
+    assert [[s.tolist() for s in pair] for pair in kept] == expected
+
+
+def test_what_was_followed_is_not_what_was_held_before() -> None:
+    """A segment that ends within a known one reads its own results, whatever that one was left with."""
+    x = torch.arange(6.0).reshape(2, 3)
+    for _ in range(19):
+        x.add_(1)
+        torch.split(x * 1, 1)
+        (x + 1).sum().item()
+    x = torch.zeros(6).reshape(2, 3)
+    found = []
+    for _ in range(4):
+        x.add_(1)
+        found.append((x * 2).tolist()[0][0])
+    assert found == [2, 4, 6, 8]

@@ -10,7 +10,7 @@ from fanal.core.engine.draft import Step
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.path import Path
+from fanal.core.engine.path import Path, outs_in
 from fanal.core.engine.record import OUT, Op, session
 
 MAX_BATCH_BYTES = 4 << 20  # of batches that known segments of one thread hold
@@ -179,15 +179,8 @@ def _alike(a: Path, b: Path, x: list, y: list) -> bool:
 def handed_out(path: Path, k: int) -> list[int]:
     """Return the outs that the first k events returned."""
     found: dict[int, None] = {}
-
-    def walk(spec: tuple) -> None:
-        if spec[0] == OUT:
-            found[spec[1]] = None
-        elif spec[0] == record.SEQUENCE:
-            for i in spec[1][1]:
-                walk(i)
     for s in path.steps[:k]:
-        walk(s.out)
+        found.update(dict.fromkeys(outs_in(s.out)))
         for _, _, new in s.grads:
             if new is not None:
                 found[new] = None
@@ -247,7 +240,7 @@ def _assign(again: bool, a: Path, b: Path, outs: list[tuple], storages: list[tup
             for i in g.outs:
                 p.outs[i]._storage = g.storage
         for s in p.steps:
-            matcher.set_out(s.native, p.value(s.out))
+            p.hand(s)
 
 
 def install(p: Path, i: int, t: Any) -> None:

@@ -117,8 +117,8 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "built", "grads", "index", "key", "kwnames", "mode", "native", "op", "out", "positional",
-                 "sequences", "specs", "walks", "watch", "where")
+    __slots__ = ("alone", "built", "first_sequence", "grads", "index", "key", "kwnames", "mode", "native", "op", "out",
+                 "positional", "returns_list", "sequences", "specs", "walks", "watch", "where")
 
     op: Any
     specs: list[tuple]
@@ -134,7 +134,15 @@ class Step:
     index: int
     watch: Watch | None  # what the call depends on besides its arguments
     sequences: bool  # some argument is a list or a tuple
+    returns_list: bool  # which whoever gets it may change: it is made anew every time
+    first_sequence: int  # the place of its result among the sequences of the path, if that is one
     alone: dict[int, int] | None  # references to the .grad tensors it makes when nobody else holds them
+
+
+def has_list(spec: tuple) -> bool:
+    """Tell whether a result is a list, or has one in it."""
+    kind, x = spec
+    return kind == SEQUENCE and (x[0] is list or any(map(has_list, x[1])))
 
 
 class Draft:
@@ -418,6 +426,7 @@ class Draft:
         s.where, s.mode = e.where, e.mode
         s.walks = [self.walks[id(c)] for c in e.walks if id(c) in self.walks]
         s.out = self._template(e.out, index, slot_index)
+        s.returns_list = has_list(s.out)
         s.grads = []
 
         def place(t: Any) -> tuple:

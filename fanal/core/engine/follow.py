@@ -104,6 +104,8 @@ def _take(path: Path, k: int, op: Op) -> Any:
         finish(_take_gradients, path, step)
     else:
         matcher.set_cursor(step.native.next)
+    if step.returns_list:
+        path.hand(step)
     out = step.native.out
     if op.flush:
         record.flush(op.name)
@@ -239,7 +241,7 @@ def renew(path: Path, which: list[int]) -> None:
         install(path, i, copy_handle(o, group.storage, group.storage.node if whole else stub(o._node)))
     for i in which:
         for s in path.holders.get(i, ()):
-            matcher.set_out(s.native, path.value(s.out))
+            path.hand(s)
 
 
 def _flush(reason: str) -> None:
@@ -352,6 +354,10 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
         # What hangs on a tensor ends with it.
         marked = [i for i, o in enumerate(path.outs) if vars(o) or getweakrefcount(o)]
         renew(path, [i for i in marked if i not in path.grads])
+    for _, g in path.made:  # what is left is nobody's: it is handed out anew, and has no value until then
+        st = groups[g].storage
+        if st.node.buffer is not None:
+            st.node = stub(st.node)
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
@@ -382,7 +388,7 @@ def _hand_over(path: Path, steady: Steady) -> None:
 def _look_who_holds(path: Path, now: list[int]) -> bool:
     """Find the tensors that somebody holds besides the path; their values must be in memory afterwards."""
     # Whether a .grad may serve again is asked at the next backward: until then its parameter holds it.
-    held = [i for i, (a, b) in enumerate(zip(now, path.counts)) if a != b and i not in path.grads]
+    held = [i for i in path.held_by_others(now) if i not in path.grads]
     if not path.hidden.isdisjoint(held):
         return False
     if not path.open.isdisjoint(held) and not _leave_open(path, held):

@@ -5,6 +5,7 @@ It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from sys import getrefcount
 from typing import Any
 from weakref import ref
@@ -30,6 +31,20 @@ def _expect(native: Any, place: int, x: Any) -> ref:
     """Let the matcher expect an object by address until it dies: the next one there is another."""
     matcher.set_arg(native, place, x)
     return ref(x, lambda _: matcher.set_arg(native, place, NOBODY))
+
+
+def sequences_in(spec: tuple, x: Any) -> Iterator[tuple[tuple, Any]]:
+    """Yield the tuples and lists of tensors that a result consists of, with their specifications."""
+    if outs_in(spec) and spec[0] == SEQUENCE:
+        yield spec, x
+        for i, part in zip(spec[1][1], x):
+            yield from sequences_in(i, part)
+
+
+def outs_in(spec: tuple) -> list[int]:
+    """Return the outs that a result consists of."""
+    kind, x = spec
+    return [x] if kind == OUT else [i for part in x[1] for i in outs_in(part)] if kind == SEQUENCE else []
 
 
 class Path:
@@ -63,6 +78,9 @@ class Path:
         self.within: dict[tuple, set[int]] = {}  # a specification -> the lists in `known` that have it
         self.refs: dict[int, list[tuple[Any, int]]] = {}  # out -> (matcher step, place) that expect it
         self.holders: dict[int, list[Step]] = {}  # out -> steps that return it
+        # Tuples and lists that the steps return, those within others too, and the outs in each of them.
+        self.sequences: list[Any] = []
+        self.sequence_outs: list[list[int]] = []
         self._forge()
         self.counts = self.count()
         self.alone_grads = {new: getrefcount(self.outs[new]) for new in self.grads}
@@ -77,7 +95,7 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            key = MANUAL if s.op.manual or s.grads or s.built or s.walks else s.op.key
+            key = MANUAL if s.op.manual or s.grads or s.built or s.walks or s.returns_list else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             if s.watch is not None and s.watch.table is not None:
                 s.native.guard = s.watch.table.address
@@ -94,6 +112,7 @@ class Path:
                     self.scalars[x][3] = (s.native, place)
             self._note_first(s.specs, i, False)
             self._note_holder(s.out, s)
+            self._note_sequences(s)
             if before is not None:
                 matcher.link(before.native, s.native)
             before = s
@@ -121,6 +140,20 @@ class Path:
         elif kind == SEQUENCE:
             for i in x[1]:
                 self._note_holder(i, s)
+
+    def _note_sequences(self, s: Step) -> None:
+        s.first_sequence = len(self.sequences)
+        for spec, x in sequences_in(s.out, s.native.out):
+            self.sequences.append(x)
+            self.sequence_outs.append(outs_in(spec))
+
+    def hand(self, s: Step) -> None:
+        """Let a step return the present tensors of its specification."""
+        out = self.value(s.out)
+        matcher.set_out(s.native, out)
+        if s.out[0] == SEQUENCE:
+            for k, (_, x) in enumerate(sequences_in(s.out, out), s.first_sequence):
+                self.sequences[k] = x
 
     def _expected(self, spec: tuple) -> Any:
         kind, x = spec
@@ -155,7 +188,7 @@ class Path:
         for native, place in slot.uses:
             matcher.set_arg(native, place, NOBODY)
         for step in slot.returned:
-            matcher.set_out(step.native, None)
+            self.hand(step)
 
     def bind(self, slot: Slot, t: Any) -> bool:
         """Let `t` take the place of a slot's tensor if it is of the same make."""
@@ -186,7 +219,7 @@ class Path:
         self.forget((SLOT, slot.place))
         slot.tensor = t
         for step in slot.returned:
-            matcher.set_out(step.native, self.value(step.out))
+            self.hand(step)
         if s.foreign is not None:
             a = s.node.buffer
             for row, params in t._chain:
@@ -440,8 +473,20 @@ class Path:
             self.groups[g].stub = self.groups[g].value = None
 
     def count(self) -> list[int]:
-        """Return the reference counts of the tensors handed out, the same way every time."""
-        return list(map(getrefcount, self.outs))
+        """Return the reference counts of the tensors handed out, and of what they are handed out in.
+
+        Whoever keeps a tuple keeps its tensors, which only the tuple refers to.
+        """
+        return [*map(getrefcount, self.outs), *map(getrefcount, self.sequences)]
+
+    def held_by_others(self, now: list[int]) -> list[int]:
+        """Return the outs that somebody holds besides the path, by the reference counts `now`."""
+        differs = [a != b for a, b in zip(now, self.counts)]
+        found = dict.fromkeys(i for i in range(len(self.outs)) if differs[i])
+        for k, outs in enumerate(self.sequence_outs, len(self.outs)):
+            if differs[k]:
+                found.update(dict.fromkeys(outs))
+        return sorted(found)
 
     def program(self) -> Program:
         """Return the program for the present set of live groups; `keep` are the groups of its outputs."""

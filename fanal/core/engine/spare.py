@@ -136,7 +136,7 @@ class Generation:
         for expected, place, i in self._expecting:
             matcher.set_arg(expected, place, outs[i])
         for step in self._sequences:
-            matcher.set_out(step.native, path.value(step.out))
+            path.hand(step)
         if path.within:
             for i in path.held:
                 path.forget((OUT, i))

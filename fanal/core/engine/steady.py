@@ -13,7 +13,6 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from fanal.core.engine.draft import stub
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import OUT, SEQUENCE, SLOT
@@ -47,8 +46,6 @@ def _looks() -> int:
 
 
 _LOOKED_AT = _looks()
-SMALL = 1 << 16  # bytes of a result whose memory is kept for the next
-NOBODYS = next(getrefcount(a) for a in [object()])  # references to memory in a list that nobody else has
 
 
 class Steady:
@@ -62,9 +59,10 @@ class Steady:
         self.path = path
         groups = path.groups
         self.held = [(i, counts[i]) for i in path.held]
+        self.sequences = counts[len(path.outs):]
         conditions: list[Condition] = [
             alone(id(path.outs[i]), c - _LOOKED_AT)
-            for i, c in enumerate(counts)
+            for i, c in enumerate(counts[:len(path.outs)])
             if i not in path.held and i not in path.grads
         ]
         for i, o in enumerate(path.outs):
@@ -93,15 +91,14 @@ class Steady:
         ])
         self.given = list(path.given)
         self.results = list(path.results)
-        self.made = [(i, groups[k]) for i, k in path.made]
-        # Small results come in memory that served before: what the loop keeps dies a step later.
-        self.memory: dict[int, list[Any]] = {i: [] for i, _ in path.made}
+        held = {path.out_groups[i] for i in path.held}
+        self.made = [i for i, _ in path.made]
+        self.kept = [(i, groups[k]) for i, k in path.made if k in held]
+        self.dropped = [i for i, k in path.made if k not in held]  # this time: another run kept it
         # What is held, in two generations that take turns (spare.py): the one handed out, and the one before.
         self.now: Generation | None = None
         self.before: Generation | None = None
         self.misses = 0
-        self.kept: list[int] = []  # the places of their results, and what else is made
-        self.others = self.made
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
         self.guard: list[Any] = []
         self.rebound: list[Any] = []
@@ -120,12 +117,7 @@ class Steady:
 
     def take_turns(self, first: Generation | None) -> None:
         """Hand out what is held in generations from now on, or with None anew every time."""
-        path, groups = self.path, self.path.groups
-        kept = {path.out_groups[i] for i in path.held} if first is not None else set()
         self.now, self.before = first, None
-        self.kept = [i for i, k in path.made if k in kept]
-        self.others = [(i, groups[k]) for i, k in path.made if k not in kept]
-        self.memory = {i: self.memory.get(i, []) for i, _ in self.others}
 
     def _stays(self, spec: tuple) -> bool:
         """Tell whether a specification means the same tensor in every run."""
@@ -228,6 +220,8 @@ class Steady:
         for i, count in self.held:
             if getrefcount(outs[i]) != count:
                 return False
+        if self.sequences and list(map(getrefcount, path.sequences)) != self.sequences:
+            return False
         inputs = self.given
         seen = []
         for j, slot in self.inputs:
@@ -250,15 +244,8 @@ class Steady:
         again = self.now.buffers if self.now is not None else ()
         for i, a in again:
             results[i] = a
-        if not again:
-            for i in self.kept:
-                results[i] = exe.new(i)
-        for i, served in self.memory.items():
-            results[i] = next((a for a in served if getrefcount(a) == NOBODYS), None)
-            if results[i] is None:
-                results[i] = a = exe.new(i)
-                if a.nbytes <= SMALL:
-                    served[:] = [*served[-1:], a]
+        for i in self.dropped if again else self.made:
+            results[i] = exe.new(i)
         self.begun = exe.exe.begun
         return True
 
@@ -273,11 +260,9 @@ class Steady:
         served = self.now is not None and bool(self.now.buffers)
         if served:
             self.now.compute()  # type: ignore[union-attr]
-        for i, group in self.others if served else self.made:
+        for i, group in () if served else self.kept:
             st = group.storage
             node = st.node
-            if node.buffer is not None:  # the value of last time, which nobody keeps
-                st.node = node = stub(node)
             node.buffer = results[i]
             if node.needs_grad:
                 node.row = group.row
@@ -297,7 +282,7 @@ class Steady:
 
     def end(self) -> None:
         """Let go of the results."""
-        for i, _ in self.made:
+        for i in self.made:
             self.results[i] = None
         ledger.followed += len(self.path.steps)
         ledger.flushes += 1
