@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fanal"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FLOORS = {"base": 0, "ir": 1, "compiler": 2, "backends": 3, "engine": 4, "tensor": 5, "autograd": 6, "ops": 7}
+FLOORS = {"base": 0, "ir": 1, "compiler": 2, "backends": 3, "random": 4, "engine": 4, "tensor": 5, "autograd": 6, "ops": 7}
 # Late imports upwards, both tables: the backend loader of the engine, and the door.
 LATE = {("fanal.core.engine.cache", "backends")}
 

@@ -1,5 +1,7 @@
 """Results in integers and in 16-bit floats are PyTorch's, to the bit."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch.nn.functional as their
 
 import fanal
 import fanal.nn.functional as ours
+from fanal.core.ops import spaced
+from fanal.core.ops.build import read, wrap
 
 X = np.random.default_rng(0).normal(5, 3, (4, 500)).astype(np.float32)
 
@@ -206,6 +210,37 @@ def test_linspace_to_the_bit(dtype):
     for start, end, steps in ((4.3, -3, 50), (14, -81, 51), (-87, 75, 46), (0.1, 0.9, 30), (3, 3, 1), (5, 9, 2)):
         expected, got = (m.linspace(start, end, steps, dtype=getattr(m, dtype)).tolist() for m in (torch, fanal))
         assert got == expected
+
+
+def test_a_product_and_a_sum_round_once():
+    def fma(a, b, c):
+        return wrap(spaced.fma(*(read(fanal.tensor(x, dtype=a.dtype)) for x in (a, b, c)))).numpy()
+
+    a, rng = np.random.default_rng(0).standard_normal(300), np.random.default_rng(1)
+    for b, c in rng.standard_normal((4, 2)) * 2.0 ** rng.integers(-40, 40, (4, 2)):
+        a64 = fanal.tensor(a, dtype=fanal.float64)
+        exact = [float(Fraction(x) * Fraction(b) + Fraction(c)) for x in a.tolist()]
+        assert fma(a64, float(b), float(c)).tolist() == exact
+    # Products that land just beside the middle between two floats: rounding twice goes wrong there.
+    a32 = fanal.tensor([1 + 2.0**-23, 1 - 2.0**-24])
+    for c in (2.0**-60, -(2.0**-60)):
+        b = float(np.float32(1 + 2.0**-23))
+        for x, got in zip(a32.tolist(), fma(a32, b, c), strict=True):
+            value = Fraction(x) * Fraction(b) + Fraction(c)
+            gap = abs(Fraction(float(got)) - value)
+            assert all(gap < abs(Fraction(float(np.nextafter(got, np.float32(to)))) - value) for to in (9, -9))
+
+
+@pytest.mark.parametrize("ends", [(-1e307, 1e307), (3e-310, 5e-308), (0.1, 1e305)])
+def test_linspace_of_extremes(ends):
+    expected, got = (m.linspace(*ends, 7, dtype=m.float64).tolist() for m in (torch, fanal))
+    assert got == expected
+
+
+def test_linspace_between_tensors():
+    for m in (torch, fanal):
+        found = m.linspace(m.tensor(0.1), m.tensor(0.9), 7).tolist()
+        assert found == torch.linspace(np.float32(0.1), np.float32(0.9), 7).tolist()
 
 
 def test_weights_promote_a_covariance():

@@ -52,3 +52,28 @@ def test_in_place_draws_keep_the_order_of_writes() -> None:
     x.uniform_()
     z = x + 1
     assert y.tolist() == [1.0] * 4 and z.tolist() == (fanal.tensor(x.tolist()) + 1).tolist()
+
+
+def test_drawing_in_place_spares_what_others_hold() -> None:
+    found = []
+    for m in (torch, fanal):
+        m.manual_seed(5)
+        x = m.ones(40)
+        copy, view = x.clone(), x[3:5]
+        x.normal_()
+        kept = copy.tolist(), view.tolist(), x.tolist()
+        x.uniform_()
+        x.exponential_()
+        found.append((kept, view.tolist(), x.tolist()))
+    assert found[0] == found[1]
+    x, w = fanal.ones(40), fanal.full((40,), 2.0, requires_grad=True)
+    loss = (w * x).sum()
+    x.data.normal_()
+    loss.backward()  # the graph needs the old values
+    assert w.grad.tolist() == [1.0] * 40
+
+
+def test_drawing_in_place_draws_into_the_same_memory() -> None:
+    x = fanal.empty(40).normal_()
+    at = x.data_ptr()
+    assert x.normal_().data_ptr() == at and x.uniform_().data_ptr() == at

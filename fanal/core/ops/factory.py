@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
-from fanal.core.base.random_fma import fma32, fma64
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -19,7 +17,7 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, wrap
 from fanal.core.ops.create import filled, shape_of, tensor
 from fanal.core.ops.shape import as_strided, ints
-from fanal.core.tensor.tensor import compute, wrap_array
+from fanal.core.tensor.tensor import compute
 
 Dtype = dt.dtype | None
 
@@ -354,89 +352,6 @@ def range_(
     n = math.floor((end - start) / step) + 1
     i = P.iota((n,), 0, dt.float64)
     return placed(wrap(P.convert(P.add(P.mul(i, P.num(i, step)), P.num(i, start)), d)), device, requires_grad)
-
-
-def _spaced(start: Any, end: Any, steps: int, d: dt.dtype) -> np.ndarray:
-    """Count from both ends towards the middle, in the arithmetic of the dtype (of float64, for integers)."""
-    if steps is None or operator.index(steps) < 0:
-        raise RuntimeError("number of steps must be non-negative")
-    if steps == 0:
-        return np.zeros(0, d.np)
-    if steps == 1:
-        return np.array([start]).astype(d.np)
-    if d.category == 1:
-        kind: Any = np.float64
-        a, b = np.float64(int(start)), np.float64(int(end))
-    else:
-        kind = dt.ACCUMULATE.get(d, d).np.type
-        a, b = kind(start), kind(end)
-    step = kind((b - a) / kind(steps - 1))
-    i, half = np.arange(steps).astype(kind), steps // 2
-    rounded_once = {np.float32: fma32, np.float64: fma64}.get(kind, lambda x, step, start: x * step + start)
-    low, high = rounded_once(i[:half], step, a), rounded_once(-i[: steps - half][::-1], step, b)
-    return np.concatenate([low, high]).astype(d.np)
-
-
-@public(method=False, out="fill", event=False)
-def linspace(
-    start: Any,
-    end: Any,
-    steps: int,
-    *,
-    dtype: Dtype = None,
-    device: Any = None,
-    layout: Any = None,
-    requires_grad: bool = False,
-    pin_memory: bool = False,
-) -> Any:
-    """Return `steps` numbers evenly spaced from start to end."""
-    start, end = _point(start, "start"), _point(end, "end")
-    default = (
-        dt.get_default().to_complex()
-        if isinstance(start, complex) or isinstance(end, complex)
-        else dt.get_default()
-    )
-    d = dtype or default
-    return placed(wrap_array(_spaced(start, end, steps, d), d), device, requires_grad)
-
-
-def _point(x: Any, name: str) -> Any:
-    if isinstance(x, Handle) and x._shape:
-        raise RuntimeError(
-            f"linspace only supports 0-dimensional start and end tensors, but got {name} with "
-            f"{len(x._shape)} dimension(s)."
-        )
-    return scalar_of(x)
-
-
-@public(method=False, out="fill", event=False)
-def logspace(
-    start: Any,
-    end: Any,
-    steps: int,
-    base: float = 10.0,
-    *,
-    dtype: Dtype = None,
-    device: Any = None,
-    layout: Any = None,
-    requires_grad: bool = False,
-    pin_memory: bool = False,
-) -> Any:
-    """Return base to the power of `steps` numbers evenly spaced from start to end."""
-    start, end = _point(start, "start"), _point(end, "end")
-    d = dtype or (
-        dt.get_default().to_complex()
-        if isinstance(start, complex) or isinstance(end, complex)
-        else dt.get_default()
-    )
-    if d.category == 1:  # of the ends only the whole part counts; the exponents between are not rounded
-        exponents = np.linspace(int(start), int(end), steps) if steps else np.zeros(0)
-        values = np.power(float(base), exponents)
-    else:
-        wide = dt.complex128 if d.is_complex else dt.float64
-        with np.errstate(all="ignore"):
-            values = np.power(np.asarray(base, wide.np), _spaced(start, end, steps, wide))
-    return placed(wrap_array(values.astype(d.np), d), device, requires_grad)
 
 
 @public(method=False, out="fill")

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core import random as draws
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
-from fanal.core.base import random_cpu as draws
 from fanal.core.base.layout import strided
-from fanal.core.base.mt19937 import Mt19937
 from fanal.core.base.shape import Shape, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.level import SAME, for_each, own_draws
@@ -27,6 +26,8 @@ from fanal.core.ops.build import assign, check_inplace, kept_strides, public, re
 from fanal.core.ops.create import shape_of
 from fanal.core.ops.factory import placed, scalar_of
 from fanal.core.ops.vmap import examples, whole
+from fanal.core.random.mt19937 import Mt19937
+from fanal.core.tensor.alias import own_memory
 from fanal.core.tensor.tensor import compute, strides_of, wrap_array
 
 
@@ -324,18 +325,16 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
             raise RuntimeError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{dt.scalar_name(d)}'")
         p = input
     if isinstance(p, Handle):
-        each = wrap(broadcast(read(p), input._shape))
+        each = p if p._shape == input._shape else wrap(broadcast(read(p), input._shape))
         return _drawn_from(d, lambda p: _bernoulli(p.shape, d, p, generator), each)
     return _made(input._shape, d, lambda s: _bernoulli(s, d, p, generator), None, False)
 
 
-def _bernoulli(shape: Shape, d: dt.dtype, p: Any, generator: Any) -> np.ndarray:
-    if isinstance(p, Handle):
-        p = compute(p)
+def _bernoulli(shape: Shape, d: dt.dtype, p: Any, generator: Any, **out: Any) -> np.ndarray:
     if isinstance(p, np.ndarray):
         p = _dense(p)
     _note()
-    return _dense(draws.bernoulli(stream(generator), p, shape, d.np))
+    return _dense(draws.bernoulli(stream(generator), p, shape, d.np, **out))
 
 
 @public(method=False, event=False)
@@ -418,8 +417,8 @@ _like("randn_like", lambda g, s, d, contiguous: draws.normal(g, s, d.np, contigu
 _like("randint_like", _randint_like)
 
 
-def _fill(t: Any, draw: Callable[[Shape], np.ndarray]) -> Any:
-    """Write fresh numbers into a tensor, in place."""
+def _fill(t: Any, draw: Callable[..., np.ndarray]) -> Any:
+    """Write fresh numbers into a tensor, in place: those of draw(shape), or of draw(shape, out=memory)."""
     check_inplace(t)
     if t._storage.meta:
         return t
@@ -429,6 +428,8 @@ def _fill(t: Any, draw: Callable[[Shape], np.ndarray]) -> Any:
         flush("numbers are drawn in place")
     if own_draws():
         return assign(t, for_each(t._shape, lambda s: given(_dense(draw(s)), t._dtype)))
+    if is_contiguous(t._shape, strides_of(t)):
+        return assign(t, given(_dense(draw(t._shape, out=own_memory(t))), t._dtype))
     return assign(t, given(_ordered(t._shape, strides_of(t), draw), t._dtype))
 
 
@@ -440,7 +441,7 @@ def uniform_(self: Any, from_: float = 0.0, to: float = 1.0, *, generator: Any =
         raise RuntimeError(
             f"uniform_ expects to return a [from, to) range, but found from={lo:g} > to={to:g}"
         )
-    return _fill(self, lambda s: draws.uniform(stream(generator), s, self._dtype.np, lo, to))
+    return _fill(self, lambda s, **o: draws.uniform(stream(generator), s, self._dtype.np, lo, to, **o))
 
 
 @public(function=False, event=False)
@@ -449,8 +450,8 @@ def normal_(self: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = 
     plain = is_contiguous(self._shape, strides_of(self))
     return _fill(
         self,
-        lambda s: draws.normal(
-            stream(generator), s, self._dtype.np, float(mean), float(std), contiguous=plain
+        lambda s, **o: draws.normal(
+            stream(generator), s, self._dtype.np, float(mean), float(std), contiguous=plain, **o
         ),
     )
 
@@ -460,13 +461,13 @@ def random_(self: Any, from_: Any = None, to: Any = None, *, generator: Any = No
     """Fill with integers from [from, to); without limits, from all that the dtype represents exactly."""
     low = named.pop("from", from_)
     if low is None and to is None:
-        return _fill(self, lambda s: draws.random(stream(generator), s, self._dtype.np))
+        return _fill(self, lambda s, **o: draws.random(stream(generator), s, self._dtype.np, **o))
     if to is None and "from" not in named and from_ is not None:
         low, to = 0, low
     return _fill(
         self,
-        lambda s: draws.randint(
-            stream(generator), s, int(low or 0), None if to is None else int(to), self._dtype.np
+        lambda s, **o: draws.randint(
+            stream(generator), s, int(low or 0), None if to is None else int(to), self._dtype.np, **o
         ),
     )
 
@@ -477,32 +478,32 @@ def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
     if isinstance(p, Handle):
         wide = np.broadcast_to(compute(p), self._shape)
         order = sorted(range(len(self._shape)), key=lambda i: (-strides_of(self)[i], i))
-        return _fill(self, lambda s: _bernoulli(s, self._dtype, np.transpose(wide, order), generator))
-    return _fill(self, lambda s: _bernoulli(s, self._dtype, float(p), generator))
+        return _fill(self, lambda s, **o: _bernoulli(s, self._dtype, np.transpose(wide, order), generator, **o))
+    return _fill(self, lambda s, **o: _bernoulli(s, self._dtype, float(p), generator, **o))
 
 
 @public(function=False, event=False)
 def exponential_(self: Any, lambd: float = 1.0, *, generator: Any = None) -> Any:
     """Fill with numbers drawn from an exponential distribution."""
-    return _fill(self, lambda s: draws.exponential(stream(generator), s, self._dtype.np, lambd))
+    return _fill(self, lambda s, **o: draws.exponential(stream(generator), s, self._dtype.np, lambd, **o))
 
 
 @public(function=False, event=False)
 def geometric_(self: Any, p: float, *, generator: Any = None) -> Any:
     """Fill with numbers of trials up to the first success."""
-    return _fill(self, lambda s: draws.geometric(stream(generator), s, self._dtype.np, p))
+    return _fill(self, lambda s, **o: draws.geometric(stream(generator), s, self._dtype.np, p, **o))
 
 
 @public(function=False, event=False)
 def cauchy_(self: Any, median: float = 0.0, sigma: float = 1.0, *, generator: Any = None) -> Any:
     """Fill with numbers drawn from a Cauchy distribution."""
-    return _fill(self, lambda s: draws.cauchy(stream(generator), s, self._dtype.np, median, sigma))
+    return _fill(self, lambda s, **o: draws.cauchy(stream(generator), s, self._dtype.np, median, sigma, **o))
 
 
 @public(function=False, event=False)
 def log_normal_(self: Any, mean: float = 1.0, std: float = 2.0, *, generator: Any = None) -> Any:
     """Fill with numbers whose logarithm is normal."""
-    return _fill(self, lambda s: draws.log_normal(stream(generator), s, self._dtype.np, mean, std))
+    return _fill(self, lambda s, **o: draws.log_normal(stream(generator), s, self._dtype.np, mean, std, **o))
 
 
 public("Generator", method=False, event=False)(Generator)

@@ -16,7 +16,8 @@ from fanal.core.ir import prims as P
 from fanal.core.ops.build import is_number, public, read
 from fanal.core.ops.named import named
 from fanal.core.ops.rearrange import plain
-from fanal.core.tensor.tensor import compute, wrap_array
+from fanal.core.ops.spaced import points
+from fanal.core.tensor.tensor import compute, wrap, wrap_array
 
 
 def _wide(a: np.ndarray) -> np.ndarray:
@@ -142,9 +143,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
         if bins <= 0:
             raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {bins} for dimension 0")
         low, high = _limits(a, *(range or (0, 0)), "torch.histogram", 0.5)
-        from fanal.core.ops.factory import _spaced
-
-        edges = _spaced(low, high, bins + 1, d)
+        edges = _edges(low, high, bins, d)
     at = np.searchsorted(edges, a, "right") - 1
     at[a == edges[-1]] = len(edges) - 2
     ok = (at >= 0) & (at < len(edges) - 1) & (a <= edges[-1])
@@ -158,10 +157,12 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     )
 
 
+def _edges(low: float, high: float, bins: int, d: dt.dtype) -> np.ndarray:
+    return compute(wrap(points(low, high, bins + 1, d)))
+
+
 def _ranges(a: np.ndarray, bins: Any, range: Any, d: dt.dtype) -> list[np.ndarray]:
     """Return the edges of the bins of each column of `a`."""
-    from fanal.core.ops.factory import _spaced
-
     n = a.shape[1]
     if isinstance(bins, Handle) or (isinstance(bins, (list, tuple)) and any(isinstance(b, Handle) for b in bins)):
         given = [bins] if isinstance(bins, Handle) else list(bins)
@@ -194,7 +195,7 @@ def _ranges(a: np.ndarray, bins: Any, range: Any, d: dt.dtype) -> list[np.ndarra
         if low == high:
             low, high = low - 0.5, high + 0.5
         low, high = _limits(a[:0, k], low, high, "torch.histogramdd")
-        edges.append(_spaced(low, high, count + 1, d))
+        edges.append(_edges(low, high, count, d))
     return edges
 
 

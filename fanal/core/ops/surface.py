@@ -77,7 +77,7 @@ TOPICS = (
     "stft",
     "special",
     "arithmetic",
-    "window",
+    "spaced",
     "native_norm",
     "recurrence",
 )

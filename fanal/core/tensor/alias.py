@@ -7,6 +7,7 @@ from it.
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Any
 from weakref import ref
 
@@ -15,7 +16,7 @@ import numpy as np
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import BASE, Chain, Handle, Origin, counted, shared_outside
 from fanal.core.engine.level import check_written
-from fanal.core.engine.record import flush, hold, note_snapshot, session
+from fanal.core.engine.record import busy, flush, hold, note_snapshot, session
 from fanal.core.ir.prims import (
     alias,
     broadcast,
@@ -183,7 +184,8 @@ def write(t: Handle, new: Node) -> None:
     root.home = (ref(s), s.version)
     if new.home is None or new.home[0]() is None:
         new.home = root.home
-    hold(s)
+    if root.buffer is None or busy():
+        hold(s)
     if memory is not None:  # whoever shares the bytes sees the write at once
         flush("shared memory")
         assert root.buffer is not None
@@ -191,6 +193,19 @@ def write(t: Handle, new: Node) -> None:
         root.buffer = memory
     if not t._chain and not t._detached:
         t._node, t._seen = root, s.version
+
+
+def own_memory(t: Handle) -> np.ndarray | None:
+    """Return the memory of a contiguous tensor if it may be overwritten at once, else None.
+
+    It may if nothing is pending and nobody but `t` and its views can see the bytes: no graph, no other tensor.
+    """
+    s = t._storage
+    node = s.node
+    if t._chain or s.foreign is not None or node.buffer is None or node.needs_grad or busy():
+        return None
+    own = 3 + (t._node is node)  # the storage's, this function's and the call's
+    return node.buffer if getrefcount(node) == own and getrefcount(node.buffer) == 2 else None
 
 
 def _move_retained(t: Handle, new: Node) -> None:

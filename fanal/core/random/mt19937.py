@@ -1,23 +1,20 @@
 """The CPU generator: Mersenne Twister 19937, with PyTorch's seeding, draw order and serialised state.
 
 Source: Matsumoto and Nishimura, "Mersenne Twister", ACM TOMACS 8(1), 1998, with the 2002 initialisation.
-The twist and the tempering run in numpy's bit generator, which yields the same stream for the same 624 words.
+The twist, the tempering and what is made of the words are loops in machine code (`backends.cpu.random_ir`).
 """
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.random import Generator as NumpyGenerator
+from fanal.core.backends.cpu.memory import address_of
+from fanal.core.backends.cpu.random_ir import FRESH, NORMAL, POSITION, STATE_WORDS, WAITING, WORDS, kernel
 
-WORDS = 624
 DEFAULT_SEED = 67280421310721
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
-_MASK53 = np.int64(2**53 - 1)
 
 # The serialised state of PyTorch's CPU generator, 5056 bytes. Of the old fields for normals only `normal_y`
 # is in use.
@@ -57,20 +54,30 @@ class Mt19937:
     Attributes: `cached_double` and `cached_float`, the second half of a Box-Muller pair not yet handed out.
     """
 
-    __slots__ = ("_draws", "_fresh", "_seed", "_words", "cached_double", "cached_float")
+    __slots__ = ("_memory", "_place", "_seed", "cached_float")
 
     def __init__(self, seed: int = DEFAULT_SEED) -> None:
+        self._memory = np.zeros(STATE_WORDS, np.uint32)  # what the kernels read and write
+        self._place = address_of(self._memory)
         self.manual_seed(seed)
+
+    @property
+    def cached_double(self) -> float | None:
+        return float(self._memory[NORMAL:].view(np.float64)[0]) if self._memory[WAITING] else None
+
+    @cached_double.setter
+    def cached_double(self, value: float | None) -> None:
+        self._memory[WAITING] = value is not None
+        self._memory[NORMAL:].view(np.float64)[0] = value or 0.0
 
     # ---- seeding ---------------------------------------------------------------------------------
 
     def manual_seed(self, seed: int) -> Mt19937:
         """Restart from `seed`, of which the low 32 bits count. Raises: ValueError outside 64 bits."""
         self._seed = check_seed(seed)
-        self._words = _first_words(self._seed)
-        self._fresh = True  # nothing drawn since seeding: serialised with next = 0
-        self._draws: NumpyGenerator | None = None  # made at the first draw: numpy.random is slow to import
-        self.cached_double: float | None = None
+        self._memory[:WORDS] = _first_words(self._seed)
+        self._memory[POSITION] = FRESH
+        self.cached_double = None
         self.cached_float: float | None = None
         return self
 
@@ -83,63 +90,49 @@ class Mt19937:
         """Return the seed the stream started from."""
         return self._seed
 
-    # ---- raw draws -------------------------------------------------------------------------------
+    # ---- draws -----------------------------------------------------------------------------------
 
-    def _bits(self, words: np.ndarray, position: int) -> NumpyGenerator:
-        from numpy.random import MT19937, Generator
-
-        bits = MT19937(0)
-        bits.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": position}}
-        return Generator(bits)
+    def fill(
+        self, loop: str, out: np.ndarray, a: float = 0.0, b: float = 0.0, other: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Fill a C-contiguous array by a loop of `random_ir`, and return it. `other` is as large."""
+        if out.size:
+            operand = None if other is None else address_of(other)
+            kernel(loop, out.dtype.char)(self._place, address_of(out), out.size, operand, a, b)
+        return out
 
     def random32(self, count: int) -> np.ndarray:
         """Return the next `count` 32-bit words, uint32."""
-        if count == 0:
-            return np.empty(0, np.uint32)
-        if self._draws is None:
-            self._draws = self._bits(self._words, WORDS)
-        self._fresh = False
-        # The full range of uint32 takes the words as they come.
-        return self._draws.integers(0, 2**32, count, dtype=np.uint32)
+        words = np.empty(count, np.uint32)
+        if count:
+            kernel("words")(self._place, address_of(words), count, None, 0.0, 0.0)
+        return words
 
     def random64(self, count: int) -> np.ndarray:
         """Return the next `count` 64-bit words, uint64; the first 32-bit word drawn is the high half."""
         pairs = self.random32(2 * count).view("<u8")
         return (pairs << np.uint64(32)) | (pairs >> np.uint64(32))
 
-    def unit32(self, count: int) -> np.ndarray:
-        """Return `count` float32 in [0, 1), multiples of 2**-24, from one 32-bit word each."""
-        words = self.random32(count)
-        words &= np.uint32(2**24 - 1)
-        unit = words.view(np.int32).astype(np.float32)
-        unit *= np.float32(2.0**-24)
-        return unit
-
     def unit64(self, count: int) -> np.ndarray:
         """Return `count` float64 in [0, 1), multiples of 2**-53, from one 64-bit word each."""
-        words = self.random64(count).view(np.int64)
-        words &= _MASK53
-        unit = words.astype(np.float64)
-        unit *= 2.0**-53
-        return unit
+        return self.fill("uniform", np.empty(count), 0.0, 1.0)
 
     # ---- state -----------------------------------------------------------------------------------
 
     def get_state(self) -> np.ndarray:
         """Return the state, uint8 of shape (5056,), in the layout of PyTorch's CPU generator."""
         state = np.zeros((), STATE)
-        words, position = self._words, WORDS
-        if self._draws is not None:
-            current = self._draws.bit_generator.state["state"]
-            words, position = current["key"], current["pos"]
+        fresh = self._memory[POSITION] == FRESH
+        position = WORDS if fresh else int(self._memory[POSITION])
         state["seed"] = self._seed
         state["seeded"] = 1
-        state["words"] = words
+        state["words"] = self._memory[:WORDS]
         # PyTorch counts `left` down to 1 and twists before the next word.
         state["left"] = WORDS + 1 - position
-        state["next"] = 0 if self._fresh else position
-        if self.cached_double is not None:
-            state["has_double"], state["normal_y"] = 1, self.cached_double
+        state["next"] = 0 if fresh else position
+        waiting = self.cached_double
+        if waiting is not None:
+            state["has_double"], state["normal_y"] = 1, waiting
         if self.cached_float is not None:
             state["has_float"], state["next_float"] = 1, self.cached_float
         return np.frombuffer(state.tobytes(), np.uint8).copy()
@@ -161,9 +154,8 @@ class Mt19937:
         if not fields["seeded"] or not (drawn or (left == 1 and position == 0)):
             raise RuntimeError("Invalid mt19937 state")
         self._seed = int(fields["seed"])
-        self._words = fields["words"].astype(np.uint32)
-        self._fresh = position == 0
-        self._draws = self._bits(self._words, WORDS if left == 1 else position)
+        self._memory[:WORDS] = fields["words"]
+        self._memory[POSITION] = FRESH if position == 0 else WORDS if left == 1 else position
         self.cached_double = float(fields["normal_y"]) if fields["has_double"] else None
         self.cached_float = float(fields["next_float"]) if fields["has_float"] else None
         return self

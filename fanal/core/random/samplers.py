@@ -9,13 +9,16 @@ from typing import Self
 
 import numpy as np
 
-from fanal.core.base.mt19937 import Mt19937
-from fanal.core.base.random_draws import exponential
-from fanal.core.base.random_fma import log, narrow
+from fanal.core.random.draws import FLOATS, exponential, narrow
+from fanal.core.random.mt19937 import Mt19937
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _MAX_CATEGORIES = 2**24
 _LARGEST_BATCH = 1 << 16
+
+
+def _log(x: float) -> float:
+    """Return the C library's log of a number that is at least 0."""
+    return math.log(x) if x > 0 else -math.inf
 
 
 class _Uniforms:
@@ -72,7 +75,7 @@ def multinomial(gen: Mt19937, probs: np.ndarray, num_samples: int, replacement: 
     """
     if probs.ndim not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
-    if probs.dtype.name not in _FLOATS:
+    if probs.dtype.name not in FLOATS:
         raise RuntimeError(
             f"multinomial only supports floating-point dtypes for input, got: {probs.dtype.name}"
         )
@@ -118,7 +121,7 @@ def _with_replacement(gen: Mt19937, probs: np.ndarray, shape: tuple[int, ...]) -
 
 
 def _check_float(dtype: np.dtype, kernel: str) -> None:
-    if dtype.name not in _FLOATS:
+    if dtype.name not in FLOATS:
         raise NotImplementedError(f'"{kernel}" not implemented for \'{dtype.name}\'')
 
 
@@ -166,7 +169,7 @@ def _poisson(rate: float, u: _Uniforms) -> int:
             return k
         if k < 0 or (us < 0.013 and v > us):
             continue
-        accept = log(v) + math.log(inverse_alpha) - math.log(a / (us * us) + b)
+        accept = _log(v) + math.log(inverse_alpha) - math.log(a / (us * us) + b)
         if accept <= -rate + k * log_rate - math.lgamma(k + 1.0):
             return k
 
@@ -263,7 +266,7 @@ def _btrs(count: np.floating, prob: np.floating, kind: type[np.floating], u: _Un
             + (k + 0.5) * math.log(r * misses / float(kind(k) + kind(1)))
             + _stirling(m) + _stirling(n - m) - _stirling(k) - _stirling(float(kind(n - k)))
         )  # fmt: skip
-        if log(v * alpha / (a / (us * us) + b)) <= bound:
+        if _log(v * alpha / (a / (us * us) + b)) <= bound:
             return k
 
 

@@ -1,19 +1,21 @@
 """Everything that is drawn from the CPU generator, under one name."""
 from __future__ import annotations
 
-from fanal.core.base.mt19937 import Mt19937
-from fanal.core.base.random_draws import (
+from fanal.core.random.draws import (
     bernoulli,
     cauchy,
     exponential,
     geometric,
+    log_normal,
+    normal,
+    normal_of,
     randint,
     random,
     randperm,
     uniform,
 )
-from fanal.core.base.random_normal import log_normal, normal, normal_of
-from fanal.core.base.random_samplers import (
+from fanal.core.random.mt19937 import Mt19937
+from fanal.core.random.samplers import (
     binomial,
     multinomial,
     poisson,
