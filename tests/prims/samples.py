@@ -150,7 +150,7 @@ SAMPLES: dict[str, Sample] = {
     **{n: point(FLOATS) for n in ("erf", "erfc")},
     # Kernels and NumPy differ by a unit or two in exp and log, which large arguments and cancellation multiply.
     "special": Sample(_kinds(FORMULAS, SLOPES, UNARY[:1]), FLOATS, limit=4096),
-    "special2": Sample(_kinds(PAIRS, (), BINARY[:1]), FLOATS),
+    "special2": Sample(_kinds(PAIRS, (), BINARY[:1]), FLOATS, limit=256),
     "not": point(BOOL + INTS),
     # Binary and ternary.
     **{n: point(ALL, BINARY) for n in ("add", "mul")},

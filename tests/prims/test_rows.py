@@ -184,7 +184,7 @@ def test_compiled_against_reference(row: Row) -> None:
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -3.5, float("inf"), float("-inf"), float("nan"), 1e-3, -1e-3, 30.0, -30.0, 1e4]
-# special2 is NumPy either way, and degrees of 65504 are as many steps.
+# special2: degrees of 65504 are as many steps.
 REAL_POINTS = [r for r in ROW_IDS if r.kind == "point" and r.arity in (1, 2)
                and dt.float32 in SAMPLES[r.name].dtypes and r.name not in ("convert", "bitcast", "special2")]
 

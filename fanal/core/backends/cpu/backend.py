@@ -9,6 +9,7 @@ from fanal.core.backends.contract import Launch, Temp
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import ATTENTION, CONVOLUTIONS, attention, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
+from fanal.core.backends.cpu.lapack import lapack_launch
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.matmul import TILED
 from fanal.core.backends.cpu.pool import POOLS, pool_launches
@@ -70,6 +71,10 @@ class CpuBackend:
         if v.name in ATTENTION:
             return attention(v, operands, self.target)
         return contract_launches(v, operands, tail, self.target)
+
+    def routine(self, v: Value) -> Launch | None:
+        """Return the launch of a value that else its NumPy reference computes, or None."""
+        return lapack_launch(v, self.target) if v.name == "lapack" else None
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:
         """Return the launches of a loop."""

@@ -7,6 +7,7 @@ changes a bit. bool lives in i1. No operation is contracted or reassociated.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
@@ -417,6 +418,35 @@ class Emitter:
 
     def where(self, c: Scalar, a: Scalar, b: Scalar) -> Scalar:
         return self._select(c, a, b)
+
+    # Loops.
+
+    def repeat(self, body: Callable[..., tuple], start: tuple[Scalar, ...], limit: float) -> list[Scalar]:
+        """Run body(k, *values) -> values for k = 1.0, 2.0, ... up to `limit`, while a lane of the first value holds."""
+        w, lanes = self.w, start[0].lanes
+        old, self.lanes = self.lanes, 1
+
+        def turn(*names: str) -> tuple[list[str], str]:
+            k, *values = (Scalar(n, x.dtype, x.lanes) for n, x in zip(names, (first, *start)))
+            new = body(self._spread(k, lanes), *values)
+            following = self.op("fadd", k, self.const(1, dt.float64))
+            more = self.w.let(f"fcmp ole double {following.name}, {literal(limit, 'double')}")
+            return [following.name, *(n.name for n in new)], w.let(f"and i1 {more}, {self._any(new[0])}")
+
+        first = self.const(1, dt.float64)
+        kinds = [self.type(x.dtype, x.lanes) for x in (first, *start)]
+        found = w.repeat(self._any(start[0]), turn, list(zip(kinds, [x.name for x in (first, *start)])))
+        self.lanes = old
+        return [Scalar(n, x.dtype, x.lanes) for n, x in zip(found[1:], start)]
+
+    def _any(self, c: Scalar) -> str:
+        if c.lanes == 1:
+            return c.name
+        kind = vector("i1", c.lanes)
+        return self.w.call("i1", f"llvm.vector.reduce.or.v{c.lanes}i1", (kind, c.name))
+
+    def _spread(self, x: Scalar, lanes: int) -> Scalar:
+        return x if lanes == 1 else Scalar(self.w.splat(vector(REGISTER[x.dtype], lanes), x.name), x.dtype, lanes)
 
     # Random bits.
 

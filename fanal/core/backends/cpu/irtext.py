@@ -199,6 +199,29 @@ class Writer:
             for (kind, first), value in zip(carried, values, strict=True)
         ]
 
+    def repeat(
+        self, begin: Value, body: Callable[..., tuple[Sequence[Value], Value]], carried: Sequence[tuple[str, Value]]
+    ) -> list[Value]:
+        """Write `if begin: do values, more = body(*values) while more`; return the values at the end."""
+        head, done, before = self.fresh("again"), self.fresh("done"), self.block
+        self.do(f"br i1 {begin}, label %{head}, label %{done}")
+        self.label(head)
+        self.count += 1
+        names = [f"%c{self.count}_{n}" for n in range(len(carried))]
+        hole = len(self.lines)
+        values, more = body(*names)
+        latch = self.block
+        self.do(f"br i1 {more}, label %{head}, label %{done}")
+        self.lines[hole:hole] = [
+            f"  {name} = phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]"
+            for name, (kind, first), value in zip(names, carried, values, strict=True)
+        ]
+        self.label(done)
+        return [
+            self.let(f"phi {kind} [ {first}, %{before} ], [ {value}, %{latch} ]")
+            for (kind, first), value in zip(carried, values, strict=True)
+        ]
+
     def when(
         self, condition: Value, then: Callable[[], object], other: Callable[[], object] | None = None
     ) -> None:

@@ -83,32 +83,94 @@ class Lanes:
     def __gt__(self, o: Any) -> Lanes:
         return self._do("lt", o, True)
 
+    def __ge__(self, o: Any) -> Lanes:
+        return self._do("le", o, True)
+
+    def __and__(self, o: Any) -> Lanes:
+        return self._do("and_", o)
+
+    def __or__(self, o: Any) -> Lanes:
+        return self._do("or_", o)
+
     def equals(self, o: Any) -> Lanes:
         return self._do("eq", o)
 
 
-class LaneFunctions:
-    """What a formula knows as `m` when it writes a kernel."""
+class Arrays:
+    """What a formula knows as `m` when NumPy computes it: NumPy's functions, and loops."""
 
-    def __init__(self, e: Any) -> None:
-        self.e = e
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def like(self, x: Any, number: float) -> Any:
+        """Return a number in the shape of `x`."""
+        return np.full_like(x, number)
+
+    def repeat(self, step: Callable, start: tuple, going: Any, limit: float) -> tuple:
+        """Run step(k, *values) -> (*values, more) for k = 1, 2, ... where `going`: until nowhere, or up to `limit`."""
+        values, k = start, 1.0
+        while k <= limit and np.any(going):
+            *new, more = step(k, *values)
+            values = tuple(np.where(going, n, v) for n, v in zip(new, values))
+            going, k = going & more, k + 1
+        return values
+
+
+ARRAYS = Arrays()
+_NAMES = {"arccos": "acos"}  # what NumPy and emitters call differently
+
+
+class LaneFunctions:
+    """What a formula knows as `m` when it writes a kernel. narrow: the result is rounded to float32 or less."""
+
+    def __init__(self, e: Any, narrow: bool = True) -> None:
+        self.e, self.narrow = e, narrow
 
     def __getattr__(self, name: str) -> Callable[[Lanes], Lanes]:
-        f = getattr(self.e, name)
+        f = getattr(self.e, _NAMES.get(name, name))
         return lambda x: Lanes(self.e, f(x.x))
 
     def where(self, c: Lanes, a: Any, b: Any) -> Lanes:
-        some = a if isinstance(a, Lanes) else b
+        some = next((v for v in (a, b) if isinstance(v, Lanes)), None)
+        if some is None:
+            some = Lanes(self.e, self.e.convert(c.x, dt.float64))
         return Lanes(self.e, self.e.where(c.x, some._like(a), some._like(b)))
 
     def equal(self, a: Lanes, b: Any) -> Lanes:
         return a.equals(b)
 
+    def not_equal(self, a: Lanes, b: Any) -> Lanes:
+        return self.logical_not(a.equals(b))
+
+    def logical_not(self, c: Lanes) -> Lanes:
+        return Lanes(self.e, self.e.not_(c.x))
+
+    def like(self, x: Lanes, number: float) -> Lanes:
+        return Lanes(self.e, x._like(number))
+
+    def power(self, a: Lanes, b: Lanes) -> Lanes:
+        """a**b, where b is whole if a is negative."""
+        if not self.narrow:
+            return Lanes(self.e, self.e.pow(a.x, b.x))
+        y = self.exp(b * self.log(self.abs(a)))
+        half = b * 0.5
+        return self.where((a < 0) & self.not_equal(self.trunc(half), half), -y, y)
+
+    def repeat(self, step: Callable, start: tuple, going: Lanes, limit: float) -> tuple:
+        """As `Arrays.repeat`."""
+
+        def body(k: Any, go: Any, *values: Any) -> tuple:
+            *new, more = step(*(Lanes(self.e, v) for v in (k, *values)))
+            return self.e.and_(go, more.x), *(self.e.where(go, n.x, v) for n, v in zip(new, values))
+
+        found = self.e.repeat(body, (going.x, *(v.x for v in start)), limit)
+        return tuple(Lanes(self.e, v) for v in found[1:])
+
 
 def special_ref(x: np.ndarray, kind: str) -> np.ndarray:
     """The reference of the row `special`."""
     with np.errstate(all="ignore"):
-        y = FORMULAS[kind](np, np.asarray(x, np.float64))
+        y = FORMULAS[kind](ARRAYS, np.asarray(x, np.float64))
         return np.asarray(y).astype(x.dtype)
 
 

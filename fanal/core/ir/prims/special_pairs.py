@@ -1,4 +1,7 @@
-"""Special functions of two numbers, whose work depends on the numbers: computed by NumPy between kernels.
+"""Special functions of two numbers: formulas as those of one (`special.py`), with loops where the work depends on the
+numbers.
+
+A loop goes on until every lane is done; a lane that is done keeps its values, so no result depends on its neighbours.
 
 Sources: Abramowitz & Stegun (A&S); the Digital Library of Mathematical Functions (DLMF).
 """
@@ -7,19 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from fanal.core.ir.prims.special import FORMULAS
+from fanal.core.base import dtype as dt
+from fanal.core.ir.prims.special import ARRAYS, LaneFunctions, Lanes, lgamma, powers
 
-PAIRS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
+PAIRS: dict[str, Callable[[Any, Any, Any], Any]] = {}
 _EPS = 2.0**-53
-_CHUNK = 1 << 14  # elements worked on at a time, so that intermediate results stay in the cache
 _MANY = 20000  # terms after which a sum is left as it is
 
 
-def pair(f: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Register a function of two float64 arrays of one shape."""
+def pair(f: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """Register a formula (m, x, y) of two operands in double precision."""
     PAIRS[f.__name__] = f
     return f
 
@@ -27,238 +31,231 @@ def pair(f: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndar
 def pairs_ref(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
     """The reference of the row `special2`."""
     x, y = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    p, q = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
-    out = np.empty(p.size, a.dtype)
     with np.errstate(all="ignore"):
-        for k in range(0, p.size, _CHUNK):
-            out[k : k + _CHUNK] = PAIRS[kind](p[k : k + _CHUNK], q[k : k + _CHUNK])
-    return out.reshape(x.shape)
+        return np.asarray(PAIRS[kind](ARRAYS, x, y)).astype(a.dtype)
+
+
+def pairs_code(e: Any, a: Any, b: Any, kind: str) -> Any:
+    """The kernel code of the row `special2`."""
+    x, y = (Lanes(e, e.convert(v, dt.float64)) for v in (a, b))
+    return e.convert(PAIRS[kind](LaneFunctions(e, narrow=a.dtype is not dt.float64), x, y).x, a.dtype)
+
+
+def _nan(m: Any, x: Any) -> Any:
+    return m.not_equal(x, x)
+
+
+def _odd(m: Any, n: Any) -> Any:
+    """Tell where whole numbers are odd."""
+    half = n * 0.5
+    return m.not_equal(m.trunc(half), half)
 
 
 # Zeta and polygamma.
-
-
-@pair
-def zeta(x: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Hurwitz zeta: sum over n >= 0 of (q + n)**-x, by Euler and Maclaurin's formula (DLMF 25.11.5)."""
-    steps = np.where(q > 0, 10, np.minimum(np.ceil(10 - q), _MANY))
-    steps = np.where(np.isfinite(q), steps, 0)
-    total = np.zeros_like(q)
-    for n in range(int(steps.max(initial=0))):
-        left = np.flatnonzero(steps > n)
-        total[left] += (q[left] + n) ** -x[left]
-    w = q + steps
-    head = w**-x
-    total += head * w / (x - 1) + 0.5 * head
-    term = head * x / w
-    for k, b in enumerate(_BERNOULLI_OVER_FACTORIAL):
-        total += b * term
-        term = term * (x + 2 * k + 1) * (x + 2 * k + 2) / (w * w)
-    total = np.where((q <= 0) & (x != np.floor(x)), np.nan, total)
-    total = np.where((q <= 0) & (q == np.floor(q)), np.inf, total)
-    return np.where(x == 1, np.inf, np.where((x < 1) | np.isnan(x) | np.isnan(q), np.nan, total))
-
 
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798)
 _BERNOULLI_OVER_FACTORIAL = tuple(b / math.factorial(2 * k + 2) for k, b in enumerate(_BERNOULLI))
 
 
 @pair
-def polygamma(n: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The n-th derivative of digamma; n is one whole number (A&S 6.4.10)."""
-    order = int(n[0]) if n.size else 0
-    if order < 2:
-        return FORMULAS["trigamma" if order else "digamma"](np, x)
-    return (-1) ** (order + 1) * math.exp(math.lgamma(order + 1)) * zeta(n + 1, x)
+def zeta(m: Any, x: Any, q: Any) -> Any:
+    """Hurwitz zeta: sum over n >= 0 of (q + n)**-x, by Euler and Maclaurin's formula (DLMF 25.11.5)."""
+    whole = m.equal(m.floor(q), q)
+    defined = (x > 1) & (m.abs(q) < math.inf) & ((q > 0) | (m.equal(m.floor(x), x) & m.logical_not(whole)))
+    steps = m.where(defined, m.where(q > 0, 10.0, m.ceil(10 - q)), 0.0)
+
+    def term(k: Any, total: Any) -> tuple:
+        return total + m.power(q + (k - 1), -x), steps > k
+
+    (total,) = m.repeat(term, (m.like(q, 0.0),), steps > 0, _MANY)
+    w = q + m.where(steps < _MANY, steps, float(_MANY))
+    head = m.power(w, -x)
+    total = total + (head * w / (x - 1) + 0.5 * head)
+    rest = head * x / w
+    for k, b in enumerate(_BERNOULLI_OVER_FACTORIAL):
+        total = total + b * rest
+        rest = rest * (x + (2 * k + 1.0)) * (x + (2 * k + 2.0)) / (w * w)
+    left = m.where(whole, math.inf, m.where(m.equal(m.floor(x), x), total, math.nan))
+    total = m.where(q > 0, total, left)
+    total = m.where(m.logical_not(x >= 1) | _nan(m, q), math.nan, total)
+    return m.where(m.equal(x, 1), math.inf, total)
+
+
+@pair
+def polygamma(m: Any, n: Any, x: Any) -> Any:
+    """The n-th derivative of digamma, for whole n >= 1 (A&S 6.4.10)."""
+    (factorial,) = m.repeat(lambda k, y: (y * k, n > k), (m.like(n, 1.0),), n >= 1, 171)  # then it is infinite
+    y = factorial * zeta(m, n + 1, x)
+    return m.where(_odd(m, n), y, -y)
 
 
 # Incomplete gamma functions.
 
-
-def _lgamma(x: np.ndarray) -> np.ndarray:
-    return FORMULAS["lgamma"](np, x)
-
-
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 
 
-def _power_term(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _power_term(m: Any, a: Any, x: Any) -> Any:
     """x**a exp(-x) / gamma(a + 1), without cancellation where a is large."""
     small = a < 10
-    s = np.where(small, a, 1.0)
-    direct = np.exp(s * np.log(x) - x - _lgamma(s + 1))
-    w = np.where(small, 10.0, a)
-    tail = sum(c / w ** (2 * k + 1) for k, c in enumerate(_STIRLING))
+    s = m.where(small, a, 1.0)
+    direct = m.exp(s * m.log(x) - x - lgamma(m, s + 1))
+    w = m.where(small, 10.0, a)
+    tail = powers(1 / (w * w), _STIRLING[::-1]) / w
     mu = (x - w) / w
-    stirling = np.exp(w * (np.log1p(mu) - mu) - tail) / np.sqrt(2 * math.pi * w)
-    return np.where(small, direct, stirling)
+    stirling = m.exp(w * (m.log1p(mu) - mu) - tail) / m.sqrt(2 * math.pi * w)
+    return m.where(small, direct, stirling)
 
 
-def _lower_series(a: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """P(a, x) by its power series (A&S 6.5.29)."""
-    total, term, left = np.ones_like(a), np.ones_like(a), np.arange(a.size)
-    for n in range(1, _MANY):
-        if not left.size:
-            break
-        term[left] *= x[left] / (a[left] + n)
-        total[left] += term[left]
-        left = left[term[left] > _EPS * total[left]]
-    return total * _power_term(a, x)
+def _lower_series(m: Any, a: Any, x: Any, where: Any) -> Any:
+    """P(a, x) over `_power_term`, by its power series (A&S 6.5.29)."""
+
+    def step(n: Any, total: Any, term: Any) -> tuple:
+        term = term * (x / (a + n))
+        return total + term, term, term > _EPS * total
+
+    one = m.like(a, 1.0)
+    return m.repeat(step, (one, one), where, _MANY)[0]
 
 
-def _upper_fraction(a: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Q(a, x) by its continued fraction (DLMF 8.9.2), evaluated from the front by Lentz's method."""
+def _upper_fraction(m: Any, a: Any, x: Any, where: Any) -> Any:
+    """Q(a, x) over `_power_term`, by its continued fraction (DLMF 8.9.2), from the front by Lentz's method."""
     tiny = 1e-300
+
+    def nonzero(v: Any) -> Any:
+        return m.where(m.abs(v) < tiny, tiny, v)
+
+    def step(n: Any, b: Any, c: Any, d: Any, h: Any) -> tuple:
+        k = (a - n) * n
+        b = b + 2
+        d = 1 / nonzero(k * d + b)
+        c = nonzero(b + k / c)
+        change = d * c
+        return b, c, d, h * change, m.abs(change - 1) > _EPS
+
     b = x + 1 - a
-    c, d = np.full_like(a, 1 / tiny), 1 / np.where(b == 0, tiny, b)
-    h, left = d.copy(), np.arange(a.size)
-    for n in range(1, _MANY):
-        if not left.size:
-            break
-        k = -n * (n - a[left])
-        b[left] += 2
-        d[left] = 1 / _nonzero(k * d[left] + b[left], tiny)
-        c[left] = _nonzero(b[left] + k / c[left], tiny)
-        change = d[left] * c[left]
-        h[left] *= change
-        left = left[np.abs(change - 1) > _EPS]
-    return h * _power_term(a, x) * a
+    d = 1 / nonzero(b)
+    return m.repeat(step, (b, m.like(b, 1 / tiny), d, d), where, _MANY)[3] * a
 
 
-def _nonzero(x: np.ndarray, tiny: float) -> np.ndarray:
-    return np.where(np.abs(x) < tiny, tiny, x)
-
-
-def _upper_small(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _upper_small(m: Any, a: Any, x: Any) -> Any:
     """Q(a, x) for small a and x <= 1.5, where 1 - P cancels: (1 - x**a / gamma(1+a)) - x**a/gamma(a) * rest."""
-    total, term = np.zeros_like(a), np.ones_like(a)
-    for n in range(1, 40):
-        term = term * -x / n
-        total += term / (a + n)
-    lead = a * np.log(x) - _lgamma(a + 1)
-    return -np.expm1(lead) - np.exp(lead) * a * total
+    total: Any = 0.0
+    term: Any = 1.0
+    for n in range(1, 30):
+        term = term * (x * (-1 / n))
+        total = total + term / (a + float(n))
+    lead = a * m.log(x) - lgamma(m, a + 1)
+    return -m.expm1(lead) - m.exp(lead) * a * total
 
 
-def _gamma_ratio(a: np.ndarray, x: np.ndarray, upper: bool) -> np.ndarray:
-    bad = (a < 0) | (x < 0) | np.isnan(a) | np.isnan(x) | ((a == 0) & (x == 0)) | (np.isinf(a) & np.isinf(x))
-    zero = (x == 0) | np.isinf(a)  # P is 0
-    one = (a == 0) | np.isinf(x)  # P is 1
-    out = np.where(bad, np.nan, np.where(one, 0.0 if upper else 1.0, 1.0 if upper else 0.0))
-    easy = ~(bad | zero | one)
-    fraction = easy & (x > 1.1) & (x > a)
-    near = easy & ~fraction & (a < 1) & (x <= 1.5)
-    if upper and near.any():
-        out[near] = _upper_small(a[near], x[near])
-        easy = easy & ~near
-    for where, f, is_upper in ((fraction, _upper_fraction, True), (easy & ~fraction, _lower_series, False)):
-        if where.any():
-            y = f(a[where], x[where])
-            out[where] = y if is_upper == upper else 1 - y
-    return out
+def _gamma_ratio(m: Any, a: Any, x: Any, upper: bool) -> Any:
+    easy = (a > 0) & (x > 0) & (a < math.inf) & (x < math.inf)
+    large = easy & (x > 1.1) & (x > a)
+    small = easy & m.logical_not(large)
+    p, q = m.where(easy, a, 1.0), m.where(easy, x, 1.0)
+    term = _power_term(m, p, q)
+    fraction = _upper_fraction(m, p, q, large) * term
+    if upper:
+        near = small & (a < 1) & (x <= 1.5)
+        series = 1 - _lower_series(m, p, q, small & m.logical_not(near)) * term
+        y = m.where(large, fraction, m.where(near, _upper_small(m, p, q), series))
+    else:
+        y = m.where(large, 1 - fraction, _lower_series(m, p, q, small) * term)
+    zero, one = m.equal(x, 0) | m.equal(a, math.inf), m.equal(a, 0) | m.equal(x, math.inf)
+    y = m.where(one, 0.0 if upper else 1.0, m.where(zero, 1.0 if upper else 0.0, y))
+    return m.where((a >= 0) & (x >= 0) & m.logical_not(zero & one), y, math.nan)
 
 
 @pair
-def gammainc(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+def gammainc(m: Any, a: Any, x: Any) -> Any:
     """Regularised lower incomplete gamma function P(a, x)."""
-    return _gamma_ratio(a, x, False)
+    return _gamma_ratio(m, a, x, False)
 
 
 @pair
-def gammaincc(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+def gammaincc(m: Any, a: Any, x: Any) -> Any:
     """Regularised upper incomplete gamma function Q(a, x)."""
-    return _gamma_ratio(a, x, True)
+    return _gamma_ratio(m, a, x, True)
 
 
 # Orthogonal polynomials, by their three-term recurrences (A&S 22.7), and Chebyshev's by angles inside (-1, 1).
 
 
-def _recur(x: np.ndarray, n: np.ndarray, first: np.ndarray, step: Callable) -> np.ndarray:
+def _recur(m: Any, x: Any, n: Any, first: Any, step: Callable) -> Any:
     """p(0) = 1, p(1) = first, p(k+1) = step(k, x, p(k), p(k-1)), at each element's own degree."""
-    n = np.where(np.abs(n) < 2.0**63, np.trunc(n), -1)  # as PyTorch, whose degrees are int64
-    before, now = np.ones_like(x), first.copy()
-    if n.size and n[0] >= 1 and (n == n[0]).all():
-        for k in range(1, int(n[0])):
-            now, before = step(k, x, now, before), now
-        return now
-    # By falling degree, what is still to do is always a slice from the start. A short type sorts by radix.
-    top = n.max(initial=0)
-    order = np.argsort(-n.astype(np.int16) if top < 2**15 and n.min(initial=0) > -(2**15) else -n, kind="stable")
-    n, x, now = n[order], x[order], now[order]
-    for k in range(1, int(top)):
-        left = slice(np.searchsorted(-n, -k))
-        if k % 64 == 0 and np.isnan(now[left]).all():
-            break
-        now[left], before[left] = step(k, x[left], now[left], before[left]), now[left].copy()
-    out = np.empty_like(now)
-    out[order] = np.where(n < 0, 0.0, np.where(n == 0, 1.0, now))
-    return out
+
+    def next_(k: Any, now: Any, before: Any) -> tuple:
+        y = step(k, x, now, before)
+        return y, now, (n > k + 1) & m.equal(y, y)  # what is NaN remains so
+
+    y = m.repeat(next_, (first, m.like(x, 1.0)), n > 1, 2.0**63)[0]
+    return m.where(n < 1, m.where(n < 0, 0.0, 1.0), y)
 
 
-def _double(k: int, x: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+def _degree(m: Any, n: Any) -> Any:
+    return m.where(m.abs(n) < 2.0**63, m.trunc(n), -1.0)  # as PyTorch, whose degrees are int64
+
+
+def _double(k: Any, x: Any, p: Any, q: Any) -> Any:
     return 2 * x * p - q
 
 
-def _sign_of_parity(n: np.ndarray) -> np.ndarray:
-    return np.where(np.trunc(n) % 2 == 0, 1.0, -1.0)
-
-
-def _chebyshev(x: np.ndarray, n: np.ndarray, first: np.ndarray, angle: Callable, at_one: np.ndarray,
-               at_minus_one: np.ndarray) -> np.ndarray:
+def _chebyshev(m: Any, x: Any, n: Any, first: Any, angle: Callable, at_one: Callable, at_minus_one: Callable) -> Any:
     """Angles for high degrees, the recurrence elsewhere, and exact values at the ends."""
-    n = np.trunc(n)
-    inside = (np.abs(x) < 1) & (n > 8)
-    theta = np.arccos(np.where(inside, x, 0.5))
-    known = inside | (np.abs(x) == 1)
-    y = np.where(inside, angle(n, theta), _recur(x, np.where(known, 0, n), first, _double))
-    y = np.where(x == 1, at_one, np.where(x == -1, at_minus_one, y))
-    return np.where(n < 0, 0.0, y)
+    n = _degree(m, n)
+    inside, end = (m.abs(x) < 1) & (n > 8), m.equal(m.abs(x), 1)
+    y = _recur(m, x, m.where(inside | end, 1.0, n), first, _double)
+    y = m.where(inside, angle(n, m.arccos(m.where(inside, x, 0.5))), y)
+    sign = m.where(_odd(m, n), -1.0, 1.0)
+    y = m.where(end, m.where(x > 0, at_one(n), at_minus_one(n) * sign), y)
+    return m.where(n < 0, 0.0, y)
+
+
+_Angle = Callable[[Any], Callable[[Any, Any], Any]]
+# Letter -> p(1), the polynomial of degree n of cos t, its values at 1 and, but for the sign (-1)**n, at -1.
+_CHEBYSHEV: dict[str, tuple[Callable, _Angle, Callable, Callable]] = {
+    "t": (lambda x: x, lambda m: lambda n, t: m.cos(n * t), lambda n: 1.0, lambda n: 1.0),
+    "u": (lambda x: 2 * x, lambda m: lambda n, t: m.sin((n + 1) * t) / m.sin(t), lambda n: n + 1, lambda n: n + 1),
+    "v": (lambda x: 2 * x - 1, lambda m: lambda n, t: m.cos((n + 0.5) * t) / m.cos(t * 0.5),
+          lambda n: 1.0, lambda n: 2 * n + 1),
+    "w": (lambda x: 2 * x + 1, lambda m: lambda n, t: m.sin((n + 0.5) * t) / m.sin(t * 0.5),
+          lambda n: 2 * n + 1, lambda n: 1.0),
+}
+
+
+def _make_chebyshev(letter: str) -> None:
+    first, angle, at_one, at_minus_one = _CHEBYSHEV[letter]
+
+    def plain(m: Any, x: Any, n: Any) -> Any:
+        return _chebyshev(m, x, n, first(x), angle(m), at_one, at_minus_one)
+
+    PAIRS[f"chebyshev_polynomial_{letter}"] = plain
+    PAIRS[f"shifted_chebyshev_polynomial_{letter}"] = lambda m, x, n: plain(m, 2 * x - 1, n)
+
+
+for _letter in _CHEBYSHEV:
+    _make_chebyshev(_letter)
 
 
 @pair
-def chebyshev_polynomial_t(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    one = np.ones_like(x)
-    return _chebyshev(x, n, x, lambda n, t: np.cos(n * t), one, _sign_of_parity(n))
+def hermite_polynomial_h(m: Any, x: Any, n: Any) -> Any:
+    return _recur(m, x, _degree(m, n), 2 * x, lambda k, x, p, q: 2 * x * p - 2 * k * q)
 
 
 @pair
-def chebyshev_polynomial_u(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    end = np.trunc(n) + 1
-    return _chebyshev(x, n, 2 * x, lambda n, t: np.sin((n + 1) * t) / np.sin(t), end, end * _sign_of_parity(n))
+def hermite_polynomial_he(m: Any, x: Any, n: Any) -> Any:
+    return _recur(m, x, _degree(m, n), x, lambda k, x, p, q: x * p - k * q)
 
 
 @pair
-def chebyshev_polynomial_v(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    end = (2 * np.trunc(n) + 1) * _sign_of_parity(n)
-    return _chebyshev(x, n, 2 * x - 1, lambda n, t: np.cos((n + 0.5) * t) / np.cos(t / 2), np.ones_like(x), end)
+def laguerre_polynomial_l(m: Any, x: Any, n: Any) -> Any:
+    return _recur(m, x, _degree(m, n), 1 - x, lambda k, x, p, q: ((2 * k + 1 - x) * p - k * q) / (k + 1))
 
 
 @pair
-def chebyshev_polynomial_w(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    angle = lambda n, t: np.sin((n + 0.5) * t) / np.sin(t / 2)
-    return _chebyshev(x, n, 2 * x + 1, angle, 2 * np.trunc(n) + 1, _sign_of_parity(n))
-
-
-for _letter in "tuvw":
-    _name = f"chebyshev_polynomial_{_letter}"
-    PAIRS[f"shifted_{_name}"] = lambda x, n, f=PAIRS[_name]: f(2 * x - 1, n)  # type: ignore[misc]
-
-
-@pair
-def hermite_polynomial_h(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    return _recur(x, n, 2 * x, lambda k, x, p, q: 2 * x * p - 2 * k * q)
-
-
-@pair
-def hermite_polynomial_he(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    return _recur(x, n, x, lambda k, x, p, q: x * p - k * q)
-
-
-@pair
-def laguerre_polynomial_l(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    return _recur(x, n, 1 - x, lambda k, x, p, q: ((2 * k + 1 - x) * p - k * q) / (k + 1))
-
-
-@pair
-def legendre_polynomial_p(x: np.ndarray, n: np.ndarray) -> np.ndarray:
-    y = _recur(x, n, x, lambda k, x, p, q: ((2 * k + 1) * x * p - k * q) / (k + 1))
-    return np.where((np.abs(x) == 1) & (n >= 0), np.where(x > 0, 1.0, _sign_of_parity(n)), y)
+def legendre_polynomial_p(m: Any, x: Any, n: Any) -> Any:
+    n = _degree(m, n)
+    end = m.equal(m.abs(x), 1)
+    y = _recur(m, x, m.where(end, 1.0, n), x, lambda k, x, p, q: ((2 * k + 1) * x * p - k * q) / (k + 1))
+    at_end = m.where((x > 0) | m.logical_not(_odd(m, n)), 1.0, -1.0)
+    return m.where(end, m.where(n < 0, 0.0, at_end), y)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fanal.core.ir.prims.batching import broadcasting
 from fanal.core.ir.prims.point import add, div, eq, exp, log, mul, neg, num, sign, sub, where
 from fanal.core.ir.prims.special import special_code, special_ref
-from fanal.core.ir.prims.special_pairs import pairs_ref
+from fanal.core.ir.prims.special_pairs import pairs_code, pairs_ref
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row, kept, prim, same, spread
 
@@ -84,7 +84,7 @@ special2: Row = prim(
     ref=pairs_ref,
     grad=_grad2,
     batch=broadcasting,
-    code=None,
+    code=pairs_code,
     flops=200,
     domain=(1.5, 4),
 )
