@@ -195,6 +195,8 @@ class Builder:
         and what is stored beside the reduction a kernel of its own.
         """
         for v in self.group.roots:
+            if v.role == "begun" and len(loop.reduced) != 1:
+                raise Unmappable(v)
             if v.role == "reduce" and loop.reduced != _merged(v):
                 for culprit in (v.inputs[0], *self.group.roots):
                     if not base(culprit).root or (culprit.role == "inline" and culprit.root and not culprit.forced
@@ -208,6 +210,8 @@ class Builder:
             shape = max((v.shape for v in g.roots), key=lambda s: sum(n != 1 for n in s))
             return [n for n in shape if n != 1], [], []
         v = next((v for v in g.roots if v.role == "reduce"), None)
+        if v is None and any(v.role == "begun" for v in g.roots):
+            return [g.domain[0]], [g.domain[1]], []
         if v is None:  # a row group whose reductions went elsewhere
             return list(g.domain), [], []
         shape, dims = v.inputs[0].shape, v.params[0]
@@ -234,10 +238,10 @@ class Builder:
                 at, spots = self._place(v, a, b, row_map, row_shape, size)
             except ValueError:  # its shape and the others' cut the same elements differently
                 raise Unmappable(v) from None
-            if v.role == "reduce":
+            if v.role in ("reduce", "begun"):
                 x = v.inputs[0]
-                source = self.value(x, tuple(spots))
-                self.of_root[v] = self._op("reduce", (source,), v.name, v.dtype)
+                source = self.value(x, self._ones(tuple(spots), x.shape))
+                self.of_root[v] = self._op("reduce" if v.role == "reduce" else "begin", (source,), v.name, v.dtype)
                 self.flops += x.size
             else:
                 self.of_root[v] = self.expression(v, self._ones(at, v.shape))
@@ -251,18 +255,22 @@ class Builder:
         form = "columns" if inner else "rows"
         loop = Loop(form, outer.copy(), reduced.copy(), inner.copy(), self.ops, self.loads, stores,
                     "+".join(self.names[-12:]), list(self.where), self.flops)
+        loop.of_blocks = any(v.inputs[0].role == "begun" for v in g.roots if v.role == "reduce")
         collapse(loop)
         return loop
 
     def _place(self, v: Value, a: int, b: int, row_map: Map, row_shape: Shape, size: int) -> tuple[Map, list[Index]]:
         """Return the index into a root, and into the operand of a reduction, from the loop dimensions."""
         kind = self.group.kind
+        full, shape = self._whole(range(len(self.sizes)))
+        if v.role == "begun":  # all rows of a block add to one row of sums
+            columns = reshape_map(*self._whole(range(a, b)), v.shape[1:], self.sizes)
+            return (ZERO, *columns), list(reshape_map(full, shape, v.inputs[0].shape, self.sizes))
         if v.role == "reduce":
             return (reshape_map(row_map, row_shape, v.shape, self.sizes),
                     self._reduce_map(v.inputs[0], v.params[0], a, b))
         if kind == "reduce" or (kind == "row" and v.size != size):
             return reshape_map(row_map, row_shape, v.shape, self.sizes), []
-        full, shape = self._whole(range(len(self.sizes)))
         return reshape_map(full, shape, v.shape, self.sizes), []
 
     @staticmethod

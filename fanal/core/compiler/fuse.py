@@ -12,7 +12,7 @@ from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Gra
 from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operand
 
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
-_GROUP_OPS, _GROUP_READS = 96, 20
+GROUP_OPS, GROUP_READS = 96, 20
 _TAIL_OPS = 8
 _FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
 _LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
@@ -355,7 +355,7 @@ class _Grouper:
             return
         if a.kind != b.kind or a.domain != b.domain or a.kind not in ("loop", "row"):
             return
-        if a.ops + b.ops > _GROUP_OPS or len(a.reads | b.reads) > _GROUP_READS:
+        if a.ops + b.ops > GROUP_OPS or len(a.reads | b.reads) > GROUP_READS:
             return
         for x, y in ((a, b), (b, a)):
             for h in self.groups:
@@ -408,7 +408,7 @@ class _Grouper:
 
     def _fits(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int], g: Group,
               sibling: bool = False) -> bool:
-        if g.ops + root.ops > _GROUP_OPS or len(g.reads | reads.keys()) > _GROUP_READS:
+        if g.ops + root.ops > GROUP_OPS or len(g.reads | reads.keys()) > GROUP_READS:
             return False
         if not g.roots or g.roots[0].forced:
             return False
@@ -469,10 +469,15 @@ def fuse(graph: Graph, backend: Any, forced: set[int]) -> list[Group]:
     groups = [g for g in grouper.groups if g.roots]
     for g in groups:
         g.roots.sort(key=lambda v: v.position)
+    return groups
+
+
+def note_readers(groups: list[Group]) -> None:
+    """Mark the values that kernels other than their own read."""
+    for g in groups:
         for v in g.reads:
             if v.group is not None and v.group is not g:
                 v.outside = True
     for g in groups:
         if g.kind == "contract" and not any((v.output or v.outside) and v.dtype is g.roots[0].dtype for v in g.roots):
             g.roots[0].outside = True  # generators store at least one value of their own dtype
-    return groups

@@ -7,6 +7,7 @@ A Loop runs over `outer` x `reduced` (x `inner`) indices. Its values (`ops`) are
   index   an affine function of the loop indices, as int64
   point   a pointwise primitive
   reduce  a combination over the `reduced` indices
+  begin   (form "rows") a combination over blocks of `outer` indices: stored only, at [block, reduced index]
 
 `deps` of a value are the indices it varies with: OUTER | REDUCED | INNER.
 Form "rows": the last reduced index runs along vectors; without reductions this is a plain pointwise loop.
@@ -16,7 +17,8 @@ The reduction trees, which depend on the reduced and kept sizes alone:
   rows     The reduced elements are cut into blocks: runs of ROW_BLOCK along the last index, or as many whole runs of
            the last index as fit into ROW_BLOCK. In a block, vectors of 16 go to four accumulators in rotation,
            which are combined as (a0+a1)+(a2+a3) and then by halves; blocks are added up in order.
-  columns  Each column adds up blocks of COLUMN_BLOCK rows, in order, and then the blocks in order.
+  columns  Each column adds up blocks of `column_block(rows)` rows, in order, and then the blocks in order. A "rows"
+           kernel that begins such reductions leaves the blocks; a loop `of_blocks` adds up what it reads in order.
 """
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ from typing import Any
 from fanal.core.base.dtype import dtype as DType
 
 OUTER, REDUCED, INNER = 1, 2, 4
-ROW_BLOCK, COLUMN_BLOCK = 8192, 256
+ROW_BLOCK = 8192
+
+
+def column_block(rows: int) -> int:
+    """Return how many rows a block of a column's sum has: a block is a unit of work, and its sums are to be few."""
+    return min(256, max(32, rows // 64))
 
 
 class Op:
@@ -68,6 +75,7 @@ class Loop:
     label: str = ""
     where: list[Any] = field(default_factory=list)
     flops: int = 0
+    of_blocks: bool = False
 
     @property
     def dims(self) -> list[int]:
@@ -139,6 +147,9 @@ def find_deps(loop: Loop) -> None:
     for op in loop.ops:
         if op.kind == "reduce":
             op.deps = OUTER | (INNER if loop.form == "columns" else 0)
+            continue
+        if op.kind == "begin":
+            op.deps = OUTER | REDUCED
             continue
         deps = 0
         for i in op.args:

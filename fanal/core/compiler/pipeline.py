@@ -9,7 +9,8 @@ import numpy as np
 
 from fanal.core.base.dtype import int64, uint8
 from fanal.core.compiler.build import Builder, Unmappable
-from fanal.core.compiler.fuse import SAME, Group, fuse, scan
+from fanal.core.compiler.column_sums import begin_column_sums
+from fanal.core.compiler.fuse import SAME, Group, fuse, note_readers, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
@@ -98,6 +99,8 @@ class _Lowering:
         """Decide what is computed together."""
         values = self.graph.values
         self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
+        begin_column_sums(self.graph, self.groups)
+        note_readers(self.groups)
         place_parts(values)
         return self.groups
 
@@ -389,7 +392,7 @@ def _reads_in_place(g: Group, into: Value) -> bool:
             if any(into in scan(r, i) for i in r.inputs):
                 return False
             continue
-        how = scan(r, r.inputs[0] if r.role == "reduce" else None).get(into)
+        how = scan(r, r.inputs[0] if r.role in ("reduce", "begun") else None).get(into)
         if how is None or (how == SAME and (g.kind != "reduce" or r.role != "reduce")):
             continue
         if how != rows or into.size != rows:

@@ -13,7 +13,7 @@ from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.transpose import untangle
-from fanal.core.compiler.loopir import COLUMN_BLOCK, REDUCED, ROW_BLOCK, Access, Loop, Op, find_deps
+from fanal.core.compiler.loopir import REDUCED, ROW_BLOCK, Access, Loop, Op, column_block, find_deps
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
@@ -117,8 +117,9 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     rows = math.prod(loop.outer)
     plan = Passes(loop)
     reduces = any(op.kind == "reduce" for op in loop.ops)
+    begins = any(plan.begins)
     split = not loop.outer if not reduces else False
-    if not split and rows < _FEW and blocks >= _LONG and plan.count == 1 and not plan.cached:
+    if not split and not begins and rows < _FEW and blocks >= _LONG and plan.count == 1 and not plan.cached:
         split = not reduces or not any(plan.stores)
     words = loop_words(loop)
     if len(loop.reduced) > 1:
@@ -129,11 +130,13 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
         slot = -(-(runs * length + LANES) * widest // 64) * 64
         words.append(slot)
         scratch = slot * len(plan.cached)
+    if begins:
+        words += [rows, column_block(rows)]
     writes = tuple(a.value for _, a in loop.stores)
     if split and reduces:
         return _partial(loop, target, plan, words, rows, blocks)
     far = streams(loop, target)
-    units = rows * blocks if split else rows
+    units = -(-rows // column_block(rows)) if begins else rows * blocks if split else rows
     return [
         _launch(
             loop,
@@ -245,20 +248,21 @@ def _combine(
         loop.label + " combine",
         loop.where,
         0,
+        of_blocks=True,
     )
     find_deps(second)
-    return _columns(second, target, whole=True)
+    return _columns(second, target)
 
 
-def _columns(loop: Loop, target: Target, whole: bool = False) -> list[Temp | Launch]:
+def _columns(loop: Loop, target: Target) -> list[Temp | Launch]:
     width = loop.inner[0]
     chunks = -(-width // CHUNK)
     rows = math.prod(loop.reduced)
     outer = math.prod(loop.outer)
     reduces = [i for i, op in enumerate(loop.ops) if op.kind == "reduce"]
-    block = max(rows, 1) if whole else COLUMN_BLOCK
+    block = max(rows, 1) if loop.of_blocks else column_block(rows)
     blocks = max(1, -(-rows // block))
-    split = not whole and outer * chunks < _FEW and blocks >= _LONG
+    split = not loop.of_blocks and outer * chunks < _FEW and blocks >= _LONG
     scratch = 2 * len(reduces) * CHUNK * 8
     if not split:
         words = loop_words(loop) + [rows, block]

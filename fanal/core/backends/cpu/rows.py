@@ -25,7 +25,7 @@ def _cost(op: Op) -> int:
 
 
 class Passes:
-    """Which values each pass over a row computes, keeps and stores."""
+    """Which values each pass over a row computes, keeps and stores, and which it adds to sums of columns."""
 
     def __init__(self, loop: Loop) -> None:
         ops = loop.ops
@@ -40,13 +40,16 @@ class Passes:
         first = len(loop.loads)
         outer = len(loop.outer)
         element: dict[int, list[tuple[int, int]]] = {}
+        begins: dict[int, list[tuple[int, int]]] = {}
         self.row_stores = []
         for n, (i, a) in enumerate(loop.stores):
-            if any(a.strides[outer:]):
+            if ops[i].kind == "begin":
+                begins.setdefault(ready[i], []).append((i, first + n))
+            elif any(a.strides[outer:]):
                 element.setdefault(ready[i], []).append((i, first + n))
             else:
                 self.row_stores.append((i, first + n))
-        self.count = max([*reduces, *element, -1]) + 1
+        self.count = max([*reduces, *element, *begins, -1]) + 1
         read = {a.value for a in loop.loads}
         for p in sorted(element):  # what overwrites an operand waits until no pass reads it
             late = [s for s in element[p] if loop.stores[s[1] - first][1].value in read]
@@ -55,12 +58,17 @@ class Passes:
                 element.setdefault(self.count - 1, []).extend(late)
         self.reduces = [reduces.get(p, []) for p in range(self.count)]
         self.stores = [element.get(p, []) for p in range(self.count)]
+        self.begins = [begins.get(p, []) for p in range(self.count)]
         self.cached: dict[int, int] = {}  # op -> slot
         self.kept: list[list[int]] = [[] for _ in range(self.count)]  # ops put into scratch, by pass
         done: dict[int, int] = {}
         for p in range(self.count):
-            roots = [ops[i].args[0] for i in self.reduces[p]] + [i for i, _ in self.stores[p]]
-            self._plan(loop, p, roots, done)
+            self._plan(loop, p, self.roots(loop, p), done)
+
+    def roots(self, loop: Loop, p: int) -> list[int]:
+        """Return what pass `p` is for: the operands of reductions, and what is stored."""
+        summed = [*self.reduces[p], *(i for i, _ in self.begins[p])]
+        return [loop.ops[i].args[0] for i in summed] + [i for i, _ in self.stores[p]]
 
     @staticmethod
     def _needs(loop: Loop, op: Op) -> tuple[int, ...]:
@@ -125,6 +133,8 @@ class RowsWriter(LoopWriter):
             self.blocks = w.mul(groups, self.chunks)
         if self.plan.cached:
             self.slot = w.word("%args", next(self.words))
+        if any(self.plan.begins):
+            self.rows, self.block = (w.word("%args", next(self.words)) for _ in range(2))
         if self.split:
             for p in self.plan.reduces:
                 self.partials += [(i, w.word("%args", next(self.words), pointer=True)) for i in p]
@@ -143,7 +153,13 @@ class RowsWriter(LoopWriter):
             self._row(unit)
             return ()
 
-        w.loop("%lo", "%hi", "1", row)
+        def block(unit: Value) -> tuple:
+            first = w.mul(unit, self.block)
+            self._begin(unit, outer_bases)
+            w.loop(first, w.min(w.add(first, self.block), self.rows), "1", row)
+            return ()
+
+        w.loop("%lo", "%hi", "1", block if any(self.plan.begins) else row)
         if any(access >= len(loop.loads) for access in self.streams):
             w.call("void", "llvm.x86.sse.sfence")
         return module(
@@ -151,9 +167,32 @@ class RowsWriter(LoopWriter):
             w.declared,
         )
 
+    def _begin(self, unit: Value, bases: dict[int, Value]) -> None:
+        """Clear the sums of columns of a block of rows."""
+        w, sums = self.w, [s for p in self.plan.begins for s in p]
+        for _, access in sums:
+            size = self.accesses[access].dtype.itemsize
+            bases[access] = w.at(self.pointers[access], w.mul(unit, self.length), size)
+
+        def clear(at: Value) -> tuple:
+            mask = w.lane_mask(LANES, w.sub(self.length, at))
+            for i, access in sums:
+                op = self.loop.ops[i]
+                self.store(access, identity(self.vector, op.params, op.dtype), bases[access], at, mask)
+            return ()
+
+        w.loop("0", self.length, str(LANES), clear)
+
+    def _add(self, op: Op, access: int, address: Value, at: Value, mask: Value | None) -> None:
+        """Add a vector to the sums of its columns."""
+        w, kind, size = self.w, STORED[op.dtype], op.dtype.itemsize
+        where = w.let(f"getelementptr {kind}, ptr {address}, i64 {at}")
+        old = self.vector.unpack(w.load(vector(kind, LANES), where, mask, size), op.dtype, LANES)
+        new = Scalar(self.lane_value(op.args[0]).name, op.dtype, LANES)
+        self.store(access, combine(self.vector, op.params, old, new), address, at, mask)
+
     def _used(self, p: int) -> list[int]:
-        roots = [self.loop.ops[i].args[0] for i in self.plan.reduces[p]] + [i for i, _ in self.plan.stores[p]]
-        roots += self.plan.kept[p]
+        roots = self.plan.roots(self.loop, p) + self.plan.kept[p]
         stop = {i for i in self.plan.cached if i not in self.plan.kept[p]}
         return self.closure(roots, stop)
 
@@ -194,7 +233,7 @@ class RowsWriter(LoopWriter):
         for i in lanes:
             if i not in stop_at and loop.ops[i].kind == "load":
                 self.base(loop.ops[i].params)
-        for _, access in plan.stores[p]:
+        for _, access in plan.stores[p] + plan.begins[p]:
             self.base(access)
         reduces = plan.reduces[p]
         types = [accumulator(loop.ops[i].dtype) for i in reduces]
@@ -288,7 +327,7 @@ class RowsWriter(LoopWriter):
                 elif op.kind == "index":
                     base, *steps = self.op_words[i]
                     addresses[-1 - i] = w.add(base, self.offset(steps, range(len(steps) - 1)))
-        for _, access in self.plan.stores[p]:
+        for _, access in self.plan.stores[p] + self.plan.begins[p]:
             address(access)
         kinds = [k for k, _ in carried]
 
@@ -338,6 +377,8 @@ class RowsWriter(LoopWriter):
             self._cache(i, loop.ops[i], at, row, self.body[i])
         for i, access in plan.stores[p]:
             self.store(access, self.lane_value(i), addresses[access], at, mask)
+        for i, access in plan.begins[p]:
+            self._add(loop.ops[i], access, addresses[access], at, mask)
         out: list[Value] = []
         for k, i in enumerate(plan.reduces[p]):
             how, source = loop.ops[i].params, self.lane_value(loop.ops[i].args[0])
