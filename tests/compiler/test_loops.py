@@ -11,12 +11,14 @@ from fanal.core.compiler.pipeline import lower
 from fanal.core.ir import prims as P
 from fanal.core.ir.prims.point import ELEMENTARY
 from fanal.core.ir.prims.special import FORMULAS
+from fanal.core.ir.prims.special_pairs import PAIRS
 from fanal.core.ir.row import ROWS
 
 FLOATS = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 INTS = (dt.int8, dt.uint8, dt.int16, dt.uint16, dt.int32, dt.uint32, dt.int64, dt.uint64)
 TOLERANCE = {dt.float32: 2e-6, dt.float64: 1e-14, dt.float16: 2e-3, dt.bfloat16: 1.6e-2}
-KINDS = {"special": [(k,) for k in FORMULAS], "elementary": [(k,) for k in ELEMENTARY]}
+KINDS = {"special": [(k,) for k in FORMULAS], "special2": [(k,) for k in PAIRS],
+         "elementary": [(k,) for k in ELEMENTARY]}
 POINTS = [r for r in ROWS.values() if r.kind == "point" and r.code is not None]
 
 

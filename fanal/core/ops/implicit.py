@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.ir import prims as P
-from fanal.core.ir.prims.special import FORMULAS
+from fanal.core.ir.prims.special import ARRAYS, FORMULAS
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import public, read, result
 from fanal.core.ops.pointwise import with_gradient
@@ -41,7 +41,7 @@ def _tail_integral(log_ratio: Callable, score: Callable, end: np.ndarray) -> np.
 def _gamma_slope(a: np.ndarray, x: np.ndarray) -> np.ndarray:
     """dx/da of a gamma sample, with t = x exp(-s) in the lower tail and x exp(s) in the upper."""
     side = np.where(x < a, -1.0, 1.0)
-    log_x, psi = np.log(x), FORMULAS["digamma"](np, a)
+    log_x, psi = np.log(x), FORMULAS["digamma"](ARRAYS, a)
     upper = np.minimum(np.sqrt(2 * _NEGLIGIBLE / x), 2 * np.log1p(_NEGLIGIBLE / x) + 2)
     end = np.where(x < a, (_NEGLIGIBLE + x) / a, upper)
     # the density at t over that at x, with the factor t of dt = t ds
@@ -54,7 +54,7 @@ def _beta_slope(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
     lower = x < a / (a + b)
     side = np.where(lower, -1.0, 1.0)
     log_x, log_rest = np.log(x), np.log1p(-x)
-    shift = FORMULAS["digamma"](np, a) - FORMULAS["digamma"](np, a + b)
+    shift = FORMULAS["digamma"](ARRAYS, a) - FORMULAS["digamma"](ARRAYS, a + b)
     log_t = lambda s: -np.logaddexp(log_x, log_rest - side * s)  # log(t / x)
     log_other = lambda s: -np.logaddexp(log_x + side * s, log_rest)  # log((1 - t) / (1 - x))
     end = (_NEGLIGIBLE - (a + b) * np.where(lower, log_rest, log_x)) / np.where(lower, a, b)

@@ -419,7 +419,9 @@ class Emitter:
     def where(self, c: Scalar, a: Scalar, b: Scalar) -> Scalar:
         return self._select(c, a, b)
 
-    # Loops.
+    # Branches and loops.
+
+    rarely = vecmath.rarely
 
     def repeat(self, body: Callable[..., tuple], start: tuple[Scalar, ...], limit: float) -> list[Scalar]:
         """Run body(k, *values) -> values for k = 1.0, 2.0, ... up to `limit`, while a lane of the first value holds."""

@@ -10,6 +10,7 @@ Digital Library of Mathematical Functions (DLMF) for the pieces, as noted with e
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,7 +98,9 @@ class Lanes:
 
 
 class Arrays:
-    """What a formula knows as `m` when NumPy computes it: NumPy's functions, and loops."""
+    """What a formula knows as `m` when NumPy computes it: NumPy's functions, loops and branches."""
+
+    narrow = False  # the result has float64's digits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -105,6 +108,14 @@ class Arrays:
     def like(self, x: Any, number: float) -> Any:
         """Return a number in the shape of `x`."""
         return np.full_like(x, number)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """Return a * b + c; a kernel rounds it once."""
+        return a * b + c
+
+    def rarely(self, c: Any, usual: Any, other: Callable) -> Any:
+        """Return `usual`, or other() where `c` holds, which it seldom does: a kernel asks first whether anywhere."""
+        return np.where(c, other(), usual)
 
     def repeat(self, step: Callable, start: tuple, going: Any, limit: float) -> tuple:
         """Run step(k, *values) -> (*values, more) for k = 1, 2, ... where `going`: until nowhere, or up to `limit`."""
@@ -123,7 +134,7 @@ _NAMES = {"arccos": "acos"}  # what NumPy and emitters call differently
 class LaneFunctions:
     """What a formula knows as `m` when it writes a kernel. narrow: the result is rounded to float32 or less."""
 
-    def __init__(self, e: Any, narrow: bool = True) -> None:
+    def __init__(self, e: Any, narrow: bool) -> None:
         self.e, self.narrow = e, narrow
 
     def __getattr__(self, name: str) -> Callable[[Lanes], Lanes]:
@@ -156,6 +167,12 @@ class LaneFunctions:
         half = b * 0.5
         return self.where((a < 0) & self.not_equal(self.trunc(half), half), -y, y)
 
+    def fma(self, a: Lanes, b: Any, c: Any) -> Lanes:
+        return Lanes(self.e, self.e.fma(a.x, a._like(b), a._like(c)))
+
+    def rarely(self, c: Lanes, usual: Lanes, other: Callable) -> Lanes:
+        return Lanes(self.e, self.e.rarely(c.x, usual.x, lambda: other().x))
+
     def repeat(self, step: Callable, start: tuple, going: Lanes, limit: float) -> tuple:
         """As `Arrays.repeat`."""
 
@@ -176,18 +193,28 @@ def special_ref(x: np.ndarray, kind: str) -> np.ndarray:
 
 def special_code(e: Any, x: Any, kind: str) -> Any:
     """The kernel code of the row `special`."""
-    y = FORMULAS[kind](LaneFunctions(e), Lanes(e, e.convert(x, dt.float64)))
+    m = LaneFunctions(e, narrow=x.dtype is not dt.float64)
+    y = FORMULAS[kind](m, Lanes(e, e.convert(x, dt.float64)))
     return e.convert(y.x, x.dtype)
 
 
-def series(t: Any, c: Sequence[float]) -> Any:
+def series(m: Any, t: Any, c: tuple[float, ...]) -> Any:
     """Sum a Chebyshev series at t in [-1, 1] (Clenshaw's recurrence)."""
+    c = _shortened(c) if m.narrow else c
     twice = t + t
     b1: Any = c[-1]
     b2: Any = 0.0
     for k in reversed(c[1:-1]):
-        b1, b2 = twice * b1 - b2 + k, b1
-    return t * b1 - b2 + c[0]
+        b1, b2 = m.fma(twice, b1, k - b2), b1
+    return m.fma(t, b1, c[0] - b2)
+
+
+@functools.cache
+def _shortened(c: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the first terms of a Chebyshev series, without those below 2**-31 of its least value in [-1, 1]."""
+    least = np.abs(series(ARRAYS, np.linspace(-1, 1, 257), c)).min()
+    left = np.cumsum(np.abs(c[::-1]))[::-1]  # no sum of the terms from the k-th on is larger
+    return c[: max(2, int(np.count_nonzero(left > 2.0**-31 * least)))]
 
 
 def powers(z: Any, c: Sequence[float]) -> Any:
@@ -205,14 +232,16 @@ def powers(z: Any, c: Sequence[float]) -> Any:
 def i0e(m: Any, x: Any) -> Any:
     """exp(-|x|) I0(x)."""
     a = m.abs(x)
-    return m.where(a <= 8, series(a * 0.25 - 1, C.I0_SMALL), series(16 / a - 1, C.I0_LARGE) / m.sqrt(a))
+    near = series(m, a * 0.25 - 1, C.I0_SMALL)
+    return m.rarely(a > 8, near, lambda: series(m, 16 / a - 1, C.I0_LARGE) / m.sqrt(a))
 
 
 @formula
 def i1e(m: Any, x: Any) -> Any:
     """exp(-|x|) I1(x)."""
     a = m.abs(x)
-    y = m.where(a <= 8, a * series(a * 0.25 - 1, C.I1_SMALL), series(16 / a - 1, C.I1_LARGE) / m.sqrt(a))
+    near = a * series(m, a * 0.25 - 1, C.I1_SMALL)
+    y = m.rarely(a > 8, near, lambda: series(m, 16 / a - 1, C.I1_LARGE) / m.sqrt(a))
     return m.where(x < 0, -y, y)
 
 
@@ -228,17 +257,18 @@ def i1(m: Any, x: Any) -> Any:
 
 def _k0_small(m: Any, x: Any) -> Any:
     t = x * x * 0.5 - 1
-    return series(t, C.K0_SMALL) - m.log(x * 0.5) * series(t, C.I0_SERIES)
+    return series(m, t, C.K0_SMALL) - m.log(x * 0.5) * series(m, t, C.I0_SERIES)
 
 
 def _k1_small(m: Any, x: Any) -> Any:
     t = x * x * 0.5 - 1
-    return m.where(m.equal(x, 0), math.inf, m.log(x * 0.5) * (x * series(t, C.I1_SERIES)) + series(t, C.K1_SMALL) / x)
+    y = m.log(x * 0.5) * (x * series(m, t, C.I1_SERIES)) + series(m, t, C.K1_SMALL) / x
+    return m.where(m.equal(x, 0), math.inf, y)
 
 
-def _k_large(m: Any, x: Any, c: Sequence[float]) -> Any:
+def _k_large(m: Any, x: Any, c: tuple[float, ...]) -> Any:
     """exp(x) K(x) for x > 2."""
-    return series(4 / x - 1, c) / m.sqrt(x)
+    return series(m, 4 / x - 1, c) / m.sqrt(x)
 
 
 @formula
@@ -267,20 +297,20 @@ _ZEROS_J0 = (2.404825557695772768621632**2, 5.520078110286310649596604**2)
 _ZEROS_J1 = (3.831705970207512315614436**2, 7.01558666981561875353705**2)
 
 
-def _j0_small(w: Any) -> Any:
-    return (w - _ZEROS_J0[0]) * (w - _ZEROS_J0[1]) * series(w / 32 - 1, C.J0_SMALL)
+def _j0_small(m: Any, w: Any) -> Any:
+    return (w - _ZEROS_J0[0]) * (w - _ZEROS_J0[1]) * series(m, w / 32 - 1, C.J0_SMALL)
 
 
-def _j1_small(a: Any, w: Any) -> Any:
-    return a * (w - _ZEROS_J1[0]) * (w - _ZEROS_J1[1]) * series(w / 32 - 1, C.J1_SMALL)
+def _j1_small(m: Any, a: Any, w: Any) -> Any:
+    return a * (w - _ZEROS_J1[0]) * (w - _ZEROS_J1[1]) * series(m, w / 32 - 1, C.J1_SMALL)
 
 
-def _wave(m: Any, a: Any, w: Any, p: Sequence[float], q: Sequence[float]) -> tuple[Any, Any, Any, Any]:
+def _wave(m: Any, a: Any, w: Any, p: tuple[float, ...], q: tuple[float, ...]) -> tuple[Any, Any, Any, Any]:
     """P and Q of the asymptotic form, times sqrt(1 / (pi a)), and the sum and difference of sin a and cos a."""
     t = 128 / w - 1
     scale = m.sqrt(1 / (math.pi * a))
     s, c = m.sin(a), m.cos(a)
-    return series(t, p) * scale, series(t, q) * scale / a, s + c, s - c
+    return series(m, t, p) * scale, series(m, t, q) * scale / a, s + c, s - c
 
 
 @formula
@@ -288,7 +318,7 @@ def j0(m: Any, x: Any) -> Any:
     a = m.abs(x)
     w = a * a
     p, q, both, apart = _wave(m, a, w, C.P0, C.Q0)
-    return m.where(a <= 8, _j0_small(w), p * both - q * apart)
+    return m.where(a <= 8, _j0_small(m, w), p * both - q * apart)
 
 
 @formula
@@ -296,7 +326,7 @@ def j1(m: Any, x: Any) -> Any:
     a = m.abs(x)
     w = a * a
     p, q, both, apart = _wave(m, a, w, C.P1, C.Q1)
-    y = m.where(a <= 8, _j1_small(a, w), p * apart + q * both)
+    y = m.where(a <= 8, _j1_small(m, a, w), p * apart + q * both)
     return m.where(x < 0, -y, y)
 
 
@@ -304,7 +334,7 @@ def j1(m: Any, x: Any) -> Any:
 def y0(m: Any, x: Any) -> Any:
     w = x * x
     p, q, both, apart = _wave(m, x, w, C.P0, C.Q0)
-    small = series(w / 32 - 1, C.Y0_SMALL) + 2 / math.pi * m.log(x) * _j0_small(w)
+    small = series(m, w / 32 - 1, C.Y0_SMALL) + 2 / math.pi * m.log(x) * _j0_small(m, w)
     return m.where(x <= 8, small, p * apart + q * both)
 
 
@@ -312,7 +342,7 @@ def y0(m: Any, x: Any) -> Any:
 def y1(m: Any, x: Any) -> Any:
     w = x * x
     p, q, both, apart = _wave(m, x, w, C.P1, C.Q1)
-    small = x * series(w / 32 - 1, C.Y1_SMALL) + 2 / math.pi * (m.log(x) * _j1_small(x, w) - 1 / x)
+    small = x * series(m, w / 32 - 1, C.Y1_SMALL) + 2 / math.pi * (m.log(x) * _j1_small(m, x, w) - 1 / x)
     small = m.where(m.equal(x, 0), -math.inf, small)
     return m.where(x <= 8, small, q * apart - p * both)
 
@@ -333,12 +363,12 @@ def airy_ai(m: Any, x: Any) -> Any:
     root = m.sqrt(a)
     zeta = a * root * (2 / 3)
     fourth = m.sqrt(root) * math.sqrt(math.pi)
-    right = m.exp(-zeta) * series(2 * _ZETA_2 / zeta - 1, C.AIRY_RIGHT) / (2 * fourth)
+    right = m.exp(-zeta) * series(m, 2 * _ZETA_2 / zeta - 1, C.AIRY_RIGHT) / (2 * fourth)
     t = 2 * _ZETA_5**2 / (zeta * zeta) - 1
     s, c = m.sin(zeta), m.cos(zeta)
-    p, q = series(t, C.AIRY_LEFT_P), series(t, C.AIRY_LEFT_Q) / zeta
+    p, q = series(m, t, C.AIRY_LEFT_P), series(m, t, C.AIRY_LEFT_Q) / zeta
     left = ((c + s) * p + (s - c) * q) / (fourth * math.sqrt(2))
-    y = m.where(x < -5, left, m.where(x <= 2, series((x + 1.5) / 3.5, C.AIRY_MIDDLE), right))
+    y = m.where(x < -5, left, m.where(x <= 2, series(m, (x + 1.5) / 3.5, C.AIRY_MIDDLE), right))
     return m.where(m.equal(a, math.inf), math.nan, y)  # as PyTorch
 
 
@@ -352,19 +382,23 @@ _ZETA_2, _ZETA_5 = 2 / 3 * 2**1.5, 2 / 3 * 5**1.5
 def erfcx(m: Any, x: Any) -> Any:
     """exp(x**2) erfc(x). Source: Shepherd & Laframboise, Mathematics of Computation 36 (1981)."""
     a = m.abs(x)
-    y = series(1 - 7.5 / (a + 3.75), C.ERFCX) / (1 + 2 * a)
+    y = series(m, 1 - 7.5 / (a + 3.75), C.ERFCX) / (1 + 2 * a)
     return m.where(x < 0, 2 * m.exp(x * x) - y, y)
 
 
 def _normal_quantile(m: Any, y: Any, tail: Any) -> Any:
     """The x with ndtr(x) = 1/2 + y, where `tail` = 1/2 - |y|. Source of the variables: A&S 26.2.22."""
-    centre = y * series(y * y * (128 / 9) - 1, C.NDTRI_CENTRE)
-    z = m.sqrt(-2 * m.log(tail))
-    near, middle = series(z * 0.5 - 2, C.NDTRI_NEAR), series(z * 0.2 - 2.2, C.NDTRI_MID)
-    far = series(z * (1 / 12) - 28 / 12, C.NDTRI_FAR)
-    x = m.where(z <= 6, near, m.where(z <= 16, middle, far))
-    x = m.where(m.equal(tail, 0), math.inf, x)
-    return m.where(m.abs(y) <= 0.375, centre, m.where(y < 0, -x, x))
+    centre = y * series(m, y * y * (128 / 9) - 1, C.NDTRI_CENTRE)
+
+    def outside() -> Any:
+        z = m.sqrt(-2 * m.log(tail))
+        x = series(m, z * 0.5 - 2, C.NDTRI_NEAR)
+        x = m.rarely(z > 6, x, lambda: series(m, z * 0.2 - 2.2, C.NDTRI_MID))
+        x = m.rarely(z > 16, x, lambda: series(m, z * (1 / 12) - 28 / 12, C.NDTRI_FAR))
+        x = m.where(m.equal(tail, 0), math.inf, x)
+        return m.where(y < 0, -x, x)
+
+    return m.rarely(m.logical_not(m.abs(y) <= 0.375), centre, outside)
 
 
 @formula
@@ -419,7 +453,7 @@ def trigamma(m: Any, x: Any) -> Any:
 def lgamma(m: Any, x: Any) -> Any:
     """log |gamma(x)|: a series between the zeros 1 and 2, Stirling's (A&S 6.1.41) above, reflection below."""
     y = m.where(x < 0.5, 1 - x, x)
-    near = (y - 1) * (y - 2) * series((y - 1.75) * 0.8, C.LGAMMA)
+    near = (y - 1) * (y - 2) * series(m, (y - 1.75) * 0.8, C.LGAMMA)
     small = y < 10
     w = m.where(small, y + 7, y)
     z = 1 / (w * w)

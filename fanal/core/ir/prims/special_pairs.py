@@ -18,7 +18,6 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir.prims.special import ARRAYS, LaneFunctions, Lanes, lgamma, powers
 
 PAIRS: dict[str, Callable[[Any, Any, Any], Any]] = {}
-_EPS = 2.0**-53
 _MANY = 20000  # terms after which a sum is left as it is
 
 
@@ -39,6 +38,10 @@ def pairs_code(e: Any, a: Any, b: Any, kind: str) -> Any:
     """The kernel code of the row `special2`."""
     x, y = (Lanes(e, e.convert(v, dt.float64)) for v in (a, b))
     return e.convert(PAIRS[kind](LaneFunctions(e, narrow=a.dtype is not dt.float64), x, y).x, a.dtype)
+
+
+def _eps(m: Any) -> float:
+    return 2.0**-32 if m.narrow else 2.0**-53
 
 
 def _nan(m: Any, x: Any) -> Any:
@@ -62,7 +65,8 @@ def zeta(m: Any, x: Any, q: Any) -> Any:
     """Hurwitz zeta: sum over n >= 0 of (q + n)**-x, by Euler and Maclaurin's formula (DLMF 25.11.5)."""
     whole = m.equal(m.floor(q), q)
     defined = (x > 1) & (m.abs(q) < math.inf) & ((q > 0) | (m.equal(m.floor(x), x) & m.logical_not(whole)))
-    steps = m.where(defined, m.where(q > 0, 10.0, m.ceil(10 - q)), 0.0)
+    least = 5.0 if m.narrow else 10.0
+    steps = m.where(defined, m.where(q > 0, least, m.ceil(least - q)), 0.0)
 
     def term(k: Any, total: Any) -> tuple:
         return total + m.power(q + (k - 1), -x), steps > k
@@ -111,7 +115,7 @@ def _lower_series(m: Any, a: Any, x: Any, where: Any) -> Any:
 
     def step(n: Any, total: Any, term: Any) -> tuple:
         term = term * (x / (a + n))
-        return total + term, term, term > _EPS * total
+        return total + term, term, term > _eps(m) * total
 
     one = m.like(a, 1.0)
     return m.repeat(step, (one, one), where, _MANY)[0]
@@ -130,7 +134,7 @@ def _upper_fraction(m: Any, a: Any, x: Any, where: Any) -> Any:
         d = 1 / nonzero(k * d + b)
         c = nonzero(b + k / c)
         change = d * c
-        return b, c, d, h * change, m.abs(change - 1) > _EPS
+        return b, c, d, h * change, m.abs(change - 1) > _eps(m)
 
     b = x + 1 - a
     d = 1 / nonzero(b)
@@ -158,7 +162,7 @@ def _gamma_ratio(m: Any, a: Any, x: Any, upper: bool) -> Any:
     if upper:
         near = small & (a < 1) & (x <= 1.5)
         series = 1 - _lower_series(m, p, q, small & m.logical_not(near)) * term
-        y = m.where(large, fraction, m.where(near, _upper_small(m, p, q), series))
+        y = m.where(large, fraction, m.rarely(near, series, lambda: _upper_small(m, p, q)))
     else:
         y = m.where(large, 1 - fraction, _lower_series(m, p, q, small) * term)
     zero, one = m.equal(x, 0) | m.equal(a, math.inf), m.equal(a, 0) | m.equal(x, math.inf)
@@ -205,7 +209,7 @@ def _chebyshev(m: Any, x: Any, n: Any, first: Any, angle: Callable, at_one: Call
     n = _degree(m, n)
     inside, end = (m.abs(x) < 1) & (n > 8), m.equal(m.abs(x), 1)
     y = _recur(m, x, m.where(inside | end, 1.0, n), first, _double)
-    y = m.where(inside, angle(n, m.arccos(m.where(inside, x, 0.5))), y)
+    y = m.rarely(inside, y, lambda: angle(n, m.arccos(m.where(inside, x, 0.5))))
     sign = m.where(_odd(m, n), -1.0, 1.0)
     y = m.where(end, m.where(x > 0, at_one(n), at_minus_one(n) * sign), y)
     return m.where(n < 0, 0.0, y)
