@@ -7,7 +7,7 @@ division among threads. So the bits of a row do not depend on the other rows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fanal.core.backends.cpu import tiles_ir
@@ -24,6 +24,7 @@ LENGTH, PASS, BATCH = range(19, 22)
 
 _PREFETCH = 16
 _UNROLL = 4
+_LEAST_SHARE = 8  # steps of k between two rows of C that are asked for
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul12:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul13:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -73,8 +74,12 @@ class Tile:
         self.vector = f"<{self.lanes} x {self.kind}>"
 
     def product(self, rows: int, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value,
-                masks: list[Value] | None, start: list[Value]) -> list[Value]:
-        """Write the loop over k. Steps are in bytes; `start` and the result are rows*vectors accumulators."""
+                masks: list[Value] | None, start: list[Value],
+                between: Callable[[Value], None] | None = None) -> list[Value]:
+        """Write the loop over k. Steps are in bytes; `start` and the result are rows*vectors accumulators.
+
+        With `between`, the loop has as many parts as there are rows, and `between(row)` is written ahead of each.
+        """
         w, v = self.w, self.spec.vectors
         strided = self.spec.a_form == "k"
         # Every third row gets a pointer; the two between are addressed as base + step and base + 2*step.
@@ -116,11 +121,25 @@ class Tile:
 
         carried = [*(("ptr", p) for p in first), ("ptr", b), *((self.vector, x) for x in start)]
         kinds = [kind for kind, _ in carried]
-        done, whole = [x for _, x in carried], "0"
-        if large and not strided:  # with a pointer for every few rows, registers spill
-            whole = w.let(f"and i64 {depth}, {-_UNROLL}")
-            done = w.loop("0", whole, str(_UNROLL), lambda _, *c: steps(_UNROLL, *c), carried)
-        done = w.loop(whole, depth, "1", lambda _, *c: steps(1, *c), list(zip(kinds, done, strict=True)))
+        unroll = _UNROLL if large and not strided else 1  # with a pointer for every few rows, registers spill
+        whole = depth if unroll == 1 else w.let(f"and i64 {depth}, {-unroll}")
+
+        def run(low: Value, high: Value, values: Sequence[Value], count: int = unroll) -> list[Value]:
+            return w.loop(low, high, str(count), lambda _, *c: steps(count, *c), list(zip(kinds, values, strict=True)))
+
+        if between:
+            share = w.mul(w.div(w.add(whole, str(unroll * rows - 1)), str(unroll * rows)), str(unroll))
+            share = w.max(share, str(_LEAST_SHARE))
+
+            def part(row: Value, *values: Value) -> list[Value]:
+                between(row)
+                low = w.mul(row, share)
+                return run(low, w.min(w.add(low, share), whole), values)
+            done = w.loop("0", str(rows), "1", part, carried, once=True)
+        else:
+            done = run("0", whole, [x for _, x in carried])
+        if unroll > 1:
+            done = run(whole, depth, done, 1)
         return done[len(bases) + 1:]
 
 
@@ -348,10 +367,10 @@ class _Product:
 
                 def full() -> None:
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
-                    if spec.out == spec.acc:
-                        self.fetch_rows(offset)
-                    acc = self.tile.product(spec.height, a_at(i), a_step, b_now, b_step, depth, None,
-                                            ["zeroinitializer"] * (spec.height * spec.vectors))
+                    acc = self.tile.product(
+                        spec.height, a_at(i), a_step, b_now, b_step, depth, None,
+                        ["zeroinitializer"] * (spec.height * spec.vectors),
+                        lambda row: self.fetch_row(w.add(offset, w.mul(row, self.ldc))))
                     for r in range(spec.height):
                         for v in range(spec.vectors):
                             lane = v * self.tile.lanes
@@ -376,14 +395,16 @@ class _Product:
 
     def fetch_rows(self, offset: Value) -> None:
         """Ask for the lines of C that a tile is about to overwrite."""
-        w = self.w
         for _ in range(self.spec.height):
-            size = dt.by_name(self.spec.out).itemsize
-            at = w.at(self.c, offset, size)
-            for line in range(0, self.width * size, 64):
-                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "2"),
-                       ("i32", "1"))
-            offset = w.add(offset, self.ldc)
+            self.fetch_row(offset)
+            offset = self.w.add(offset, self.ldc)
+
+    def fetch_row(self, offset: Value) -> None:
+        """Ask for the lines of one row."""
+        w, size = self.w, dt.by_name(self.spec.out).itemsize
+        at = w.at(self.c, offset, size)
+        for line in range(0, self.width * size, 64):
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "2"), ("i32", "1"))
 
     def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
         """Write the epilogue and the store of `rows` rows of a tile kept in memory."""

@@ -340,9 +340,19 @@ class RowsWriter(LoopWriter):
         masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
         if len(used) > _ONE_BODY and not self.streams:
             return w.loop(low, high, str(LANES), masked, list(zip(kinds, sums)))
-        whole = w.let(f"and i64 {w.sub(high, low)}, {-LANES}")
-        middle = w.add(low, whole)
-        sums = w.loop(low, middle, str(LANES), body(lambda at: None), list(zip(kinds, sums)))
+        whole = body(lambda at: None)
+        middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
+        if carried:
+            # Four vectors at a time, so that the accumulators stay in their registers and need not change places.
+            def four(at: Value, *accs: Value) -> list[Value]:
+                now = list(accs)
+                for k in range(4):
+                    now = whole(w.add(at, str(k * LANES)), *now)
+                return now
+
+            start, low = low, w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-4 * LANES}"))
+            sums = w.loop(start, low, str(4 * LANES), four, list(zip(kinds, sums)))
+        sums = w.loop(low, middle, str(LANES), whole, list(zip(kinds, sums)))
         return w.loop(middle, high, str(LANES), masked, list(zip(kinds, sums)))
 
     def lane_value(self, i: int) -> Scalar:
