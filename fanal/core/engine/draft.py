@@ -17,7 +17,7 @@ from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event,
 from fanal.core.engine.tables import Watch
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import detach, input_
-from fanal.core.ir.program import FREED, Node, toposort
+from fanal.core.ir.program import FREED, NOWHERE, Node, toposort
 
 _new = object.__new__
 
@@ -356,7 +356,7 @@ class Draft:
             raise AssertionError(f"{n!r} has no value and no origin")
         source = known.get(id(n))
         if source is None:
-            if n.home is not None:
+            if n.home is not None and n.home is not NOWHERE:
                 self.refused = f"a value from outside that no argument names ({n!r})"
             source = ("constant", n.buffer)
         self.inputs.append(input_(n.shape, n.dtype))

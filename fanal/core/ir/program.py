@@ -25,6 +25,9 @@ WALKED, FREED = (
 )  # backward went through a value that saved nothing; through one whose saved values are gone
 
 
+NOWHERE = (lambda: None, 0)  # the home of a constant: a value that the arguments of a call alone determine
+
+
 class Node:
     """One value of a recorded step. Immutable but for what the engine learns of it.
 

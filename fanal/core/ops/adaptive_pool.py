@@ -228,10 +228,6 @@ def _fractional(
             raise RuntimeError(f"{name}(): pool {a} {k} too large relative to input {a} {s}")
     single = len(x.shape) == n + 1
     batch, channels = (1 if single else x.shape[0]), x.shape[-n - 1]
-    if samples is None:
-        from fanal.core.ops.random import rand
-
-        samples = rand(batch, channels, n, dtype=dt.float32 if x.dtype.itemsize < 8 else x.dtype)
     u = P.detach(read(samples))
     if u.dtype is not x.dtype and x.dtype.itemsize >= 4:
         raise RuntimeError(
@@ -275,6 +271,23 @@ def _fractional_starts(u: Node, size: int, out: int, kernel: int) -> Node:
 
 
 def _register_fractional(n: int) -> None:
+    def drawn(
+        input: Any,
+        kernel_size: Any,
+        output_size: Any = None,
+        output_ratio: Any = None,
+        return_indices: bool = False,
+        _random_samples: Any = None,
+    ) -> tuple[tuple, dict]:
+        size = input._shape
+        if _random_samples is None and len(size) in (n + 1, n + 2):
+            from fanal.core.ops.random import rand
+
+            batch = size[0] if len(size) == n + 2 else 1
+            d = dt.float32 if input._dtype.itemsize < 8 else input._dtype
+            _random_samples = rand(batch, size[-n - 1], n, dtype=d)
+        return (input, kernel_size, output_size, output_ratio, return_indices, _random_samples), {}
+
     def plain(
         input: Any,
         kernel_size: Any,
@@ -301,8 +314,8 @@ def _register_fractional(n: int) -> None:
         "Return the maximum of windows at pseudo-random places; shapes as max_pool with `output_size`."
     )
     both.__doc__ = "Return the maxima of windows at pseudo-random places and their flat positions."
-    public(name, module="nn.functional", method=False)(plain)
-    public(name + "_with_indices", module="nn.functional", method=False)(both)
+    public(name, module="nn.functional", method=False, prepare=drawn)(plain)
+    public(name + "_with_indices", module="nn.functional", method=False, prepare=drawn)(both)
 
 
 _register_fractional(2)

@@ -15,6 +15,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
+    constant,
     floating,
     is_number,
     need_tensors,
@@ -68,8 +69,8 @@ def angle(input: Any) -> Any:
     return result(with_gradient(P.atan2(P.imag(w), P.real(w)), rule, z), input)
 
 
-def _integers(name: str, f: Callable[..., np.ndarray], doc: str) -> Any:
-    """Make an operator on whole numbers, which NumPy computes."""
+def _integers(name: str, f: Callable[[Node, Node], Node], doc: str) -> Any:
+    """Make an operator on whole numbers, composed by f(a, b)."""
 
     def fn(input: Any, other: Any) -> Any:
         need_tensors(name, input, other)
@@ -77,20 +78,24 @@ def _integers(name: str, f: Callable[..., np.ndarray], doc: str) -> Any:
         if d.category != 1:
             raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
         a, b = node_of(input, d), node_of(other, d)
-        return result(P.host((a, b), f, broadcast_shapes(a.shape, b.shape), d), input, other)
+        return result(f(a, b), input, other)
 
     fn.__name__, fn.__doc__ = name, doc
     return public(name, inplace=True, out=True)(fn)
 
 
-def _lcm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _gcd(a: Node, b: Node) -> Node:
+    return P.host((a, b), np.gcd, broadcast_shapes(a.shape, b.shape), a.dtype)
+
+
+def _lcm(a: Node, b: Node) -> Node:
     """|a / gcd(a, b) * b|, wrapping around as machine integers do."""
-    g = np.gcd(a, b)
-    with np.errstate(all="ignore"):
-        return np.abs(np.where(g == 0, 0, a // np.where(g == 0, 1, g) * b)).astype(a.dtype)
+    g = _gcd(a, b)
+    zero = P.eq(g, P.num(g, 0))
+    return P.abs_(P.where(zero, P.num(g, 0), P.mul(P.idiv(a, P.where(zero, P.num(g, 1), g)), b)))
 
 
-gcd = _integers("gcd", np.gcd, "Return the greatest common divisor of whole numbers.")
+gcd = _integers("gcd", _gcd, "Return the greatest common divisor of whole numbers.")
 lcm = _integers("lcm", _lcm, "Return the least common multiple of whole numbers.")
 
 
@@ -271,7 +276,6 @@ def gradient(input: Any, *, spacing: Any = 1, dim: Any = None, edge_order: int =
 @public(method=False)
 def unravel_index(indices: Any, shape: Any) -> tuple:
     """Return the coordinates, in a tensor of the given shape, of positions in its flattened form."""
-    from fanal.core.ops.create import tensor
     from fanal.core.ops.pieces import unbind
     from fanal.core.ops.pointwise import floor_divide, remainder
     from fanal.core.ops.shape import unsqueeze
@@ -288,7 +292,7 @@ def unravel_index(indices: Any, shape: Any) -> tuple:
         raise ValueError(f"'shape' cannot have negative values, but got {sizes}")
     steps = [math.prod(sizes[k + 1 :]) for k in range(len(sizes))]
     flat = unsqueeze(indices, -1)
-    whole = lambda values: tensor(values, dtype=dt.int64)
+    whole = lambda values: wrap(constant(np.array(values, np.int64)))
     return unbind(remainder(floor_divide(flat, whole(steps)), whole(list(sizes))), -1)
 
 

@@ -19,7 +19,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.handle import ITSELF, Handle, Origin
 from fanal.core.engine.record import runtime, unfollowable
 from fanal.core.ir.prims import convert, full, given
-from fanal.core.ir.program import Node
+from fanal.core.ir.program import NOWHERE, Node
 from fanal.core.tensor.alias import read, value, write
 from fanal.core.tensor.tensor import Tensor, wrap
 
@@ -67,6 +67,7 @@ def public(
     method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
     out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
     tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
+    prepare: returns (args, kwargs) for the event, given those of the call;
     and check: the function returns (result, info), and check(info) raises if info, once computed, tells of a failure.
     """
 
@@ -106,6 +107,13 @@ def counted(x: int | float, d: dt.dtype) -> Node:
     if d.category >= 2:
         return convert(given(np.array(float(x), np.float64), dt.float64), d)
     return convert(given(np.array(int(x), np.int64), dt.int64), d)
+
+
+def constant(array: np.ndarray) -> Node:
+    """Return an array that the arguments of a call alone determine, as a value; another one plans the segment anew."""
+    node = given(np.ascontiguousarray(array) if array.ndim else array)
+    node.home = NOWHERE
+    return node
 
 
 def result_type(*xs: Operand) -> dt.dtype:
@@ -312,6 +320,7 @@ __all__ = [
     "check_cast",
     "check_inplace",
     "check_single_memory",
+    "constant",
     "counted",
     "floating",
     "is_number",

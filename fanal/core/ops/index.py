@@ -14,7 +14,18 @@ from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import assign, check_inplace, is_number, node_of, number, public, read, result, wrap
+from fanal.core.ops.build import (
+    assign,
+    check_inplace,
+    constant,
+    is_number,
+    node_of,
+    number,
+    public,
+    read,
+    result,
+    wrap,
+)
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import view_of
 from fanal.core.tensor.tensor import compute, strides_of
@@ -46,12 +57,12 @@ def _as_tuple(index: Any) -> tuple:
 def _tensor_of(item: Any) -> Any:
     """Return a list or array used as an index as a tensor; other items as they are."""
     if isinstance(item, (list, np.ndarray, range)) or (isinstance(item, tuple)):
-        from fanal.core.ops.create import tensor
+        from fanal.core.ops.create import array_from
 
-        t = tensor(item)
-        if isinstance(item, (list, tuple, range)) and not t.numel():
-            return wrap(P.full(t._shape, 0, dt.int64))
-        return t
+        a, _ = array_from(item)
+        if isinstance(item, (list, tuple, range)) and not a.size:
+            return wrap(P.full(a.shape, 0, dt.int64))
+        return wrap(constant(a))
     return item
 
 
@@ -445,7 +456,14 @@ def nonzero_array(input: Any) -> np.ndarray:
     a = compute(input)
     if not a.ndim:
         return np.zeros((int(bool(a)), 0), np.int64)
-    return np.stack(np.nonzero(a), 1).astype(np.int64)
+    at = np.flatnonzero(a)
+    out = np.empty((at.size, a.ndim), np.int64)
+    for d in range(a.ndim - 1, 0, -1):
+        above = at // a.shape[d]
+        np.subtract(at, above * a.shape[d], out=out[:, d])
+        at = above
+    out[:, 0] = at
+    return out
 
 
 @public(out="same", event=False)
@@ -468,7 +486,7 @@ def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
     """Return the first `size` positions of elements that are not zero, filled up with `fill_value`."""
     if size < 0:
         raise RuntimeError(f"nonzero_static: 'size' must be an non-negative integer, but got {size}")
-    a = nonzero_array(input)[:size]
+    a = nonzero_array(input)[:size] if size else np.zeros((0, len(input._shape)), np.int64)
     out = np.full((size, a.shape[1]), fill_value, np.int64)
     out[: len(a)] = a
     return wrap(P.given(out, dt.int64))
@@ -479,11 +497,10 @@ def _triangle_indices(row: int, col: int, offset: int, lower: bool, d: Any) -> A
         if n < 0:
             raise RuntimeError(f"{name} must be non-negative, got{n}")
     a = (np.tril_indices if lower else np.triu_indices)(row, offset, col)
-    kind = d or dt.int64
-    return wrap(P.given(np.stack(a).astype(kind.np), kind))
+    return wrap(P.convert(P.alias(constant(np.stack(a))), d or dt.int64))
 
 
-@public(method=False, event=False)
+@public(method=False)
 def tril_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
 ) -> Any:
@@ -491,7 +508,7 @@ def tril_indices(
     return _triangle_indices(row, col, offset, True, dtype)
 
 
-@public(method=False, event=False)
+@public(method=False)
 def triu_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
 ) -> Any:

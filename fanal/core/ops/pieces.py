@@ -190,11 +190,9 @@ def _need_dims(t: Any, name: str) -> None:
         raise RuntimeError(f"{name} expects at least a 1-dimensional tensor")
 
 
-@public()
-def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
-    """Return views of `split_size` positions each, or of the given sizes."""
+def _split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     if not isinstance(split_size_or_sections, int):
-        return split_with_sizes(tensor, split_size_or_sections, dim)
+        return _split_with_sizes(tensor, split_size_or_sections, dim)
     k = split_size_or_sections
     _need_dims(tensor, "split")
     d = wrap_dim(dim, len(tensor._shape))
@@ -207,12 +205,17 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
                 f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
             )
         return (sliced(tensor, d, 0, 0),)
-    return _many(tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k)), "Split")
+    return tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k))
 
 
 @public()
-def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
-    """Return views of the given sizes, which must cover the dimension."""
+def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
+    """Return views of `split_size` positions each, or of the given sizes."""
+    sized = isinstance(split_size_or_sections, int)
+    return _many(_split(tensor, split_size_or_sections, dim), "Split" if sized else "SplitWithSizes")
+
+
+def _split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     _need_dims(input, "split")
     d = wrap_dim(dim, len(input._shape))
     sizes = [int(s) for s in split_sizes]
@@ -231,7 +234,13 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     for s in sizes:
         out.append(sliced(input, d, at, at + s))
         at += s
-    return _many(tuple(out), "SplitWithSizes")
+    return tuple(out)
+
+
+@public()
+def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
+    """Return views of the given sizes, which must cover the dimension."""
+    return _many(_split_with_sizes(input, split_sizes, dim), "SplitWithSizes")
 
 
 @public(method=False, out="same")
@@ -240,9 +249,7 @@ def split_with_sizes_copy(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     return tuple(_copy(t) for t in split_with_sizes(input, split_sizes, dim))
 
 
-@public()
-def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
-    """Return at most `chunks` views of equal size; the last may be smaller."""
+def _chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     _need_dims(input, "chunk")
     if chunks <= 0:
         raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
@@ -250,19 +257,18 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     n = input._shape[d]
     if not n:
         return tuple(sliced(input, d, 0, 0) for _ in range(chunks))
-    return split(input, -(-n // chunks), d)
+    return _split(input, -(-n // chunks), d)
 
 
-def _unsafe(name: str, fn: Any) -> None:
-    def call(input: Any, *args: Any, **kwargs: Any) -> tuple:
-        return tuple(_copy(t) for t in fn(input, *args, **kwargs))
-
-    call.__name__, call.__doc__ = name, f"Return copies of what {fn.__name__} shows, each with a history of its own."
-    public(name)(call)
+@public()
+def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
+    """Return at most `chunks` views of equal size; the last may be smaller."""
+    return _many(_chunk(input, chunks, dim), "Split")
 
 
-for _fn in (split, split_with_sizes, chunk):
-    _unsafe(f"unsafe_{_fn.__name__}", _fn)
+# The views of split, split_with_sizes and chunk, which may be written in place while gradients are recorded.
+for _name, _fn in {"unsafe_split": _split, "unsafe_split_with_sizes": _split_with_sizes, "unsafe_chunk": _chunk}.items():
+    public(_name)(_fn)
 
 
 @public()

@@ -156,17 +156,26 @@ def _limit(d: dt.dtype, largest: bool) -> float | int:
     return math.inf if largest else -math.inf
 
 
-def scatter_reduce_node(x: Node, i: Node, v: Node, d: int, reduce: str, include_self: bool) -> Node:
-    """Combine values with what stands at their positions: sum, prod, mean, amax or amin."""
+def scatter_reduce_node(
+    x: Node, i: Node, v: Node, d: int, reduce: str, include_self: bool, slices: Node | None = None
+) -> Node:
+    """Combine values with what stands at their positions: sum, prod, mean, amax or amin.
+
+    slices: the index of each slice along `d`, where `i` is that index for every element.
+    """
+
+    def written(x: Node, v: Node, mode: str) -> Node:
+        return P.scatter(x, i, v, d, mode) if slices is None else P.put(x, slices, v, d, mode)
+
     start = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
     if start is None:
         start = _limit(x.dtype, reduce == "amin")
     if not include_self and i.size:
-        x = P.scatter(x, i, P.full(i.shape, start, x.dtype), d, "set")
+        x = written(x, P.full(i.shape, start, x.dtype), "set")
     if not i.size:
         return P.alias(x)
     if reduce in ("sum", "mean"):
-        y = P.scatter(x, i, v, d, "add")
+        y = written(x, v, "add")
         if reduce == "sum":
             return y
         n = _count(x, i, d, include_self)
@@ -177,7 +186,7 @@ def scatter_reduce_node(x: Node, i: Node, v: Node, d: int, reduce: str, include_
         return P.div(y, n)
     mode = {"prod": "mul", "amax": "max", "amin": "min"}[reduce]
     a, b = P.detach(x), P.detach(v)
-    y = P.scatter(a, i, b, d, mode)
+    y = written(a, b, mode)
     rule = _prod_rule if reduce == "prod" else _extreme_rule
     # An alias: in-place forms overwrite x, whose value the rule reads.
     return with_gradient(y, lambda g, y, x, v: rule(g, y, x, v, i, d), P.alias(x), v)
@@ -304,7 +313,8 @@ def index_reduce(
         )
     x, i, v, d = _slices(input, dim, index, source, "index_reduce")
     wide = P.broadcast(P.reshape(i, tuple(i.size if k == d else 1 for k in range(len(x.shape)))), v.shape)
-    return result(P.reshape(scatter_reduce_node(x, wide, v, d, reduce, include_self), input._shape), input)
+    y = scatter_reduce_node(x, wide, v, d, reduce, include_self, i)
+    return result(P.reshape(y, input._shape), input)
 
 
 def _flat_index(index: Any, n: int) -> Node:

@@ -400,14 +400,34 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
     size_here = math.prod(input._shape)
     start = offset - input._offset
     if is_contiguous(input._shape, strides_of(input)) and start >= 0 and last - input._offset < size_here:
-        chain: Chain = ((P.reshape, ((size_here,),)), (P.strided, (shape, st, start)))
+        chain: Chain = ((P.reshape, ((size_here,),)), *_steps(shape, st, start, size_here))
         return view_chain(input, chain, None if st == contiguous_strides(shape) else st, offset)
     flat = whole(input)
     if flat._dtype is not input._dtype:
         flat = _view_dtype(flat[:base * k // flat._dtype.itemsize], input._dtype)
-    return view_chain(flat, ((P.strided, (shape, st, offset)),),
+    return view_chain(flat, _steps(shape, st, offset, flat._shape[0]),
                       None if st == contiguous_strides(shape) else st,
                       offset)
+
+
+def _steps(shape: Shape, strides: Shape, offset: int, size: int) -> Chain:
+    """Return the views that show a flat tensor of `size` elements with these strides: cuts and a permutation, if each
+    dimension lies within one step of the next."""
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d], -shape[d]))
+    row, chain, cut = size - offset, [], offset  # elements there are to divide, and where they begin
+    lead: Shape = ()
+    for d in order:
+        n, s = shape[d], strides[d]
+        if n == 0 or s == 0 or n * s > row:
+            return ((P.strided, (shape, strides, offset)),)
+        starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
+        chain += [(P.slice_, (starts, (*lead, cut + n * s), ones)), (P.reshape, ((*lead, n, s),))]
+        lead, row, cut = (*lead, n), s, 0
+    starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
+    chain += [(P.slice_, (starts, (*lead, cut + 1), ones)), (P.reshape, (lead,))]
+    if order != sorted(order):
+        chain.append((P.permute, (tuple(order.index(d) for d in range(len(shape))),)))
+    return tuple(chain)
 
 
 def whole(t: Any) -> Any:
@@ -462,10 +482,11 @@ def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     st = strides_of(input)
     if not k:
         top = left = 0
+    first = top * cols + left
+    after = first + (k - 1) * (cols + 1) + 1 if k else 0
     chain: Chain = ((P.permute, ((*rest, a, b),)),
-                    (P.slice_, ((*zero, top, left), (*lead, top + k, left + k), (*one, 1, 1))),
-                    (P.reshape, ((*lead, k * k),)),
-                    (P.slice_, ((*zero, 0), (*lead, k * k), (*one, k + 1))))
+                    (P.reshape, ((*lead, rows * cols),)),
+                    (P.slice_, ((*zero, first), (*lead, after), (*one, cols + 1))))
     return view_of(input, chain, (*lead, k), (*(st[d] for d in rest), st[a] + st[b]),
                    input._offset + top * st[a] + left * st[b])
 

@@ -115,6 +115,17 @@ def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
     return overridable(call, form.__name__)
 
 
+def _prepared(form: Any, prepare: Callable) -> Callable:
+    """Complete the arguments of an event before it, by what must not be part of it: prepare(*args, **kwargs) -> both."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = prepare(*args, **kwargs)
+        return form(*args, **kwargs)
+
+    call.__doc__, call.__module__ = form.__doc__, form.__module__
+    return overridable(call, form.__name__)
+
+
 def _takes_tensor(fn: Callable) -> bool:
     """Tell whether the first argument of a function is a tensor; modes and classes are none."""
     code = getattr(fn, "__code__", None)
@@ -198,6 +209,7 @@ def _install(e: Entry) -> None:
     is_event = e.options.pop("event", True)  # else it makes a tensor from data at once, as if it came from outside
     tensors = e.options.pop("tensors", None)
     check = e.options.pop("check", None)  # of what is returned beside the result, once that is computed
+    prepare = e.options.pop("prepare", None)  # random numbers are drawn before the event, which can be followed then
 
     def form(fn: Callable, name: str, method: bool = False) -> Callable:
         made = taking_tensors(fn, name, tensors, method)
@@ -214,6 +226,7 @@ def _install(e: Entry) -> None:
             made = event(f"Tensor.{name}", made, Tensor, **e.options)
         else:
             made = event(f"{e.module}.{name}", made, **e.options)
+        made = _prepared(made, prepare) if prepare else made
         return _checked(made, check) if check else made
 
     if dunder:
