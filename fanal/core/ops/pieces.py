@@ -267,7 +267,8 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
 
 
 # The views of split, split_with_sizes and chunk, which may be written in place while gradients are recorded.
-for _name, _fn in {"unsafe_split": _split, "unsafe_split_with_sizes": _split_with_sizes, "unsafe_chunk": _chunk}.items():
+_UNSAFE = {"unsafe_split": _split, "unsafe_split_with_sizes": _split_with_sizes, "unsafe_chunk": _chunk}
+for _name, _fn in _UNSAFE.items():
     public(_name)(_fn)
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
@@ -83,19 +79,13 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     return plain(with_gradient(y, rule, x), input)
 
 
-@functools.cache
-def _running_position(dim: int, largest: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that tells where the running extreme stands; the last of equals, NaN for good."""
-
-    def find(a: np.ndarray) -> np.ndarray:
-        if not a.ndim:
-            return np.zeros((), np.int64)
-        best = (np.maximum if largest else np.minimum).accumulate(a, dim)
-        at = np.arange(a.shape[dim]).reshape([-1 if k == dim else 1 for k in range(a.ndim)])
-        hit = (a == best) | (np.isnan(a.astype(np.float64)) if a.dtype.kind not in "biu" else False)
-        return np.maximum.accumulate(np.where(hit, at, 0), dim).astype(np.int64)
-
-    return find
+def _running_position(x: Node, dim: int, op: str) -> Node:
+    """Tell where the running extreme stands; the last of equals, NaN for good."""
+    if not x.shape:
+        return P.full((), 0, dt.int64)
+    i = P.iota(x.shape, dim, dt.int64)
+    hit = P.or_(P.eq(x, P.scan(x, op, dim)), P.ne(x, x))
+    return P.scan(P.where(hit, i, P.num(i, 0)), "max", dim)
 
 
 def _running_extreme(input: Any, dim: int, name: str) -> Any:
@@ -103,7 +93,7 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
     x = read(input)
     if x.dtype.is_complex:
         raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
-    at = P.host((P.detach(x),), _running_position(d, name == "cummax"), x.shape, dt.int64)
+    at = _running_position(P.detach(x), d, "max" if name == "cummax" else "min")
     y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
     return named(name, "values", "indices")(plain(y, input), plain(at, input))
 

@@ -21,6 +21,7 @@ from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import check_inplace, public, read, result, wrap
+from fanal.core.tensor.alias import strides_as_views
 from fanal.core.tensor.tensor import strides_of, view_chain
 
 
@@ -400,34 +401,14 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
     size_here = math.prod(input._shape)
     start = offset - input._offset
     if is_contiguous(input._shape, strides_of(input)) and start >= 0 and last - input._offset < size_here:
-        chain: Chain = ((P.reshape, ((size_here,),)), *_steps(shape, st, start, size_here))
+        chain: Chain = ((P.reshape, ((size_here,),)), *strides_as_views(shape, st, start, size_here))
         return view_chain(input, chain, None if st == contiguous_strides(shape) else st, offset)
     flat = whole(input)
     if flat._dtype is not input._dtype:
         flat = _view_dtype(flat[:base * k // flat._dtype.itemsize], input._dtype)
-    return view_chain(flat, _steps(shape, st, offset, flat._shape[0]),
+    return view_chain(flat, strides_as_views(shape, st, offset, flat._shape[0]),
                       None if st == contiguous_strides(shape) else st,
                       offset)
-
-
-def _steps(shape: Shape, strides: Shape, offset: int, size: int) -> Chain:
-    """Return the views that show a flat tensor of `size` elements with these strides: cuts and a permutation, if each
-    dimension lies within one step of the next."""
-    order = sorted(range(len(shape)), key=lambda d: (-strides[d], -shape[d]))
-    row, chain, cut = size - offset, [], offset  # elements there are to divide, and where they begin
-    lead: Shape = ()
-    for d in order:
-        n, s = shape[d], strides[d]
-        if n == 0 or s == 0 or n * s > row:
-            return ((P.strided, (shape, strides, offset)),)
-        starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
-        chain += [(P.slice_, (starts, (*lead, cut + n * s), ones)), (P.reshape, ((*lead, n, s),))]
-        lead, row, cut = (*lead, n), s, 0
-    starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
-    chain += [(P.slice_, (starts, (*lead, cut + 1), ones)), (P.reshape, (lead,))]
-    if order != sorted(order):
-        chain.append((P.permute, (tuple(order.index(d) for d in range(len(shape))),)))
-    return tuple(chain)
 
 
 def whole(t: Any) -> Any:

@@ -116,7 +116,7 @@ def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
 
 
 def _prepared(form: Any, prepare: Callable) -> Callable:
-    """Complete the arguments of an event before it, by what must not be part of it: prepare(*args, **kwargs) -> both."""
+    """Complete the arguments of an event by what must not be part of it: prepare(*args, **kwargs) returns both."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = prepare(*args, **kwargs)

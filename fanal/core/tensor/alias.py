@@ -13,6 +13,7 @@ from weakref import ref
 
 import numpy as np
 
+from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import BASE, Chain, Handle, Origin, counted, shared_outside
 from fanal.core.engine.level import check_written
@@ -145,6 +146,27 @@ def derive(n: Node, chain: Chain) -> Node:
     for row, params in chain:
         n = row(n, *params)
     return n
+
+
+def strides_as_views(shape: Shape, strides: Shape, offset: int, size: int) -> Chain:
+    """Return the views that show a flat tensor of `size` elements with these strides: cuts and a permutation, if each
+    dimension lies within one step of the next."""
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d], -shape[d]))
+    chain: list[tuple[Row, tuple]] = []
+    row, cut = size - offset, offset  # elements there are to divide, and where they begin
+    lead: Shape = ()
+    for d in order:
+        n, s = shape[d], strides[d]
+        if n == 0 or s == 0 or n * s > row:
+            return ((strided, (shape, strides, offset)),)
+        starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
+        chain += [(slice_, (starts, (*lead, cut + n * s), ones)), (reshape, ((*lead, n, s),))]
+        lead, row, cut = (*lead, n), s, 0
+    starts, ones = (*(0 for _ in lead), cut), (1,) * (len(lead) + 1)
+    chain += [(slice_, (starts, (*lead, cut + 1), ones)), (reshape, (lead,))]
+    if order != sorted(order):
+        chain.append((permute, (tuple(order.index(d) for d in range(len(shape))),)))
+    return tuple(chain)
 
 
 class Mark:

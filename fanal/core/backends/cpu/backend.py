@@ -13,6 +13,7 @@ from fanal.core.backends.cpu.lapack import lapack_launch
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.matmul import TILED
 from fanal.core.backends.cpu.pool import POOLS, pool_launches
+from fanal.core.backends.cpu.scan import scan_launch
 from fanal.core.backends.cpu.scatter import scatter_launches
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
@@ -74,7 +75,8 @@ class CpuBackend:
 
     def routine(self, v: Value) -> Launch | None:
         """Return the launch of a value that else its NumPy reference computes, or None."""
-        return lapack_launch(v, self.target) if v.name == "lapack" else None
+        make = {"lapack": lapack_launch, "scan": scan_launch}.get(v.name)
+        return make(v, self.target) if make else None
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:
         """Return the launches of a loop."""
