@@ -308,14 +308,26 @@ class Emitter:
         return self.rounded(self.op("fdiv", a, b), a.dtype)
 
     def fmod(self, a: Scalar, b: Scalar) -> Scalar:
+        if a.dtype is dt.float64:
+            return vecmath.library(self, "fmod", a, b)
         if a.dtype.is_floating_point:
-            return self.rounded(vecmath.library(self, "fmod", a, b), a.dtype)
+            return self.convert(self._fmod(*(self.convert(x, dt.float64) for x in (a, b))), a.dtype)
         zero, one = self._like(a, 0), self._like(a, 1)
         bad = self.icmp("eq", b, zero)
         if a.dtype.is_signed:  # the smallest integer modulo -1 traps
             bad = self.or_(bad, self.icmp("eq", b, self._like(a, -1)))
         rest = self.op("srem" if a.dtype.is_signed else "urem", a, self._select(bad, one, b))
         return self._select(bad, zero, rest)
+
+    def _fmod(self, a: Scalar, b: Scalar) -> Scalar:
+        """fmod of numbers that float32 holds. A quotient below 2**28 that is not whole is 2**-24 away from whole numbers,
+        so float64 cuts it right, and every product with it is exact."""
+        times = self.trunc(self.op("fdiv", a, b))
+        rest = self.intrinsic("copysign", self.op("fsub", a, self.op("fmul", times, b)), a)
+        few = self.fcmp("olt", self.abs(times), self._like(a, 2.0**28))
+        finite = self.fcmp("olt", self.abs(b), self._like(a, float("inf")))
+        other = self.not_(self.and_(few, finite))
+        return self.rarely(other, rest, lambda: vecmath.library(self, "fmod", a, b))
 
     def _like(self, x: Scalar, value: float) -> Scalar:
         old, self.lanes = self.lanes, x.lanes
