@@ -258,3 +258,16 @@ def test_strided_view_of_a_view_of_another_dtype():
         part.fill_(7)
         found.append((z.tolist(), part.stride(), part.storage_offset()))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("size", [1, 17, 40000])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool", "float16", "bfloat16"])
+def test_complex_numbers_of_real_ones(dtype, size):
+    a = (torch.arange(size) % 7 - 3).to(getattr(torch, dtype))
+    b = fanal.tensor(a.float().numpy()).to(getattr(fanal, dtype))
+    for _ in range(3):  # the second run compiles
+        for to in ("complex64", "complex128"):
+            assert (b.to(getattr(fanal, to)).numpy() == a.to(getattr(torch, to)).numpy()).all()
+        pair = [m.complex(x.float(), x.float() * 2).numpy() for m, x in ((torch, a), (fanal, b))]
+        assert (pair[0] == pair[1]).all()
+        assert fanal.view_as_real(b.to(fanal.complex32)).tolist() == torch.view_as_real(a.to(torch.complex32)).tolist()

@@ -12,6 +12,7 @@ from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
 from fanal.core.backends.cpu.lapack import lapack_launch
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.matmul import TILED
+from fanal.core.backends.cpu.parts import convert_launch, copy_launch
 from fanal.core.backends.cpu.pool import POOLS, pool_launches
 from fanal.core.backends.cpu.scan import scan_launch
 from fanal.core.backends.cpu.scatter import scatter_launches
@@ -22,6 +23,14 @@ from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
 from fanal.core.compiler.loopir import Loop
 from fanal.core.compiler.tail import Tail
+
+_ROUTINES = {
+    "lapack": lapack_launch,
+    "scan": scan_launch,
+    "recast": copy_launch,
+    "reshape": copy_launch,
+    "convert": convert_launch,
+}
 
 
 class CpuBackend:
@@ -75,7 +84,7 @@ class CpuBackend:
 
     def routine(self, v: Value) -> Launch | None:
         """Return the launch of a value that else its NumPy reference computes, or None."""
-        make = {"lapack": lapack_launch, "scan": scan_launch}.get(v.name)
+        make = _ROUTINES.get(v.name)
         return make(v, self.target) if make else None
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:

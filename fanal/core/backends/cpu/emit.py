@@ -320,7 +320,7 @@ class Emitter:
         return self._select(bad, zero, rest)
 
     def _fmod(self, a: Scalar, b: Scalar) -> Scalar:
-        """fmod of numbers that float32 holds. A quotient below 2**28 that is not whole is 2**-24 away from whole numbers,
+        """fmod of numbers that float32 holds. A quotient below 2**28 that is not whole is 2**-24 away from one that is,
         so float64 cuts it right, and every product with it is exact."""
         times = self.trunc(self.op("fdiv", a, b))
         rest = self.intrinsic("copysign", self.op("fsub", a, self.op("fmul", times, b)), a)
