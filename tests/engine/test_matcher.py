@@ -19,7 +19,7 @@ import pytest
 
 from fanal.core.engine import matcher as choice
 from fanal.core.engine import native
-from fanal.core.engine.matcher import PurePython
+from fanal.core.engine.matcher import Parameters, PurePython
 from fanal.core.engine.matcher_ir import CURSORS
 
 needs_native = pytest.mark.skipif(not native.supported(), reason="no native matcher for this interpreter")
@@ -574,3 +574,61 @@ s = m.new_step(1, (x,), None, x); m.link(s, s); m.set_cursor(s); T.s = s
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2], text=True,
                           capture_output=True, check=True)
     assert done.returncode == 0
+
+
+# Parameters of their own
+
+def spelled(first, second=None, *, third=None):
+    return "slow", first, second, third
+
+
+KNOWN = Parameters(("first", "second", "third"), 0, 2)
+
+
+def test_a_function_with_known_parameters_is_called_in_every_way(m):
+    f = m.function(3, spelled, "f", None, None, KNOWN)
+    p, q, r = Thing(), Thing(), Thing()
+    for args, names in (((p,), {}), ((p, q), {}), ((p,), {"second": q}), ((p,), {"third": r}), ((p, q), {"third": r}),
+                        ((), {"first": p}), ((), {"second": q, "first": p})):
+        step, = expect(m, (3, (*args, *names.values()), tuple(names), "out"))
+        assert f(r) == ("slow", r, None, None) and f(p, q, third=p) == ("slow", p, q, p)
+        assert m.get_cursor() is step
+        assert f(*args, **names) == "out"
+        assert f(*args, **names) == spelled(*args, **names)
+
+
+def test_wrong_calls_of_a_function_with_known_parameters(m):
+    f = m.function(3, spelled, "f", None, None, KNOWN)
+    x = Thing()
+    step, = expect(m, (3, (x,), None, "out"))
+    for args, names in (((), {}), ((x, x, x), {}), ((x, x, x, x, x), {}), ((x,), {"first": x}), ((x,), {"other": x})):
+        with pytest.raises(TypeError):
+            f(*args, **names)
+    assert m.get_cursor() is step and f(x) == "out"
+
+
+def test_a_method_with_known_parameters_checks_its_self(m):
+    class Owner:
+        f: object
+
+    Owner.f = m.method(Owner, 4, lambda self, *rest: ("slow", *rest), "f", None, Parameters(("self", "x", "out"), 0, 2))
+    o, x = Owner(), Thing()
+    step, = expect(m, (4, (o, x), None, "out"))
+    for wrong in ((), (x,)):
+        with pytest.raises(TypeError):
+            Owner.f(*wrong)
+    assert o.f() == ("slow",)
+    assert m.get_cursor() is step and o.f(x) == "out" and o.f(x) == ("slow", x)
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_functions_of_many_parameters(m, count):
+    names = tuple(f"p{i}" for i in range(count))
+    f = m.function(5, slow, "f", None, None, Parameters(names, 0, count))
+    values = tuple(Thing() for _ in names)
+    for given in range(count + 1):
+        step, = expect(m, (5, values[:given], None, "out"))
+        for other in range(count + 1):
+            if other != given:
+                assert f(*values[:other])[0] == "slow" and m.get_cursor() is step
+        assert f(*values[:given]) == "out"

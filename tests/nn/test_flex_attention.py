@@ -181,3 +181,11 @@ def test_causal_biases_and_the_choice_of_kernels() -> None:
                  for f in (bias.causal_upper_left, bias.causal_lower_right)]
         return [found, inside, repr(bias.causal_lower_right(2, 3)), bias.causal_upper_left(2, 3).variant.name]
     assert outs(fanal, "fanal") == outs(torch, "torch")
+
+
+def test_a_mask_that_calls_itself() -> None:
+    def text(t: Any, m: Any) -> Any:
+        def mask(b: Any, h: Any, q: Any, k: Any, depth: int = 2) -> Any:
+            return mask(b, h, q, k - 1, depth - 1) if depth else q >= k
+        return m.create_block_mask(mask, None, None, 8, 8, device="cpu", BLOCK_SIZE=2).to_dense().tolist()
+    assert text(fanal, flex) == text(torch, peer)

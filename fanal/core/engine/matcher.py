@@ -17,17 +17,26 @@ fallback. `matcher` is the one in use.
 """
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from _thread import get_ident
 from collections.abc import Callable
 from operator import is_
-from types import MethodType
-from typing import Any, Protocol
+from threading import RLock, get_ident
+from types import CodeType, MethodType
+from typing import Any, NamedTuple, Protocol
 
 from fanal.core.base import knobs
 
 NEVER = -1  # the key of freed steps; no function may have it
+
+
+class Parameters(NamedTuple):
+    """The parameters of a function: their names, how many have none in a call, and how many have a position."""
+
+    names: tuple[str, ...]
+    positional_only: int
+    positional: int
 
 
 class Matcher(Protocol):
@@ -68,13 +77,15 @@ class Matcher(Protocol):
         """Return the step this thread expects next, and expect none from now on."""
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
-                 module: str | None = None) -> Callable:
+                 module: str | None = None, parameters: Parameters | None = None) -> Callable:
         """Return a function. Stored in a class it does not bind, as built-in functions do not.
 
-        `module` is where pickle finds it under `name`: that of `slow` unless given.
+        `module` is where pickle finds it under `name`: that of `slow` unless given. `parameters` are all
+        that calls may have, by default any. A twin may make use of them or not.
         """
 
-    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None) -> Any:
+    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None,
+               parameters: Parameters | None = None) -> Any:
         """Return what to store in the class `owner` as `name`.
 
         Slow calls raise TypeError when `self` is no instance of the class.
@@ -84,12 +95,15 @@ class Matcher(Protocol):
 class Step:
     """A step of the Python twin."""
 
-    __slots__ = ("__weakref__", "a", "args", "b", "c", "key", "names", "next", "out")
+    __slots__ = ("__weakref__", "a", "args", "b", "c", "key", "more", "names", "next", "out")
 
     key: int
-    a: Any  # the first three arguments, or _absent; `a` is _OTHER when they are not all, or some have names
+    # What the first three arguments are, or _absent, and those to other parameters: a tuple, or _absent if there are
+    # none. `a` is _OTHER when the call must be compared with `args` and `names`.
+    a: Any
     b: Any
     c: Any
+    more: Any
     names: tuple
     args: list[Any]  # positional arguments, then those with names
     next: Step | None
@@ -97,21 +111,18 @@ class Step:
 
 
 class _Cursor:
-    __slots__ = ("step", "thread")
+    """What a thread expects next. The lock tells whose it is: to ask that costs less than to ask for a thread's id."""
+
+    __slots__ = ("lock", "step", "thread")
 
     def __init__(self) -> None:
         self.step: Step | None = None
         self.thread = 0
+        self.lock = RLock()
 
 
 _absent: Any = object()
 _OTHER: Any = object()
-# Calls of these have one or two arguments and no names.
-_OPERATORS = frozenset(
-    f"__{prefix}{name}__"
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "and", "or", "xor", "lshift", "rshift",
-                 "eq", "ne", "lt", "le", "gt", "ge", "neg", "invert", "abs")
-    for prefix in ("", "r", "i"))
 
 
 class PurePython:
@@ -122,24 +133,39 @@ class PurePython:
 
     def __init__(self) -> None:
         self._cursor = _Cursor()
+        self._known: dict[int, tuple[Any, Parameters, bool]] = {}  # functions by key, until a step is made of one
+        self._names: dict[int, tuple[tuple[str, ...], int]] = {}  # then its parameters, and how many come first
+        self._keys: dict[int, int] = {}  # every key by itself: the calls compare objects
 
     def new_step(self, key: int, args: tuple, kwnames: tuple | None, out: Any, /) -> Step:
         if type(args) is not tuple or not (kwnames is None or type(kwnames) is tuple) or \
                 len(kwnames or ()) > len(args) or not isinstance(key, int):
             raise TypeError("new_step(key: int, args: tuple, kwnames: tuple | None, out)")
+        if key in self._known:
+            follow, parameters, bound = self._known.pop(key)
+            follow.__code__, follow.__defaults__, names, first = _with(parameters, bound)
+            self._names[key] = names, first
         step = Step()
-        step.key, step.names, step.out, step.next = key, kwnames or (), out, None
+        step.key, step.names, step.out, step.next = self._keys.setdefault(key, key), kwnames or (), out, None
         step.args = list(args)
         self._show(step)
         return step
 
-    @staticmethod
-    def _show(step: Step) -> None:
+    def _show(self, step: Step) -> None:
         """Put the arguments where calls look for them."""
-        if step.names or not 0 < len(step.args) <= 3:
-            step.a, step.b, step.c = _OTHER, _absent, _absent
-        else:
-            step.a, step.b, step.c = (*step.args, _absent, _absent)[:3]
+        values, first = step.args, 3
+        if step.key in self._names:
+            names, first = self._names[step.key]
+            given = len(values) - len(step.names)
+            named = dict(zip(step.names, values[given:]))
+            if given <= len(names) and named.keys() <= set(names[given:]):
+                values = values[:given] + [named.get(name, _absent) for name in names[given:]]
+            else:
+                values, first = [_OTHER], 1  # no call can be like this
+        elif step.names or not 0 < len(values) <= 3:
+            values = [_OTHER]
+        step.a, step.b, step.c = (*values[:first], _absent, _absent, _absent)[:3]
+        step.more = _absent if all(x is _absent for x in values[first:]) else tuple(values[first:])
 
     def link(self, step: Step, following: Step | None) -> None:
         link(Step, step, following)
@@ -161,15 +187,18 @@ class PurePython:
     def set_cursor(self, step: Step | None, /) -> bool:
         if not (step is None or type(step) is Step):
             raise TypeError("set_cursor(step | None)")
-        here, thread = self._cursor, get_ident()
-        if here.step is not None and here.thread != thread and here.thread in sys._current_frames():
-            return step is None
-        here.step, here.thread = step, thread
+        here = self._cursor
+        if not here.lock._is_owned():  # type: ignore[attr-defined]
+            if here.step is not None and here.thread in sys._current_frames():
+                return step is None
+            here.step, here.thread, here.lock = None, get_ident(), RLock()
+            here.lock.acquire()
+        here.step = step
         return True
 
     def get_cursor(self) -> Step | None:
         here = self._cursor
-        return here.step if here.thread == get_ident() else None
+        return here.step if here.lock._is_owned() else None  # type: ignore[attr-defined]
 
     def take_cursor(self) -> Step | None:
         step = self.get_cursor()
@@ -178,17 +207,22 @@ class PurePython:
         return step
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
-                 module: str | None = None) -> Callable:
-        follow = _function(self._cursor, key, slow)
+                 module: str | None = None, parameters: Parameters | None = None) -> Callable:
+        follow = _function(self._cursor, self._keys.setdefault(key, key), slow)
         follow.__name__ = follow.__qualname__ = name
         follow.__doc__ = doc
         follow.__module__ = module or getattr(slow, "__module__", None) or __name__
+        if parameters is not None:
+            self._known[key] = follow, parameters, True
         return MethodType(follow, _Home(follow.__module__))  # already bound, so classes do not bind it
 
-    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None) -> Any:
-        follow = (_operator if name in _OPERATORS else _method)(self._cursor, owner, key, slow)
+    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None,
+               parameters: Parameters | None = None) -> Any:
+        follow = _method(self._cursor, owner, self._keys.setdefault(key, key), slow)
         follow.__name__, follow.__qualname__ = name, f"{owner.__qualname__}.{name}"
         follow.__doc__, follow.__module__ = doc, owner.__module__
+        if parameters is not None:
+            self._known[key] = follow, parameters, False
         return follow
 
 
@@ -215,48 +249,90 @@ class _Home:
         return f"<module {self.module!r}>"
 
 
-# The functions below are written for CPython's speed: one for each way a call reaches them. Most calls have one to
-# three positional arguments and nothing else.
+# The functions below are written for CPython's speed: one for each way a call reaches them. The variables that they
+# share with `_TEMPLATE`, whose code takes the place of theirs, begin with an underscore, as no parameter does.
 
-def _function(here: _Cursor, key: int, slow: Callable) -> Any:
-    def follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
-               *rest: Any, **names: Any) -> Any:
-        step = here.step
-        if step is not None and step.key == key and here.thread == get_ident():
+def _function(_here: _Cursor, _key: int, _slow: Callable) -> Any:
+    def _follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
+                *rest: Any, **names: Any) -> Any:
+        step = _here.step
+        if step is not None and step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
             if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
                     (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                here.step = step.next
+                _here.step = step.next
                 return step.out
-        return slow(*_positional(a, b, c, rest), **names)
+        return _slow(*_positional(a, b, c, rest), **names)
 
-    return follow
+    return _follow
 
 
-def _method(here: _Cursor, owner: type, key: int, slow: Callable) -> Any:
-    def follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
-        step = here.step
-        if step is not None and step.key == key and here.thread == get_ident():
+def _method(_here: _Cursor, _owner: type, _key: int, _slow: Callable) -> Any:
+    def _follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
+        step = _here.step
+        if step is not None and step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
             if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
                     (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                here.step = step.next
+                _here.step = step.next
                 return step.out
-        _check_self(follow, owner, a)
-        return slow(*_positional(a, b, c, rest), **names)
+        _check_self(_follow, _owner, a)
+        return _slow(*_positional(a, b, c, rest), **names)
 
-    return follow
+    return _follow
 
 
-def _operator(here: _Cursor, owner: type, key: int, slow: Callable) -> Any:
-    def follow(a: Any = _absent, b: Any = _absent, /) -> Any:
-        step = here.step
-        if step is not None and a is step.a and b is step.b and step.key == key and here.thread == get_ident() \
-                and step.c is _absent:
-            here.step = step.next
-            return step.out
-        _check_self(follow, owner, a)
-        return slow(*_positional(a, b, _absent, ()))
+# A call of a function with a list of arguments, a dict of names, or parameters without a position costs twice as much
+# as a call of one without: CPython runs that in the frame it has. So once a function is on a path it gets parameters
+# of its own, in the order of their positions; those that have none stand behind `_none`, which nobody gives.
+_TEMPLATE = """
+def _make({free}):
+    def _follow({parameters}):
+        _step = _here.step
+        if _step is not None and _step.key is _key and {same} and _here.lock._is_owned():
+            _here.step = _step.next
+            return _step.out
+        {check}
+        _args, _names = _spelled({names!r}, ({values}), {positional})
+        return _slow(*_args, **_names)
+    return _follow
+"""
 
-    return follow
+
+@functools.cache
+def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[str, ...], int]:
+    """Return the code of a function with these parameters, their defaults, their names, and how many come first.
+
+    bound: it has a home.
+    """
+    names, positional_only, positional = parameters
+    if positional < len(names):
+        names = (*names[:positional], "_none", *names[positional:])
+    first = min(positional, 3)
+    parts = [f"{name}=_absent" for name in names]
+    if positional_only:
+        parts.insert(positional_only, "/")
+    if bound:
+        parts[:0] = ["_home"] if positional_only else ["_home", "/"]
+    same = [f"{name} is _step.{slot}" for name, slot in zip(names[:first], "abc")]
+    if more := names[first:]:
+        same.append(f"({' is '.join(more)} is _step.more or "
+                    f"_step.more is not _absent and all(map(is_, _step.more, ({', '.join(more)},))))")
+    text = _TEMPLATE.format(
+        free="_here, _key, _slow" if bound else "_here, _key, _owner, _slow", parameters=", ".join(parts),
+        same=" and ".join(same) or "True", names=names, positional=positional,
+        values="".join(f"{name}, " for name in names),
+        check="" if bound else f"_check_self(_follow, _owner, {(*names, '_absent')[0]})")
+    scope: dict[str, Any] = {"_absent": _absent}
+    exec(text, scope)
+    follow = scope["_make"](*[None] * (3 if bound else 4))
+    return follow.__code__, follow.__defaults__, names, first
+
+
+def _spelled(names: tuple[str, ...], values: tuple, positional: int) -> tuple[list, dict]:
+    """Return the arguments of a call by position, up to the first that is missing, and the others by name."""
+    if positional < len(values) and values[positional] is not _absent:  # too many by position, which is no call
+        return [x for x in values if x is not _absent], {}
+    first = next((i for i in range(positional) if values[i] is _absent), positional)
+    return list(values[:first]), {n: v for n, v in zip(names[first:], values[first:]) if v is not _absent}
 
 
 def _check_self(follow: Any, owner: type, a: Any) -> None:
@@ -301,7 +377,7 @@ def free(matcher: Any, step: Any) -> None:
     step.out = None
     if type(step) is Step:
         step.args = [_absent] * len(step.args)
-        step.a, step.b, step.c = _OTHER, _absent, _absent
+        step.a, step.b, step.c, step.more = _OTHER, _absent, _absent, _absent
 
 
 def _choose() -> Matcher:

@@ -37,7 +37,7 @@ from typing import Any
 
 from fanal.core.engine import layout_ir as layout
 from fanal.core.engine import matcher_ir
-from fanal.core.engine.matcher import free, link
+from fanal.core.engine.matcher import Parameters, free, link
 
 _py = ctypes.pythonapi
 _READONLY, _SSIZE, _OBJECT, _INT64 = 1, 19, 16, 17  # kinds and flags of PyMemberDef
@@ -173,14 +173,15 @@ class Native:
         free(self, step)
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
-                 module: str | None = None) -> Callable:
+                 module: str | None = None, parameters: Parameters | None = None) -> Callable:
         f = self._make(self.function_type, self._code["follow"], key, slow)
         f.__name__ = f.__qualname__ = name
         f.__doc__ = doc
         f.__module__ = module or getattr(slow, "__module__", None) or __name__
         return f
 
-    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None) -> Any:
+    def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None,
+               parameters: Parameters | None = None) -> Any:
         f = self._make(self.method_type, self._code["follow"], key, slow)
         f.__name__, f.__qualname__ = name, f"{owner.__qualname__}.{name}"
         f.__doc__, f.__module__ = doc, owner.__module__

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.matcher import Parameters
 
 _OF_PYTHON = {bool: dt.bool_, int: dt.int64, float: dt.float64, complex: dt.complex128}
+
+
+def passing(call: Callable, fn: Callable, *names: str) -> Callable:
+    """Return `call`, noting that it takes what `fn` takes, and these keywords besides."""
+    call.passes, call.adds = fn, names  # type: ignore[attr-defined]
+    return call
+
+
+def parameters(fn: Callable) -> Parameters | None:
+    """Return all the parameters that a call of `fn` may have, or None if they cannot be told."""
+    added: tuple[str, ...] = ()
+    while hasattr(fn, "passes"):
+        added += fn.adds  # type: ignore[attr-defined]
+        fn = fn.passes
+    code = getattr(fn, "__code__", None)
+    if code is None or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS):
+        return None
+    own = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    names = (*own, *dict.fromkeys(n for n in added if n not in own))
+    return Parameters(names, code.co_posonlyargcount, code.co_argcount)
 
 
 def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = False) -> Callable:
@@ -43,7 +65,7 @@ def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = 
                 )
         return fn(*args, **kwargs)
 
-    return call
+    return passing(call, fn)
 
 
 # What NumPy and the Array API standard call an argument, and PyTorch's name, as its argument parser has them.
@@ -65,7 +87,7 @@ def under_numpys_names(fn: Callable, operator: Callable) -> Callable:
             kwargs = {k if names.get(k) in kwargs else names.get(k, k): v for k, v in kwargs.items()}
         return fn(*args, **kwargs)
 
-    return call
+    return passing(call, fn, *names)
 
 
 def _with_dtype(fn: Callable, name: str) -> Callable:
@@ -75,7 +97,7 @@ def _with_dtype(fn: Callable, name: str) -> Callable:
             kwargs["dtype"] = of_python(d, name)
         return fn(*args, **kwargs)
 
-    return call
+    return passing(call, fn)
 
 
 def of_python(kind: Any, name: str) -> dt.dtype:
@@ -97,7 +119,7 @@ def _taking_one_of(fn: Callable, name: str, pair: tuple[str, ...]) -> Callable:
             )
         return fn(*args, **kwargs)
 
-    return call
+    return passing(call, fn)
 
 
 def no_zero(d: dt.dtype, divisor: Any) -> None:

@@ -20,6 +20,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, session
 from fanal.core.ir.prims import convert
 from fanal.core.ir.program import Node
+from fanal.core.ops.arguments import passing
 from fanal.core.ops.build import read, result
 from fanal.core.tensor.tensor import Tensor
 
@@ -195,4 +196,4 @@ def casting(fn: Callable, name: str, module: str = "torch") -> Callable:
         finally:
             state.autocast = outer
 
-    return call
+    return passing(call, fn)

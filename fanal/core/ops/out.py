@@ -19,6 +19,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import leave_path
 from fanal.core.ir.program import Node
+from fanal.core.ops.arguments import passing
 from fanal.core.ops.build import check_cast, check_single_memory, store
 from fanal.core.tensor.alias import read
 from fanal.core.tensor.tensor import strides_of
@@ -62,7 +63,7 @@ def accepting_out(fn: Callable, name: str, way: bool | str = True) -> Callable:
             return out
         return type(r)(outs) if type(r) is tuple else type(r)(*outs)
 
-    return call
+    return passing(call, fn, "out")
 
 
 def _tensors(x: Any) -> Iterator[Handle]:

@@ -14,7 +14,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
 from fanal.core.ir.prims import alias
-from fanal.core.ops.arguments import taking_tensors, under_numpys_names
+from fanal.core.ops.arguments import parameters, passing, taking_tensors, under_numpys_names
 from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
@@ -100,7 +100,7 @@ def _beside_info(fn: Callable, name: str, way: bool | str) -> Callable:
         found, info = fn(*args, **kwargs)
         return accepting_out(lambda *_, **__: found, name, way)(*args, out=out, **kwargs), info
 
-    return call
+    return passing(call, fn, "out")
 
 
 def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
@@ -142,7 +142,7 @@ def _in_place(fn: Callable) -> Callable:
         return assign(self, read(fn(operand, *args, **kwargs)))
 
     call.__wrapped__ = fn  # type: ignore[attr-defined]
-    return call
+    return passing(call, fn)
 
 
 def _operator(fn: Callable) -> Callable:
@@ -173,11 +173,10 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
 
     short = name.rpartition(".")[2]
     if owner is not None:
-        public = matcher.method(owner, op.key, slow, short, fn.__doc__)
+        public = matcher.method(owner, op.key, slow, short, fn.__doc__, parameters(fn))
     else:
-        public = matcher.function(
-            op.key, slow, short, fn.__doc__, MODULES.get(name.rpartition(".")[0], "fanal")
-        )
+        home = MODULES.get(name.rpartition(".")[0], "fanal")
+        public = matcher.function(op.key, slow, short, fn.__doc__, home, parameters(fn))
     return public
 
 

@@ -55,13 +55,19 @@ _known_to_broadcast: WeakSet[CodeType] = WeakSet()
 
 def _code(mod: Any) -> list[CodeType]:
     """Return the code of a function of the user's, and of the functions it holds."""
-    if isinstance(mod, functools.partial):
-        return _code(mod.func)
-    if not hasattr(mod, "__code__"):
-        return [type(mod).__call__.__code__] if hasattr(type(mod).__call__, "__code__") else []
-    held = [c.cell_contents for c in mod.__closure__ or ()]
-    inner = [f for x in held for f in (x if isinstance(x, (tuple, list)) else (x,)) if hasattr(f, "__code__")]
-    return [mod.__code__, *(c for f in inner for c in _code(f))]
+    found: dict[CodeType, None] = {}
+    waiting = [mod]
+    while waiting:
+        f = waiting.pop()
+        if isinstance(f, functools.partial):
+            waiting.append(f.func)
+        elif not hasattr(f, "__code__"):
+            found.update({f.__code__: None for f in (type(f).__call__,) if hasattr(f, "__code__")})
+        elif f.__code__ not in found:
+            found[f.__code__] = None
+            held = [c.cell_contents for c in f.__closure__ or ()]
+            waiting += [g for x in held for g in (x if isinstance(x, (tuple, list)) else (x,)) if hasattr(g, "__code__")]
+    return list(found)
 
 
 def _applied(mod: Callable, operands: tuple[Tensor, ...], shape: tuple[int, ...]) -> Tensor:
