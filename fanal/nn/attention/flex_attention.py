@@ -65,8 +65,8 @@ def _code(mod: Any) -> list[CodeType]:
             found.update({f.__code__: None for f in (type(f).__call__,) if hasattr(f, "__code__")})
         elif f.__code__ not in found:
             found[f.__code__] = None
-            held = [c.cell_contents for c in f.__closure__ or ()]
-            waiting += [g for x in held for g in (x if isinstance(x, (tuple, list)) else (x,)) if hasattr(g, "__code__")]
+            for x in (c.cell_contents for c in f.__closure__ or ()):
+                waiting += [g for g in (x if isinstance(x, (tuple, list)) else (x,)) if hasattr(g, "__code__")]
     return list(found)
 
 
