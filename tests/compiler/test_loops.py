@@ -371,7 +371,7 @@ def test_contractions_with_tails():
     check([x, w, b], [y], kernels=1)
     check([x, w, b], [y, d, P.lt(num(d, 0), y)])
     check([x, w], [P.lt(num(d, 0), d)])
-    q, k = inp((2, 5, 4, 8)), inp((2, 5, 4, 8))
+    q, k = inp((2, 12, 4, 8)), inp((2, 12, 4, 8))
     s = P.dot(P.permute(q, (0, 2, 1, 3)), P.permute(k, (0, 2, 3, 1)))
     check([q, k], [softmax(P.mul(s, num(s, 0.3)))], kernels=2)
     image, f, bias = inp((2, 3, 10, 10)), inp((6, 3, 3, 3)), inp((6,))
@@ -385,10 +385,19 @@ def test_host_steps():
     x = inp((4, 5), dt.complex64)
     check([x], [P.mul(x, x)], host=1)
     y = inp((4, 5))
-    check([y], [P.add(P.scan(P.neg(y), "add", 1), y)], host=1)
+    check([y], [P.add(P.scan(P.neg(y), "add", 1), y)], host=0)
     check([y], [P.argsort(y, 1, False)], host=1)
     n = inp((4, 5), dt.int64, 1, 9)
     check([n], [P.idiv(P.full((4, 5), 100, dt.int64), n)], host=1)
+
+
+def test_short_reductions_are_written_out():
+    x = inp((40, 8))
+    check([x], [P.sum_(P.mul(x, x), (1,))], kernels=1)
+    y = inp((3, 9, 20))
+    windows = P.window(y, (1, 2), (3, 5), (2, 2), (1, 1))
+    check([y], [P.sum_(windows, (3, 4))], kernels=1)
+    check([x], [P.div(x, P.spread_back(P.max_of(x, (1,)), x, (1,)))])
 
 
 @pytest.mark.parametrize("d", [dt.float32, dt.float64, dt.bfloat16, dt.uint8], ids=lambda d: d.name)

@@ -18,7 +18,7 @@ from fanal.core.ir.row import ROWS
 
 # A reduction of up to _TINY trailing elements over several dimensions (a pooling window), or _TINIEST over one, in at
 # least _MANY places, is written out. Shapes alone decide.
-_TINY, _TINIEST, _MANY = 9, 3, 16
+_TINY, _TINIEST, _MANY = 64, 8, 16
 _STEPS = {"sum": "add", "prod": "mul", "max_of": "max", "min_of": "min"}
 
 
