@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import fanal
 from tests.ops.oracle import check, check_gradient
 
 READS = """x[0] | x[-1, :, 1:3] | x[..., 0] | x[None] | x[:, None, 1] | x[::1, ::2] | x[[0, 1]] | x[[[0, 1], [1, 2]]]
@@ -72,3 +74,21 @@ def test_elements_gradient(code: str) -> None:
 
 def test_views_share_memory() -> None:
     check("y = x.clone(); v = y[1, :, 1:3]; v *= 2; w = y.transpose(0, 2)[1]; w.zero_(); y[0].t()[1] = 7.")
+
+
+@pytest.mark.parametrize("index", [
+    "(s, [0, 1], s, [0, 1])", "([1, -1], s, s, [3, 2])", "([[1], [2]], s, [0, 3])", "(s, [0, 5], 1, [2, -3])", "(s, m.tensor([4]), s, [7])"])
+def test_positions_in_dimensions_apart(index: str) -> None:
+    found = []
+    for m in (torch, fanal):
+        x = m.arange(5 * 6 * 7 * 8, dtype=m.float32).reshape(5, 6, 7, 8).requires_grad_()
+        for _ in range(3):  # the second time it is followed
+            x.grad = None
+            y = x[eval(index, {"s": slice(None), "m": m})]
+            (y * y).sum().backward()
+        found.append((y.tolist(), x.grad.tolist()))
+    assert found[0] == found[1]
+    with pytest.raises(IndexError):
+        fanal.ones(5, 6, 7, 8)[:, fanal.tensor([0, 6]), :, fanal.tensor([0, 1])].sum().item()
+    with pytest.raises(IndexError, match="shape mismatch"):
+        fanal.ones(5, 6, 7, 8)[:, [0, 1], :, [0, 1, 2]]

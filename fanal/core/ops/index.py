@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim
+from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
 from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
@@ -212,24 +212,32 @@ def _checked(i: Node, dim: int, size: int) -> Node:
     return P.where(P.lt(i, P.num(i, 0)), P.add(i, P.num(i, size)), i)
 
 
-def linear(at: dict[int, Node], shape: Shape) -> tuple[Node, list[int]]:
-    """Return one position into the merged indexed dimensions, and these dimensions in order."""
-    dims = sorted(at)
+def _together(at: dict[int, Node]) -> Shape:
+    """Return the shape to which positions broadcast."""
     try:
-        broadcast_shapes(*(at[d].shape for d in dims))
+        return broadcast_shapes(*(at[d].shape for d in sorted(at)))
     except RuntimeError:
-        shapes = ", ".join(str(list(at[d].shape)) for d in dims)
+        shapes = ", ".join(str(list(at[d].shape)) for d in sorted(at))
         raise IndexError(
             f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}"
         ) from None
+
+
+def linear(at: dict[int, Node], shape: Shape, strides: Shape | None = None) -> tuple[Node, list[int]]:
+    """Return one position into the merged indexed dimensions, and these dimensions in order; with `strides`, a position
+    into all of the memory."""
+    dims = sorted(at)
+    _together(at)
     checked = [_checked(at[d], d, shape[d]) for d in dims]
-    if len(dims) == 1:
+    if len(dims) == 1 and strides is None:
         return checked[0], dims
-    total = math.prod(shape[d] for d in dims)
+    steps = contiguous_strides([shape[d] for d in dims]) if strides is None else [strides[d] for d in dims]
+    total = math.prod(shape if strides is not None else [shape[d] for d in dims])
     flat: Node | None = None
     bad: Node | None = None
-    for d, i in zip(dims, checked):
-        flat = i if flat is None else P.add(P.mul(flat, P.num(i, shape[d])), i)
+    for d, i, step in zip(dims, checked, steps):
+        part = i if step == 1 else P.mul(i, P.num(i, step))
+        flat = part if flat is None else P.add(flat, part)
         if i.buffer is None:
             out = P.or_(P.lt(i, P.num(i, 0)), P.le(P.num(i, shape[d]), i))
             bad = out if bad is None else P.or_(bad, out)
@@ -254,6 +262,19 @@ def _merge(shape: Shape, dims: list[int]) -> tuple[Shape, int, Shape]:
 
 def taken(x: Node, at: dict[int, Node]) -> Node:
     """Return the elements of x at positions given for some of its dimensions."""
+    dims = sorted(at)
+    rest = [d for d in range(len(x.shape)) if d not in at]
+    lead = _together(at) if dims[-1] - dims[0] >= len(dims) else ()
+    few = 2 * math.prod(lead) * math.prod(x.shape[d] for d in rest) < x.size
+    if lead and few:  # apart: single elements of x, where it lies
+        strides = contiguous_strides(x.shape)
+        index, _ = linear(at, x.shape, strides)
+        index = P.reshape(index, (*lead, *(1,) * len(rest)))
+        shape = (*(1,) * len(lead), *(x.shape[d] for d in rest))
+        for k, d in enumerate(rest, len(lead)):
+            i = P.iota(tuple(n if j == k else 1 for j, n in enumerate(shape)), k, dt.int64)
+            index = P.add(index, P.mul(i, P.num(i, strides[d])))
+        return P.take(P.reshape(x, (x.size,)), index, 0)
     flat, dims = linear(at, x.shape)
     order, start, merged = _merge(x.shape, dims)
     return P.take(P.reshape(P.permute(x, order), merged), flat, start)
