@@ -7,7 +7,6 @@ from typing import Any
 
 from fanal.core.autograd.events import backward as backward
 from fanal.core.autograd.events import grad as grad
-from fanal.core.autograd.function import Function as Function
 from fanal.core.autograd.modes import detect_anomaly as detect_anomaly
 from fanal.core.autograd.modes import enable_grad as enable_grad
 from fanal.core.autograd.modes import inference_mode as inference_mode
@@ -18,7 +17,12 @@ from fanal.core.base.missing import absent
 from fanal.core.tensor.tensor import Tensor
 
 _MODULES = ("anomaly_mode", "forward_ad", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
-_ELSEWHERE = {"GradcheckError": "gradcheck", "gradgradcheck": "gradcheck", "Variable": "variable"}
+_ELSEWHERE = {
+    "Function": "function",
+    "GradcheckError": "gradcheck",
+    "Variable": "variable",
+    "gradgradcheck": "gradcheck",
+}
 
 
 def is_tensor_like(x: Any) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 
 import fanal
 from fanal.autograd.forward_ad import dual, unpacked
-from fanal.core.autograd.events import pulled, settled, variable
 from fanal.core.autograd.forward import close_level, open_level
+from fanal.core.autograd.transforms import pulled, settled, variable
 from fanal.core.tensor.tensor import Tensor
 from fanal.func.mapping import vmap
 from fanal.utils._pytree import tree_leaves as leaves

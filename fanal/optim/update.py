@@ -16,7 +16,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import flush
+from fanal.core.engine.record import flush, flush_after, may_be_read, session
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import read, value, write
@@ -173,6 +173,8 @@ class Stepper(Optimizer):
         if closure is not None:
             with grad_mode(True):
                 loss = closure()
+        if any(what is self for what in session.owed):
+            flush("optimizer.step")  # the numbers of its last step are still to be read
         known, self._gathered = self._gathered, None  # an interrupted step leaves nothing that may be stale
         if known is None or not known.holds(self):
             known = Gathered(self, [b for group in self.param_groups for b in self._batches(group)])
@@ -185,13 +187,22 @@ class Stepper(Optimizer):
             run(known.formulas, known.counts, known.params, known.grads, known.states, known.numbers,
                 known.sizes, differentiable)
             if not differentiable:
-                flush("optimizer.step")
+                self._run_pending(known)
             known.end(self)
             if not differentiable:  # otherwise the numbers may still be read
                 self._gathered = known
         elif known.others:
             flush("optimizer.step")
         return loss
+
+    def _run_pending(self, known: Gathered) -> None:
+        """Run everything pending; in a hook of backward, only if somebody pending may read the counters."""
+        counters = [t for b in known.batches for table in b.tables for key, t in table.items()
+                    if key not in b.formula.keys and isinstance(t, Handle)] if session.driving else ()
+        if any(may_be_read(t._storage) for t in counters):
+            flush("optimizer.step")
+        else:
+            flush_after(self, "optimizer.step")
 
     def _step_rows(self, found: list[tuple[Any, dict[str, Any]]]) -> None:
         """Change the parameters whose gradients are sparse, of those found with their groups."""

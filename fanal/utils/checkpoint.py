@@ -12,6 +12,7 @@ from typing import Any
 
 import fanal
 from fanal.core.autograd.backward import gradients, target
+from fanal.core.autograd.callbacks import drive, stepwise
 from fanal.core.base.dtype import float32
 from fanal.core.base.missing import finder
 from fanal.core.base.state import grad_mode, state
@@ -129,7 +130,7 @@ class _Region:
             roots = [read(outs[k]) for k in grads]
         if not all(r.needs_grad for r in roots):
             raise CheckpointError("torch.utils.checkpoint: an output that required gradients no longer does")
-        found = gradients(
+        found = drive(stepwise(gradients)(
             roots,
             list(grads.values()),
             {target(i) for i in self.inputs},
@@ -137,7 +138,7 @@ class _Region:
             retain=True,
             accumulate=None,
             stop=True,
-        )
+        ))
         return [found.get(target(i)) for i in self.inputs]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.core.autograd.backward import gradients, is_scalar_like, target
-from fanal.core.autograd.hooks import REASON, GradientEdge
+from fanal.core.autograd.callbacks import Stop, Walk, hooks_of
+from fanal.core.autograd.hooks import AFTER, GradientEdge
 from fanal.core.base.layout import sparse_coo
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
@@ -125,10 +126,6 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
         write(t._grad, add(value(t._grad), g))
         if event is not None:
             event.grads.append((t, t._grad, None))
-    if t._hooks and t._hooks.after:
-        unfollowable(REASON)
-        for hook in list(t._hooks.after.values()):
-            hook(t)
 
 
 def _key(t: Any, n: Node) -> int:
@@ -141,7 +138,7 @@ def backward(
     retain_graph: bool | None = None,
     create_graph: bool = False,
     inputs: Any = None,
-) -> None:
+) -> Walk:
     """Compute gradients of `tensors` and add them to the .grad of the leaves, as torch.autograd.backward."""
     if session.levels:
         raise RuntimeError(
@@ -153,7 +150,7 @@ def backward(
     retain = create_graph if retain_graph is None else retain_graph
     roots, cots = _roots(ts, gs, create_graph)
     if inputs is None:
-        gradients(
+        yield from gradients(
             roots,
             cots,
             None,
@@ -168,10 +165,12 @@ def backward(
     with grad_mode(True):
         nodes = [read(t) for t in targets]
     keys = [_key(t, n) for t, n in zip(targets, nodes)]
-    found = gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
+    found = yield from gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
     for t, key in zip(targets, keys):
         if key in found:
             accumulate(t, found[key], create_graph)
+            if t._leaf and hooks_of(t) & AFTER:
+                yield Stop("after", t, (), create_graph, retain)
 
 
 def grad(
@@ -184,10 +183,10 @@ def grad(
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
-) -> tuple:
+) -> Walk:
     """Return the gradients of `outputs` with respect to `inputs`, as torch.autograd.grad."""
     if is_grads_batched:
-        return _batched(
+        return (yield from _batched(
             _tuple(outputs),
             _tuple(inputs),
             grad_outputs,
@@ -195,7 +194,7 @@ def grad(
             create_graph,
             allow_unused,
             materialize_grads,
-        )
+        ))
     outs, ins = _tuple(outputs), _tuple(inputs)
     gs = _tuple(grad_outputs) if grad_outputs is not None else (None,) * len(outs)
     retain = create_graph if retain_graph is None else retain_graph
@@ -206,7 +205,7 @@ def grad(
         if not n.needs_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")
     keys = [_key(t, n) for t, n in zip(ins, nodes)]
-    found = gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
+    found = yield from gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
     result: list[Any] = []
     allow_unused = materialize_grads if allow_unused is None else allow_unused
     with grad_mode(create_graph):
@@ -235,13 +234,14 @@ def _batched(
     create: bool,
     allow_unused: bool | None,
     materialize: bool,
-) -> tuple:
+) -> Walk:
     """Return gradients for a batch of grad_outputs (first dimension): one walk, for whichever member it is."""
     given = {k: read(g) for k, g in enumerate(_tuple(grad_outputs)) if g is not None}
     if not given:
         raise RuntimeError("is_grads_batched=True needs grad_outputs")
     member = number()
     ones = [wrap(take(given[k], member, 0)) if k in given else None for k in range(len(outs))]
-    found = grad(outs, ins, ones, retain_graph, create, allow_unused=allow_unused, materialize_grads=materialize)
+    found = yield from grad(
+        outs, ins, ones, retain_graph, create, allow_unused=allow_unused, materialize_grads=materialize)
     batch = Batch(member, next(iter(given.values())).shape[0])
     return tuple([None if g is None else wrap(batch.whole(value(g))) for g in found])

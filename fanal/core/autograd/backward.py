@@ -2,23 +2,25 @@
 
 The walk visits values from the roots to the leaves in an order that respects use, asks each primitive's rule
 for the gradients of its inputs, and sums what meets. Rules build values, so the same walk gives gradients of
-any order.
+any order. It stops where Python is called, see `callbacks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from fanal.core.autograd.callbacks import Rule, Stop, hooks_of, number_of, shown, values
+from fanal.core.autograd.hooks import AFTER, ARRIVING, Leaving
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
 from fanal.core.engine.carry import folded, template, unfold, unfolded
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import unfollowable
+from fanal.core.engine.record import session, unfollowable
 from fanal.core.ir.prims import add, alias, tape
 from fanal.core.ir.prims.gradient import Sums
 from fanal.core.ir.program import FREED as SPENT
@@ -161,6 +163,17 @@ def target(n: Node) -> int:
     return id(n) if n.leaf is None else id(n.leaf)
 
 
+def _begins_with_stop(walk: Sequence[Node]) -> bool:
+    """Tell whether Python is called anywhere on a walk; then the event that begins it must be matched in Python."""
+    event, again = session.event, session.again
+    stops = again[0] if again is not None else any(
+        bool(n.hooks or (n.hooks is not None and n.hooks.post)) or (n.row is tape and isinstance(n.params[-1], Rule))
+        if n.leaf is None else n.leaf._hooks is not None and n.leaf._hooks.kinds() for n in walk)
+    if stops and event is not None:
+        event.manual = True
+    return stops
+
+
 def gradients(
     roots: Sequence[Node],
     cotangents: Sequence[Node],
@@ -170,7 +183,7 @@ def gradients(
     retain: bool,
     accumulate: Any,
     stop: bool = False,
-) -> dict[int, Node]:
+) -> Generator[Stop, tuple, dict[int, Node]]:
     """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it
     is None. `stop`: go no further than them, and leave their hooks to the walk that this one is part of."""
     walk = order(roots)
@@ -183,31 +196,43 @@ def gradients(
     found: dict[int, Node] = {}
     grads = Sums()
     spent: list[Node] = []
-    released: list[Any] = []  # at the end: one call may stand behind several values
     with grad_mode(create_graph):
         for r, c in zip(roots, cotangents):
             grads.seed(r, c)
 
-        def arrive(n: Node) -> Node | None:
+        def ask(kind: str, which: Any, given: Sequence[Node | None]) -> Generator[Stop, tuple, list[Any]]:
+            reply = yield Stop(kind, which, tuple(map(shown, given)), create_graph, retain)
+            return values(reply)
+
+        def arrive(n: Node) -> Generator[Stop, tuple, Node | None]:
             g = grads.pop(n)
             if g is None:
                 return None
-            hooks = n.hooks if n.leaf is None else n.leaf._hooks
-            if hooks and not (stop and wanted is not None and target(n) in wanted):
-                g = hooks.arriving(g)
+            kinds = 0
+            if not (stop and wanted is not None and target(n) in wanted):
+                if n.leaf is not None:
+                    kinds = hooks_of(n.leaf)
+                    if kinds & ARRIVING:
+                        g, = yield from ask("leaf", n.leaf, [g])
+                elif n.hooks:
+                    g, = yield from ask("note", number_of(n.hooks), [g])
             if wanted is not None:
                 key = target(n)
                 if key in wanted:
                     found[key] = add(found[key], g) if key in found else g
             elif n.leaf is not None and n.leaf._leaf and n.leaf._base_ref is not VARIABLE:
                 accumulate(n.leaf, g)  # unless it is no leaf any more, since requires_grad was switched off
+                if kinds & AFTER:
+                    yield from ask("after", n.leaf, ())
             return g
 
+        if _begins_with_stop(walk):
+            yield from ask("begin", None, ())
         for n in walk:
-            g = arrive(n)
+            g = yield from arrive(n)
             if g is None:
                 if n.leaf is None:
-                    _count_down(n, uses, arrive)
+                    yield from _count_down(n, uses, arrive)
                 continue
             if n.leaf is not None or n.row.grad is None or (inner is not None and id(n) not in inner):
                 continue
@@ -217,15 +242,15 @@ def gradients(
                 raise RuntimeError(FREED)
             rule = n.params[-1] if n.row is tape else None
             packed = n.hooks.saved if n.hooks is not None else None
-            outs: list[Node | None] = (
-                n.row.grad(g, n, *n.inputs, *n.params) if packed is None else packed.gradients(n, g)
-            )
-            if n.hooks and n.hooks.post:
-                outs = n.hooks.leaving(g, outs)
-            if hasattr(rule, "release"):
-                if not retain:
-                    released.append(rule)
+            outs: list[Node | None]
+            if isinstance(rule, Rule):
+                reply = yield from ask("note", number_of(rule.callback), rule.given(g, n))
+                outs = [None, *rule.result(reply)]
             else:
+                outs = n.row.grad(g, n, *n.inputs, *n.params) if packed is None else packed.gradients(n, g)
+            if n.hooks is not None and n.hooks.post:
+                outs = yield from ask("note", number_of(Leaving(n.hooks)), [*outs, g])
+            if not isinstance(rule, Rule):
                 saved = _saved(n, g, [o for i, o in zip(n.inputs, outs) if i.needs_grad])
                 if saved and packed is None:
                     _check_versions(n, saved)
@@ -236,7 +261,7 @@ def gradients(
             for i, o in zip(n.inputs, outs):
                 if o is not None and i.needs_grad:
                     grads.arrive(i, o)
-            _count_down(n, uses, arrive)
+            yield from _count_down(n, uses, arrive)
     if not retain:
         for n in walk:
             if n.leaf is None:
@@ -245,19 +270,17 @@ def gradients(
         n.freed = SPENT
         if n.hooks is not None:
             n.hooks.saved = None
-    for rule in released:
-        rule.release()
     return found
 
 
-def _count_down(n: Node, uses: dict[int, int], arrive: Any) -> None:
+def _count_down(n: Node, uses: dict[int, int], arrive: Any) -> Generator[Stop, tuple, None]:
     """Let a gradient be collected as soon as the last use of its leaf was walked, as PyTorch does."""
     for i in n.inputs:
         left = uses.get(id(i))
         if left is not None:
             uses[id(i)] = left - 1
             if left == 1:
-                arrive(i)
+                yield from arrive(i)
 
 
 def _only_towards(walk: list[Node], wanted: set[int]) -> tuple[list[Node], set[int]]:

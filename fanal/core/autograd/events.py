@@ -1,11 +1,12 @@
-"""backward(), grad() and the parts of function transforms as events, for the public modules above the operators."""
+"""backward() and grad() as events, for the public modules above the operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fanal.core.autograd import api, transforms
+from fanal.core.autograd import api
+from fanal.core.autograd.callbacks import drive, stepwise
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op
@@ -21,13 +22,10 @@ def event(name: str, fn: Callable, module: str = "fanal.autograd") -> Any:
             other = elsewhere(args, kwargs)
             if other is not None:
                 return other(name, args, kwargs)
-        return dispatch(op, args, kwargs)
+        return drive(dispatch(op, args, kwargs))
 
     return matcher.function(op.key, slow, fn.__name__, fn.__doc__, module)
 
 
-backward = event("autograd.backward", api.backward)
-grad = event("autograd.grad", api.grad)
-variable = event("autograd.variable", transforms.variable)
-pulled = event("autograd.pulled", transforms.pulled)
-settled = event("autograd.settled", transforms.settled)
+backward = event("autograd.backward", stepwise(api.backward))
+grad = event("autograd.grad", stepwise(api.grad))

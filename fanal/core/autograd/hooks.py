@@ -1,7 +1,7 @@
 """Hooks: Python that runs while gradients pass a tensor, a leaf or a backward function.
 
 A hook of a leaf hangs on the tensor, a hook of a computed tensor on the value it held when the hook was
-registered. Hooks are Python that must run in every step, so no segment in which they run is ever followed.
+registered. Backward stops where hooks are and runs them, see `callbacks`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+from fanal.core.autograd.callbacks import Callback, next_note, number_of
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
-from fanal.core.engine.carry import template, unfold
+from fanal.core.engine.carry import origin, template, unfold
+from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Storage
-from fanal.core.engine.record import changed, leave_path, unfollowable
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import Op, leave_path, session, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import check_origin, read, value
 from fanal.core.tensor.tensor import Tensor, blank, wrap
 
-REASON = "a hook runs Python during backward"
+REASON = "a tensor that is no leaf retains its gradient"
+ARRIVING, AFTER = 1, 2  # kinds of hooks of a leaf
 
 
-class Hooks:
+class Hooks(Callback):
     """The hooks of one leaf or one value, in the order in which they run."""
 
-    __slots__ = ("after", "keep", "metadata", "post", "pre", "saved", "tensor")
+    __slots__ = ("after", "keep", "metadata", "noted", "post", "pre", "saved", "tensor")
 
     def __init__(self) -> None:
         self.tensor: OrderedDict[int, Callable] = OrderedDict()  # see, and may replace, the gradient
@@ -37,49 +41,63 @@ class Hooks:
         self.after: OrderedDict[int, Callable] = OrderedDict()  # of a leaf, after .grad was updated
         self.saved: Any = None  # what its backward reads, where somebody packed that: see `saving`
         self.metadata: dict | None = None  # of the backward function: the user's
+        self.noted = False  # registered by an event of the present segment: backward stops here, whatever is left
 
     def __bool__(self) -> bool:
-        return bool(self.tensor or self.keep or self.pre or self.post or self.after)
+        return self.noted or bool(self.tensor or self.keep or self.pre)
 
-    def arriving(self, g: Node) -> Node:
+    def tables(self) -> tuple:
+        """Return the tables that decide where backward stops at a leaf."""
+        return self.tensor, self.pre, self.after
+
+    def kinds(self) -> int:
+        """Return which kinds of hooks a leaf has: ARRIVING, AFTER, both or none."""
+        return ARRIVING * bool(self.tensor or self.pre) | AFTER * bool(self.after)
+
+    def answer(self, grads: tuple) -> tuple:
         """Run what runs when a gradient arrives; return the gradient that goes on."""
-        unfollowable(REASON)
+        g, = grads
         for hook in list(self.tensor.values()):
-            g = _checked(hook, hook(wrap(g)), g)
-        for t in self.keep:
-            t._grad = wrap(alias(g)) if t._grad is None else wrap(add(read(t._grad), g))
+            g = _checked(hook, hook(g), g)
+        if self.keep:
+            leave_path()
+            unfollowable(REASON)
+            for t in self.keep:
+                t._grad = wrap(alias(read(g)) if t._grad is None else add(read(t._grad), read(g)))
         for hook in list(self.pre.values()):
-            out = hook((wrap(alias(g)),))
-            if out is not None:
-                g = _checked(hook, out[0] if isinstance(out, tuple) else out, g)
-        return g
+            out = hook((g,))
+            g = _checked(hook, out[0] if isinstance(out, tuple) else out, g)
+        return (g,)
 
-    def leaving(self, g: Node, outs: list[Node | None]) -> list[Node | None]:
-        """Run what runs after the backward function; return the gradients of its inputs."""
-        unfollowable(REASON)
-        for hook in list(self.post.values()):
-            given = tuple(None if o is None else wrap(alias(o)) for o in outs)
-            out = hook(given, (wrap(alias(g)),))
+
+class Leaving(Callback):
+    """The hooks that run after a backward function, on the gradients of its inputs and then that of its output."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks = hooks
+
+    def answer(self, grads: tuple) -> tuple:
+        outs, g = grads[:-1], grads[-1]
+        for hook in list(self.hooks.post.values()):
+            out = hook(outs, (g,))
             if out is not None:
-                new = out if isinstance(out, tuple) else (out,)
-                outs = [None if n is None else read(n) for n in new]
+                outs = out if isinstance(out, tuple) else (out,)
         return outs
 
 
-def _checked(hook: Callable, out: Any, g: Node) -> Node:
+def _checked(hook: Callable, out: Any, g: Any) -> Any:
     if out is None:
         return g
     if not isinstance(out, Tensor):
         raise TypeError(f"expected Variable, but hook returned '{type(out).__name__}'")
-    n = read(out)
-    if n.shape != g.shape:
+    if out._shape != g._shape:
         raise RuntimeError(f"hook '{_name(hook)}' has changed the size of value")
-    if n.dtype is not g.dtype:
+    if out._dtype is not g._dtype:
         raise RuntimeError(
-            f"hook '{_name(hook)}' has changed the type of value (was torch.{scalar_name(g.dtype)}Tensor got "
-            f"torch.{scalar_name(n.dtype)}Tensor)"
+            f"hook '{_name(hook)}' has changed the type of value (was torch.{scalar_name(g._dtype)}Tensor got "
+            f"torch.{scalar_name(out._dtype)}Tensor)"
         )
-    return n
+    return out
 
 
 def _name(hook: Callable) -> str:
@@ -101,10 +119,33 @@ def of_value(n: Node) -> Hooks:
     return n.hooks
 
 
-def _table(t: Any, name: str) -> OrderedDict:
-    leave_path()
-    changed()
-    return getattr(of_leaf(t) if t._leaf else of_value(_present(t)), name)
+def _hook_value(t: Any) -> int:
+    """Let backward stop at the value of `t`; return the number of the note where its hooks are."""
+    n = _present(t)
+    if n.buffer is not None or origin(n) is not None:
+        unfollowable("a hook on a value of an earlier segment")
+    unfold(n)
+    if n.hooks is not None:
+        return number_of(n.hooks)
+    k = next_note(Hooks)
+    n.hooks = session.notes[k]
+    n.hooks.noted = True
+    return k
+
+
+_HOOK = Op("Tensor.register_hook", _hook_value)
+_hooked = matcher.function(_HOOK.key, lambda *args: dispatch(_HOOK, args, {}), "register_hook", None, "fanal")
+
+
+def _hooks_of_value(t: Any) -> Hooks:
+    """Return the hooks of what a tensor holds now, for backward to find."""
+    notes = session.notes
+    if session.depth:
+        unfollowable("a hook is registered inside an event")
+    k = _hooked(t)
+    if k == len(notes):  # the event was followed, and left that to us
+        notes.append(Hooks())
+    return notes[k]
 
 
 def _present(t: Any) -> Node:
@@ -126,7 +167,7 @@ def register_hook(self: Any, hook: Callable) -> RemovableHandle:
     """
     if not self.requires_grad:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-    return _put(_table(self, "tensor"), hook)
+    return _put((of_leaf(self) if self._leaf else _hooks_of_value(self)).tensor, hook)
 
 
 def register_post_accumulate_grad_hook(self: Any, hook: Callable) -> RemovableHandle:
@@ -135,7 +176,7 @@ def register_post_accumulate_grad_hook(self: Any, hook: Callable) -> RemovableHa
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
     if not self._leaf:
         raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
-    return _put(_table(self, "after"), hook)
+    return _put(of_leaf(self).after, hook)
 
 
 def retain_grad(self: Any) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanal.core.autograd.api import grad
+from fanal.core.autograd import api
 from fanal.core.autograd.backward import order
+from fanal.core.autograd.callbacks import drive, stepwise
+from fanal.core.autograd.events import event
 from fanal.core.base.state import forward_mode, state
 from fanal.core.ir.prims import alias, detach, zeros
 from fanal.core.ir.program import Node
@@ -18,7 +20,7 @@ from fanal.core.tensor.alias import VARIABLE, read
 from fanal.core.tensor.tensor import view_chain, wrap
 
 
-def variable(t: Any) -> Any:
+def _variable(t: Any) -> Any:
     """Return a tensor for a function transform to differentiate by: a view that stays part of outer transforms."""
     if t._dtype.category < 2:
         raise RuntimeError("only Tensors of floating point dtype can require gradients")
@@ -28,22 +30,22 @@ def variable(t: Any) -> Any:
     return v
 
 
-def pulled(outputs: tuple, by: tuple, cotangents: Any, create_graph: bool) -> tuple:
+def _pulled(outputs: tuple, by: tuple, cotangents: Any, create_graph: bool) -> tuple:
     """Return gradients by variables; zeros where nothing leads from the outputs to them."""
     varying = [k for k, o in enumerate(outputs) if o.requires_grad]
     if not varying:
         return tuple(wrap(zeros(x._shape, x._dtype)) for x in by)
-    return grad(
+    return drive(stepwise(api.grad)(
         [outputs[k] for k in varying],
         by,
         None if cotangents is None else [cotangents[k] for k in varying],
         retain_graph=True,
         create_graph=create_graph,
         materialize_grads=True,
-    )
+    ))
 
 
-def settled(t: Any, outer: tuple) -> Any:
+def _result(t: Any, outer: tuple) -> Any:
     """Return a result of a function transform for its caller.
 
     It keeps its history if gradients are recorded and it depends on more than variables of transforms that are over:
@@ -72,3 +74,8 @@ def _beyond(n: Node, outer: set[int]) -> bool:
     if n.leaf is None:
         return not n.inputs
     return n.leaf._base_ref is not VARIABLE or id(n.leaf) in outer
+
+
+variable = event("autograd.variable", _variable)
+pulled = event("autograd.pulled", _pulled)
+settled = event("autograd.settled", _result)

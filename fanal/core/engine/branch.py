@@ -149,7 +149,8 @@ def _go_over(again: bool, a: Path, b: Path, k: int) -> None:
 
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
-               and x.out == y.out and x.grads == y.grads and x.built == y.built and (y.watch is None or y.watch.hold())
+               and x.out == y.out and x.grads == y.grads and x.built == y.built and x.hooked == y.hooked
+               and x.manual == y.manual and (y.watch is None or y.watch.hold())
                for x, y in zip(a.steps[:k], b.steps[:k]))
 
 
@@ -200,7 +201,8 @@ def _used(path: Path, k: int) -> list[int]:
                 walk(x[1])
     for s in path.steps[:k]:
         walk(s.specs)
-        walk([p for g in s.grads for p in g[:2] if p is not None] + [leaf for leaf, _, _ in s.built])
+        walk([p for g in s.grads for p in g[:2] if p is not None] + [leaf for leaf, _, _ in s.built]
+             + [leaf for leaf, _ in s.hooked])
     return list(found)
 
 

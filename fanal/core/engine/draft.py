@@ -117,8 +117,8 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "built", "first_sequence", "grads", "index", "key", "kwnames", "mode", "native", "op", "out",
-                 "positional", "returns_list", "sequences", "specs", "walks", "watch", "where")
+    __slots__ = ("alone", "built", "first_sequence", "grads", "hooked", "index", "key", "kwnames", "manual", "mode",
+                 "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks", "watch", "where")
 
     op: Any
     specs: list[tuple]
@@ -130,6 +130,8 @@ class Step:
     grads: list[tuple]
     built: list[tuple]  # (leaf, outs, how its .grad is made of them), for a .grad that is several tensors
     walks: list[Inherited]  # graphs of earlier segments that it goes through
+    hooked: list[tuple]  # (leaf, which kinds of hooks it must have)
+    manual: bool  # matched in Python: something beside the event must run
     native: Any
     index: int
     watch: Watch | None  # what the call depends on besides its arguments
@@ -442,6 +444,8 @@ class Draft:
             if new is not None:
                 self.groups[self.out_groups[index[id(new)]]].grad = True
         s.built = [(place(leaf), tuple([index[id(t)] for t in parts]), build) for leaf, parts, build in e.built]
+        s.hooked = [(place(leaf), kinds) for leaf, kinds in e.hooked]
+        s.manual = e.manual
         return s
 
     def _template(self, x: Any, index: dict[int, int], slot_index: dict[int, int]) -> tuple:

@@ -92,6 +92,8 @@ def _run_recorded(touched: dict) -> None:
     mode: tuple = ()
     if s.events:
         mode = s.events[0].mode
+        if s.waiting:
+            refused = refused or "a value was read while a backward waited for Python"
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused

@@ -108,7 +108,7 @@ def _take(path: Path, k: int, op: Op) -> Any:
         path.hand(step)
     out = step.native.out
     if op.flush:
-        record.flush(op.name)
+        record.flush_after(op, op.name)
     return out
 
 
@@ -123,10 +123,10 @@ def _take_gradients(again: bool, path: Path, step: Any) -> None:
 
 def leave(path: Path, k: int) -> None:
     """Stop following after k events: record them after the fact, onto the tensors that were handed out."""
-    finish(_leave, path, k, list(session.effects), list(path.undo), state.mode)
+    finish(_leave, path, k, list(session.effects), list(path.undo), state.mode, len(session.waiting))
 
 
-def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tuple) -> None:
+def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tuple, waiting: int) -> None:
     s = session
     s.path = None
     matcher.set_cursor(None)
@@ -142,6 +142,8 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
     path.undo[:] = undo
     path.undo_grads(k)
     s.levels.clear()  # what was followed begins them again
+    if again:  # so it does with backwards that wait for Python
+        del s.waiting[waiting:]
     s.begin()
     handed = handed_out(path, k)
     depth, s.depth = s.depth, 0  # a flush may have brought us here
@@ -173,9 +175,11 @@ def _again(path: Path, step: Any) -> None:
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
     state.mode = step.mode
     flush_after, step.op.flush = step.op.flush, False
+    s.again = step.manual, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
     try:
         record.run_event(step.op, args, kwargs, step.where)
     finally:
+        s.again = None
         step.op.flush = flush_after
     event = s.events[-1]
     event.out = _graft(path, step.out, event.out, s)

@@ -162,7 +162,7 @@ def shared_outside(s: Storage) -> bool:
     return False
 
 
-SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "inference", "hooks", "base", "meta",
+SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "inference", "base", "meta",
              "whole", "needs_grad", "unshared")
 
 
@@ -178,7 +178,6 @@ def signature(t: Handle) -> tuple:
         t._leaf,
         t._detached,
         t._inference,
-        bool(t._hooks),
         type(t._base_ref),
         s.meta,
         s.node.shape,

@@ -95,7 +95,8 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            key = MANUAL if s.op.manual or s.grads or s.built or s.walks or s.returns_list else s.op.key
+            manual = s.manual or s.grads or s.built or s.walks or s.hooked or s.returns_list
+            key = MANUAL if manual else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             if s.watch is not None and s.watch.table is not None:
                 s.native.guard = s.watch.table.address
@@ -395,6 +396,10 @@ class Path:
         for leaf, _, _ in s.built:
             t = self.value(leaf)
             if t is None or t._grad is not None:
+                return False
+        for leaf, kinds in s.hooked:
+            t = self.value(leaf)
+            if t is None or (kinds if t._hooks is None else t._hooks.kinds() ^ kinds):
                 return False
         return all([u.admit(self, s.index) for u in s.walks])
 

@@ -49,7 +49,7 @@ class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
     __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
-                 "walks")
+                 "walks", "hooked", "manual")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
@@ -65,6 +65,8 @@ class Event:
         ] = []  # (leaf, .grad before, new .grad or None when added in place)
         self.built: list[tuple[Any, tuple, Callable]] = []  # (leaf, tensors, how its new .grad is made of them)
         self.walks: list[Carried] = []  # graphs of earlier segments that it went through
+        self.hooked: list[tuple[Any, int]] = []  # (leaf, which kinds of hooks it had when its gradient arrived)
+        self.manual = op.manual  # matched in Python: something beside the event must run
 
 
 class Session(threading.local):
@@ -85,6 +87,12 @@ class Session(threading.local):
         self.levels: list[Any] = []  # vmapped functions that run now, see engine.level
         self.vmapped = False  # there were some: values may hang on an example
         self.checks: list[tuple[Callable, Any]] = []  # of values in the innermost, to be made when it has ended
+        self.notes: list[Any] = []  # what Python left for events of this segment to find, by number
+        self.waiting: list[Any] = []  # recorded backwards that wait for Python, the innermost last
+        self.driving = 0  # how many backwards wait for Python, recorded or followed
+        self.owed: list[Any] = []  # what wanted a flush meanwhile
+        # Of a followed step that is being recorded after the fact: whether it was manual, and its leaves' hooks by id.
+        self.again: tuple[bool, dict[int, int]] | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -102,6 +110,7 @@ class Session(threading.local):
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
         unfolded.clear()
         self.effects.clear()
+        self.noted = 0  # how many notes the recorded events have found
         self.began = self.epoch
 
 
@@ -211,7 +220,7 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     for _, parts, _ in event.built:
         _note_outs(parts, s)
     if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
-        flush(op.name)
+        flush_after(op, op.name)
     return out
 
 
@@ -335,6 +344,21 @@ def flush(reason: str) -> None:
     finally:
         s.depth = depth
         s.flushing = False
+        s.notes, s.owed = [], []
+
+
+def flush_after(what: Any, reason: str) -> None:
+    """Run everything pending because a piece of work is done; inside a backward, when that has ended."""
+    if session.driving:
+        session.owed.append(what)
+    else:
+        flush(reason)
+
+
+def may_be_read(storage: Storage) -> bool:
+    """Tell whether pending events may read a storage from outside."""
+    path = session.path
+    return id(storage) in session.starts if path is None else any(g.storage is storage for g in path.groups)
 
 
 def set_grad(t: Any, new: Any) -> None:

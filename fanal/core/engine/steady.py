@@ -27,6 +27,7 @@ from fanal.core.engine.tables import (
     alone,
     bare,
     holds,
+    length,
     native,
     references,
 )
@@ -101,14 +102,15 @@ class Steady:
         self.misses = 0
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
         self.guard: list[Any] = []
+        self.hooks: list[Any] = []  # those of leaves, which the tables look into
         self.rebound: list[Any] = []
         self.listed: list[Any] = []
         try:
-            self.guard += [s for s in path.steps if s.grads and self._guard(s)]
+            self.guard += [s for s in path.steps if (s.grads or s.hooked) and self._guard(s)]
             self.rebound += [slot for slot in path.slots if self._rebind(slot)]
             self.listed += [s.native for s in path.steps if s.sequences and self._listed(s)]
         except BaseException:  # an interrupt
-            self.guard = [s for s in path.steps if s.grads]
+            self.guard = [s for s in path.steps if s.grads or s.hooked]
             self.rebound = [slot for slot in path.slots if slot.moves and slot.uses]
             self.listed = [s.native for s in path.steps if s.sequences]
             self.release()
@@ -127,10 +129,16 @@ class Steady:
     def _guard(self, step: Any) -> bool:
         """Let the matcher follow a step with gradients."""
         path = self.path
-        known = [spec for g in step.grads for spec in g[:2] if spec is not None]
-        if step.op.manual or step.built or not all(map(self._stays, known)):
+        known = [spec for g in step.grads for spec in g[:2] if spec is not None] + [leaf for leaf, _ in step.hooked]
+        if step.manual or step.built or step.walks or not all(map(self._stays, known)):
             return False
         conditions: list[Condition] = []
+        for leaf, _ in step.hooked:
+            t = path.value(leaf)
+            conditions.append(holds(t, HANDLE["_hooks"], t._hooks))
+            if t._hooks is not None:
+                self.hooks.append(t._hooks)
+                conditions += map(length, t._hooks.tables())
         effects: list[tuple[Any, int, Any]] = []
         for leaf, before, new in step.grads:
             t = path.value(leaf)

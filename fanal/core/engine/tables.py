@@ -54,6 +54,11 @@ def holds(o: Any, offset: int, value: Any) -> Condition:
     return WORD, id(o) + offset, 0, id(value)
 
 
+def length(container: Any) -> Condition:
+    """The list or dict has the length it has now."""
+    return WORD, id(container) + SIZE, 0, len(container)
+
+
 def _place_of_attributes() -> int:
     """Return where an object has its `__dict__`, in bytes; it stands before the object. 0 if it cannot be found."""
     class Probe:
@@ -143,7 +148,7 @@ class Watch:
         self.lengths = {id(c): (c, len(c)) for c, _, _ in facts if isinstance(c, (list, dict))}
         self.table: Table | None = None
         if native is not None:
-            lengths = [(WORD, address + SIZE, 0, n) for address, (_, n) in self.lengths.items()]
+            lengths = [length(c) for c, _ in self.lengths.values()]
             self.table = Table([*lengths, *(self._condition(*fact) for fact in facts)])
 
     @staticmethod
@@ -190,7 +195,6 @@ class Rebinding(Words):
             (0, HANDLE["_leaf"], t["leaf"], SAME),
             (0, HANDLE["_detached"], t["detached"], SAME),
             (0, HANDLE["_inference"], t["inference"], SAME),
-            (0, HANDLE["_hooks"], None, SAME),
             (0, HANDLE["_base_ref"], None, SAME),
             (1, STORAGE["meta"], t["meta"], SAME),
             (1, STORAGE["foreign"], None, SAME),
@@ -210,4 +214,4 @@ class Rebinding(Words):
         """Tell whether tensors of this signature can be compared word by word."""
         t = dict(zip(SIGNATURE, made, strict=True))
         history = t["needs_grad"]  # whether gradients flow, or whose graph they flow through
-        return not t["hooks"] and t["base"] is type(None) and t["unshared"] and isinstance(history, bool)
+        return t["base"] is type(None) and t["unshared"] and isinstance(history, bool)

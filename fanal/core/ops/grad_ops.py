@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from fanal.core.autograd import api, hooks
+from fanal.core.autograd.callbacks import Walk, stepwise
 from fanal.core.base.state import state
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
@@ -64,10 +65,11 @@ Tensor.requires_grad = Tensor.requires_grad.setter(_set_requires_grad)  # type: 
 
 
 @public(function=False)
+@stepwise
 def backward(self: Any, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-             inputs: Any = None) -> None:
+             inputs: Any = None) -> Walk:
     """Compute the gradients of this tensor with respect to the leaves, and add them to their .grad."""
-    api.backward(self, gradient, retain_graph, create_graph, inputs)
+    yield from api.backward(self, gradient, retain_graph, create_graph, inputs)
 
 
 @public(function=True)

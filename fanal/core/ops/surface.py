@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fanal.core.autograd.callbacks import drive
 from fanal.core.base import layout
 from fanal.core.base.state import state
 from fanal.core.engine.follow import dispatch
@@ -169,7 +170,7 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
             other = elsewhere(args, kwargs)
             if other is not None:
                 return other(name, args, kwargs)
-        return dispatch(op, args, kwargs)
+        return drive(dispatch(op, args, kwargs))
 
     short = name.rpartition(".")[2]
     if owner is not None:
