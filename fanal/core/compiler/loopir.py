@@ -142,6 +142,19 @@ def _varies(loop: Loop, strides: tuple[int, ...]) -> int:
         (INNER if any(strides[b:]) else 0)
 
 
+def kept_if(loop: Loop) -> int | None:
+    """Return the value that says, once for all, that a loop stores what stands there already, if there is one."""
+    if len(loop.stores) == 1:
+        i, to = loop.stores[0]
+        op = loop.ops[i]
+        if op.kind == "point" and op.params[0].name == "where":
+            condition, old, _ = op.args
+            once, load = not loop.ops[condition].deps, loop.ops[old]
+            if once and load.kind == "load" and loop.loads[load.params] == to:
+                return condition
+    return None
+
+
 def find_deps(loop: Loop) -> None:
     """Note with which indices each value varies."""
     for op in loop.ops:

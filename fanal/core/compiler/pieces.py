@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.build import ZERO, Builder, Map, Split
-from fanal.core.compiler.fuse import Group, scan
+from fanal.core.compiler.fuse import SAME, Group, scan
 from fanal.core.compiler.graph import Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.ir.row import ROWS
@@ -97,8 +97,12 @@ PARTIAL = ("put", "scatter", "update_slice")  # begin as a copy of their first o
 
 
 def changes_parts(v: Value, into: Value) -> bool:
-    """Tell whether a value is `into` with parts of it changed, whose new contents do not depend on the old."""
-    return v.name in PARTIAL and base(v.inputs[0]) is into and not any(into in scan(v, i) for i in v.inputs[1:])
+    """Tell whether a value is `into`, or what follows from it in place, with parts of it changed, whose new contents
+    do not depend on the old.
+    """
+    if v.name not in PARTIAL or any(into in scan(v, i) for i in v.inputs[1:]):
+        return False
+    return base(v.inputs[0]) is into or (v.inputs[0].role == "inline" and scan(v, v.inputs[0]).get(into) == SAME)
 
 
 def pieces(v: Value, begun: bool) -> Iterator[Builder | Loop]:

@@ -13,6 +13,7 @@ from fanal.core.compiler.graph import Graph, Value
 from fanal.core.compiler.lookups import gather_lookups
 from fanal.core.compiler.regions import assembled, joined
 from fanal.core.compiler.sums import gather_sums
+from fanal.core.compiler.touched import touch_rows
 from fanal.core.ir.program import Node, Program
 from fanal.core.ir.row import ROWS
 
@@ -303,7 +304,8 @@ def simplify(program: Program) -> Graph:
         place[id(n)] = v
         order.append(v)
     outputs = [place.get(id(o)) or known(o) for o in program.outputs]
-    order = gather_lookups(_alive(gather_sums(_alive(order, outputs), outputs), outputs), outputs)
+    for rewrite in (gather_sums, gather_lookups, touch_rows):
+        order = rewrite(_alive(order, outputs), outputs)
     return Graph(given, _alive(order, outputs), outputs, dict(program.writes))
 
 

@@ -20,7 +20,7 @@ from fanal.core.engine.branch import current, ending, handed_out, install, paths
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
-from fanal.core.engine.handle import Storage
+from fanal.core.engine.handle import Storage, keep_rows
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -227,9 +227,9 @@ def renew(path: Path, which: list[int]) -> None:
             old = group.storage
             group.storage = new = Storage(stub(old.node), old.meta)
             if group.value is not None:
-                i_own = next(j for j, k in path.own if k == g)
-                path.results[i_own] = None
-                path.unmade.append(i_own)
+                for i_own in (j for j, k in path.own if k == g):
+                    path.results[i_own] = None
+                    path.unmade.append(i_own)
                 group.stub = group.value = None
             for k in group.outs:
                 if k not in which:  # the others stay with whoever holds them
@@ -286,6 +286,8 @@ def commit(path: Path) -> bool:
         return False
     if path.inherited and not all([u.holds(path) for u in path.inherited]):
         return False
+    if path.look_at_rows():
+        path.exe = None
     if path.exe is None or (isinstance(path.exe, Interpreted) and knobs.compile):  # it is seen again
         path.exe = executable(path.program())
     parents = path.parents() if path.taken is not None else []
@@ -332,6 +334,9 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
             path.unmade = [k for k in path.unmade if k != i]
         st.node = group.value
         st.version += 1
+    for i, j, g in path.kept_rows:
+        path.keep_rows(g, results[i], results[j])
+        groups[g].storage.version += 1
     for i, g in path.made:
         group = groups[g]
         st = group.storage
@@ -487,9 +492,13 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
 
 def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any]) -> None:
     run.complete(again)
-    for g, a in zip(p.keep, run.results):
-        storage = p.groups[g].weak()
-        if storage is not None:
+    rows = {i: j for i, j, _ in p.kept_rows}
+    for i, (g, a) in enumerate(zip(p.keep, run.results)):
+        group = p.groups[g]
+        storage = group.weak()
+        if storage is not None and i in rows:
+            keep_rows(storage, storage.node, group.final, run.results[rows[i]], a)  # type: ignore[arg-type]
+        elif storage is not None:
             storage.node.buffer = a
     if p.taken is not None:
         p.hand_on(run.results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),

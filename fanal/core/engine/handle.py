@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
+from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import history
-from fanal.core.ir.program import Node, Shape
+from fanal.core.ir.prims import full, given, input_, put
+from fanal.core.ir.program import Node, Program, Shape
 from fanal.core.ir.row import Row
 
 Chain = tuple[tuple[Row, tuple], ...]
@@ -184,3 +187,40 @@ def signature(t: Handle) -> tuple:
         history(s.node),
         s.foreign is None,
     )
+
+
+# Gradients of tables, kept as the few rows they have until somebody looks at all of them. The gradient of an
+# embedding is `put(0, index, rows)`. Its `.grad` is held by the parameter when the optimizer steps, so it would have
+# to be in memory, and the next `zero_grad` drops it unseen. So its storage holds a pending value that follows from the
+# index and the rows, which the step has left in memory of their own. Whoever reads it computes it, and a segment whose
+# gradient was read computes it from then on.
+
+_LEAST = 1 << 20  # bytes of a gradient: below, writing zeros is less work than this
+_FEW = 4  # times the bytes of its rows
+
+
+def few_rows(n: Node) -> bool:
+    """Tell whether a value is large, and zero but for a few rows."""
+    if n.row is not put or n.params[1] != "add" or n.inputs[0].row is not full or n.inputs[0].params[1] != 0:
+        return False
+    return n.nbytes >= max(_LEAST, _FEW * (n.inputs[1].nbytes + n.inputs[2].nbytes))
+
+
+def keep_rows(storage: Any, n: Node, like: Node, index: np.ndarray, rows: np.ndarray) -> None:
+    """Let a storage hold `n`, pending: what `like` is, of an index and rows that are in memory."""
+    parts = given(index), given(rows, n.dtype)
+    for part in parts:
+        part.home = (ref(storage), storage.version)
+    n.row, n.params, n.inputs = like.row, like.params, (like.inputs[0], *parts)
+    storage.node = n
+
+
+def spread(storage: Any) -> None:
+    """Compute the value of a storage, if it is kept as rows."""
+    n = storage.node
+    if n.buffer is not None or n.row is not put or not n.inputs:
+        return
+    zero, index, rows = n.inputs
+    if rows.buffer is not None and rows.home is not None and rows.home[0]() is storage:
+        (n.buffer,) = run_program(Program([index, rows], [zero, n], [n]), [index.buffer, rows.buffer])
+        n.row, n.params, n.inputs = input_, (n.shape, n.dtype), ()

@@ -15,7 +15,7 @@ import numpy as np
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Carried, Taken
 from fanal.core.engine.draft import Draft, Slot, Step
-from fanal.core.engine.handle import Handle, shared_outside, signature
+from fanal.core.engine.handle import Handle, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
@@ -67,6 +67,7 @@ class Path:
         self.steady: Steady | None = None
         # Groups whose value must be in memory afterwards: the union over all runs.
         self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}
+        self.looked_at: set[int] = set()  # groups of large gradients that somebody read: they are computed
         self.exe: Any = None
         self.successor: Path | None = None
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
@@ -200,6 +201,7 @@ class Path:
         g = self.groups[slot.group]
         s = t._storage
         if g.storage is not s:
+            spread(s)
             if s.node.buffer is None:
                 return False
             written = slot.group in self.writes
@@ -248,8 +250,10 @@ class Path:
         exe = self.exe
         if matcher.name == "native" and ATTRIBUTES and not self.foreign and isinstance(exe, Compiled) \
                 and not self.inherited and self.taken is None \
+                and not any(s.built for s in self.steps) \
                 and all(self.groups[k].value is not None for _, k in self.own) \
                 and all(exe.makes[i] is not None for i, _ in self.made) \
+                and all(exe.makes[i] is not None for pair in self.kept_rows for i in pair[:2]) \
                 and not any(slot.moves and slot.group in self.writes for slot in self.slots):
             self.steady = Steady(self, counts)
 
@@ -432,6 +436,9 @@ class Path:
         """Return the values of the program's inputs now."""
         found = self.given
         groups = self.groups
+        for _, k in (*self.from_groups, *self.overwritten):
+            if groups[k].storage.node.buffer is None:
+                spread(groups[k].storage)
         for j, k in self.from_groups:
             found[j] = groups[k].storage.node.buffer
         results = self.results
@@ -447,8 +454,11 @@ class Path:
             entry[1][()] = entry[2].now()
         return found
 
-    def _prepare(self, writes: dict[int, int], count: int) -> None:
-        """Lay out what a run is given and where its results go, once per program."""
+    def _prepare(self, writes: dict[int, int], count: int, rows: dict[int, int]) -> None:
+        """Lay out what a run is given and where its results go, once per program.
+
+        `rows`: results that are the rows of a gradient, and where their index is.
+        """
         self.given: list[Any] = []
         self.from_groups: list[tuple[int, int]] = []
         self.from_copies: list[tuple[int, int]] = []
@@ -464,17 +474,18 @@ class Path:
             self.given.append(self.scalars[x][1] if kind == "scalar" else x if kind == "constant" else None)
         self.markers = [e for e in self.scalars if e[2] is not None]
         self.written = [self.groups[g] for g in self.keep if self.groups[g].external]
-        self.own = [(i, g) for i, g in enumerate(self.keep)
-                    if self.groups[g].grad and not self.groups[g].external]
+        grads = [(i, g) for i, g in enumerate(self.keep) if self.groups[g].grad and not self.groups[g].external]
+        self.own = [(i, g) for i, g in grads if i not in rows]
+        self.kept_rows = [(i, rows[i], g) for i, g in grads if i in rows]  # places of rows and index
         self.made = [(i, g) for i, g in enumerate(self.keep)
                      if not self.groups[g].external and not self.groups[g].grad]
         self.results: list[Any] = [None] * count
         self.in_place = list(writes.items())
         self.overwritten = [(i, g) for i, g in enumerate(self.keep)  # from outside, written but not read
                             if self.groups[g].external and i not in writes]
-        self.unmade = [i for i, _ in (*self.own, *self.made)]  # results that get new memory in the next run
+        self.unmade = [i for i, _ in (*grads, *self.made)]  # results that get new memory in the next run
         self.unmade += range(len(self.keep), count)
-        for _, g in self.own:
+        for _, g in grads:
             self.groups[g].stub = self.groups[g].value = None
 
     def count(self) -> list[int]:
@@ -498,6 +509,14 @@ class Path:
         self.keep = keep = [k for k, g in enumerate(self.groups)
                             if g.final is not None and (g.external or g.grad or k in self.live)]
         outputs: list[Node] = [self.groups[k].final for k in keep]  # type: ignore[misc]
+        rows = {}
+        for i, k in enumerate(keep):
+            g = self.groups[k]
+            if g.grad and not g.external and k not in self.looked_at and not g.storage.node.needs_grad \
+                    and few_rows(outputs[i]):
+                rows[i] = len(outputs)
+                outputs.append(outputs[i].inputs[1])
+                outputs[i] = outputs[i].inputs[2]
         self._keep_history(outputs)
         needed = {id(n) for n in toposort(outputs)} | {id(o) for o in outputs}
         nodes = [n for n in self.order if id(n) in needed and n.row is not input_]
@@ -506,8 +525,24 @@ class Path:
         inputs = [self.inputs[k] for k in self.bound]
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
-        self._prepare(writes, len(outputs))
+        self._prepare(writes, len(outputs), rows)
         return Program(inputs, nodes, outputs, writes)
+
+    def keep_rows(self, g: int, rows: np.ndarray, index: np.ndarray) -> None:
+        """Give a gradient the rows that it has."""
+        group = self.groups[g]
+        final: Any = group.final
+        if group.stub is None:
+            group.stub = group.storage.node
+        group.value = Node(final.row, (), (), final.shape, final.dtype)
+        keep_rows(group.storage, group.value, final, index, rows)
+
+    def look_at_rows(self) -> bool:
+        """Note which gradients kept as rows somebody has read; return whether there are new ones."""
+        values = [(k, self.groups[k].value) for _, _, k in self.kept_rows]
+        read = {k for k, value in values if value is not None and value.buffer is not None}
+        self.looked_at |= read
+        return bool(read)
 
     def _keep_history(self, outputs: list[Node]) -> None:
         """Add the values to the outputs that a later backward will read, and note where they all come from."""

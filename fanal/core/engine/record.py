@@ -18,7 +18,7 @@ from fanal.core.base.state import state
 from fanal.core.base.where import caller
 from fanal.core.engine.carry import Carried, origin, unfolded
 from fanal.core.engine.explain import explain
-from fanal.core.engine.handle import Handle, Storage, shared_outside, signature
+from fanal.core.engine.handle import Handle, Storage, shared_outside, signature, spread
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.program import Node
 
@@ -132,6 +132,7 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
             k = s.slot_index[id(x)] = len(s.slots)
             st = x._storage
             shared_outside(st)
+            spread(st)
             s.slots.append((x, signature(x), st))
             if st.node.needs_grad:
                 found = origin(st.node)

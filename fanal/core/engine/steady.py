@@ -81,7 +81,7 @@ class Steady:
         self.outside = {id(slot.tensor._storage) for slot in path.slots if not slot.moves}
         # A .grad that serves again changes between two versions: awaited, and computed.
         self.versions = {}
-        for _, k in path.own:
+        for k in (*(k for _, k in path.own), *(k for *_, k in path.kept_rows)):
             storage = groups[k].storage
             self.versions[k] = (storage.version, storage.version + 1)
         self.computed = Table([], [
@@ -247,8 +247,12 @@ class Steady:
             inputs[j] = path.slots[k].copy
         for entry in path.markers:
             entry[1][()] = entry[2].now()
+        if path.kept_rows and path.look_at_rows():
+            return False
         exe = path.exe
         results = self.results
+        for i, j, _ in path.kept_rows:
+            results[i], results[j] = exe.new(i), exe.new(j)
         again = self.now.buffers if self.now is not None else ()
         for i, a in again:
             results[i] = a
@@ -278,6 +282,9 @@ class Steady:
                 node.row, node.params = input_, (node.shape, node.dtype)
             st.version += 1
             node.home = (ref(st), st.version)
+        for i, j, k in path.kept_rows:
+            path.keep_rows(k, results[i], results[j])
+            path.groups[k].storage.version = self.versions[k][0]
         for slot in self.rebound:
             (first, _), *later = slot.uses
             first.held = None
@@ -292,5 +299,7 @@ class Steady:
         """Let go of the results."""
         for i in self.made:
             self.results[i] = None
+        for i, j, _ in self.path.kept_rows:
+            self.results[i] = self.results[j] = None
         ledger.followed += len(self.path.steps)
         ledger.flushes += 1

@@ -11,7 +11,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array
+from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, spread
 from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
@@ -208,6 +208,7 @@ def settled(t: Handle, text: str = DYNAMIC) -> np.ndarray:
 
     text: the error if there is none, as the tensor belongs to one example of a batch, whichever it is.
     """
+    spread(t._storage)
     if t._storage.node.buffer is None or written_ahead(t._storage):
         flush("read")
         if t._storage.node.buffer is None:

@@ -13,7 +13,16 @@ from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.transpose import untangle
-from fanal.core.compiler.loopir import REDUCED, ROW_BLOCK, Access, Loop, Op, column_block, find_deps
+from fanal.core.compiler.loopir import (
+    REDUCED,
+    ROW_BLOCK,
+    Access,
+    Loop,
+    Op,
+    column_block,
+    find_deps,
+    kept_if,
+)
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
@@ -29,6 +38,8 @@ def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) ->
     parts += [f"{i}->{access_key(a, last)}" for i, a in loop.stores]
     if streams:
         parts.append(f"streams{sorted(streams)}")
+    if kept_if(loop) is not None:
+        parts.append("in place")
     return ";".join(parts)
 
 
@@ -70,6 +81,8 @@ def loop_words(loop: Loop) -> list[Buf | int]:
 
 def _bytes(loop: Loop) -> int:
     """Return how many bytes the loop must move, every element of an access once."""
+    if kept_if(loop) is not None:
+        return 0
     total = 0
     for a in [*loop.loads, *(a for _, a in loop.stores)]:
         total += a.dtype.itemsize * math.prod(n for n, s in zip(loop.dims, a.strides) if s)

@@ -8,7 +8,7 @@ from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
 from fanal.core.backends.cpu.irtext import Value, module
 from fanal.core.backends.cpu.loops import LoopWriter, accumulator, combine, identity
 from fanal.core.backends.cpu.target import Target
-from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op
+from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept_if
 
 _PAGE = 4096
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
@@ -159,7 +159,9 @@ class RowsWriter(LoopWriter):
             w.loop(first, w.min(w.add(first, self.block), self.rows), "1", row)
             return ()
 
-        w.loop("%lo", "%hi", "1", block if any(self.plan.begins) else row)
+        kept = kept_if(loop)
+        high = "%hi" if kept is None else w.select(self.scalar_value(kept).name, "%lo", "%hi")
+        w.loop("%lo", high, "1", block if any(self.plan.begins) else row)
         if any(access >= len(loop.loads) for access in self.streams):
             w.call("void", "llvm.x86.sse.sfence")
         return module(
