@@ -35,7 +35,9 @@ _PAGE = 4096
 _SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
 _UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
 _LARGEST = {False: 1 << 23, True: 1 << 26}  # most work of a unit, without and with the matrix unit
-_UNIT_PACK_ROWS = 140  # up to this many rows each panel of B is packed by the unit that uses it
+# Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
+# matrix unit, where A stays in the second-level cache and there are enough panels to share out.
+_UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
 _UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
 _TILE_ROWS = {False: 128, True: 480}  # the same with the matrix unit, where B stays in that cache and where not
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
@@ -251,11 +253,12 @@ def _plan(
         and (target.masks or not partial)
         and (p.m < _EXACT_ROWS or b_bytes <= (_DIRECT_BYTES if p.m <= _OFTEN else _OFTEN_BYTES))
     )
-    per_unit = not (in_place or b.fixed) and p.m <= _UNIT_PACK_ROWS and stack == b_stack
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
     blocked = depth > flat
     kc = _up(-(-depth // -(-depth // (flat // 2))), 16) if blocked else depth
+    at_home = p.m <= _MOST_PACK_ROWS[tiles] and panels >= _PACK_PANELS and p.m * kc * size <= target.l2
+    per_unit = not (in_place or b.fixed) and (p.m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
     limit = panels
     if blocked:
