@@ -229,3 +229,29 @@ def test_what_is_not_supported_says_so() -> None:
             return func(*args)
     with pytest.raises(RuntimeError, match="__torch_dispatch__"):
         Dispatched(np.ones(2))
+
+
+def names_of_operators(t: Any) -> Any:
+    names = []
+
+    class Named(t.Tensor):  # type: ignore[misc,name-defined]
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func.__name__)
+            return super().__torch_function__(func, types, args, kwargs or {})
+    x = t.ones(2, 2).as_subclass(Named)
+    for f in (lambda: 2 / x, lambda: x ** 2, lambda: 2 ** x, lambda: operator.ipow(x, 2), lambda: operator.imatmul(x, x)):
+        f()
+    return names
+
+
+def test_operators_have_pytorchs_names() -> None:
+    agree(names_of_operators)
+
+
+def test_matmul_with_assignment_makes_another_tensor() -> None:
+    def product(t: Any) -> Any:
+        a = b = t.ones(2, 3)
+        a @= t.ones(3, 4)
+        return a.tolist(), tuple(b.shape)
+    agree(product)

@@ -73,6 +73,7 @@ class Handle:
         "_base_ref",
         "_path",
     )
+    _asked = False  # of a class: it is asked about calls with its tensors, see tensor.override
 
     _storage: Storage
     _chain: Chain

@@ -124,6 +124,7 @@ _IMMUTABLE = (int, float, complex, str, bytes, type(None), slice, type(Ellipsis)
 def spec_of(x: Any, s: Session, event: Event) -> tuple:
     """Describe an argument so that the same call can be recognised and repeated."""
     if isinstance(x, Handle):
+        event.manual |= x._asked
         k = s.index.get(id(x))
         if k is not None:
             return (OUT, k)

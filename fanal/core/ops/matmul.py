@@ -210,7 +210,6 @@ def matmul(input: Any, other: Any) -> Any:
 
 public("__matmul__", function=False, dunder=True)(matmul)
 public("__rmatmul__", function=False, dunder=True)(lambda self, other: matmul(other, self))
-public("__imatmul__", function=False, dunder="inplace")(matmul)
 
 
 @public(out=True, aliases=("ger",))

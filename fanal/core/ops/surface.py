@@ -157,6 +157,10 @@ def _operator(fn: Callable) -> Callable:
     return call
 
 
+# The names that PyTorch's operators have, and __torch_function__ sees.
+_SHOWN_AS = {"__pow__": "pow", "__ipow__": "pow_", "__rtruediv__": "__rdiv__"}
+
+
 def event(name: str, fn: Callable, owner: type | None = None, **options: Any) -> Any:
     """Return the public function of an operator: a call of it is an event."""
     op = OPS[name] = Op(name, fn, **options)
@@ -173,6 +177,7 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
         return drive(dispatch(op, args, kwargs))
 
     short = name.rpartition(".")[2]
+    short = _SHOWN_AS.get(short, short)
     if owner is not None:
         public = matcher.method(owner, op.key, slow, short, fn.__doc__, parameters(fn))
     else:

@@ -1,8 +1,9 @@
 """__torch_function__: public calls that a subclass of Tensor, another class, or a mode answers instead.
 
-What answers is Python that must run every time. So a call it answers is no event, and no segment with one is ever
-followed; the calls it makes in its turn are events as ever. A call without such an argument costs one look at the
-types of its arguments, and only where it is recorded.
+What answers is Python that runs every time. So a call it answers is no event; the calls it makes in its turn are, and
+those with such arguments are matched in Python, or the matcher would answer before the class is asked. A call without
+such an argument costs one look at the types of its arguments, and only where it is recorded. Under a mode, which is
+asked about everything, nothing is followed.
 
 Source: PyTorch documentation, "Extending PyTorch", section Extending torch; NumPy enhancement proposal 18.
 """
@@ -18,11 +19,11 @@ from typing import Any
 from fanal.core.base.device import device
 from fanal.core.base.dtype import dtype
 from fanal.core.base.shape import Size
-from fanal.core.engine.record import leave_path, unfollowable, unfollowed
+from fanal.core.engine.follow import dispatch
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import Op, unfollowed
 from fanal.core.tensor.sparse import Sparse
 from fanal.core.tensor.tensor import Tensor, view_chain
-
-REASON = "__torch_function__ runs Python"
 
 
 class _Overrides(threading.local):
@@ -53,8 +54,8 @@ _METHOD_OF = {
     for operator, method in (
         pair.split("=")
         for pair in """
-        add=add radd=add iadd=add_ sub=sub isub=sub_ mul=mul rmul=mul imul=mul_ truediv=div itruediv=div_
-        ifloordiv=floor_divide_ mod=remainder imod=remainder_ matmul=matmul neg=neg abs=abs pos=positive
+        add=add radd=add iadd=add_ sub=sub isub=sub_ mul=mul rmul=mul imul=mul_ truediv=div
+        itruediv=div_ ifloordiv=floor_divide_ mod=remainder imod=remainder_ matmul=matmul neg=neg abs=abs pos=positive
         rand=bitwise_and ror=bitwise_or rxor=bitwise_xor ne=ne lt=lt le=le gt=gt ge=ge
         """.split()
     )
@@ -111,8 +112,6 @@ def answer(public: Callable, found: list[Any], args: tuple, kwargs: dict) -> Any
 
     Raises TypeError when none of them does.
     """
-    leave_path()
-    unfollowable(REASON)
     public = getattr(Tensor, _METHOD_OF.get(public.__name__, ""), public)
     types = tuple(map(type, found))
     if overrides.modes and overrides.everything:
@@ -182,7 +181,8 @@ def _prepare(cls: type) -> None:
 
     Tensor itself keeps them as they are, so that a plain tensor pays nothing.
     """
-    if not overrides_calls(cls):
+    cls._asked = overrides_calls(cls)  # type: ignore[attr-defined]
+    if not cls._asked:  # type: ignore[attr-defined]
         return
     for name, member in vars(Tensor).items():
         if (name.startswith("_") and name not in _SPECIAL) or name == "as_subclass":
@@ -201,9 +201,15 @@ def as_subclass(self: Any, cls: type) -> Any:
     """Return a tensor of another class that shares storage and history."""
     if not (isinstance(cls, type) and issubclass(cls, Tensor)):
         raise RuntimeError(f"as_subclass(): cls must be a subclass of Tensor, got {cls!r}")
-    leave_path()
-    unfollowable(REASON)
-    return view_chain(self, (), self._strides, cls=cls)
+    return _as(self, cls)
+
+
+def _view_as(t: Any, cls: type) -> Any:
+    return view_chain(t, (), t._strides, cls=cls)
+
+
+_AS = Op("Tensor.as_subclass", _view_as)
+_as = matcher.function(_AS.key, lambda *args: dispatch(_AS, args, {}), "as_subclass", None, "fanal")
 
 
 def converted(x: Any, cls: type) -> Any:

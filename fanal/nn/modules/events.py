@@ -15,7 +15,7 @@ from typing import Any
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import Op, name, session
+from fanal.core.engine.record import Op, name, session, unfollowable
 from fanal.core.engine.tables import VERSION, Fact
 
 # The files whose layers are one event each.
@@ -71,6 +71,8 @@ def _run(module: Any, *args: Any) -> Any:
     event = session.event
     if event is not None:
         event.facts = facts(module)
+        if event.manual:
+            unfollowable("a layer has tensors of a class with __torch_function__")
     session.opaque = False  # an error inside names the operation that failed, not the layer
     try:
         return module.forward(*args)
@@ -105,9 +107,10 @@ def apart() -> Iterator[None]:
         _apart.depth -= 1
 
 
-def follows(module: Any) -> bool:
+def follows(module: Any, args: tuple) -> bool:
     """Tell whether a call of `module` made here and now is an event of its own."""
-    return session.depth == 0 and not _apart.depth and is_one_event(module)
+    return session.depth == 0 and not _apart.depth and is_one_event(module) and \
+        not any(isinstance(a, Handle) and a._asked for a in args)
 
 
 def one_event(module: Any, args: tuple) -> Any:

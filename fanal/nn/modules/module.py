@@ -90,7 +90,7 @@ class Module(Convertible, Stateful):
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            if events.KINDS.get(type(self), True) and not kwargs and events.follows(self):
+            if events.KINDS.get(type(self), True) and not kwargs and events.follows(self, args):
                 return events.one_event(self, args)
             if self._hooked:
                 return self._call_hooked(args, kwargs)
