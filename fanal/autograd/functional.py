@@ -174,7 +174,7 @@ def _rows(outs: tuple, ins: tuple, create_graph: bool, strict: bool, order: int 
         n = o.numel()
         basis = fanal.eye(n, dtype=o.dtype).reshape(n, *o.shape)
         rows = _grads((o,), ins, (basis,), create_graph, strict, order, (n,))
-        result.append(tuple(r.reshape(*o.shape, *i.shape) for r, i in zip(rows, ins)))
+        result.append(tuple(r.reshape((*o.shape, *i.shape)) for r, i in zip(rows, ins)))
     return result
 
 

@@ -238,7 +238,7 @@ def _basis(xs: list) -> list:
     found = []
     for k, (x, n) in enumerate(zip(xs, sizes)):
         before, after = (fanal.zeros(sum(part), n, dtype=x.dtype) for part in (sizes[:k], sizes[k + 1 :]))
-        found.append(fanal.cat([before, fanal.eye(n, dtype=x.dtype), after]).view(-1, *x.shape))
+        found.append(fanal.cat([before, fanal.eye(n, dtype=x.dtype), after]).view((sum(sizes), *x.shape)))
     return found
 
 
@@ -266,7 +266,7 @@ def jacrev(func: Callable, argnums: Argnums = 0, *, has_aux: bool = False, chunk
         sizes = [o.numel() for o in outs]
         blocks = []
         for o, mine in zip(outs, zip(*(x.split(sizes) for x in leaves(rows)))):
-            parts = [rows.view(*o.shape, *x.shape) for rows, x in zip(mine, leaves(example))]
+            parts = [rows.view((*o.shape, *x.shape)) for rows, x in zip(mine, leaves(example))]
             block = filled(example, parts)
             blocks.append(block[0] if isinstance(argnums, int) else tuple(block))
         jacobian = filled(output, blocks)
@@ -302,7 +302,7 @@ def jacfwd(func: Callable, argnums: Argnums = 0, has_aux: bool = False, *, rando
         blocks = []
         for mine in leaves(columns):
             apart = mine.movedim(0, -1).split([x.numel() for x in ins], -1)
-            block = filled(chosen, [c.reshape(*mine.shape[1:], *x.shape) for c, x in zip(apart, ins)])
+            block = filled(chosen, [c.reshape((*mine.shape[1:], *x.shape)) for c, x in zip(apart, ins)])
             blocks.append(block[0] if isinstance(argnums, int) else block)
         jacobian = filled(output, blocks)
         return (jacobian, mapped(lambda t: t[0], aux[0])) if has_aux else jacobian

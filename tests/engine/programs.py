@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from agreement import STALE
+from agreement import outcome
 
 SHAPES = [(4, 6), (6, 4), (2, 3, 4), (5,), (3, 1), (4, 4)]
 
@@ -559,7 +559,7 @@ def source(seed: int, size: int = 8) -> str:
     return Writer(seed, size, seed % 2 == 1).program()
 
 
-def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int = 5) -> list[list[Any]]:
+def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5) -> list[list[Any]]:
     """Run a program for some rounds; return results, gradients and parameters of each, as `to` makes them.
 
     An exception ends the run and is part of the result: its class counts.
@@ -572,7 +572,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
     dtype = torch.get_default_dtype()  # float64, to see what rounding does; the numbers it begins with are the same
 
     def number(shape: tuple[int, ...]) -> Any:
-        return torch.tensor(r.standard_normal(shape).astype(np.float32)).to(dtype)
+        return torch.tensor((r.standard_normal(shape) * scale).astype(np.float32)).to(dtype)
     params = [number(s).requires_grad_() for s in space["SHAPES"]]
     torch.manual_seed(seed)
     nn, state = torch.nn, []  # type: ignore[var-annotated]
@@ -604,7 +604,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
                 torch, nn.functional, data, params, idx, k, 0.1 * (k + 1), state, mods, opt
             )
         except (RuntimeError, IndexError, ValueError) as e:
-            out.append([STALE if "modified by an inplace operation" in str(e) else type(e).__name__])
+            out.append([outcome(e)])
             for p in (*params, *weights):  # how far backward came is nobody's promise
                 p.grad = None
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from agreement import STALE
+from agreement import outcome
 
 FLOATS = ("float32", "float64", "bfloat16")
 INTS = ("int64", "int32", "uint8")
@@ -36,6 +36,8 @@ class Var:
 
 class Writer:
     """Writes one program."""
+
+    shapes = SHAPES[:5]  # of parameters and data
 
     def __init__(self, seed: int, size: int) -> None:
         self.r = random.Random(f"wide {seed}")
@@ -504,9 +506,9 @@ class Writer:
 
     def program(self) -> str:
         """Return the source of `step`."""
-        shape = self.r.choice(SHAPES[:5])
+        shape = self.r.choice(self.shapes)
         self.p0 = shape
-        self.vars = [Var("w.x", shape, own=False), Var("w.y", self.r.choice(SHAPES[:5]), own=False), Var("w.i", (3,), "int64", False),
+        self.vars = [Var("w.x", shape, own=False), Var("w.y", self.r.choice(self.shapes), own=False), Var("w.i", (3,), "int64", False),
                      Var("w.p[0]", shape, own=False), Var("w.p[1]", (4, 6), own=False), Var("w.p[2]", (4,), own=False)]
         y = self.vars[1].shape
         self.emit("lr = 0.1 * (k + 1)")
@@ -516,7 +518,7 @@ class Writer:
             floats = [v for v in self.vars if v.floating]
             self.train(self.r.sample(floats, min(3, len(floats))))
         results = self.r.sample(self.vars, min(5, len(self.vars)))
-        self.emit(f"return [{', '.join(v.name for v in results)}]")
+        self.lines.append(f"    return [{', '.join(v.name for v in results)}]")
         return f"SHAPES = {[shape, y]!r}\ndef step(torch, F, w, k):\n" + "\n".join(self.lines) + "\n"
 
 
@@ -525,14 +527,14 @@ def source(seed: int, size: int = 12) -> str:
     return Writer(seed, size).program()
 
 
-def world(torch: Any, shapes: list[tuple[int, ...]], r: Any, seed: int) -> Any:
+def world(torch: Any, shapes: list[tuple[int, ...]], r: Any, seed: int, scale: float = 1.0) -> Any:
     """Return what lives over the rounds."""
     nn, w = torch.nn, types.SimpleNamespace()
     torch.manual_seed(seed)
     dtype = torch.get_default_dtype()
 
     def parameter(shape: tuple[int, ...]) -> Any:
-        return torch.tensor(r.standard_normal(shape).astype(np.float32)).to(dtype).requires_grad_()
+        return torch.tensor((r.standard_normal(shape) * scale).astype(np.float32)).to(dtype).requires_grad_()
     w.p = [parameter(shapes[0]), parameter((4, 6)), parameter((4,))]
     w.m = {}
     for d in (4, 6):
@@ -575,7 +577,7 @@ def world(torch: Any, shapes: list[tuple[int, ...]], r: Any, seed: int) -> Any:
     return w
 
 
-def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int = 5) -> list[list[Any]]:
+def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5) -> list[list[Any]]:
     """Run a program for some rounds; return results, gradients, parameters and buffers of each, as `to` makes them.
 
     An exception is the result of its round: its class counts, and whether it says that a saved value was overwritten.
@@ -583,11 +585,11 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
     space: dict[str, Any] = {}
     exec(compile(text, f"wide{seed}.py", "exec"), space)
     r = np.random.default_rng(seed)
-    w = world(torch, space["SHAPES"], r, seed)
+    w = world(torch, space["SHAPES"], r, seed, scale)
     dtype = torch.get_default_dtype()
     out: list[list[Any]] = []
     for k in range(rounds):
-        w.x, w.y = (torch.tensor(r.standard_normal(s).astype(np.float32)).to(dtype) for s in space["SHAPES"])
+        w.x, w.y = (torch.tensor((r.standard_normal(s) * scale).astype(np.float32)).to(dtype) for s in space["SHAPES"])
         w.i = torch.tensor(r.integers(0, 100, 3))
         w.seen.clear()
         if seed % 3 or k == 3:  # others accumulate over the rounds
@@ -596,7 +598,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], rounds: int 
         try:
             results = space["step"](torch, torch.nn.functional, w, k)
         except (RuntimeError, IndexError, ValueError, TypeError) as e:
-            out.append([STALE if "modified by an inplace operation" in str(e) else type(e).__name__])
+            out.append([outcome(e)])
             for p in w.all:  # how far backward came is nobody's promise
                 p.grad = None
             continue

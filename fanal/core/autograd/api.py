@@ -15,7 +15,7 @@ from fanal.core.engine.record import name, session, unfollowable
 from fanal.core.ir.batch import Batch, number
 from fanal.core.ir.prims import add, alias, concat, full, put, reshape, take, zeros
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import read, value, write
+from fanal.core.tensor.alias import arrival, read, value, write
 from fanal.core.tensor.sparse import ROWS_WANTED, Sparse, make
 from fanal.core.tensor.tensor import wrap
 
@@ -163,7 +163,7 @@ def backward(
     if not targets:
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     with grad_mode(True):
-        nodes = [read(t) for t in targets]
+        nodes = [arrival(t) for t in targets]
     keys = [_key(t, n) for t, n in zip(targets, nodes)]
     found = yield from gradients(roots, cots, set(keys), create_graph=create_graph, retain=retain, accumulate=None)
     for t, key in zip(targets, keys):
@@ -200,7 +200,7 @@ def grad(
     retain = create_graph if retain_graph is None else retain_graph
     roots, cots = _roots(outs, gs, create_graph)
     with grad_mode(True):
-        nodes = [read(t) for t in ins]
+        nodes = [arrival(t) for t in ins]
     for n in nodes:
         if not n.needs_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")

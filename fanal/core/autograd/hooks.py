@@ -21,7 +21,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, leave_path, session, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import check_origin, read, value
+from fanal.core.tensor.alias import check_origin, history, read
 from fanal.core.tensor.tensor import Tensor, blank, wrap
 
 REASON = "a tensor that is no leaf retains its gradient"
@@ -149,7 +149,7 @@ def _hooks_of_value(t: Any) -> Hooks:
 
 
 def _present(t: Any) -> Node:
-    n = value(t)
+    n = history(t)
     check_origin(t, n)
     return n
 

@@ -123,6 +123,9 @@ def _run_recorded(touched: dict) -> None:
         forget(drawn.originals)
     elif live:
         extra = residuals([st.node for st in live]) + directions([st.node for st in live])
+        if s.vmapped:
+            hidden = unknown(toposort(extra))
+            extra = [n for n in extra if id(n) not in hidden]
         _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()))
     if live:
         ledger.flushes += 1

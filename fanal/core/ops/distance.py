@@ -100,7 +100,7 @@ def pdist(input: Any, p: float = 2.0) -> Any:
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
     """Return the p-norm of x1 - x2 + eps over the last dimension."""
     y = pairwise_node(*nodes_of(x1, x2), float(p), eps)
-    return wrap(P.reshape(y, (*y.shape, 1)) if keepdim else y)
+    return wrap(P.reshape(y, (*y.shape, 1)) if keepdim and (x1._shape or x2._shape) else y)
 
 
 def pairwise_node(a: Node, b: Node, p: float, eps: float) -> Node:
@@ -108,7 +108,7 @@ def pairwise_node(a: Node, b: Node, p: float, eps: float) -> Node:
     d = P.sub(a, b)
     d = P.convert(d, floating(d.dtype))
     d = P.add(d, number(float(eps), d.dtype))
-    return norm_node(d, p, (len(d.shape) - 1,), False)
+    return norm_node(d, p, (len(d.shape) - 1,) if d.shape else (), False)
 
 
 @public(method=False)

@@ -4,7 +4,7 @@ Four ways, named by the operator's `out` option:
   True    the result is converted as `torch.can_cast` allows, and the tensor may be one of the operands,
   "same"  the tensor must have the dtype of the result and share no memory with the operands,
   "apart" as True, but no memory may be shared,
-  "fill"  a factory: in a call without dtype= the tensor decides the dtype.
+  "fill"  in a call without dtype= the tensor decides the dtype: factories, sums and products.
 """
 
 from __future__ import annotations
@@ -37,11 +37,6 @@ def accepting_out(fn: Callable, name: str, way: bool | str = True) -> Callable:
             if not isinstance(o, Handle):
                 raise TypeError(f"{name}(): argument 'out' must be Tensor, not {type(o).__name__}")
         operands = [x for x in (*args, *kwargs.values()) for x in _tensors(x)]
-        if state.grad and any(x.requires_grad for x in (*outs, *operands)):  # type: ignore[attr-defined]
-            raise RuntimeError(
-                f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of "
-                "the arguments requires grad."
-            )
         if state.forward is not None and any(read(x).tangents for x in (*outs, *operands)):
             raise NotImplementedError(
                 f"Trying to use forward AD with {name}_out that does not support it because it is an out= function"
@@ -53,6 +48,11 @@ def accepting_out(fn: Callable, name: str, way: bool | str = True) -> Callable:
         if several != isinstance(r, tuple) or len(outs) != len(results):
             wanted = f"a tuple of {len(results)} Tensors" if isinstance(r, tuple) else "Tensor"
             raise TypeError(f"{name}(): argument 'out' must be {wanted}, not {type(out).__name__}")
+        if state.grad and any(x.requires_grad for x in (*outs, *results)):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of "
+                "the arguments requires grad."
+            )
         nodes = [read(x) for x in results]
         for o, n in zip(outs, nodes):
             _check(o, n, operands, way)
@@ -83,7 +83,7 @@ def _check(out: Any, n: Node, operands: list[Handle], way: bool | str) -> None:
         )
     check_single_memory(out)
     for x in operands:
-        if x._storage is out._storage and _overlap(out, n.shape, x, way is not True):
+        if x._storage is out._storage and _overlap(out, n.shape, x, way in ("same", "apart")):
             raise RuntimeError(
                 "unsupported operation: some elements of the input tensor and the written-to tensor refer to a "
                 "single memory location. Please clone() the tensor before performing the operation."

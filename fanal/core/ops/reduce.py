@@ -34,7 +34,7 @@ def sum_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     return keep(P.sum_(x, dims), x.shape, dims, keepdim)
 
 
-@public(out=True)
+@public(out="fill")
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the sum over `dim` (all by default). Booleans and integers are summed in int64."""
     d = dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
@@ -87,7 +87,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype 
     return wrap_like(mean_node(node_of(input, d), _dims(dim, input.ndim), keepdim), input)
 
 
-@public(out=True)
+@public(out="fill")
 def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the product over one dimension, or of all elements."""
     d = dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)

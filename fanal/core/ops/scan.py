@@ -21,7 +21,7 @@ def _summed(input: Any, dtype: dt.dtype | None) -> dt.dtype:
     return dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
 
 
-@public(out=True)
+@public(out="fill")
 def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running sums along a dimension. Booleans and integers are summed in int64."""
     d = wrap_dim(dim, len(input._shape))
@@ -33,7 +33,7 @@ def _reversed_sum(g: Node, d: int) -> Node:
     return P.flip(P.scan(P.flip(g, (d,)), "add", d), (d,))
 
 
-@public(out=True)
+@public(out="fill")
 def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""
     d = wrap_dim(dim, len(input._shape))

@@ -13,7 +13,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
-from fanal.core.ops.build import is_number, public, read
+from fanal.core.ops.build import is_number, public, read, result_type
 from fanal.core.ops.named import named
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.spaced import points
@@ -263,10 +263,8 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
     if is_number(values) and r.dtype.category == 1 and isinstance(values, float):
         v = P.full((), values, dt.get_default())
     if v.dtype is not r.dtype and not is_number(values):
-        raise RuntimeError(
-            f"torch.{name}(): boundary tensor and input value tensor should have same dtype, but got boundary "
-            f"tensor dtype {dt.scalar_name(r.dtype)} and input value tensor dtype {dt.scalar_name(v.dtype)}"
-        )
+        common = result_type(rows, values)
+        r, v = P.convert(r, common), P.convert(v, common)
     if len(r.shape) != 1 and (not v.shape or r.shape[:-1] != v.shape[:-1]):
         raise RuntimeError(
             f"torch.{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries "

@@ -21,7 +21,7 @@ from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import check_inplace, public, read, result, wrap
-from fanal.core.tensor.alias import strides_as_views
+from fanal.core.tensor.alias import leaf_of, strides_as_views
 from fanal.core.tensor.tensor import strides_of, view_chain
 
 
@@ -231,6 +231,8 @@ def reversed_dims(self: Any) -> Any:
 def matrix_transpose(self: Any) -> Any:
     """The tensor with its last two dimensions swapped."""
     n = len(self._shape)
+    if not n:
+        return view_chain(self, (), None)
     if n < 2:
         raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {n}-D "
                            f"tensor.")
@@ -252,6 +254,8 @@ def conjugate_transpose(self: Any) -> Any:
 def adjoint(input: Any) -> Any:
     """Return the last two dimensions swapped, conjugated."""
     n = len(input._shape)
+    if not n:
+        return conj(input)
     if n < 2:
         raise RuntimeError(f"tensor.adjoint() is only supported on matrices or batches of matrices. Got "
                            f"{n}-D tensor.")
@@ -398,17 +402,18 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
                            f"and itemsize {k} "
                            f"requiring a storage size of {(last + 1) * k} are out of bounds for storage of "
                            f"size {base * k}")
-    size_here = math.prod(input._shape)
-    start = offset - input._offset
-    if is_contiguous(input._shape, strides_of(input)) and start >= 0 and last - input._offset < size_here:
-        chain: Chain = ((P.reshape, ((size_here,),)), *strides_as_views(shape, st, start, size_here))
-        return view_chain(input, chain, None if st == contiguous_strides(shape) else st, offset)
+    strides = None if st == contiguous_strides(shape) else st
+    for t in (input, None if input._detached else leaf_of(input)):  # a leaf's view is part of the leaf
+        if t is None or t._dtype is not input._dtype or not is_contiguous(t._shape, strides_of(t)):
+            continue
+        size, start = math.prod(t._shape), offset - t._offset
+        if start >= 0 and last - t._offset < size:
+            chain: Chain = ((P.reshape, ((size,),)), *strides_as_views(shape, st, start, size))
+            return view_chain(t, chain, strides, offset)
     flat = whole(input)
     if flat._dtype is not input._dtype:
         flat = _view_dtype(flat[:base * k // flat._dtype.itemsize], input._dtype)
-    return view_chain(flat, strides_as_views(shape, st, offset, flat._shape[0]),
-                      None if st == contiguous_strides(shape) else st,
-                      offset)
+    return view_chain(flat, strides_as_views(shape, st, offset, flat._shape[0]), strides, offset)
 
 
 def whole(t: Any) -> Any:

@@ -19,8 +19,9 @@ from fanal.core.tensor.tensor import wrap
 
 def _begin(size: int, randomness: str, tensors: Sequence[Any], dims: tuple[int, ...]) -> tuple:
     """Begin a level of `size` examples; return the part of each tensor, along its dimension, that is the example's."""
+    nodes = [read(t) for t in tensors]  # may raise: no level is open yet
     level = levels.enter(size, randomness)
-    return tuple([wrap(level.example(read(t), d)) for t, d in zip(tensors, dims)])
+    return tuple([wrap(level.example(n, d)) for n, d in zip(nodes, dims)])
 
 
 def _part(t: Any, depth: int) -> Any:

@@ -20,7 +20,9 @@ from fanal.core.engine.level import check_written
 from fanal.core.engine.record import busy, flush, hold, note_snapshot, session
 from fanal.core.ir.prims import (
     alias,
+    bitcast,
     broadcast,
+    convert,
     detach,
     flip,
     full,
@@ -46,6 +48,12 @@ def value(t: Handle) -> Node:
     s = t._storage
     if s.foreign is not None and not s.meta:
         return _snapshot(t)
+    return history(t)
+
+
+def history(t: Handle) -> Node:
+    """Return the value a tensor holds, though somebody outside may change its bytes: where gradients of it arrive."""
+    s = t._storage
     if t._seen == s.version and not _outlived(t._node, s.node):
         return t._node
     leaf = None if t._detached or s.node.needs_grad else leaf_of(t)
@@ -85,9 +93,9 @@ def _snapshot(t: Handle) -> Node:
     n = given(np.array(a, order="C", copy=True), t._dtype)
     n.home = (ref(s), s.version)  # so it never becomes another tensor's own value: that would be no result of its event
     note_snapshot(n, t)
-    if not t._detached:  # keep the history, take the bytes; a view of a leaf has its history in its own value
-        past = derive(s.node, t._chain) if s.node.needs_grad else t._node if t._seen == s.version else None
-        if past is not None and past.needs_grad:
+    if not t._detached:
+        past = history(t)
+        if past.needs_grad:
             n = tape((n, past), _pass)
     return n
 
@@ -108,6 +116,15 @@ def read(t: Handle) -> Node:
         if not n.needs_grad and of_history(t):
             n = tape((n,), _lost)
             n.needs_grad = True
+    return n
+
+
+def arrival(t: Handle) -> Node:
+    """Return the value at which the gradient of a tensor arrives."""
+    if t._leaf or t._storage.foreign is None:
+        return read(t)
+    n = history(t)
+    check_origin(t, n)
     return n
 
 
@@ -262,14 +279,29 @@ HISTORY = frozenset((_unseen, _lost, _overwritten))
 
 def write_through(root: Node, chain: Chain, new: Node) -> Node:
     """Return the root value after the view at the end of `chain` was set to `new`."""
-    if not chain:
-        return new
+    first = next((k for k, (row, _) in enumerate(chain) if row in _REPEATING), len(chain))
     values = [root]
-    for row, params in chain[:-1]:
+    for row, params in chain[:first]:
         values.append(row(values[-1], *params))
-    for (row, params), before in zip(reversed(chain), reversed(values)):
+    if first < len(chain):
+        new = _write_places(values[-1], chain[first:], new)
+    for (row, params), before in zip(reversed(chain[:first]), reversed(values[:-1])):
         new = unview(row, params, before, new)
     return new
+
+
+_REPEATING = (window, broadcast, strided)  # views that may show one element in several places
+
+
+def _write_places(x: Node, chain: Chain, v: Node) -> Node:
+    """Return x with the elements that a chain of views shows replaced by `v`, and no others: a view of a part leaves
+    the other places where the same elements show."""
+    flat = reshape(_positions(x), x.shape)
+    for row, params in chain:
+        if row in (bitcast, convert, recast):
+            raise RuntimeError("writing through a view in another dtype of elements that may repeat is not supported")
+        flat = row(flat, *params)
+    return reshape(put(reshape(x, (x.size,)), reshape(flat, (v.size,)), reshape(v, (v.size,)), 0, "set"), x.shape)
 
 
 def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
@@ -285,12 +317,6 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
         return update_slice(x, v, *params)
     if row is flip:
         return flip(v, *params)
-    if row is window or row is broadcast or row is strided:
-        flat = reshape(_positions(x), x.shape)
-        at = reshape(row(flat, *params), (v.size,))
-        return reshape(put(reshape(x, (x.size,)), at, reshape(v, (v.size,)), 0, "set"), x.shape)
-    from fanal.core.ir.prims import bitcast, convert
-
     if row is bitcast:
         return bitcast(v, x.dtype)
     if row is convert:

@@ -1,0 +1,135 @@
+"""What random programs found, each case by itself: programs of a few lines, run by PyTorch and by Fanal."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from oracle import agree
+
+import fanal
+
+torch = pytest.importorskip("torch")
+
+
+def of_both(program: Any) -> None:
+    """Check that both libraries return the same tensors, or raise the same class of error, twice."""
+    for _ in range(2):
+        expected, got = outcome(program, torch), outcome(program, fanal)
+        assert type(expected) is type(got), f"torch {expected}, fanal {got}"
+        if isinstance(expected, str):
+            assert got == expected
+            continue
+        assert len(got) == len(expected)
+        for a, b in zip(expected, got):
+            agree(a, b, text=False, strides=False)
+
+
+def outcome(program: Any, m: Any) -> Any:
+    try:
+        found = program(m)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        return type(error).__name__
+    return found if isinstance(found, list) else [found]
+
+
+@pytest.mark.parametrize("write", [
+    lambda t: t[0].mul_(2), lambda t: t[:1].add_(1), lambda t: t.unsqueeze(0)[:, 0].mul_(2), lambda t: t.T[1:].select(1, 1).neg_(),
+    lambda t: t.as_strided((3, 2), (1, 1))[1:, 0].zero_(), lambda t: t[1].unfold(0, 2, 1)[1].sub_(3), lambda t: t[0][1:].copy_(t[1][:2] * 3),
+], ids=range(7))
+def test_a_write_through_a_part_of_a_view_that_repeats(write: Any) -> None:
+    """Where an element shows twice, the place that is not written kept its old value and put it back."""
+    def program(m: Any) -> list[Any]:
+        x = m.arange(3.)
+        t = x.expand(2, 3)
+        write(t)
+        return [x, t]
+    of_both(program)
+
+
+def test_a_gradient_through_a_write_to_a_repeated_element() -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.arange(3.).requires_grad_()
+        y = x * 2
+        y.expand(2, 3)[0][1:].mul_(x[:2])
+        (y * y).sum().backward()
+        return [y, x.grad]
+    of_both(program)
+
+
+@pytest.mark.parametrize("share", [lambda q: q, lambda q: q[:2], lambda q: q.view(3)])
+def test_gradients_at_a_tensor_whose_memory_is_shared_with_numpy(share: Any) -> None:
+    """A copy of the bytes stood for the tensor: gradients, hooks and transforms looked for them at another copy."""
+    def program(m: Any) -> list[Any]:
+        p, seen = m.arange(3.).requires_grad_(), []
+        q = share(p * 1.5)
+        array = q.detach().numpy()
+        q.register_hook(seen.append)
+        q.retain_grad()
+        y = (q * q).sum() + float(array[0])
+        g, = m.autograd.grad(y, q, retain_graph=True)
+        y.backward()
+        return [g, *seen, q.grad, p.grad]
+    of_both(program)
+
+
+@pytest.mark.parametrize("call", [
+    lambda m, x: m.gt(x.detach(), x, out=m.empty(3)), lambda m, x: m.argmax(x, 0, out=m.empty((), dtype=m.int64)),
+    lambda m, x: m.floor(x, out=m.empty(3)), lambda m, x: m.logical_and(x, x, out=m.empty(3, dtype=m.bool)),
+    lambda m, x: m.sum(x.detach(), 0, out=m.empty((), dtype=m.int32)), lambda m, x: m.cumprod(x.detach() * (1 + 1j), 0, out=m.empty(3)),
+    lambda m, x: m.cumsum(x.detach().double(), 0, out=m.empty(3)), lambda m, x: m.prod(x.detach(), 0, dtype=m.float64, out=m.empty(())),
+], ids=range(8))
+@pytest.mark.filterwarnings("ignore")  # of complex numbers cast to real
+def test_out(call: Any) -> None:
+    """Only results with a gradient are refused; sums and products are computed in the dtype of out."""
+    def program(m: Any) -> Any:
+        return call(m, m.tensor([1.5, 2.6, 300.7], requires_grad=True))
+    of_both(program)
+
+
+@pytest.mark.parametrize("program", [
+    lambda m: m.func.jacrev(lambda z: z.cummax(0)[0])(m.tensor(2.)), lambda m: m.func.hessian(lambda z: z.sin())(m.tensor(2.)),
+    lambda m: m.func.jacfwd(lambda z: z.exp())(m.tensor(2.)), lambda m: m.autograd.functional.jacobian(lambda z: z * z, m.tensor(2.)),
+    lambda m: m.func.jacrev(lambda z: z.sum())(m.ones(0, 2)),
+], ids=range(5))
+def test_derivatives_by_no_dimensions(program: Any) -> None:
+    of_both(program)
+
+
+def test_a_value_that_does_not_differ_between_examples_is_read_beside_a_tangent_that_does() -> None:
+    def program(m: Any) -> Any:
+        x, f = m.arange(6.).view(2, 3), m.nn.functional.gaussian_nll_loss  # f looks whether the variance is negative
+        return m.vmap(lambda v: m.func.jvp(lambda z: f(z, z * 2, z.abs() + 1), (x,), (v,))[1])(m.stack([m.ones(2, 3), x]))
+    of_both(program)
+
+
+def test_a_vmap_that_cannot_begin_leaves_nothing_open() -> None:
+    def program(m: Any) -> Any:
+        a, _ = (m.ones(4).requires_grad_() * 1).split(2)
+        a.detach().add_(1)
+        try:
+            m.vmap(lambda z: z * 2)(a)
+        except RuntimeError:
+            pass
+        m.manual_seed(0)
+        return m.rand(3)  # refused inside vmap
+    of_both(program)
+
+
+@pytest.mark.parametrize("program", [
+    lambda m: m.nn.functional.pairwise_distance(m.tensor(0.5), m.tensor(2.), keepdim=True), lambda m: m.tensor(0.5).mT, lambda m: m.tensor(1j).mH,
+    lambda m: m.searchsorted(m.tensor([0.1, 0.2]), m.tensor([0.1], dtype=m.float64)), lambda m: m.bucketize(m.tensor([1, 2]), m.tensor([0.5, 1.5])),
+    lambda m: m.searchsorted(m.tensor([1, 2, 3]), m.tensor([1.5, 2.5])),
+], ids=range(6))
+def test_operators(program: Any) -> None:
+    """No dimensions; boundaries of another dtype than the values."""
+    of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda p: p[1:], lambda p: p[:, :3], lambda p: p.view(-1)])
+def test_as_strided_of_a_view_of_a_leaf_has_a_gradient(view: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        p = m.arange(24.).view(4, 6).requires_grad_()
+        y = view(p).as_strided((2, 2), (6, 1))
+        (y * y).sum().backward()
+        return [y, p.grad]
+    of_both(program)
