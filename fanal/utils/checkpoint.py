@@ -1,6 +1,6 @@
 """Checkpoints: run a part of the model again in backward instead of keeping its values.
 
-Backward runs the user's Python again, so a segment with a checkpoint in it is never followed.
+Backward stops at a checkpoint and runs the user's Python again, whose calls are events as ever.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
+
 import fanal
 from fanal.core.autograd.backward import gradients, target
-from fanal.core.autograd.callbacks import drive, stepwise
+from fanal.core.autograd.callbacks import Callback, Rule, Walk, next_note, number_of, stepwise, values
+from fanal.core.autograd.events import event
 from fanal.core.base.dtype import float32
 from fanal.core.base.missing import finder
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.record import leave_path, unfollowable
+from fanal.core.engine.record import leave_path, session, unfollowable
+from fanal.core.engine.rng import rng
 from fanal.core.ir.prims import add, detach, full, tape, zeros
 from fanal.core.ir.program import Node
+from fanal.core.ops.random import default_generator
 from fanal.core.tensor.alias import read, value
 from fanal.core.tensor.tensor import Tensor, wrap
 
-_REASON = "a checkpoint runs Python again in backward"
 _debug = False
 
 
@@ -74,36 +78,98 @@ def _map(f: Callable, x: Any) -> Any:
     return x
 
 
-@contextmanager
-def _random_state(kept: Any) -> Iterator[None]:
-    if kept is None:
-        yield
-        return
-    now = fanal.get_rng_state()
-    fanal.set_rng_state(kept)
-    try:
-        yield
-    finally:
-        fanal.set_rng_state(now)
+class _Draws:
+    """The random numbers that a region draws, so that they can be drawn again."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.pairs: list[tuple] = []  # of the counter behind dropout, in the recorded graph
+        self.state: Any = None  # of the CPU generator as the region began, if it drew from that
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Note what is drawn inside this block."""
+        if not self.wanted:
+            yield
+            return
+        if session.depth:
+            unfollowable("a checkpoint inside an event")
+        stream = default_generator._mt
+        before = stream.get_state()
+        session.notes.append(self)
+        _keep_event()
+        try:
+            yield
+        except BaseException:
+            leave_path()
+            unfollowable("a checkpointed function raised")
+            _forget(self.pairs)
+            raise
+        _kept_event(number_of(self))
+        self.state = None if np.array_equal(before, stream.get_state()) else before
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw the same inside this block."""
+        if not self.wanted:
+            yield
+            return
+        stream = default_generator._mt
+        outside = None
+        if self.state is not None:
+            outside = stream.get_state()
+            stream.set_state(self.state)
+        _repeat_event(number_of(self))
+        try:
+            yield
+        except BaseException:
+            leave_path()
+            rng.repeated.clear()
+            raise
+        finally:
+            if outside is not None:
+                stream.set_state(outside)
+        _repeated_event()
 
 
-class _Region:
+def _forget(pairs: list[tuple]) -> None:
+    rng.kept[:] = [kept for kept in rng.kept if kept is not pairs]
+
+
+def _keep() -> None:
+    draws = session.notes[next_note(lambda: _Draws(True))]
+    draws.pairs = []
+    rng.kept.append(draws.pairs)
+
+
+def _kept(number: int) -> None:
+    _forget(session.notes[number].pairs)
+
+
+def _repeat(number: int) -> None:
+    rng.repeated.append(iter(session.notes[number].pairs))
+
+
+def _repeated() -> None:
+    rng.repeated.pop()
+
+
+class _Region(Callback):
     """One checkpointed call: enough to run it again."""
 
-    name = "CheckpointBackward"
-
-    def __init__(
-        self, function: Callable, args: tuple, kwargs: dict, preserve: bool, again: AbstractContextManager
-    ) -> None:
-        self.function, self.args, self.kwargs, self.again = function, args, kwargs, again
-        self.random = fanal.get_rng_state() if preserve else None
+    def __init__(self, function: Callable, args: tuple, kwargs: dict, draws: _Draws, again: AbstractContextManager) -> None:
+        self.function, self.args, self.kwargs, self.draws, self.again = function, args, kwargs, draws, again
         self.given = _tensors((args, kwargs), [])
-        self.versions = [t._storage.version for t in self.given]
-        self.inputs: list[Node] = []
         self.shapes: list[tuple] = []
+        # Where the graph is recorded:
+        self.versions: list[int] = []  # of what was given
+        self.inputs: list[Node] = []
         self.waiting: dict[int, dict[int, Node]] = {}
 
     def check(self) -> None:
+        """Raise if an argument was written since. In a followed segment none was."""
+        if session.path is not None:
+            return
         for t, v in zip(self.given, self.versions):
             if t._storage.version != v:
                 raise RuntimeError(
@@ -112,12 +178,11 @@ class _Region:
                     f"{t._storage.version}; expected version {v} instead."
                 )
 
-    def backward(self, grads: dict[int, Node]) -> list[Node | None]:
-        """Run the function again and take its gradients."""
-        unfollowable(_REASON)
+    def answer(self, grads: tuple) -> tuple:
+        """Run the function again; return the gradients of what it was computed from."""
         self.check()
         create = state.grad
-        with _random_state(self.random), grad_mode(True), self.again:
+        with self.draws.again(), fanal.enable_grad(), self.again:
             out = self.function(*self.args, **self.kwargs)
         outs = _tensors(out, [])
         if [tuple(o.shape) for o in outs] != self.shapes:
@@ -126,23 +191,31 @@ class _Region:
                 f"metadata than during the forward pass: {self.shapes} then, "
                 f"{[tuple(o.shape) for o in outs]} now"
             )
-        with grad_mode(True):
-            roots = [read(outs[k]) for k in grads]
-        if not all(r.needs_grad for r in roots):
-            raise CheckpointError("torch.utils.checkpoint: an output that required gradients no longer does")
-        found = drive(stepwise(gradients)(
-            roots,
-            list(grads.values()),
-            {target(i) for i in self.inputs},
-            create_graph=create,
-            retain=True,
-            accumulate=None,
-            stop=True,
-        ))
-        return [found.get(target(i)) for i in self.inputs]
+        pairs = [(o, g) for o, g in zip(outs, grads) if g is not None]
+        return _pulled_event(number_of(self), create, *[o for o, _ in pairs], *[g for _, g in pairs])
 
 
-class _Rule:
+def _pulled(number: int, create: bool, *tensors: Any) -> Walk:
+    """Return the gradients of what a region was computed from: of its second outputs, for their gradients."""
+    region, half = session.notes[number], len(tensors) // 2
+    with grad_mode(True):
+        roots = [read(o) for o in tensors[:half]]
+    if not all(r.needs_grad for r in roots):
+        raise CheckpointError("torch.utils.checkpoint: an output that required gradients no longer does")
+    found = yield from gradients(
+        roots,
+        values(tensors[half:]),
+        {target(i) for i in region.inputs},
+        create_graph=create,
+        retain=True,
+        accumulate=None,
+        stop=True,
+    )
+    grads = [found.get(target(i)) for i in region.inputs]
+    return tuple([None if g is None else wrap(g) for g in grads])
+
+
+class _Output:
     """The gradient rule of one output of a region: leave the gradient at the hub."""
 
     __slots__ = ("__weakref__", "k", "region")
@@ -156,17 +229,19 @@ class _Rule:
         waiting[self.k] = add(waiting[self.k], g) if self.k in waiting else g
         return [zeros((), float32)]
 
-    def release(self) -> None:
-        """Keep everything: the region can run any number of times."""
 
-
-class _Hub(_Rule):
+class _Hub(Rule):
     """The gradient rule of the hub on which all outputs hang."""
 
     __slots__ = ()
+    name = "CheckpointBackward"
 
-    def __call__(self, g: Node, y: Node, *inputs: Node) -> list[Node | None]:
-        return self.region.backward(self.region.waiting.pop(id(y), {}))
+    def __init__(self, region: _Region) -> None:
+        self.callback = region
+
+    def given(self, g: Node, y: Node) -> list[Node | None]:
+        waiting = self.callback.waiting.pop(id(y), {})
+        return [waiting.get(k) for k in range(len(self.callback.shapes))]
 
 
 def _boundary(roots: list[Node], given: set[int]) -> list[Node]:
@@ -193,32 +268,41 @@ def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, contex
     if not state.grad:
         with forward:
             return function(*args, **kwargs)
-    leave_path()
-    unfollowable(_REASON)
-    region = _Region(function, args, kwargs, preserve, again)
-    with forward:
+    region = _Region(function, args, kwargs, _Draws(preserve), again)
+    with region.draws.first(), forward:
         out = function(*args, **kwargs)
     outs = _tensors(out, [])
     region.shapes = [tuple(o.shape) for o in outs]
-    region.versions = [t._storage.version for t in region.given]
+    if session.depth:
+        unfollowable("a checkpoint inside an event")
+    session.notes.append(region)
+    made = iter(_outputs_event(len(region.given), *region.given, *outs))
+    return _map(lambda _: next(made), out)
+
+
+def _outputs(count: int, *tensors: Any) -> tuple:
+    """Return the outputs of the region that was noted, hanging on what they were computed from and nothing between."""
+    region = session.notes[next_note(_unnoted)]
+    given, outs = tensors[:count], tensors[count:]
+    region.versions = [t._storage.version for t in given]
     with grad_mode(True):
         roots = [read(o) for o in outs]
-        given = {id(read(t)) for t in region.given if t.requires_grad}
-        region.inputs = _boundary(roots, given)
-        hub = tape((full((), 0, float32), *region.inputs), _Hub(region, 0)) if region.inputs else None
-    count = iter(range(len(outs)))
+        values_given = {id(read(t)) for t in given if t.requires_grad}
+        region.inputs = _boundary(roots, values_given)
+        hub = tape((full((), 0, float32), *region.inputs), _Hub(region)) if region.inputs else None
+        return tuple([
+            t if hub is None or not t.requires_grad or id(root) in values_given
+            else wrap(tape((detach(value(t)), hub), _Output(region, k)), t._strides)
+            for k, (t, root) in enumerate(zip(outs, roots))])
 
-    def result(t: Any) -> Any:
-        k = next(count)
-        if hub is None or not t.requires_grad or id(roots[k]) in given:
-            return t
-        with grad_mode(True):
-            return wrap(tape((detach(value(t)), hub), _Rule(region, k)), t._strides)
 
-    made = _map(result, out)
-    leave_path()
-    unfollowable(_REASON)
-    return made
+def _unnoted() -> Any:
+    raise AssertionError("nobody has noted this region")
+
+
+_keep_event, _kept_event = event("checkpoint.keep", _keep), event("checkpoint.kept", _kept)
+_repeat_event, _repeated_event = event("checkpoint.repeat", _repeat), event("checkpoint.repeated", _repeated)
+_outputs_event, _pulled_event = event("checkpoint", _outputs), event("checkpoint.pulled", stepwise(_pulled))
 
 
 class CheckpointFunction(fanal.autograd.Function):
@@ -226,12 +310,11 @@ class CheckpointFunction(fanal.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run_function: Callable, preserve_rng_state: bool, *args: Any) -> Any:
-        ctx.run_function, ctx.given = run_function, args
-        ctx.random = fanal.get_rng_state() if preserve_rng_state else None
+        ctx.run_function, ctx.draws = run_function, _Draws(preserve_rng_state)
         ctx.at = [k for k, a in enumerate(args) if isinstance(a, Tensor)]
         ctx.save_for_backward(*(args[k] for k in ctx.at))
         ctx.given = tuple(None if isinstance(a, Tensor) else a for a in args)
-        with fanal.no_grad():
+        with ctx.draws.first(), fanal.no_grad():
             return run_function(*args)
 
     @staticmethod
@@ -240,7 +323,7 @@ class CheckpointFunction(fanal.autograd.Function):
         for k, t in zip(ctx.at, ctx.saved_tensors):
             inputs[k] = t
         own = detach_variable(tuple(inputs))
-        with _random_state(ctx.random), fanal.enable_grad():
+        with ctx.draws.again(), fanal.enable_grad():
             outputs = ctx.run_function(*own)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         pairs = [(o, g) for o, g in zip(outputs, grads) if isinstance(o, Tensor) and o.requires_grad]

@@ -310,12 +310,50 @@ def one_optimizer_steps_twice_in_a_backward(m):
     return out
 
 
+def checkpoints_draw_the_same_again(m):
+    from importlib import import_module
+    checkpoint = import_module(f"{m.__name__}.utils.checkpoint").checkpoint
+    m.manual_seed(7)
+    w = m.nn.Parameter(m.randn(4))
+    out = []
+    for k in range(8):
+        w.grad = None
+        y = checkpoint(lambda w: checkpoint(lambda w: w * m.randn(4), w, use_reentrant=False).sin() * m.rand(4),
+                       w * 2, use_reentrant=k > 4)
+        y.sum().backward()
+        out.append((y.detach(), w.grad.clone(), m.rand(1)))
+    return out
+
+
+def a_checkpoint_changes_what_it_does(m):
+    from importlib import import_module
+    module = import_module(f"{m.__name__}.utils.checkpoint")
+    m.manual_seed(8)
+    w = m.nn.Parameter(m.randn(4))
+    out, count = [], [0]
+
+    def f(x):
+        count[0] += 1
+        if count[0] == 11:
+            raise ValueError("once")
+        return x.tanh() if count[0] < 9 else x.sin()
+    for _ in range(9):
+        w.grad = None
+        try:
+            y = module.checkpoint(f, w * 2, use_reentrant=False)
+            y.sum().backward()
+            out.append((y.detach(), w.grad.clone()))
+        except ValueError as e:
+            out.append(str(e))
+    return out, count
+
+
 CASES = (
     a_flag_changes_what_a_hook_does, hooks_come_and_go, a_hook_adds_and_removes_others, a_hook_reads_its_gradient,
     a_hook_raises_once, a_hook_writes_in_place, a_function_branches, a_function_comes_and_goes,
     a_function_is_differentiated_twice, saved_tensors_are_overwritten_in_some_steps,
     values_are_read_inside_a_function, a_loss_is_read_before_backward, a_graph_is_walked_twice,
-    one_optimizer_steps_twice_in_a_backward)
+    one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does)
 
 
 def _flat(x: Any) -> list[Any]:
@@ -330,3 +368,22 @@ def test_what_changes_between_steps(case: Callable) -> None:
     assert len(found) == len(expected)
     for e, f in zip(expected, found):
         assert f == e if isinstance(e, str) else f == pytest.approx(e, rel=2e-5, abs=1e-6), (found, expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_dropout_in_a_checkpoint_is_the_same_again_and_followed(reentrant: bool) -> None:
+    from fanal.utils.checkpoint import checkpoint
+    w, masks = fanal.nn.Parameter(fanal.ones(64)), set()
+    opt = fanal.optim.SGD([w], lr=0.0)
+    for k in range(8):
+        if k == 3:
+            before = ledger.snapshot()
+        opt.zero_grad()
+        y = checkpoint(lambda w: fanal.nn.functional.dropout(fanal.nn.functional.dropout(w * 3, 0.3), 0.3), w,
+                       use_reentrant=reentrant)
+        y.sum().backward()
+        opt.step()
+        assert y.tolist() == w.grad.tolist()
+        masks.add(tuple(y.tolist()))
+    assert len(masks) == 8
+    assert ledger.snapshot()["recorded"] == before["recorded"]

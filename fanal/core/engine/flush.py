@@ -13,6 +13,7 @@ from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
+from fanal.core.engine.rng import rng
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, Program, toposort
@@ -92,8 +93,8 @@ def _run_recorded(touched: dict) -> None:
     mode: tuple = ()
     if s.events:
         mode = s.events[0].mode
-        if s.waiting:
-            refused = refused or "a value was read while a backward waited for Python"
+        if s.waiting or rng.kept:
+            refused = refused or "a value was read in a callback or a checkpoint"
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused

@@ -313,6 +313,8 @@ def _run_steady(again: bool, path: Path, steady: Steady) -> None:
     session.effects.clear()
     if path.held:
         _hand_over(path, steady)
+    for i in path.leaves:
+        path.outs[i]._grad = None
     _expect_next(again, path)
     steady.end()
 
@@ -370,6 +372,8 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
     for slot in path.slots:
         if slot.moves:
             path.release(slot)
+    for i in path.leaves:
+        path.outs[i]._grad = None
     _expect_next(again, path)
     ledger.followed += len(path.steps)
     ledger.flushes += 1

@@ -72,6 +72,7 @@ class Path:
         self.successor: Path | None = None
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
         self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # by out
+        self.leaves = [x for s in self.steps for (kind, x), _, _ in s.grads if kind == OUT]  # made here, with a .grad
         self.index: dict[int, int] = {}
         # By the id of a list of specifications: what matched it, as a tuple and as addresses; a tuple without tensors.
         self.known: dict[int, tuple[Any, list[int]]] = {}

@@ -8,6 +8,8 @@ number is `now`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fanal.core.engine.level import for_each
@@ -21,10 +23,12 @@ DEFAULT_SEED = 67280421310721  # that of PyTorch's default generator
 class Rng:
     """The state of the counter."""
 
-    __slots__ = ("offset", "seed")
+    __slots__ = ("kept", "offset", "repeated", "seed")
 
     def __init__(self) -> None:
         self.seed, self.offset = DEFAULT_SEED, 0
+        self.kept: list[list] = []  # where draws are noted that may be repeated
+        self.repeated: list[Iterator] = []  # draws that are repeated now, the innermost last
 
     def next(self, count: int = 1) -> int:
         """Take `count` offsets and return the first."""
@@ -70,7 +74,12 @@ class Offset:
 
 def draw(shape: Shape) -> Node:
     """Return 32 fresh random bits for each element of a shape, as uint32."""
-    seed, offset = Seed(), Offset()
-    key = runtime(given(np.array(seed.now(), np.int64)), seed)
-    at = runtime(given(np.array(offset.now(), np.int64)), offset)
+    drawn = next(rng.repeated[-1], None) if rng.repeated else None
+    if drawn is None:
+        seed, offset = Seed(), Offset()
+        drawn = (runtime(given(np.array(seed.now(), np.int64)), seed),
+                 runtime(given(np.array(offset.now(), np.int64)), offset))
+    for draws in rng.kept:
+        draws.append(drawn)
+    key, at = drawn
     return for_each(shape, lambda whole: philox(key, at, whole))
