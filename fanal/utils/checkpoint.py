@@ -157,7 +157,9 @@ def _repeated() -> None:
 class _Region(Callback):
     """One checkpointed call: enough to run it again."""
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict, draws: _Draws, again: AbstractContextManager) -> None:
+    def __init__(
+        self, function: Callable, args: tuple, kwargs: dict, draws: _Draws, again: AbstractContextManager
+    ) -> None:
         self.function, self.args, self.kwargs, self.draws, self.again = function, args, kwargs, draws, again
         self.given = _tensors((args, kwargs), [])
         self.shapes: list[tuple] = []

@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from fanal.core.autograd.backward import FREED
 from fanal.core.autograd.call import Call, Layout, among, with_histories
@@ -33,7 +34,7 @@ class FunctionCtx:
         self._to_save: tuple = ()
         self._saved: list[Any] | None = []  # tensors, numbers of outputs, Packed, None
         self._forward: tuple | None = None  # what save_for_forward was given, until jvp ran
-        self._call: Call | None = None
+        self._call: Any = None  # weak: the graph owns the call, and the call owns this
         self._dirty: tuple = ()
         self._fixed: tuple = ()
         self.materialize_grads = True
@@ -68,10 +69,13 @@ class FunctionCtx:
         """
         if self._forward is not None:
             return self._forward
-        if self._saved is None:
+        if not self._saved:
+            if self._saved is None:
+                raise RuntimeError(FREED)
+            return ()
+        call = self._call()
+        if call is None:  # nothing leads here any more
             raise RuntimeError(FREED)
-        call = self._call
-        assert call is not None
         call.check_versions()
         return tuple([s.tensor() if isinstance(s, Packed) else call.saved_output(s) if isinstance(s, int) else s
                       for s in self._saved])
@@ -80,7 +84,7 @@ class FunctionCtx:
 
     def name(self) -> str:
         """Return the name of the backward function."""
-        return self._call.name if self._call is not None else type(self).__name__ + "Backward"
+        return type(self).__name__ + "Backward"
 
 
 def _unset(ctx: Any, inputs: tuple, output: Any) -> Any:
@@ -156,7 +160,8 @@ def _apply(cls: type[Function], args: tuple, kwargs: dict) -> Any:
     FunctionCtx.__init__(ctx)
     ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
     backward = cls.vjp if cls.backward is Function.backward else cls.backward
-    ctx._call = call = Call(cls.__name__, backward, ctx, args)
+    call = Call(cls.__name__, backward, ctx, args)
+    ctx._call = ref(call)
     given = [read(a) if isinstance(a, Tensor) else None for a in args] if state.levels else []
     with no_grad(), levels(()):
         if split:

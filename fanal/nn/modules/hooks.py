@@ -319,8 +319,10 @@ class BackwardWatch:
         if not at or not fanal.is_grad_enabled():
             return values
 
-        def show_all(grads: tuple) -> tuple:
-            spread: list = [None] * len(values)
+        count = len(values)
+
+        def show_all(grads: tuple) -> tuple:  # keeps none of the values
+            spread: list = [None] * count
             for i, g in zip(at, grads, strict=True):
                 spread[i] = g
             shown = show(tuple(spread))
@@ -353,7 +355,7 @@ class BackwardWatch:
     def _at_output(self, grads: tuple) -> tuple:
         for hook in self.pre_hooks:
             grads = self._changed(hook(self.module, grads), grads, "grad_output")
-        self.grad_output = grads
+        self.grad_output = grads if self.waits_for_input else ()
         if not self.waits_for_input:  # no gradient will come by at the input: this is the only occasion
             for hook in self.hooks:
                 result = hook(self.module, (None,) * self.inputs, grads)
