@@ -99,12 +99,23 @@ gcd = _integers("gcd", _gcd, "Return the greatest common divisor of whole number
 lcm = _integers("lcm", _lcm, "Return the least common multiple of whole numbers.")
 
 
-def _mantissa(x: np.ndarray) -> np.ndarray:
-    return np.frexp(x.astype(np.float64))[0].astype(x.dtype)
+# Integers of a float's bits, where the exponent stands in them, and the exponent of 1/2 as it stands there.
+_BITS = {dt.float32: (dt.int32, 23, 126), dt.float64: (dt.int64, 52, 1022)}
 
 
-def _exponent(x: np.ndarray) -> np.ndarray:
-    return np.frexp(x.astype(np.float64))[1].astype(np.int32)
+def _taken_apart(x: Node) -> tuple[Node, Node]:
+    """Return mantissa and exponent of float32 or float64 numbers, from their bits; zeros and what is not finite stay."""
+    kind, place, half = _BITS[x.dtype]
+    whole = lambda n: P.full((), n, kind)
+    size = P.abs_(x)
+    subnormal = P.lt(size, P.num(x, 2.0 ** (1 - half)))
+    bits = P.bitcast(P.where(subnormal, P.mul(x, P.num(x, 2.0 ** (place + 1))), x), kind)
+    field = whole((2 * half + 3) << place)
+    exponent = P.sub(P.shr(P.and_(bits, field), whole(place)), whole(half))
+    exponent = P.sub(exponent, P.where(subnormal, whole(place + 1), whole(0)))
+    mantissa = P.bitcast(P.or_(P.and_(bits, P.not_(field)), whole(half << place)), x.dtype)
+    usual = P.and_(P.lt(P.num(x, 0), size), P.lt(size, P.num(x, math.inf)))
+    return P.where(usual, mantissa, x), P.convert(P.where(usual, exponent, whole(0)), dt.int32)
 
 
 @public(out=True)
@@ -113,13 +124,12 @@ def frexp(input: Any) -> Any:
     if not input._dtype.is_floating_point:
         raise RuntimeError("torch.frexp() only supports floating-point dtypes")
     x = read(input)
-    d = P.detach(x)
-    exponent = P.host((d,), _exponent, x.shape, dt.int32)
+    part, exponent = _taken_apart(wide(P.detach(x)))
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         return [P.mul(g, P.pow_(P.num(g, 2), P.neg(P.convert(exponent, g.dtype))))]
 
-    mantissa = with_gradient(P.host((d,), _mantissa, x.shape, x.dtype), rule, x)
+    mantissa = with_gradient(P.convert(part, x.dtype), rule, x)
     return named("frexp", "mantissa", "exponent")(result(mantissa, input), result(exponent, input))
 
 
