@@ -68,7 +68,7 @@ def execute(lowered, arrays, parts: int = 1):
     for i, b in lowered.buffers.items():
         memory[i] = aligned(b.nbytes)
         kinds[i] = b.dtype.np
-    for i, _ in lowered.checks:
+    for i, _, _ in lowered.checks:
         memory[i][:] = 0
     for s in lowered.steps:
         if isinstance(s, Launch):
@@ -84,10 +84,10 @@ def execute(lowered, arrays, parts: int = 1):
             values = [memory[i].view(kinds[i]).reshape(shape) for i, shape in zip(s.inputs, s.shapes)]
             out = np.asarray(s.fn(*values)).astype(kinds[s.output])
             memory[s.output][:] = np.frombuffer(np.ascontiguousarray(out).tobytes(), np.uint8)
-    for i, message in lowered.checks:
+    for i, error, message in lowered.checks:
         code = int(memory[i].view(np.int64)[0])
         if code:
-            raise IndexError(message.format(index=code - 1 if code > 0 else code))
+            raise error(message.format(index=code - 1 if code > 0 else code))
     return memory, kinds
 
 

@@ -271,3 +271,18 @@ def test_complex_numbers_of_real_ones(dtype, size):
         pair = [m.complex(x.float(), x.float() * 2).numpy() for m, x in ((torch, a), (fanal, b))]
         assert (pair[0] == pair[1]).all()
         assert fanal.view_as_real(b.to(fanal.complex32)).tolist() == torch.view_as_real(a.to(torch.complex32)).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8"])
+def test_integers_are_divided_as_torchs(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 100, 50).astype(dtype), rng.integers(1, 9, 50).astype(dtype)
+    if dtype != "uint8":
+        a, b = a - a.dtype.type(50), b * rng.choice([-1, 1], 50).astype(dtype)
+    x, y = ([m.tensor(v) for v in (a, b)] for m in (torch, fanal))
+    for _ in range(3):  # the second run compiles
+        for how in ("floor", "trunc"):
+            want, got = (m.div(*v, rounding_mode=how).tolist() for m, v in ((torch, x), (fanal, y)))
+            assert got == want
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            (y[0] // (y[1] * 0)).sum().item()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Index = tuple[int, tuple[tuple[int, int], ...]]
 Map = tuple[Index, ...]
 ZERO: Index = (0, ())
+NOT_ZERO = 0  # in place of a dimension's size: what is checked is a divisor
 # Constants that become part of a kernel's text; others are passed to it. As text, since 0.0 == -0.0.
 WRITTEN = frozenset(("0", "0.0", "1", "1.0", "-1", "-1.0", "2", "2.0", "0.5", "-0.5", "inf", "-inf", "True", "False"))
 
@@ -169,7 +170,7 @@ class Builder:
         self.where: dict[object, None] = {}
         self.names: list[str] = []
         self.flops = 0
-        self.checks: list[tuple[Value, int]] = []
+        self.checks: list[tuple[Value, int]] = []  # index and size of a dimension, or divisor and NOT_ZERO
 
     def loop(self) -> Loop:
         """Return the group's loop, cutting loop dimensions until every index is affine."""
@@ -350,6 +351,8 @@ class Builder:
                     args.append(self.value(x, tuple([ZERO if k == 1 else e for e, k in zip(spots, x.shape)])))
             self.names.append(name)
             self.note(v)
+            if name == "idiv":
+                self.checks.append((v.inputs[1], NOT_ZERO))
             flops = row.flops  # type: ignore[union-attr]
             self.flops += flops * v.size if isinstance(flops, int) else 0
             return self._op("point", tuple(args), (row, *v.params), v.dtype)

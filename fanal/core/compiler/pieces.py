@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, contiguous_strides
-from fanal.core.compiler.build import ZERO, Builder, Map, Split
+from fanal.core.compiler.build import NOT_ZERO, ZERO, Builder, Map, Split
 from fanal.core.compiler.fuse import SAME, Group, scan
 from fanal.core.compiler.graph import Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
@@ -154,7 +154,10 @@ def _fold(v: Value) -> Iterator[Builder]:
 
 
 class IndexCheck(Builder):
-    """Builds the loop that leaves 0 when every index is in [-n, n), else what Lowered.checks says."""
+    """Builds the loop that leaves 0 when every index is in [-n, n), else what Lowered.checks says.
+
+    With n = NOT_ZERO, it leaves 0 when no element is 0.
+    """
 
     def __init__(self, index: Value, n: int, code: int) -> None:
         super().__init__(Group("loop", index.size, 0))
@@ -176,6 +179,10 @@ class IndexCheck(Builder):
         at = self._ones(reshape_map(flat, tuple(sizes), self.index.shape, sizes), self.index.shape)
         i64, yes = dt.int64, dt.bool_
         x = self._convert(self.value(self.index, at), i64, self.index.dtype)
+        if self.n == NOT_ZERO:
+            hit = self._op("point", (x, self._op("const", (), 0, i64)), (ROWS["eq"],), yes)
+            code = self._op("reduce", (self._convert(hit, i64, yes),), "max_of", i64)
+            return self._rows(sizes, code)
         high = self._op("reduce", (x,), "max_of", i64)
         low = self._op("reduce", (x,), "min_of", i64)
         n, less = self._op("word", (), self.n, i64), self._op("word", (), -self.n, i64)
@@ -185,8 +192,12 @@ class IndexCheck(Builder):
         under = self._op("point", (below, low, zero), (ROWS["where"],), i64)
         code = self._op("point", (above, self._op("point", (high, one), (ROWS["add"],), i64), under),
                         (ROWS["where"],), i64)
-        loop = Loop("rows", [], sizes or [1], [], self.ops, self.loads,
-                    [(code, Access(self.code, i64, 0, (0,) * len(sizes or [1])))], "check indices", list(self.where))
+        return self._rows(sizes, code)
+
+    def _rows(self, sizes: list[int], code: int) -> Loop:
+        where = Access(self.code, dt.int64, 0, (0,) * len(sizes or [1]))
+        names = list(self.where)
+        loop = Loop("rows", [], sizes or [1], [], self.ops, self.loads, [(code, where)], "check indices", names)
         if not sizes:
             for a in self.loads:
                 a.strides = (0,)

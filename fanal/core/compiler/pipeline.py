@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base.dtype import int64, uint8
-from fanal.core.compiler.build import Builder, Unmappable
+from fanal.core.compiler.build import NOT_ZERO, Builder, Unmappable
 from fanal.core.compiler.column_sums import begin_column_sums
 from fanal.core.compiler.fuse import SAME, Group, fuse, note_readers, scan
 from fanal.core.compiler.graph import Graph, Value, base
@@ -81,7 +81,7 @@ class _Lowering:
         self.known: dict[int, np.ndarray] = {}
         self.buffers: dict[int, Buffer] = {}
         self.steps: list[Any] = []
-        self.checks: list[tuple[int, str]] = []
+        self.checks: list[tuple[int, type[Exception], str]] = []
         self.checked: set[tuple[int, int]] = set()
         self.again: set[int] = set()  # positions of values that must get a buffer before this can work
 
@@ -219,12 +219,13 @@ class _Lowering:
             self._check(index, n)
 
     def _check(self, index: Value, n: int) -> None:
-        if (id(index), n) in self.checked or not index.size or index.name == "iota":
+        if (id(index), n) in self.checked or not index.size or (index.name == "iota" and n != NOT_ZERO):
             return
         self.checked.add((id(index), n))
         code = self.graph.number()
         self.buffers[code] = Buffer(8, (1,), int64)
-        self.checks.append((code, f"index {{index}} is out of bounds for dimension with size {n}"))
+        self.checks.append((code, IndexError, f"index {{index}} is out of bounds for dimension with size {n}") if n
+                           else (code, RuntimeError, "ZeroDivisionError"))
         self._build(IndexCheck(index, n, code))
 
     def _pieces(self, v: Value) -> None:

@@ -50,8 +50,8 @@ class Lowered:
     Value ids are small integers. `inputs[i]` is the id of program input i. `known` holds values already in memory
     that steps read. `outputs[i]` is the id holding program output i: the id of input j where the program says that
     output i replaces input j, else a buffer of its own. `buffers` describes every id that is neither an input nor
-    known. `checks` are (id of an int64 buffer of one element, message): a plan must zero that buffer before it runs
-    and, afterwards, raise IndexError(message with {index} filled in) when it is no longer 0; it then holds
+    known. `checks` are (id of an int64 buffer of one element, error, message): a plan must zero that buffer before it
+    runs and, afterwards, raise the error with the message, {index} filled in, when it is no longer 0; it then holds
     1 + the bad index when that is >= 0, else the bad index itself.
     """
 
@@ -60,4 +60,4 @@ class Lowered:
     outputs: list[int]
     buffers: dict[int, Buffer]
     known: dict[int, np.ndarray]
-    checks: list[tuple[int, str]] = field(default_factory=list)
+    checks: list[tuple[int, type[Exception], str]] = field(default_factory=list)

@@ -104,7 +104,7 @@ _BITS = {dt.float32: (dt.int32, 23, 126), dt.float64: (dt.int64, 52, 1022)}
 
 
 def _taken_apart(x: Node) -> tuple[Node, Node]:
-    """Return mantissa and exponent of float32 or float64 numbers, from their bits; zeros and what is not finite stay."""
+    """Return mantissa and exponent of float32 or float64 numbers, by their bits; zeros and what is not finite stay."""
     kind, place, half = _BITS[x.dtype]
     whole = lambda n: P.full((), n, kind)
     size = P.abs_(x)

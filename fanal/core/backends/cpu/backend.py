@@ -107,7 +107,7 @@ def _emits(name: str, *dtypes: DType) -> bool:
         return first is not dt.bool_ or name == "abs"
     if name in ("and", "or", "not"):
         return not first.is_floating_point
-    if name in ("shl", "shr"):
+    if name in ("shl", "shr", "idiv"):
         return first.category == 1
     return name not in ("conj", "real", "imag")
 

@@ -319,6 +319,15 @@ class Emitter:
         rest = self.op("srem" if a.dtype.is_signed else "urem", a, self._select(bad, one, b))
         return self._select(bad, zero, rest)
 
+    def idiv(self, a: Scalar, b: Scalar) -> Scalar:
+        """Divide integers, rounding toward zero; a zero among the divisors is reported by its check."""
+        one = self._like(a, 1)
+        safe = self._select(self.icmp("eq", b, self._like(b, 0)), one, b)
+        if not a.dtype.is_signed:
+            return self.op("udiv", a, safe)
+        back = self.icmp("eq", b, self._like(b, -1))  # the smallest integer over -1 traps
+        return self._select(back, self.neg(a), self.op("sdiv", a, self._select(back, one, safe)))
+
     def _fmod(self, a: Scalar, b: Scalar) -> Scalar:
         """fmod of numbers that float32 holds. A quotient below 2**28 that is not whole is 2**-24 away from one that is,
         so float64 cuts it right, and every product with it is exact."""

@@ -117,7 +117,7 @@ class Executable:
     def _plan_memory(self) -> None:
         low = self.lowered
         steps = [step for step in low.steps if not isinstance(step, Temp)]
-        apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _ in low.checks}
+        apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _, _ in low.checks}
         sizes = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
         sizes |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
         self.offsets, self.arena_bytes = plan.place(plan.lifetimes(steps, sizes), sizes)
@@ -146,7 +146,7 @@ class Executable:
         code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
         self._words = np.zeros(sum(len(launch.args) for _, _, launch in launches), np.int64)
         fixed = {value: memory.address_of(array) for value, array in self._known.items()}
-        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _) in
+        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _, _) in
                   enumerate(self.lowered.checks)}
         start, at = memory.address_of(self._words), 0
         inner: list[tuple[int, int]] = []  # (word, offset in the arena)
@@ -366,9 +366,9 @@ class Executable:
         """Raise the first failed check, and forget all."""
         codes = self._checks.tolist()
         self._checks[:] = 0
-        for code, (_, message) in zip(codes, self.lowered.checks, strict=True):
+        for code, (_, error, message) in zip(codes, self.lowered.checks, strict=True):
             if code:
-                raise IndexError(message.format(index=code - 1 if code > 0 else code))
+                raise error(message.format(index=code - 1 if code > 0 else code))
 
 
 class _Binding:

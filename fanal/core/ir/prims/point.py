@@ -386,8 +386,8 @@ def _idiv_ref(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where((q < 0) & (q * b != a), q + 1, q).astype(a.dtype)
 
 
-# Integer division rounds toward zero; op `floor_divide` corrects it. Division by zero raises, so it runs on the host.
-idiv: Row = binary("idiv", _idiv_ref, NO_GRADIENT, None, 20, (1, 9), True)
+# Integer division rounds toward zero; op `floor_divide` corrects it. Division by zero raises.
+idiv: Row = binary("idiv", _idiv_ref, NO_GRADIENT, lambda e, a, b: e.idiv(a, b), 20, (1, 9), True)
 fmod: Row = binary(
     "fmod",
     np.fmod,
