@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from typing import Any, NamedTuple
 
+from fanal.core.autograd.events import event
 from fanal.core.autograd.forward import (
-    alone,
     close_level,
     enable_forward,
     give_tangent,
     is_forward_enabled,
+    levels,
     open_level,
     tangent_at,
 )
@@ -93,16 +94,17 @@ def make_dual(tensor: Any, tangent: Any, *, level: int | None = None) -> Any:
     for name, x in (("primal", tensor), ("tangent", tangent)):
         if x.dtype.category < 2:
             raise ValueError(f"Expected {name} to be floating point or complex, but got: {x.dtype}")
-    if tangent_at(value(tensor), at) is not None:
+    return dual(tensor, tangent, at, True)
+
+
+def _dual(tensor: Any, tangent: Any, at: int, new: bool = False) -> Any:
+    """Return a tensor with this tangent at a level; if it is to be new there, the tensor must have none yet."""
+    level = state.levels[at]
+    if new and tangent_at(value(tensor), level) is not None:
         raise RuntimeError(
             "Making a dual Tensor based on a Tensor that already has a forward gradient at the same level 0 is not "
             "supported."
         )
-    return dual(tensor, tangent, at)
-
-
-def dual(tensor: Any, tangent: Any, level: int) -> Any:
-    """Return a tensor with this tangent at a level."""
     n, t = alias(read(tensor)), read(tangent)
     if t.dtype.is_complex and not n.dtype.is_complex:
         raise RuntimeError(f"a tangent of dtype {tangent.dtype} for a primal of dtype {tensor.dtype} is not supported")
@@ -118,14 +120,17 @@ def unpack_dual(tensor: Any, *, level: int | None = None) -> UnpackedDualTensor:
     return UnpackedDualTensor(tensor, None) if at is None else UnpackedDualTensor(*unpacked(tensor, at))
 
 
-def unpacked(tensor: Any, level: int) -> tuple[Any, Any]:
+def _unpacked(tensor: Any, at: int) -> tuple[Any, Any]:
     """Return the value of a tensor without its tangent at a level, and that tangent or None."""
     n = read(tensor)
-    t = tangent_at(n, level) if level in state.levels else None
+    t = tangent_at(n, state.levels[at]) if at < len(state.levels) else None
     if t is None:
         return tensor, None
-    with alone(level):
+    with levels(state.levels[:at]):  # what is made has no tangent here
         return result(alias(n), tensor), result(alias(t), tensor)
+
+
+dual, unpacked = event("forward.dual", _dual), event("forward.unpacked", _unpacked)
 
 
 class dual_level(_Mode):

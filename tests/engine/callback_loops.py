@@ -177,18 +177,18 @@ def packed(m: Any) -> Callable[[], Any]:
 
 def forward_mode(m: Any) -> Callable[[], Any]:
     from importlib import import_module
-    fwAD = import_module(f"{m.__name__}.autograd.forward_ad")
+    forward_ad = import_module(f"{m.__name__}.autograd.forward_ad")
     _, x, y = _parts(m)
-    w = m.zeros(6, 4)
-    v = m.randn(6, 4)
+    w, v = m.nn.Parameter(m.zeros(6, 4)), m.randn(6, 4)
+    opt = m.optim.SGD([w], lr=0.1)
 
     def step() -> Any:
-        nonlocal w
-        with m.no_grad(), fwAD.dual_level():
-            loss = (((x @ fwAD.make_dual(w, v)).tanh() - y) ** 2).mean()
-            primal, tangent = fwAD.unpack_dual(loss)
-        w = w - 0.1 * tangent * v
-        return primal.clone()
+        with m.no_grad(), forward_ad.dual_level():
+            loss = (((x @ forward_ad.make_dual(w, v)).tanh() - y) ** 2).mean()
+            primal, tangent = forward_ad.unpack_dual(loss)
+        w.grad = tangent * v
+        opt.step()
+        return primal
     return step
 
 
@@ -196,14 +196,14 @@ def jvp(m: Any) -> Callable[[], Any]:
     from importlib import import_module
     func = import_module(f"{m.__name__}.func")
     _, x, y = _parts(m)
-    w = m.zeros(6, 4)
-    v = m.randn(6, 4)
+    w, v = m.nn.Parameter(m.zeros(6, 4)), m.randn(6, 4)
+    opt = m.optim.SGD([w], lr=0.1)
 
     def step() -> Any:
-        nonlocal w
-        loss, tangent = func.jvp(lambda w: (((x @ w).tanh() - y) ** 2).mean(), (w,), (v,))
-        w = w - 0.1 * tangent * v
-        return loss.detach()
+        loss, tangent = func.jvp(lambda w: (((x @ w).tanh() - y) ** 2).mean(), (w.detach(),), (v,))
+        w.grad = tangent * v
+        opt.step()
+        return loss
     return step
 
 
@@ -232,4 +232,5 @@ def subclass(m: Any) -> Callable[[], Any]:
 
 
 LOOPS = (straight_through, saves_tensors, set_up_apart, clipped_once, clipped_anew, hook_on_activation, module_hooks,
-         optimizer_in_backward, subclass, checkpointed, checkpointed_reentrant)
+         optimizer_in_backward, subclass, checkpointed, checkpointed_reentrant,
+         forward_mode, jvp)

@@ -348,12 +348,36 @@ def a_checkpoint_changes_what_it_does(m):
     return out, count
 
 
+def tangents_change(m):
+    from importlib import import_module
+    func = import_module(f"{m.__name__}.func")
+    m.manual_seed(9)
+    w, v = m.nn.Parameter(m.randn(4)), m.randn(4)
+    opt, out, peek = m.optim.SGD([w], lr=0.1), [], []
+
+    def f(k):
+        def inner(x):
+            y = (x.tanh() if k in (5, 6) else x.sin()) * v
+            if k in (4, 8):
+                peek.append(float(func.jvp(lambda x: x * 2, (v.sum(),), (v.sum(),))[1]))
+            return y.sum()
+        return inner
+    for k in range(10):
+        once = lambda x, k=k: func.jvp(f(k), (x,), (v,))[1]
+        value, second = func.jvp(once if k % 2 else f(k), (w.detach(),), (v,))
+        w.grad = second * v
+        opt.step()
+        out.append((value, second))
+    return out, peek, [func.hessian(f(0))(w.detach()) for _ in range(3)]
+
+
 CASES = (
     a_flag_changes_what_a_hook_does, hooks_come_and_go, a_hook_adds_and_removes_others, a_hook_reads_its_gradient,
     a_hook_raises_once, a_hook_writes_in_place, a_function_branches, a_function_comes_and_goes,
     a_function_is_differentiated_twice, saved_tensors_are_overwritten_in_some_steps,
     values_are_read_inside_a_function, a_loss_is_read_before_backward, a_graph_is_walked_twice,
-    one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does)
+    one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does,
+    tangents_change)
 
 
 def _flat(x: Any) -> list[Any]:

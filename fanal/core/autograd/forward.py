@@ -4,7 +4,10 @@ The tangent of a primitive is the transpose of its gradient rule. A rule is line
 symbol, what the symbol reaches is collected, and one walk back from the tangents of the inputs to the symbol gives
 the tangent of the output. So a primitive has one derivative, which serves both directions and every order.
 
-Levels nest: a tangent at one level is made of values that have tangents at the levels around it, never at its own.
+Levels nest: a tangent at one level is made of values that have tangents at the levels around it, never at its own. To
+open and to close one are events, and so are a dual tensor and what is in it: a followed step has no tangents, and needs
+none. In `state.levels` every level is a number of its own, so that nobody sees tangents of one that is over; callers
+know a level by its place there, which is the same in every step.
 """
 
 from __future__ import annotations
@@ -12,15 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from fanal.core.autograd.modes import hold_following
+from fanal.core.autograd.events import event
 from fanal.core.base.state import forward_mode, state
-from fanal.core.engine.record import unfollowable
+from fanal.core.engine.record import leave_path, unfollowable
 from fanal.core.ir.prims import alias, broadcast, full, tape
 from fanal.core.ir.prims.gradient import Sums, cast
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import HISTORY
 
-REASON = "forward-mode differentiation gives values tangents as they are recorded"
 _NOTHING: dict[int, Node] = {}  # the tangents of what varies with a symbol
 
 _serial = count()
@@ -42,29 +44,40 @@ class levels:
         state.levels, state.forward = self.old
 
 
+def _open() -> int:
+    state.levels, state.forward = (*state.levels, next(_serial)), propagate
+    return len(state.levels) - 1
+
+
+def _close(level: int) -> None:
+    state.levels = state.levels[:level] + state.levels[level + 1:]
+    state.forward = propagate if state.levels else None
+
+
+_open_event, _close_event = event("forward.open", _open), event("forward.close", _close)
+
+
 def open_level() -> int:
-    """Begin a level inside the others of this thread; return its number."""
-    hold_following(True)
-    level = next(_serial)
-    state.levels, state.forward = (*state.levels, level), propagate
+    """Begin a level inside the others of this thread; return its place among them."""
+    level = _open_event()
+    if len(state.levels) == level:  # a followed event runs nothing
+        _open()
     return level
 
 
 def close_level(level: int) -> None:
     """End a level: the tangents that values have there are forgotten."""
-    unfollowable(REASON)
-    hold_following(False)
-    state.levels = tuple(other for other in state.levels if other != level)
-    state.forward = propagate if state.levels else None
-
-
-def alone(level: int) -> levels:
-    """Propagate at the levels around one, so that what is made has no tangent there."""
-    return levels(state.levels[: state.levels.index(level)])
+    count = len(state.levels)
+    _close_event(level)
+    if len(state.levels) == count:
+        _close(level)
 
 
 def enable_forward(on: bool) -> None:
     """Switch forward mode on this thread; while it is off, no value has a tangent."""
+    if state.levels or state.aside:
+        leave_path()
+        unfollowable("forward mode is switched inside a level")
     if on and state.aside is not None:
         state.levels, state.aside = state.aside, None
     elif not on and state.aside is None:
@@ -89,7 +102,6 @@ def give_tangent(n: Node, level: int, t: Node) -> None:
             "Trying to set a forward gradient that has a different size than that of the original Tensor, this is not "
             f"supported. Tensor is of size {list(n.shape)} while the given forward gradient is of size {list(t.shape)}."
         )
-    unfollowable(REASON)
     if not n.tangents:
         n.tangents = {}
     n.tangents[level] = t

@@ -155,6 +155,7 @@ def _apply(cls: type[Function], args: tuple, kwargs: dict) -> Any:
     elif kwargs:
         raise TypeError(f"{cls.__name__}.apply() takes no keyword arguments")
     if session.depth or state.levels:
+        leave_path()
         unfollowable(REASON)
     ctx = object.__new__(cls)
     FunctionCtx.__init__(ctx)

@@ -93,8 +93,8 @@ def _run_recorded(touched: dict) -> None:
     mode: tuple = ()
     if s.events:
         mode = s.events[0].mode
-        if s.waiting or rng.kept:
-            refused = refused or "a value was read in a callback or a checkpoint"
+        if s.waiting or rng.kept or s.inside or state.levels:
+            refused = refused or "a value was read in a callback, a checkpoint or a level of forward mode"
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused

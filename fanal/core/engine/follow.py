@@ -77,7 +77,7 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
 
 
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
-    if session.levels:
+    if session.levels or state.levels:
         return None
     mode = state.mode
     for p in reversed(paths().all):
@@ -141,7 +141,8 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
             storage.node, storage.version = node, version
     path.undo[:] = undo
     path.undo_grads(k)
-    s.levels.clear()  # what was followed begins them again
+    s.levels.clear()  # what was followed begins them again, of both kinds
+    state.levels, state.forward = (), None
     if again:  # so it does with backwards that wait for Python
         del s.waiting[waiting:]
     s.begin()
@@ -460,7 +461,7 @@ def _expect_next(again: bool, ended: Path) -> None:
         known.last.successor = ended
     nxt = ended.successor
     known.last = ended
-    if nxt is None or s.levels or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
+    if nxt is None or s.levels or state.levels or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
             or not _enter(again, nxt):
         matcher.set_cursor(None)
         s.path = None

@@ -110,6 +110,7 @@ class Session(threading.local):
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
         unfolded.clear()
         self.effects.clear()
+        self.inside = bool(state.levels)  # the segment began inside a level of forward mode
         self.noted = 0  # how many notes the recorded events have found
         self.began = self.epoch
 
