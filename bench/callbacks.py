@@ -62,8 +62,18 @@ def _checkpoint(torch: Any, model: Any) -> Callable[[Any], Any]:
     return lambda h: checkpoint(torch.tanh, h, use_reentrant=False)
 
 
+def _hooks_on_saved_tensors(torch: Any, model: Any) -> Callable[[Any], Any]:
+    graph = importlib.import_module(f"{torch.__name__}.autograd.graph")
+
+    def inner(h: Any) -> Any:
+        with graph.saved_tensors_hooks(lambda t: t * 2, lambda t: t * 0.5):
+            return torch.tanh(h)
+    return inner
+
+
 VARIANTS = {f.__name__.strip("_"): f for f in
-            (_plain, _custom_function, _hook_on_parameters, _hook_on_activation, _module_hooks, _checkpoint)}
+            (_plain, _custom_function, _hook_on_parameters, _hook_on_activation, _module_hooks, _checkpoint,
+             _hooks_on_saved_tensors)}
 
 
 def measure(torch: Any) -> dict[str, float]:

@@ -37,7 +37,6 @@ def increment_version(tensor: Any) -> None:
 class saved_tensors_hooks:
     """Hand what operators save for backward to `pack_hook`, and use what `unpack_hook` makes of its result.
 
-    Segments with hooks are recorded every time.
     Differs from torch: what is saved are the values that the gradient rules here read, which may be fewer.
     """
 

@@ -233,4 +233,4 @@ def subclass(m: Any) -> Callable[[], Any]:
 
 LOOPS = (straight_through, saves_tensors, set_up_apart, clipped_once, clipped_anew, hook_on_activation, module_hooks,
          optimizer_in_backward, subclass, checkpointed, checkpointed_reentrant,
-         forward_mode, jvp)
+         forward_mode, jvp, packed)

@@ -371,13 +371,39 @@ def tangents_change(m):
     return out, peek, [func.hessian(f(0))(w.detach()) for _ in range(3)]
 
 
+def hooks_on_saved_tensors_come_and_go(m):
+    from importlib import import_module
+    graph = import_module(f"{m.__name__}.autograd.graph")
+    _, _, step = _setting(m)
+    out, kept = [], []
+
+    def to_numpy(t):
+        return t.detach().numpy().copy()
+
+    def loss_with(pack, unpack):
+        def around(h):
+            with graph.saved_tensors_hooks(pack, unpack):
+                return h.sin() * h
+        return around
+    for k in range(16):
+        if k < 4 or k == 12:
+            out.append(step(loss_with(lambda t: t * 2, lambda t: t / 2)))
+        elif k < 8:
+            out.append(step(loss_with(to_numpy, m.tensor)))
+        elif k < 11:
+            out.append(step(loss_with(lambda t: t, lambda t: (kept.append(t.shape[0]), t * 0.5)[1])))
+        else:
+            out.append(step(lambda h: h.sin() * h))
+    return out, kept[:3]
+
+
 CASES = (
     a_flag_changes_what_a_hook_does, hooks_come_and_go, a_hook_adds_and_removes_others, a_hook_reads_its_gradient,
     a_hook_raises_once, a_hook_writes_in_place, a_function_branches, a_function_comes_and_goes,
     a_function_is_differentiated_twice, saved_tensors_are_overwritten_in_some_steps,
     values_are_read_inside_a_function, a_loss_is_read_before_backward, a_graph_is_walked_twice,
     one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does,
-    tangents_change)
+    tangents_change, hooks_on_saved_tensors_come_and_go)
 
 
 def _flat(x: Any) -> list[Any]:

@@ -163,12 +163,19 @@ def target(n: Node) -> int:
     return id(n) if n.leaf is None else id(n.leaf)
 
 
+def _stops(n: Node) -> bool:
+    """Tell whether Python is called where a walk comes to a value."""
+    if n.leaf is not None:
+        return n.leaf._hooks is not None and n.leaf._hooks.kinds() != 0
+    hooks = n.hooks
+    return (hooks is not None and bool(hooks or hooks.post or hooks.saved)) or \
+        (n.row is tape and isinstance(n.params[-1], Rule))
+
+
 def _begins_with_stop(walk: Sequence[Node]) -> bool:
     """Tell whether Python is called anywhere on a walk; then the event that begins it must be matched in Python."""
     event, again = session.event, session.again
-    stops = again[0] if again is not None else any(
-        bool(n.hooks or (n.hooks is not None and n.hooks.post)) or (n.row is tape and isinstance(n.params[-1], Rule))
-        if n.leaf is None else n.leaf._hooks is not None and n.leaf._hooks.kinds() for n in walk)
+    stops = again[0] if again is not None else any(map(_stops, walk))
     if stops and event is not None:
         event.manual = True
     return stops
@@ -246,8 +253,10 @@ def gradients(
             if isinstance(rule, Rule):
                 reply = yield from ask("note", number_of(rule.callback), rule.given(g, n))
                 outs = [None, *rule.result(reply)]
+            elif packed is not None:
+                outs = packed.gradients(n, g, (yield from ask("unpack", packed.wanted(retain), ())))
             else:
-                outs = n.row.grad(g, n, *n.inputs, *n.params) if packed is None else packed.gradients(n, g)
+                outs = n.row.grad(g, n, *n.inputs, *n.params)
             if n.hooks is not None and n.hooks.post:
                 outs = yield from ask("note", number_of(Leaving(n.hooks)), [*outs, g])
             if not isinstance(rule, Rule):

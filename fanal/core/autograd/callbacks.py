@@ -27,8 +27,8 @@ REASON = "Python was called inside an event"
 class Stop(NamedTuple):
     """Where a walk waits for Python."""
 
-    kind: str  # "begin": for nothing; "leaf", "after": for hooks; "note": for something that was noted
-    which: Any  # the leaf, or the number of the note
+    kind: str  # "begin": for nothing; "leaf", "after": for hooks; "note", "unpack": for something that was noted
+    which: Any  # the leaf, or the number of the note, or what of the note to unpack
     grads: tuple  # tensors and None
     create_graph: bool = False
     retain: bool = True
@@ -66,6 +66,25 @@ class Rule:
         """Return the gradients of the inputs, with the callback inside the present event."""
         unfollowable(REASON)
         return self.result(values(self.callback.answer(tuple(map(shown, self.given(g, y))))))
+
+
+class Packs:
+    """What the gradient rules of the values that one call made will read, packed: see `saving`."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        # Where the graph is recorded:
+        self.known: list[Node] | None = None  # values that were there before
+        self.left: dict[int, int] = {}  # by place, how many rules may still ask for it
+
+    def unpacked(self, which: Sequence[Any]) -> tuple:
+        """Return tensors; `which` has a place, and whether it is asked for last, for each."""
+        found = []
+        for k, last in zip(which[::2], which[1::2]):
+            found.append(self.objects[k].tensor())
+            if last:
+                self.objects[k] = None
+        return tuple(found)
 
 
 def next_note(make: Callable[[], Any]) -> int:
@@ -193,6 +212,8 @@ def _answer(stop: Stop, called: list[Callback]) -> tuple:
     if kind == "note":
         called.append(session.notes[which])
         return called[-1].answer(grads)
+    if kind == "unpack":
+        return session.notes[which[0]].unpacked(which[1:])
     if kind == "leaf":
         return which._hooks.answer(grads)
     if kind == "after":

@@ -19,7 +19,7 @@ from fanal.core.autograd.modes import no_grad
 from fanal.core.autograd.saving import Packed, saving
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.record import leave_path, session, unfollowable
-from fanal.core.ir.prims import alias, detach, tape, zeros
+from fanal.core.ir.prims import alias, tape, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value
 from fanal.core.tensor.tensor import Tensor, wrap
@@ -195,7 +195,7 @@ def _recorded(call: Call, args: tuple, outs: list) -> list:
                 f"save_for_backward can only save variables, but argument {k} is of type {type(t).__name__}"
             )
         if saving.hooks:
-            saved.append(saving.packed(t if t._leaf else wrap(alias(detach(value(t)))), value(t)))
+            saved.append(saving.packed(saving.cut(t)))
         elif at >= 0 and t._dtype.category >= 2 and not among(t, ctx._fixed):
             saved.append(at)
         else:

@@ -66,7 +66,7 @@ class Event:
         self.built: list[tuple[Any, tuple, Callable]] = []  # (leaf, tensors, how its new .grad is made of them)
         self.walks: list[Carried] = []  # graphs of earlier segments that it went through
         self.hooked: list[tuple[Any, int]] = []  # (leaf, which kinds of hooks it had when its gradient arrived)
-        self.manual = op.manual  # matched in Python: something beside the event must run
+        self.manual = op.manual or bool(session.asked)  # matched in Python: something beside the event must run
 
 
 class Session(threading.local):
@@ -89,6 +89,7 @@ class Session(threading.local):
         self.checks: list[tuple[Callable, Any]] = []  # of values in the innermost, to be made when it has ended
         self.notes: list[Any] = []  # what Python left for events of this segment to find, by number
         self.waiting: list[Any] = []  # recorded backwards that wait for Python, the innermost last
+        self.asked = 0  # how many modes must see every call, followed or not
         self.driving = 0  # how many backwards wait for Python, recorded or followed
         self.owed: list[Any] = []  # what wanted a flush meanwhile
         # Of a followed step that is being recorded after the fact: whether it was manual, and its leaves' hooks by id.

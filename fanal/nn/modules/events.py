@@ -109,7 +109,7 @@ def apart() -> Iterator[None]:
 
 def follows(module: Any, args: tuple) -> bool:
     """Tell whether a call of `module` made here and now is an event of its own."""
-    return session.depth == 0 and not _apart.depth and is_one_event(module) and \
+    return session.depth == 0 and not _apart.depth and not session.asked and is_one_event(module) and \
         not any(isinstance(a, Handle) and a._asked for a in args)
 
 
