@@ -1,5 +1,6 @@
 """What PyTorch's argument parser refuses: numbers for tensors, values without a place in a dtype."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional
@@ -39,6 +40,8 @@ CALLS = {
     "remainder of integers by zero": lambda m: m.arange(3) % 0,
     "fmod of integers by zero": lambda m: m.arange(3).fmod(0),
     "step": lambda m: m.arange(0, 4, 0.5, dtype=m.int64),
+    "weights in three dimensions": lambda m: m.multinomial(m.ones(1, 2, 3), 2),
+    "more dimensions than NumPy has": lambda m: m.from_numpy(np.ones(1)).reshape([1] * 65).amax(-1),
     "joint loss": lambda m: m.nn.functional.linear_cross_entropy(
         m.ones(2, 3), m.ones(2, 3), m.ones(2, 2), ignore_index=0
     ),

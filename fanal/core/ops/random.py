@@ -307,9 +307,11 @@ def normal(
 @public(out="same", event=False)
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
+    if not 1 <= len(input._shape) <= 2:
+        raise RuntimeError("prob_dist must be 1 or 2 dim")
 
     def draw(weights: np.ndarray) -> np.ndarray:
-        rows = weights.reshape(-1, weights.shape[-1]) if weights.ndim > 2 else weights
+        rows = weights.reshape(-1, weights.shape[-1]) if weights.ndim > 2 else weights  # of all examples of vmap
         found = draws.multinomial(stream(generator), rows, num_samples, replacement)
         return found.reshape(*weights.shape[:-1], num_samples)
 

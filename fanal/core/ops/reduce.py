@@ -141,13 +141,15 @@ def extreme_node(x: Node, dims: Shape, keepdim: bool, row: Row, name: str) -> No
 @public(out="same")
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the largest element over `dim`; equal elements share the gradient."""
-    return wrap_like(extreme_node(read(input), _dims(dim, input.ndim), keepdim, P.max_of, "amax"), input)
+    dims = _dims(dim, input.ndim)
+    return wrap_like(extreme_node(read(input), dims, keepdim, P.max_of, "amax"), input)
 
 
 @public(out="same")
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the smallest element over `dim`; equal elements share the gradient."""
-    return wrap_like(extreme_node(read(input), _dims(dim, input.ndim), keepdim, P.min_of, "amin"), input)
+    dims = _dims(dim, input.ndim)
+    return wrap_like(extreme_node(read(input), dims, keepdim, P.min_of, "amin"), input)
 
 
 @public(out="same")
