@@ -397,13 +397,33 @@ def hooks_on_saved_tensors_come_and_go(m):
     return out, kept[:3]
 
 
+def a_subclass_trains_and_steps_differ_after_backward(m):
+    class Named(m.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return super().__torch_function__(func, types, args, kwargs or {})
+    m.manual_seed(10)
+    w, x = m.nn.Parameter(m.randn(4)), m.randn(4).as_subclass(Named)
+    opt, out = m.optim.SGD([w], lr=0.1), []
+    for k in range(9):
+        opt.zero_grad()
+        loss = ((x * w).tanh() ** 2).sum()
+        loss.backward()
+        if k % 4 == 3:
+            w.grad.mul_(0.5)
+        opt.step()
+        out.append((loss.detach(), w.detach().clone()))
+    return out
+
+
 CASES = (
     a_flag_changes_what_a_hook_does, hooks_come_and_go, a_hook_adds_and_removes_others, a_hook_reads_its_gradient,
     a_hook_raises_once, a_hook_writes_in_place, a_function_branches, a_function_comes_and_goes,
     a_function_is_differentiated_twice, saved_tensors_are_overwritten_in_some_steps,
     values_are_read_inside_a_function, a_loss_is_read_before_backward, a_graph_is_walked_twice,
     one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does,
-    tangents_change, hooks_on_saved_tensors_come_and_go)
+    tangents_change, hooks_on_saved_tensors_come_and_go,
+    a_subclass_trains_and_steps_differ_after_backward)
 
 
 def _flat(x: Any) -> list[Any]:

@@ -175,7 +175,7 @@ def _stops(n: Node) -> bool:
 def _begins_with_stop(walk: Sequence[Node]) -> bool:
     """Tell whether Python is called anywhere on a walk; then the event that begins it must be matched in Python."""
     event, again = session.event, session.again
-    stops = again[0] if again is not None else any(map(_stops, walk))
+    stops = type(again[0]) is Stop if again is not None else any(map(_stops, walk))
     if stops and event is not None:
         event.manual = True
     return stops

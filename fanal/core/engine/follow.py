@@ -176,7 +176,7 @@ def _again(path: Path, step: Any) -> None:
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
     state.mode = step.mode
     flush_after, step.op.flush = step.op.flush, False
-    s.again = step.manual, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
+    s.again = step.native.out, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
     try:
         record.run_event(step.op, args, kwargs, step.where)
     finally:

@@ -92,8 +92,8 @@ class Session(threading.local):
         self.asked = 0  # how many modes must see every call, followed or not
         self.driving = 0  # how many backwards wait for Python, recorded or followed
         self.owed: list[Any] = []  # what wanted a flush meanwhile
-        # Of a followed step that is being recorded after the fact: whether it was manual, and its leaves' hooks by id.
-        self.again: tuple[bool, dict[int, int]] | None = None
+        # Of a followed step that is being recorded after the fact: what it returned, and its leaves' hooks by id.
+        self.again: tuple[Any, dict[int, int]] | None = None
         self.begin()
 
     def begin(self) -> None:
