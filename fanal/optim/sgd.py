@@ -28,6 +28,12 @@ def _formula(momentum: bool, nesterov: bool, decay: bool, maximize: bool) -> For
     return Formula(rule, ("momentum_buffer",) if momentum else ())
 
 
+@functools.lru_cache(maxsize=64)
+def _minus(lr: float) -> float:
+    """Return the number that a rate makes: the same object as last time, which following knows at once."""
+    return -lr
+
+
 class SGD(Stepper):
     """Subtract the gradient times `lr`, with momentum if wanted.
 
@@ -95,7 +101,7 @@ class SGD(Stepper):
             state["momentum_buffer"] = step
             if group["nesterov"]:
                 step = fresh + step * group["momentum"]
-        p.index_add_(0, step.places[0][0], step.stored, alpha=-float(scalar(group["lr"])))
+        p.index_add_(0, step.places[0][0], step.stored, alpha=_minus(float(scalar(group["lr"]))))
 
     def _standing(self, p: Any, group: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         if not group["momentum"]:
