@@ -208,9 +208,9 @@ SAMPLES: dict[str, Sample] = {
                       Case(((2, 3, 3), (2, 3, 2)), ("triangular", True, False)), Case(((3, 3), (3, 2)), ("triangular", False, True)),
                       Case(((0, 3, 3),), ("expm",)), Case(((0, 3),), ("svdvals",))),
                      (dt.float32, dt.float64, *COMPLEX), "weights", 64, 0.5, 2),
-    "fft": Sample((Case(((3, 5),), ("forward", (1,), 5)), Case(((2, 4, 3),), ("back", (1, 2), 3)), Case(((3, 4),), ("real", (0, 1), 6)),
-                   Case(((3, 4),), ("real", (1,), 7)), Case(((3, 5),), ("half", (0, 1), 5), {0: dt.float64}, False),
-                   Case(((0, 4),), ("forward", (1,), 4))), COMPLEX, "weights", 16),
+    "fft": Sample((Case(((3, 5),), ("whole", False, (1,), (5,), 1.0)), Case(((2, 4, 3),), ("whole", True, (1, 2), (4, 2), 0.25)), Case(((3, 4),), ("real", True, (0, 1), (3, 6), 1.0)),
+                   Case(((3, 4),), ("real", False, (1,), (7,), 0.5)), Case(((3, 5),), ("half", False, (0, 1), (4, 5), 1.0), {0: dt.float64}, False),
+                   Case(((0, 4),), ("whole", False, (1,), (4,), 1.0))), COMPLEX, "weights", 16),
     "host": Sample((Case(((3, 5), (3, 5)), (_sort_back, (3, 5), dt.float64)),), (dt.float64,)),
     # Pooling. max_pool_dx takes (gradient, input).
     "max_pool": Sample(_POOLS, FLOATS + (dt.int32, dt.uint8), apart=0.01), "max_pool_at": Sample(_POOLS, FLOATS + (dt.int32,)),

@@ -295,9 +295,9 @@ class _Lowering:
         self.steps += turns(v, operands, body, fresh)
 
     def _host(self, v: Value) -> None:
-        launch = self.backend.routine(v)
-        if launch is not None:
-            self._launch([launch])
+        launches = self.backend.routine(v)
+        if launches is not None:
+            self._launch(launches)
             return
         self.steps.append(HostStep(reference(v), tuple(base(i).id for i in v.inputs), tuple(i.shape for i in v.inputs),
                                    v.id, v.name, [v.where] if v.where else []))

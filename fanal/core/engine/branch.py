@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.engine import record
-from fanal.core.engine.draft import Step
+from fanal.core.engine.draft import Step, outs_in
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.path import Path, outs_in
+from fanal.core.engine.path import Path
 from fanal.core.engine.record import OUT, Op, session
 
 MAX_BATCH_BYTES = 4 << 20  # of batches that known segments of one thread hold

@@ -5,6 +5,7 @@ outside.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -117,8 +118,9 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "built", "first_sequence", "grads", "hooked", "index", "key", "kwnames", "manual", "mode",
-                 "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks", "watch", "where")
+    __slots__ = ("alone", "built", "first_sequence", "flat", "grads", "hooked", "index", "key", "kwnames", "manual",
+                 "mode", "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks", "watch",
+                 "where")
 
     op: Any
     specs: list[tuple]
@@ -138,7 +140,22 @@ class Step:
     sequences: bool  # some argument is a list or a tuple
     returns_list: bool  # which whoever gets it may change: it is made anew every time
     first_sequence: int  # the place of its result among the sequences of the path, if that is one
+    flat: tuple[Any, list[int]] | None  # a result that is a sequence of outs and nothing else: its type, which outs
     alone: dict[int, int] | None  # references to the .grad tensors it makes when nobody else holds them
+
+
+def sequences_in(spec: tuple, x: Any) -> Iterator[tuple[tuple, Any]]:
+    """Yield the tuples and lists of tensors that a result consists of, with their specifications."""
+    if outs_in(spec) and spec[0] == SEQUENCE:
+        yield spec, x
+        for i, part in zip(spec[1][1], x):
+            yield from sequences_in(i, part)
+
+
+def outs_in(spec: tuple) -> list[int]:
+    """Return the outs that a result consists of."""
+    kind, x = spec
+    return [x] if kind == OUT else [i for part in x[1] for i in outs_in(part)] if kind == SEQUENCE else []
 
 
 def has_list(spec: tuple) -> bool:

@@ -5,7 +5,6 @@ It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
 from sys import getrefcount
 from typing import Any
 from weakref import ref
@@ -14,7 +13,7 @@ import numpy as np
 
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Carried, Taken
-from fanal.core.engine.draft import Draft, Slot, Step
+from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
@@ -31,20 +30,6 @@ def _expect(native: Any, place: int, x: Any) -> ref:
     """Let the matcher expect an object by address until it dies: the next one there is another."""
     matcher.set_arg(native, place, x)
     return ref(x, lambda _: matcher.set_arg(native, place, NOBODY))
-
-
-def sequences_in(spec: tuple, x: Any) -> Iterator[tuple[tuple, Any]]:
-    """Yield the tuples and lists of tensors that a result consists of, with their specifications."""
-    if outs_in(spec) and spec[0] == SEQUENCE:
-        yield spec, x
-        for i, part in zip(spec[1][1], x):
-            yield from sequences_in(i, part)
-
-
-def outs_in(spec: tuple) -> list[int]:
-    """Return the outs that a result consists of."""
-    kind, x = spec
-    return [x] if kind == OUT else [i for part in x[1] for i in outs_in(part)] if kind == SEQUENCE else []
 
 
 class Path:
@@ -146,12 +131,21 @@ class Path:
 
     def _note_sequences(self, s: Step) -> None:
         s.first_sequence = len(self.sequences)
+        kind, x = s.out
+        s.flat = (x[0], outs_in(s.out)) if kind == SEQUENCE and x[1] and all(i[0] == OUT for i in x[1]) else None
         for spec, x in sequences_in(s.out, s.native.out):
             self.sequences.append(x)
             self.sequence_outs.append(outs_in(spec))
 
     def hand(self, s: Step) -> None:
         """Let a step return the present tensors of its specification."""
+        if s.flat is not None:
+            kind, which = s.flat
+            now = [self.outs[i] for i in which]
+            out = now if kind is list else tuple.__new__(kind, now)
+            matcher.set_out(s.native, out)
+            self.sequences[s.first_sequence] = out
+            return
         out = self.value(s.out)
         matcher.set_out(s.native, out)
         if s.out[0] == SEQUENCE:

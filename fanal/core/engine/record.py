@@ -15,7 +15,7 @@ from weakref import ref
 from fanal.core.base import knobs
 from fanal.core.base.dtype import dtype
 from fanal.core.base.state import state
-from fanal.core.base.where import caller
+from fanal.core.base.where import caller, show
 from fanal.core.engine.carry import Carried, origin, unfolded
 from fanal.core.engine.explain import explain
 from fanal.core.engine.handle import Handle, Storage, shared_outside, signature, spread
@@ -87,6 +87,7 @@ class Session(threading.local):
         self.levels: list[Any] = []  # vmapped functions that run now, see engine.level
         self.vmapped = False  # there were some: values may hang on an example
         self.checks: list[tuple[Callable, Any]] = []  # of values in the innermost, to be made when it has ended
+        self.due: list[tuple[Callable, Any, Any]] = []  # checks of pending values, and where they were asked for
         self.notes: list[Any] = []  # what Python left for events of this segment to find, by number
         self.waiting: list[Any] = []  # recorded backwards that wait for Python, the innermost last
         self.asked = 0  # how many modes must see every call, followed or not
@@ -349,6 +350,8 @@ def flush(reason: str) -> None:
         s.depth = depth
         s.flushing = False
         s.notes, s.owed = [], []
+    if s.due:
+        _make_checks(s)
 
 
 def flush_after(what: Any, reason: str) -> None:
@@ -363,6 +366,29 @@ def may_be_read(storage: Storage) -> bool:
     """Tell whether pending events may read a storage from outside."""
     path = session.path
     return id(storage) in session.starts if path is None else any(g.storage is storage for g in path.groups)
+
+
+def check_later(check: Callable[[Any], None], t: Handle, where: Any) -> None:
+    """Let the flush that computes `t` call check(t), which may raise; all else that it computes stands by then."""
+    session.due.append((check, t, where))
+
+
+def _make_checks(s: Session) -> None:
+    due, s.due = s.due, []
+    wrong = None
+    for check, t, where in due:
+        value = t._storage.node.buffer
+        if value is None:  # a flush on the way from following to recording
+            s.due.append((check, t, where))
+        elif wrong is None and value.tobytes().strip(b"\0"):  # any() costs a microsecond
+            wrong = check, t, where
+    if wrong is not None:
+        check, t, where = wrong
+        try:
+            check(t)
+        except Exception as e:
+            e.add_note(f"called at {show(where)}")
+            raise
 
 
 def set_grad(t: Any, new: Any) -> None:

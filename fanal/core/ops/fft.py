@@ -12,14 +12,14 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import node_of, public, wrap
 
-# What each transform is: (its primitive, does exp(-i...) go with it, conjugate before, conjugate after).
+# What each transform is: the kind of its primitive, and whether exp(-2 pi i...) goes with it.
 _KINDS = {
-    "fft": ("forward", True, False, False),
-    "ifft": ("back", False, False, False),
-    "rfft": ("half", True, False, False),
-    "irfft": ("real", False, False, False),
-    "hfft": ("real", True, True, False),
-    "ihfft": ("half", False, False, True),
+    "fft": ("whole", True),
+    "ifft": ("whole", False),
+    "rfft": ("half", True),
+    "irfft": ("real", False),
+    "hfft": ("real", True),
+    "ihfft": ("half", False),
 }
 _BOTH = {"forward": 1.0, "backward": 0.0, "ortho": 0.5}  # the power of 1/n in a transform with exp(-i...)
 
@@ -37,34 +37,21 @@ def _operand(input: Any, name: str, kind: str) -> Node:
                 f"{name} expects a real{'-valued' if name[-1] == 'n' else ''} input tensor, but got {found}"
             )
         return node_of(input, d if d.category == 2 else dt.get_default())
-    return node_of(input, (d if d.category >= 2 else dt.get_default()).to_complex())
-
-
-def _resized(x: Node, dim: int, n: int) -> Node:
-    """Cut off or pad with zeros at the end of one dimension."""
-    size, zero = x.shape[dim], (0,) * len(x.shape)
-    if n < size:
-        return P.slice_(x, zero, tuple(n if d == dim else k for d, k in enumerate(x.shape)), (1,) * len(zero))
-    return P.pad(x, zero, tuple(n - size if d == dim else 0 for d in range(len(x.shape))), 0)
+    return node_of(input, d if d.category >= 2 else dt.get_default())
 
 
 def transform(x: Node, name: str, dims: Shape, sizes: list[int], norm: str | None) -> Node:
     """Transform over `dims`, each cut or padded to its size: of the signal on the real side, for half
     spectra."""
-    kind, forward, before, after = _KINDS[name]
+    kind, forward = _KINDS[name]
     if norm is not None and norm not in _BOTH:
         raise RuntimeError(f'Invalid normalization mode: "{norm}"')
     for n in sizes:
         if n < 1:
             raise RuntimeError(f"Invalid number of data points ({n}) specified")
-    for d, n in zip(dims, sizes):
-        x = _resized(x, d, n // 2 + 1 if kind == "real" and d == dims[-1] else n)
-    y = P.fft(P.conj(x) if before else x, kind, dims, sizes[-1]) if dims else x
     power = _BOTH[norm or "backward"]
     scale = math.prod(sizes) ** -(power if forward else 1 - power)
-    if scale != 1:
-        y = P.mul(y, P.num(y, scale))
-    return P.conj(y) if after else y
+    return P.fft(x, kind, not forward, dims, tuple(sizes), scale) if dims else x
 
 
 def _one(name: str, what: str) -> None:

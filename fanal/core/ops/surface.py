@@ -10,10 +10,11 @@ from typing import Any
 from fanal.core.autograd.callbacks import drive
 from fanal.core.base import layout
 from fanal.core.base.state import state
+from fanal.core.base.where import ready
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import Op
+from fanal.core.engine.record import Op, check_later, session
 from fanal.core.ir.prims import alias
 from fanal.core.ops.arguments import parameters, passing, taking_tensors, under_numpys_names
 from fanal.core.ops.autocast import casting
@@ -105,11 +106,16 @@ def _beside_info(fn: Callable, name: str, way: bool | str) -> Callable:
 
 
 def _checked(form: Any, check: Callable[[Any], None]) -> Callable:
-    """Call an event that returns (result, info) and read the info: a failure is raised at the user's line."""
+    """Call an event that returns (result, info). The failure that an info tells of is raised at the user's line where
+    the code there is ready for it, else when the value is computed."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         found, info = form(*args, **kwargs)
-        check(info)
+        now, where = (True, None) if session.depth or session.levels else ready(2)
+        if now:
+            check(info)
+        else:
+            check_later(check, info, where)
         return found
 
     call.__doc__, call.__module__ = form.__doc__, form.__module__

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from fanal.core.backends.contract import Launch, Temp
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import ATTENTION, CONVOLUTIONS, attention, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
+from fanal.core.backends.cpu.fft import fft_launches
 from fanal.core.backends.cpu.lapack import lapack_launch
 from fanal.core.backends.cpu.launch import loop_launches
 from fanal.core.backends.cpu.matmul import TILED
@@ -24,7 +26,8 @@ from fanal.core.compiler.graph import Value
 from fanal.core.compiler.loopir import Loop
 from fanal.core.compiler.tail import Tail
 
-_ROUTINES = {
+_ROUTINES: dict[str, Callable[[Value, Target], Any]] = {
+    "fft": fft_launches,
     "lapack": lapack_launch,
     "scan": scan_launch,
     "recast": copy_launch,
@@ -82,10 +85,11 @@ class CpuBackend:
             return attention(v, operands, self.target)
         return contract_launches(v, operands, tail, self.target)
 
-    def routine(self, v: Value) -> Launch | None:
-        """Return the launch of a value that else its NumPy reference computes, or None."""
+    def routine(self, v: Value) -> list[Temp | Launch] | None:
+        """Return the launches of a value that else its NumPy reference computes, or None."""
         make = _ROUTINES.get(v.name)
-        return make(v, self.target) if make else None
+        found = make(v, self.target) if make else None
+        return [found] if isinstance(found, Launch) else found
 
     def loop(self, loop: Loop) -> list[Temp | Launch]:
         """Return the launches of a loop."""
