@@ -14,7 +14,19 @@ import numpy as np
 
 import fanal
 from fanal.core.autograd.backward import gradients, target
-from fanal.core.autograd.callbacks import Callback, Rule, Walk, next_note, number_of, stepwise, values
+from fanal.core.autograd.callbacks import (
+    Callback,
+    Noted,
+    Rule,
+    Walk,
+    next_note,
+    note,
+    noted_as,
+    number_of,
+    running,
+    stepwise,
+    values,
+)
 from fanal.core.autograd.events import event
 from fanal.core.base.dtype import float32
 from fanal.core.base.missing import finder
@@ -78,7 +90,7 @@ def _map(f: Callable, x: Any) -> Any:
     return x
 
 
-class _Draws:
+class _Draws(Noted):
     """The random numbers that a region draws, so that they can be drawn again."""
 
     def __init__(self, wanted: bool) -> None:
@@ -96,7 +108,7 @@ class _Draws:
             unfollowable("a checkpoint inside an event")
         stream = default_generator._mt
         before = stream.get_state()
-        session.notes.append(self)
+        note(self)
         _keep_event()
         try:
             yield
@@ -143,11 +155,11 @@ def _keep() -> None:
 
 
 def _kept(number: int) -> None:
-    _forget(session.notes[number].pairs)
+    _forget(noted_as(number).pairs)
 
 
 def _repeat(number: int) -> None:
-    rng.repeated.append(iter(session.notes[number].pairs))
+    rng.repeated.append(iter(noted_as(number).pairs))
 
 
 def _repeated() -> None:
@@ -199,7 +211,7 @@ class _Region(Callback):
 
 def _pulled(number: int, create: bool, *tensors: Any) -> Walk:
     """Return the gradients of what a region was computed from: of its second outputs, for their gradients."""
-    region, half = session.notes[number], len(tensors) // 2
+    region, half = noted_as(number), len(tensors) // 2
     with grad_mode(True):
         roots = [read(o) for o in tensors[:half]]
     if not all(r.needs_grad for r in roots):
@@ -277,7 +289,7 @@ def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, contex
     region.shapes = [tuple(o.shape) for o in outs]
     if session.depth:
         unfollowable("a checkpoint inside an event")
-    session.notes.append(region)
+    note(region)
     made = iter(_outputs_event(len(region.given), *region.given, *outs))
     return _map(lambda _: next(made), out)
 
@@ -321,6 +333,12 @@ class CheckpointFunction(fanal.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple:
+        if running.partial:
+            raise RuntimeError(
+                "When use_reentrant=True, torch.utils.checkpoint is incompatible with .grad() or passing an `inputs` "
+                "parameter to .backward(). To resolve this error, you can either set use_reentrant=False, or call "
+                ".backward() without passing the `inputs` argument."
+            )
         inputs = list(ctx.given)
         for k, t in zip(ctx.at, ctx.saved_tensors):
             inputs[k] = t

@@ -416,6 +416,27 @@ def a_subclass_trains_and_steps_differ_after_backward(m):
     return out
 
 
+def callbacks_of_two_segments_meet(m):
+    from importlib import import_module
+    checkpoint = import_module(f"{m.__name__}.utils.checkpoint").checkpoint
+    m.manual_seed(11)
+    w = m.nn.Parameter(m.randn(3, 3))
+    out = []
+    for k in range(6):
+        w.grad = None
+        h = checkpoint(lambda h: h.sin(), w * 2, use_reentrant=k % 2 > 0)
+        out.append(h.sum().item())
+        y = checkpoint(lambda h: h.tanh(), h * 2, use_reentrant=True)
+        y.register_hook(lambda g: out.append(g.sum().item()))
+        y.sum().backward()
+        out.append(w.grad.clone())
+        try:
+            m.autograd.grad(checkpoint(lambda h: h * 2, w, use_reentrant=True).sum(), w)
+        except RuntimeError as e:
+            out.append(str(e)[:70])
+    return out
+
+
 CASES = (
     a_flag_changes_what_a_hook_does, hooks_come_and_go, a_hook_adds_and_removes_others, a_hook_reads_its_gradient,
     a_hook_raises_once, a_hook_writes_in_place, a_function_branches, a_function_comes_and_goes,
@@ -423,7 +444,7 @@ CASES = (
     values_are_read_inside_a_function, a_loss_is_read_before_backward, a_graph_is_walked_twice,
     one_optimizer_steps_twice_in_a_backward, checkpoints_draw_the_same_again, a_checkpoint_changes_what_it_does,
     tangents_change, hooks_on_saved_tensors_come_and_go,
-    a_subclass_trains_and_steps_differ_after_backward)
+    a_subclass_trains_and_steps_differ_after_backward, callbacks_of_two_segments_meet)
 
 
 def _flat(x: Any) -> list[Any]:

@@ -208,7 +208,8 @@ def gradients(
             grads.seed(r, c)
 
         def ask(kind: str, which: Any, given: Sequence[Node | None]) -> Generator[Stop, tuple, list[Any]]:
-            reply = yield Stop(kind, which, tuple(map(shown, given)), create_graph, retain)
+            partial = wanted is not None and not stop
+            reply = yield Stop(kind, which, tuple(map(shown, given)), create_graph, retain, partial)
             return values(reply)
 
         def arrive(n: Node) -> Generator[Stop, tuple, Node | None]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from fanal.core.autograd.backward import grad_name
-from fanal.core.autograd.callbacks import Callback, Rule, next_note, number_of
+from fanal.core.autograd.callbacks import Callback, Rule, next_note, note, noted_as, number_of
 from fanal.core.autograd.forward import give_tangent, levels
 from fanal.core.base.dtype import float32, scalar_name
 from fanal.core.base.shape import broadcast_shapes
@@ -229,7 +229,7 @@ def with_histories(call: Call, layout: Layout, *tensors: Any) -> tuple:
     if number is None:
         number = _numbers[layout] = len(_layouts)
         _layouts.append(layout)
-    session.notes.append(call)
+    note(call)
     return _outputs_event(number, *tensors)
 
 
@@ -286,7 +286,7 @@ def _raw(o: Any) -> Node:
 
 def _output(number: int, k: int) -> Any:
     """Return a saved output of a call that was noted."""
-    return session.notes[number].output(k)
+    return noted_as(number).output(k)
 
 
 def _event(op: Op) -> Any:

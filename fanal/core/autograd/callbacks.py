@@ -9,6 +9,7 @@ left for this segment, numbered in order.
 """
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,12 +33,19 @@ class Stop(NamedTuple):
     grads: tuple  # tensors and None
     create_graph: bool = False
     retain: bool = True
+    partial: bool = False  # the walk goes to some values only
 
 
 Walk = Generator[Stop, tuple, Any]
 
 
-class Callback:
+class Noted:
+    """Something that Python leaves for an event to find."""
+
+    number = -1  # its place among the notes, if it is there
+
+
+class Callback(Noted):
     """Something noted that Python runs when gradients arrive."""
 
     def answer(self, grads: tuple) -> tuple:
@@ -68,7 +76,7 @@ class Rule:
         return self.result(values(self.callback.answer(tuple(map(shown, self.given(g, y))))))
 
 
-class Packs:
+class Packs(Noted):
     """What the gradient rules of the values that one call made will read, packed: see `saving`."""
 
     def __init__(self) -> None:
@@ -87,25 +95,35 @@ class Packs:
         return tuple(found)
 
 
-def next_note(make: Callable[[], Any]) -> int:
+def note(noted: Noted) -> int:
+    """Leave something for the next event that asks for a note; return its number."""
+    notes = session.notes
+    noted.number = len(notes)
+    notes.append(noted)
+    return noted.number
+
+
+def next_note(make: Callable[[], Noted]) -> int:
     """Return the number of what Python has noted for the present event; make it if the event comes first."""
     s = session
     k = s.noted
     s.noted += 1
-    if k == len(s.notes):
-        s.notes.append(make())
-    return k
+    return note(make()) if k == len(s.notes) else k
 
 
-def number_of(noted: Any) -> int:
+def number_of(noted: Noted) -> int:
     """Return the number of a note. What was noted in an earlier segment, or by nobody, is found in no later step."""
-    notes = session.notes
-    for k, other in enumerate(notes):
-        if other is noted:
-            return k
+    k, notes = noted.number, session.notes
+    if 0 <= k < len(notes) and notes[k] is noted:
+        return k
     unfollowable("Python left of an earlier segment is called in backward")
-    notes.append(noted)
-    return len(notes) - 1
+    session.older.append(noted)
+    return -len(session.older)
+
+
+def noted_as(number: int) -> Any:
+    """Return what has a number, see `number_of`."""
+    return session.notes[number] if number >= 0 else session.older[-1 - number]
 
 
 def shown(g: Node | None) -> Any:
@@ -124,6 +142,15 @@ def hooks_of(t: Any) -> int:
         name(t)
         s.event.hooked.append((t, kinds))
     return kinds
+
+
+class _Running(threading.local):
+    """The walks that wait for Python now, recorded or followed."""
+
+    partial = 0  # how many of them go to some values only
+
+
+running = _Running()
 
 
 class _Waiting:
@@ -186,12 +213,15 @@ def drive(out: Any) -> Any:
     s.driving += 1
     try:
         while type(out) is Stop:
+            running.partial += out.partial
             try:
                 with grad_mode(out.create_graph):
                     reply = _answer(out, called)
             except BaseException:
                 _abandon()
                 raise
+            finally:
+                running.partial -= out.partial
             retain = out.retain
             out = _resumed(*reply)
             del reply  # or a flush would find its tensors held
@@ -210,10 +240,10 @@ def drive(out: Any) -> Any:
 def _answer(stop: Stop, called: list[Callback]) -> tuple:
     kind, which, grads, *_ = stop
     if kind == "note":
-        called.append(session.notes[which])
+        called.append(noted_as(which))
         return called[-1].answer(grads)
     if kind == "unpack":
-        return session.notes[which[0]].unpacked(which[1:])
+        return noted_as(which[0]).unpacked(which[1:])
     if kind == "leaf":
         return which._hooks.answer(grads)
     if kind == "after":

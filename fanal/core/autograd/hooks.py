@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from fanal.core.autograd.callbacks import Callback, next_note, number_of
+from fanal.core.autograd.callbacks import Callback, next_note, note, noted_as, number_of
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
 from fanal.core.engine.carry import origin, template, unfold
@@ -144,8 +144,8 @@ def _hooks_of_value(t: Any) -> Hooks:
         unfollowable("a hook is registered inside an event")
     k = _hooked(t)
     if k == len(notes):  # the event was followed, and left that to us
-        notes.append(Hooks())
-    return notes[k]
+        note(Hooks())
+    return notes[k] if k >= 0 else noted_as(k)
 
 
 def _present(t: Any) -> Node:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fanal.core.autograd.callbacks import Packs, next_note, number_of
+from fanal.core.autograd.callbacks import Packs, next_note, note, noted_as, number_of
 from fanal.core.autograd.events import event
 from fanal.core.autograd.hooks import of_value
 from fanal.core.base.state import grad_mode, state
@@ -106,7 +106,7 @@ def _before(*args: Any) -> None:
 
 def _after(number: int, count: int, *tensors: Any) -> tuple:
     """Return what the gradient rules of new values behind `count` results read, each value once, to be packed."""
-    packs = session.notes[number]
+    packs = noted_as(number)
     known = packs.known
     if known is None:  # a value was read meanwhile
         with grad_mode(True):
@@ -153,7 +153,7 @@ class _Saving(threading.local):
         if session.depth:
             unfollowable("what operators save is packed inside an event")
         packs, given = Packs(), _tensors((args, kwargs))
-        session.notes.append(packs)
+        note(packs)
         _before_event(*given)
         out = func(*args, **kwargs)
         results = _tensors(out)

@@ -89,6 +89,7 @@ class Session(threading.local):
         self.checks: list[tuple[Callable, Any]] = []  # of values in the innermost, to be made when it has ended
         self.due: list[tuple[Callable, Any, Any]] = []  # checks of pending values, and where they were asked for
         self.notes: list[Any] = []  # what Python left for events of this segment to find, by number
+        self.older: list[Any] = []  # what it left for those of earlier segments, and is asked for in this one
         self.waiting: list[Any] = []  # recorded backwards that wait for Python, the innermost last
         self.asked = 0  # how many modes must see every call, followed or not
         self.driving = 0  # how many backwards wait for Python, recorded or followed
@@ -349,7 +350,7 @@ def flush(reason: str) -> None:
     finally:
         s.depth = depth
         s.flushing = False
-        s.notes, s.owed = [], []
+        s.notes, s.older, s.owed = [], [], []
     if s.due:
         _make_checks(s)
 
