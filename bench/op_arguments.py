@@ -105,7 +105,7 @@ def grown(make: Callable[[int], Arguments], run: Callable[..., Any]) -> Argument
 def made(maker: Callable[[int], tuple], n: int) -> Arguments:
     """Call a maker: it returns the arguments, the last one a dict if there are keywords."""
     torch.manual_seed(0)
-    args = maker(n)
+    args = tuple(maker(n))  # results with names are no plain tuples
     return Arguments(args[:-1], args[-1]) if type(args[-1]) is dict else Arguments(args, {})
 
 
