@@ -386,7 +386,7 @@ def test_host_steps():
     check([x], [P.mul(x, x)], host=1)
     y = inp((4, 5))
     check([y], [P.add(P.scan(P.neg(y), "add", 1), y)], host=0)
-    check([y], [P.argsort(y, 1, False)], host=1)
+    check([y], [P.argsort(y, 1, False, 0, y.shape[1])], host=1)
     n = inp((4, 5), dt.int64, 1, 9)
     check([n], [P.idiv(P.full((4, 5), 100, dt.int64), n)], host=0)
 

@@ -1,8 +1,13 @@
 """Sorting, scanning, counting, comparing against torch."""
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import numpy as np
+import pytest
+import torch
+
+import fanal
 from tests.ops.oracle import check, check_gradient
 
 ORDER = """m.sort(x) | m.sort(x, 0, True) | x.sort(dim=1, descending=True) | x.argsort(0) | m.topk(x, 2) | m.topk(x, 1, 0, largest=False) | x.kthvalue(2)
@@ -32,3 +37,19 @@ def test_values(code: str) -> None:
 @pytest.mark.parametrize("code", [c for c in ORDER + SCANS if "argsort" not in c and "mode" not in c and "nan" not in c])
 def test_gradient(code: str) -> None:
     check_gradient(code, (2, 3))
+
+
+@pytest.mark.parametrize("code", ["m.topk(y, 5)", "m.topk(y, 3, 0, largest=False)", "m.topk(y, 70, 0)", "y.kthvalue(17, 0)",
+                                  "y.kthvalue(1, 1)", "y.median()", "y[:, 1:].nanmedian()", "y.nanmedian()", "y.long().median(1).values",
+                                  "m.topk(y.long(), 4, 1).values", "m.topk(y.half(), 2).values"])
+def test_parts_of_the_order_of_many_elements(code: str) -> None:
+    """A part is selected before it is sorted; NaN is the largest."""
+    got, want = (eval(code, {"m": m, "y": _many(m)}) for m in (fanal, torch))
+    for g, w in zip(*(x if isinstance(x, tuple) else (x,) for x in (got, want))):
+        np.testing.assert_array_equal(np.array(g.tolist()), np.array(w.tolist()))
+
+
+def _many(m: Any) -> Any:
+    y = np.random.default_rng(0).permutation(70 * 90).reshape(70, 90).astype(np.float32)
+    y[3, 0] = np.nan
+    return m.tensor(y)

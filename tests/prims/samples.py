@@ -201,7 +201,8 @@ SAMPLES: dict[str, Sample] = {
     "gather": Sample((Case(((5, 4), (3, 4)), (0,), {1: Index(5)}), Case(((5, 4), (5, 6)), (1,), {1: Index(4)})), ALL),
     "scatter": Sample(_writes((6, 7), (4, 7), (4, 7), 0, True)[:1] + _writes((6, 7), (9, 7), (9, 7), 0, False)[1:]
                       + _writes((6, 7), (6, 2), (6, 2), 1, True)[1:2], NUMBERS, "terms"),
-    "argsort": Sample(cases((((5, 9),), (1, False)), (((5, 9),), (0, True)), (((),), (0, False)), (((0, 3),), (0, False))),
+    "argsort": Sample(cases((((5, 9),), (1, False, 0, 9)), (((5, 9),), (0, True, 0, 5)), (((50, 60),), (1, True, 2, 6)),
+                            (((50, 60),), (0, False, 4, 5)), (((),), (0, False, 0, 1)), (((0, 3),), (0, False, 0, 0))),
                       BOOL + NUMBERS),
     # Linear algebra and Fourier transforms. Routines that no layout makes singular; the rest is in tests/ops.
     "lapack": Sample((Case(((2, 3, 3),), ("expm",)), Case(((4, 3),), ("svdvals",)), Case(((3, 3),), ("det",), smooth=False),

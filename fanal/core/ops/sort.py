@@ -22,12 +22,14 @@ from fanal.core.ops.rearrange import plain
 from fanal.core.tensor.tensor import compute
 
 
-def order_of(x: Node, d: int, descending: bool = False) -> Node:
-    """Return positions that sort along a dimension, stable; NaN counts as the largest."""
+def order_of(x: Node, d: int, descending: bool = False, start: int = 0, stop: int | None = None) -> Node:
+    """Return positions that sort along a dimension, stable, or a part of them; NaN counts as the largest."""
     if x.dtype.is_complex:
         raise RuntimeError("Sort does not support complex dtypes on CPU")
     y = P.convert(x, dt.uint8) if x.dtype is dt.bool_ else x
-    return P.argsort(P.detach(y), d, descending) if x.shape else P.full((), 0, dt.int64)
+    if not x.shape:
+        return P.full((), 0, dt.int64)
+    return P.argsort(P.detach(y), d, descending, start, x.shape[d] if stop is None else stop)
 
 
 def _at(x: Node, i: Node, d: int) -> Node:
@@ -57,14 +59,6 @@ def msort(input: Any) -> Any:
     return sort(input, 0)[0]
 
 
-def _part(x: Node, d: int, start: int, stop: int) -> Node:
-    if not x.shape:
-        return x
-    a = tuple(start if k == d else 0 for k in range(len(x.shape)))
-    b = tuple(stop if k == d else n for k, n in enumerate(x.shape))
-    return P.slice_(x, a, b, (1,) * len(a))
-
-
 @public(out="same")
 def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """Return the k largest (or smallest) elements along a dimension, and where they stand."""
@@ -73,7 +67,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
     size = x.shape[d] if x.shape else 1
     if not 0 <= k <= size:
         raise RuntimeError("selected index k out of range")
-    i = _part(order_of(x, d, largest), d, 0, k)
+    i = order_of(x, d, largest, 0, k)
     return named("topk", "values", "indices")(plain(_at(x, i, d), input), plain(i, input))
 
 
@@ -96,23 +90,35 @@ def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
         raise IndexError(f"kthvalue(): Expected reduction dim {d} to have non-zero size.")
     if not 1 <= k <= size:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {d}")
-    return _picked(input, x, _part(order_of(x, d), d, k - 1, k), d, keepdim, "kthvalue")
+    return _picked(input, x, order_of(x, d, False, k - 1, k), d, keepdim, "kthvalue")
 
 
 def _middle(x: Node, d: int, ignore_nan: bool) -> Node:
     """Return where the lower median stands along a dimension (kept with size 1)."""
+    n = x.shape[d] if x.shape else 1
+    if x.dtype.category < 2:
+        return order_of(x, d, False, (n - 1) // 2, (n - 1) // 2 + 1)
     order = order_of(x, d)
     if not x.shape:
         return order
-    n = x.shape[d]
     shape = tuple(1 if k == d else m for k, m in enumerate(x.shape))
-    if x.dtype.category < 2:
-        return _part(order, d, (n - 1) // 2, (n - 1) // 2 + 1)
     count = P.reshape(P.sum_(P.convert(P.not_(nan_node(x)), dt.int64), (d,)), shape)
     one = P.num(count, 1)
     half = P.shr(P.max_(P.sub(count, one), P.num(count, 0)), one)
     at = half if ignore_nan else P.where(P.lt(count, P.num(count, n)), count, half)
     return P.gather(order, at, d)
+
+
+def _lower_median(a: np.ndarray, skip: bool) -> np.ndarray:
+    """The element in the middle, the lower of two. NaN is skipped, or is the result."""
+    nan = a != a
+    if nan.any():
+        a = a[~nan] if skip and not nan.all() else a[nan]
+    middle = (a.size - 1) // 2
+    return np.partition(a, middle)[middle] if a.dtype.kind in "fiu" else np.sort(a)[middle]
+
+
+_LOWER_MEDIAN = {skip: functools.partial(_lower_median, skip=skip) for skip in (False, True)}
 
 
 def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
@@ -130,7 +136,7 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
         return plain(
             P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype), input
         )
-    y = P.reshape(P.gather(P.detach(flat), _middle(flat, 0, skip), 0), ())
+    y = P.host((P.detach(flat),), _LOWER_MEDIAN[skip], (), x.dtype)
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
         hit = P.or_(P.eq(x, y), P.and_(nan_node(x), nan_node(y)))

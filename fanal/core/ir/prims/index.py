@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.shape import Shape
 from fanal.core.ir.prims.batching import along, one_by_one, reading, writing
 from fanal.core.ir.prims.view import zeros
 from fanal.core.ir.program import Node
@@ -116,9 +117,25 @@ def _write_grad(write, read, g, x, i, v, dim, mode):  # type: ignore[no-untyped-
     )
 
 
-def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
+_WORTH = 2048  # elements, from which on it pays to select before sorting
+
+
+def _argsort_ref(x: np.ndarray, dim: int, descending: bool, start: int, stop: int) -> np.ndarray:
     if x.ndim == 0:
         return np.zeros((), np.int64)
+    n = x.shape[dim]
+    if x.size > _WORTH and 0 < stop - start < n and x.dtype.kind in "fiu":
+        low, high = (n - stop, n - start) if descending else (start, stop)
+        ends = [k for k in {low, high - 1} if 0 <= k < n]
+        found = np.argpartition(x, ends, dim).take(range(low, high), dim)
+        if stop - start > 1:
+            within = np.argsort(np.take_along_axis(x, found, dim), dim, kind="stable")
+            found = np.take_along_axis(found, within, dim)
+        return np.flip(found, dim) if descending else found
+    return _whole_order(x, dim, descending).take(range(start, stop), dim)
+
+
+def _whole_order(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
     if not descending:
         return np.argsort(x, dim, kind="stable").astype(np.int64)
     # Stable and descending: sort the reversed array ascending, and read it backwards. NaN comes first.
@@ -126,15 +143,21 @@ def _argsort_ref(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
     return (x.shape[dim] - 1 - order).astype(np.int64)
 
 
-# Order that sorts along `dim`, stable; NaN is the largest.
+def _argsort_shape(inputs: Sequence[Node], params: tuple) -> Shape:
+    dim, _, start, stop = params
+    return tuple(stop - start if d == dim else n for d, n in enumerate(inputs[0].shape))
+
+
+# The places start ... stop of the order that sorts along `dim`; NaN is the largest. The whole order is stable; in a
+# part, equal elements may stand for each other.
 argsort: Row = prim(
     "argsort",
     kind="opaque",
-    shape=same,
+    shape=_argsort_shape,
     dtype=lambda i, p: dt.int64,
     ref=_argsort_ref,
     grad=NO_GRADIENT,
-    batch=along(lambda size, dim, descending: (dim + 1, descending)),
+    batch=along(lambda size, dim, *rest: (dim + 1, *rest)),
     code=None,
     flops=lambda i, p: 20 * i[0].size,
     exact=True,
