@@ -118,8 +118,8 @@ def test_a_vmap_that_cannot_begin_leaves_nothing_open() -> None:
 @pytest.mark.parametrize("program", [
     lambda m: m.nn.functional.pairwise_distance(m.tensor(0.5), m.tensor(2.), keepdim=True), lambda m: m.tensor(0.5).mT, lambda m: m.tensor(1j).mH,
     lambda m: m.searchsorted(m.tensor([0.1, 0.2]), m.tensor([0.1], dtype=m.float64)), lambda m: m.bucketize(m.tensor([1, 2]), m.tensor([0.5, 1.5])),
-    lambda m: m.searchsorted(m.tensor([1, 2, 3]), m.tensor([1.5, 2.5])),
-], ids=range(6))
+    lambda m: m.searchsorted(m.tensor([1, 2, 3]), m.tensor([1.5, 2.5])), lambda m: m.nn.functional.instance_norm(m.ones(1, 0, 6)),
+], ids=range(7))
 def test_operators(program: Any) -> None:
     """No dimensions; boundaries of another dtype than the values."""
     of_both(program)
@@ -132,4 +132,20 @@ def test_as_strided_of_a_view_of_a_leaf_has_a_gradient(view: Any) -> None:
         y = view(p).as_strided((2, 2), (6, 1))
         (y * y).sum().backward()
         return [y, p.grad]
+    of_both(program)
+
+
+@pytest.mark.parametrize("put", [
+    lambda m, b, v: b.fill_(v), lambda m, b, v: b.masked_fill(~b, v), lambda m, b, v: b.scatter(0, m.tensor([1]), v), lambda m, b, v: b.new_full((2,), v),
+    lambda m, b, v: b.__setitem__(1, v), lambda m, b, v: b.__setitem__(~b, v), lambda m, b, v: b.index_fill_(0, m.tensor([1]), v),
+], ids=range(7))
+def test_any_fraction_is_true(put: Any) -> None:
+    """A number was cut to an integer on its way into a boolean tensor."""
+    def program(m: Any) -> list[Any]:
+        found = []
+        for v in (0.0, 0.5, 0.25, 0, 1, -0.1, float("nan")):
+            b = m.tensor([True, False, False])
+            r = put(m, b, v)
+            found.append(b if r is None else r)
+        return found
     of_both(program)

@@ -89,7 +89,7 @@ def number(x: Any, d: dt.dtype) -> Node:
     """Return a Python number as a 0-d value of dtype `d`; it may differ from step to step without recompiling."""
     if isinstance(x, (bool, np.bool_)) or d.is_complex or isinstance(x, (complex, np.complexfloating)):
         return full((), complex(x) if d.is_complex else x, d)
-    if d.category == 2:
+    if d.category == 2 or (d is dt.bool_ and isinstance(x, (float, np.floating))):  # any fraction is true
         node = given(np.array(float(x), np.float64), dt.float64)
     else:
         if d.category == 1 and not -(1 << 63) <= int(x) < 1 << 63:

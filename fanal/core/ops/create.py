@@ -149,7 +149,7 @@ def shape_of(size: tuple) -> Shape:
 def filled(shape: Shape, value: Any, d: dt.dtype, device: Any = None, requires_grad: bool = False) -> Any:
     """Return a tensor filled with one number."""
     where = devices.resolve(device)
-    t = wrap(full_p(shape, value, d))
+    t = wrap(full_p(shape, bool(value) if d is dt.bool_ else value, d))
     t._storage.meta = where is devices.META
     if requires_grad:
         from fanal.core.ops.grad_ops import requires_grad_
