@@ -13,11 +13,13 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
+from fanal.core.ir.interp import interpret
+from fanal.core.ir.program import Program, toposort
 from fanal.core.ops.build import is_number, public, read, result_type
 from fanal.core.ops.named import named
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.spaced import points
-from fanal.core.tensor.tensor import compute, wrap, wrap_array
+from fanal.core.tensor.tensor import compute, wrap_array
 
 
 def _wide(a: np.ndarray) -> np.ndarray:
@@ -153,12 +155,17 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     if density:
         out = (out / out.sum() / np.diff(edges)).astype(d.np)
     return named("histogram", "hist", "bin_edges")(
-        wrap_array(out, d), wrap_array(np.ascontiguousarray(edges), d)
+        wrap_array(out, d), wrap_array(np.array(edges), d)
     )
 
 
+@functools.lru_cache(maxsize=256)
 def _edges(low: float, high: float, bins: int, d: dt.dtype) -> np.ndarray:
-    return compute(wrap(points(low, high, bins + 1, d)))
+    """Return the edges of `bins` equal parts, read-only. NumPy computes them node by node: ranges come again."""
+    node = points(low, high, bins + 1, d)
+    (edges,) = interpret(Program([], toposort([node]), [node]), [])
+    edges.flags.writeable = False
+    return edges
 
 
 def _ranges(a: np.ndarray, bins: Any, range: Any, d: dt.dtype) -> list[np.ndarray]:
@@ -234,7 +241,7 @@ def histogramdd(
         for k, e in enumerate(edges):
             volume = volume * np.diff(e).reshape(tuple(-1 if j == k else 1 for j, _ in enumerate(edges)))
         out = (out / out.sum() / volume).astype(d.np)
-    shown = tuple(wrap_array(np.ascontiguousarray(e), d) for e in edges)
+    shown = tuple(wrap_array(np.array(e), d) for e in edges)
     return named("histogramdd", "hist", "bin_edges")(wrap_array(out, d), shown)
 
 
