@@ -1,8 +1,8 @@
 """Mathematical functions as straight-line vector code, float32 within 1.5 ULP and float64 within 2.
 
 Sources: Cephes (Moshier) for the polynomials of exp, log and tanh in float32; fdlibm (Sun) for log, sin and cos in
-float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of erf
-are minimax fits (Lawson's iteration). Rare functions call the C library in double precision, lane by lane, so a
+float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomial of erf
+is a minimax fit (Lawson's iteration). Rare functions call the C library in double precision, lane by lane, so a
 lane's result never depends on its neighbours.
 """
 
@@ -380,28 +380,20 @@ _circular("sin", 0)
 _circular("cos", 1)
 
 
-# Error function: the float32 fits are in x**2 near 0, and of log(1 - erf(x)) beyond.
+# Error function: 1 - exp(t), where t = log(1 - erf(x)) = x q(x) - x.
+# The fit of q on [0, 4] is one of erf's relative error.
 
-_ERF_NEAR = (
-    8.382136729778722e-05,
-    -0.0008145568426698446,
-    0.005201287567615509,
-    -0.026859503239393234,
-    0.11283697187900543,
-    -0.37612634897232056,
-    0.12837916612625122,
+_ERF = (
+    9.256264625452043e-06,
+    -0.00011764126620004643,
+    0.0006328368356134358,
+    -0.0016670274234042509,
+    0.00016039602716456523,
+    0.019153063923925195,
+    -0.10277783051356294,
+    -0.6366193819656644,
+    -0.12837917161135093,
 )
-_ERF_FAR = (
-    -5.115856311022071e-06,
-    4.7744328185217455e-05,
-    3.856867624563165e-05,
-    -0.0028997210320085287,
-    0.022624874487519264,
-    -0.10521595925092697,
-    -0.6356493830680847,
-    -0.1285465508699417,
-)
-_ERF_SWITCH = 0.92
 
 
 @_named("erf")
@@ -410,11 +402,14 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     if of is dt.float64:
         return library(e, "erf", x)
     a = e.intrinsic("fabs", x)
-    near = e.fma(horner(e, e.op("fmul", x, x), _ERF_NEAR), x, x)
-    t = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
-    _, n, r = _reduce(e, e.fma(horner(e, t, _ERF_FAR), t, e.neg(t)))  # -18 at the least
-    far = e.op("fsub", e.const(1, of), e.op("fmul", _exp_near(e, r), power(e, n, of)))
-    return e.where(e.fcmp("olt", a, e.const(_ERF_SWITCH, of)), near, copy_sign(e, far, x))
+    a = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
+    q = horner(e, a, _ERF)
+    t = e.fma(q, a, e.neg(a))  # -18 at the least
+    lost = e.fma(q, a, e.neg(e.op("fadd", t, a)))  # by rounding t
+    _, n, r = _reduce(e, t)
+    q = e.op("fadd", r, e.fma(horner(e, r, _EXP[of]), e.op("fmul", r, r), lost))  # exp(t) is 2**n (1 + q)
+    s = power(e, n, of)
+    return copy_sign(e, e.fma(e.neg(q), s, e.op("fsub", e.const(1, of), s)), x)
 
 
 # Powers.
