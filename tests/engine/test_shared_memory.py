@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fanal
+from fanal.core.engine.ledger import ledger
 
 torch = pytest.importorskip("torch")
 
@@ -73,3 +74,55 @@ def test_writing_shared_memory_before_backward_is_noticed() -> None:
         x.add_(1)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.backward()
+
+
+def test_what_was_read_before_a_write_outside_stays_when_following_ends() -> None:
+    a = np.zeros(3, np.float32)
+    found = []
+    for k in range(10):
+        a[:] = k
+        y = fanal.from_numpy(a) * 2
+        a[:] = 100
+        found.append((y + 1 if k < 8 else y - 1).tolist()[0])
+    assert found == [2.0 * k + 1 if k < 8 else 2.0 * k - 1 for k in range(10)]
+
+
+def test_a_batch_from_numpy_is_followed_however_it_is_read() -> None:
+    """Twice in a step, and through views: the usual autoencoder on slices of an array."""
+    def train(lib: Any) -> tuple[list[float], list[int]]:
+        data = np.linspace(-1, 1, 480, dtype=np.float32).reshape(20, 2, 12)
+        layer = lib.nn.Linear(24, 24)
+        with lib.no_grad():
+            layer.weight.copy_(lib.linspace(-0.1, 0.1, 576).view(24, 24))
+            layer.bias.zero_()
+        opt = lib.optim.SGD(layer.parameters(), lr=0.1)
+        losses, recorded = [], []
+        for k in range(10):
+            x = lib.from_numpy(data[k:k + 8])
+            flat = x.permute(0, 2, 1).reshape(8, 24)
+            loss = ((layer(flat) - flat) ** 2).mean() + (layer(x.view(8, 24)) ** 2).mean()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+            data += 0.01
+            recorded.append(ledger.recorded)
+        return losses, recorded
+    losses, recorded = train(fanal)
+    np.testing.assert_allclose(losses, train(torch)[0], 1e-5)
+    assert recorded[-1] == recorded[3]
+
+
+def test_a_write_to_shared_memory_among_other_calls() -> None:
+    def work(lib: Any) -> list:
+        a, found = np.ones((2, 3), np.float32), []
+        for k in range(12):
+            t = lib.from_numpy(a).unsqueeze(0)
+            u = t.permute(2, 0, 1).float() / 2
+            a += 1
+            v = t * u.permute(1, 2, 0)
+            a *= 0.5 if k % 3 else 1
+            t.add_(1)
+            found.append(((v + t if k < 9 else v - t).tolist(), a.tolist(), u.tolist()))
+        return found
+    assert work(fanal) == work(torch)

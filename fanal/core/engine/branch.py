@@ -142,6 +142,8 @@ def _go_over(again: bool, a: Path, b: Path, k: int) -> None:
     matcher.set_cursor(b.steps[k].native if k < len(b.steps) else None)
     if a.undo:
         b.undo, a.undo = a.undo, []
+    for x, y in zip(a.steps[:k], b.steps):
+        y.copies.update(x.copies)
     for slot in a.slots:
         if slot.moves:
             a.release(slot)
@@ -150,6 +152,7 @@ def _go_over(again: bool, a: Path, b: Path, k: int) -> None:
 def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
                and x.out == y.out and x.grads == y.grads and x.built == y.built and x.hooked == y.hooked
+               and x.copies.keys() == y.copies.keys()
                and x.manual == y.manual and (y.watch is None or y.watch.hold())
                for x, y in zip(a.steps[:k], b.steps[:k]))
 

@@ -72,7 +72,7 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("copy", "first", "group", "listed", "moves", "place", "returned", "signature", "step", "tensor",
+    __slots__ = ("first", "group", "listed", "moves", "place", "returned", "signature", "step", "tensor",
                  "uses")
 
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
@@ -85,7 +85,6 @@ class Slot:
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place), in the order of the steps
         self.listed = False  # it stands in a list or a tuple, too
         self.returned: list[Step] = []  # that hand it back, as in-place operations do
-        self.copy: Any = None  # the bytes as of the event, when they are shared with NumPy
         self.moves = False  # another object was seen here: do not keep it
 
     @property
@@ -118,9 +117,9 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "built", "first_sequence", "flat", "grads", "hooked", "index", "key", "kwnames", "manual",
-                 "mode", "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks", "watch",
-                 "where")
+    __slots__ = ("alone", "built", "copies", "first_sequence", "flat", "grads", "hooked", "index", "key", "kwnames",
+                 "manual", "mode", "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks",
+                 "watch", "where")
 
     op: Any
     specs: list[tuple]
@@ -133,6 +132,7 @@ class Step:
     built: list[tuple]  # (leaf, outs, how its .grad is made of them), for a .grad that is several tensors
     walks: list[Inherited]  # graphs of earlier segments that it goes through
     hooked: list[tuple]  # (leaf, which kinds of hooks it must have)
+    copies: dict[tuple, Any]  # by specification, what it reads of memory shared with NumPy: as of the event
     manual: bool  # matched in Python: something beside the event must run
     native: Any
     index: int
@@ -212,6 +212,8 @@ class Draft:
                 g.final = self.copies[id(g.final)]
         self._handles(outs)
         self.steps = [self._step(e, index, slot_index, outs) for e in events]
+        for i, spec, _ in self.snapshots.values():
+            self.steps[i].copies[spec] = None
 
     def _inherit(self, s: Session, slot_index: dict[int, int]) -> None:
         """Find the graphs of earlier segments that this one goes through, and what it knows of them."""
@@ -315,9 +317,9 @@ class Draft:
             found.append(c)
         return found
 
-    def snapshot(self, slot: int) -> np.ndarray:
+    def snapshot(self, event: int, spec: tuple) -> np.ndarray:
         """Return the copy that was read while recording."""
-        return next(n.buffer for k, n in self.snapshots.values() if k == slot)  # type: ignore[misc]
+        return next(n.buffer for i, x, n in self.snapshots.values() if (i, x) == (event, spec))  # type: ignore[misc]
 
     def covers(self, live: list[Storage]) -> bool:
         """Tell whether every storage that must be computed is one of the segment's results."""
@@ -339,8 +341,8 @@ class Draft:
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
             known[id(node)] = ("group", self.group_of[sid])
-        for key, (k, _) in self.snapshots.items():
-            known[key] = ("snapshot", k)
+        for key, (at, spec, _) in self.snapshots.items():
+            known[key] = ("snapshot", (at, spec))
         for j, u in enumerate(self.inherited):
             assert u.carried is not None and u.carried.nodes is not None
             for at in u.carried.arrays:
@@ -463,6 +465,7 @@ class Draft:
         s.built = [(place(leaf), tuple([index[id(t)] for t in parts]), build) for leaf, parts, build in e.built]
         s.hooked = [(place(leaf), kinds) for leaf, kinds in e.hooked]
         s.manual = e.manual
+        s.copies = {}
         return s
 
     def _template(self, x: Any, index: dict[int, int], slot_index: dict[int, int]) -> tuple:

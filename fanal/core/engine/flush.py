@@ -95,6 +95,8 @@ def _run_recorded(touched: dict) -> None:
         mode = s.events[0].mode
         if s.waiting or rng.kept or s.inside or state.levels:
             refused = refused or "a value was read in a callback, a checkpoint or a level of forward mode"
+        if s.event is not None:  # what it did until here is no call that could come again
+            refused = refused or "a value was needed within a call"
         if refused is None and draft is not None and knobs.follow:
             drawn = draft(s)
             refused = drawn.refused

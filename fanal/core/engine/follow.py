@@ -100,6 +100,8 @@ def _enter(again: bool, path: Path) -> bool:
 def _take(path: Path, k: int, op: Op) -> Any:
     """Follow event k: move on, repeat its effects, return its result."""
     step = path.steps[k]
+    if step.copies:
+        path.copy_shared(step)
     if step.grads or step.built:
         finish(_take_gradients, path, step)
     else:
@@ -176,11 +178,12 @@ def _again(path: Path, step: Any) -> None:
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
     state.mode = step.mode
     flush_after, step.op.flush = step.op.flush, False
+    s.shown = {id(path.value(spec)): x for spec, x in step.copies.items()}
     s.again = step.native.out, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
     try:
         record.run_event(step.op, args, kwargs, step.where)
     finally:
-        s.again = None
+        s.again, s.shown = None, {}
         step.op.flush = flush_after
     event = s.events[-1]
     event.out = _graft(path, step.out, event.out, s)
@@ -481,8 +484,8 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
             elif kind == "scalar":
                 arrays.append(p.scalars[x][1])
             elif kind == "snapshot":
-                p.slots[x].copy = draft.snapshot(x)
-                arrays.append(p.slots[x].copy)
+                arrays.append(draft.snapshot(*x))
+                p.steps[x[0]].copies[x[1]] = arrays[-1]
             else:
                 arrays.append(p.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x)
         finish(_run_recorded, p, p.exe.begin(arrays), draft, held)

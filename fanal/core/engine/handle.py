@@ -156,6 +156,14 @@ def root_array(storage: Storage) -> np.ndarray:
     return buffer
 
 
+def copied(t: Handle) -> np.ndarray:
+    """Return a copy of the values of a tensor whose storage is computed."""
+    a = t._storage.node.buffer
+    for row, params in t._chain:
+        a = row.ref(a, *params)
+    return np.array(a, order="C", copy=True)
+
+
 def shared_outside(s: Storage) -> bool:
     """Tell whether somebody outside can see the bytes of a storage; note it when nobody can any more."""
     if s.foreign is None:

@@ -14,7 +14,7 @@ import numpy as np
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Carried, Taken
 from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
-from fanal.core.engine.handle import Handle, few_rows, keep_rows, shared_outside, signature, spread
+from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
@@ -82,7 +82,7 @@ class Path:
         for i, s in enumerate(self.steps):
             s.index = i
             args = tuple(self._expected(spec) for spec in s.specs)
-            manual = s.manual or s.grads or s.built or s.walks or s.hooked or s.returns_list
+            manual = s.manual or s.copies or s.grads or s.built or s.walks or s.hooked or s.returns_list
             key = MANUAL if manual else s.op.key
             s.native = matcher.new_step(key, args, s.kwnames or None, self.value(s.out))
             if s.watch is not None and s.watch.table is not None:
@@ -219,14 +219,15 @@ class Path:
         for step in slot.returned:
             self.hand(step)
         if s.foreign is not None:
-            a = s.node.buffer
-            for row, params in t._chain:
-                a = row.ref(a, *params)
-            slot.copy = np.array(a, order="C", copy=True)
             return True  # looked at anew every time it comes
         for native, place in slot.uses:
             matcher.set_arg(native, place, t)
         return True
+
+    def copy_shared(self, s: Step) -> None:
+        """Keep what a step reads of memory shared with NumPy, before it is changed there."""
+        for spec in s.copies:
+            s.copies[spec] = copied(self.value(spec))
 
     def batches(self) -> dict[int, int]:
         """Return the bytes of the tensors from outside that the path holds and does not write, by their ids.
@@ -296,7 +297,7 @@ class Path:
             slot = self.slots[x]
             if not isinstance(a, Handle):  # None too, which stands in the slot of a tensor that is gone
                 return False
-            if a is slot.tensor and a is not None and a._storage.foreign is None:
+            if a is slot.tensor and (a._storage.foreign is None or spec is not slot.first):
                 return True
             return spec is slot.first and self.bind(slot, a)
         if kind == CONST:
@@ -441,8 +442,8 @@ class Path:
             results[i] = found[j]
         for i, k in self.overwritten:
             results[i] = groups[k].storage.node.buffer
-        for j, k in self.from_copies:
-            found[j] = self.slots[k].copy
+        for j, (k, spec) in self.from_copies:
+            found[j] = self.steps[k].copies[spec]
         for j, k, i in self.from_carried:
             found[j] = self.inherited[k].carried.arrays[i]  # type: ignore[union-attr]
         for entry in self.markers:
@@ -456,7 +457,7 @@ class Path:
         """
         self.given: list[Any] = []
         self.from_groups: list[tuple[int, int]] = []
-        self.from_copies: list[tuple[int, int]] = []
+        self.from_copies: list[tuple[int, tuple[int, tuple]]] = []
         self.from_carried: list[tuple[int, int, int]] = []
         for j, k in enumerate(self.bound):
             kind, x = self.sources[k]
@@ -578,7 +579,7 @@ class Path:
             arrays[v] = results[x] if kind == "result" else \
                 self.groups[x].storage.node.buffer if kind == "group" else \
                 self.scalars[x][1].copy() if kind == "scalar" else \
-                self.slots[x].copy if kind == "snapshot" else \
+                self.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
                 self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
         leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
         carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], parents)

@@ -109,7 +109,9 @@ class Session(threading.local):
         self.starts: dict[
             int, tuple[Storage, Node, int]
         ] = {}  # id of a storage from outside -> its value at first use
-        self.snapshots: dict[int, tuple[int, Node]] = {}  # id of a copy of shared memory -> its slot
+        self.shown: dict[int, Any] = {}  # what tensors held at an event that is recorded after the fact, by id
+        # Id of a copy of shared memory -> the event that read it, as what, and the copy.
+        self.snapshots: dict[int, tuple[int, tuple, Node]] = {}
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
         unfolded.clear()
         self.effects.clear()
@@ -147,8 +149,6 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
                     s.unfollowable = "a tensor from outside is pending"
-        elif shared_outside(x._storage):
-            s.unfollowable = "memory shared with NumPy is read by several events"
         return (SLOT, k)
     if isinstance(x, (tuple, list)):
         return (SEQUENCE, (type(x), [spec_of(i, s, event) for i in x]))
@@ -266,11 +266,12 @@ def runtime(node: Node, value: Any) -> Node:
 
 def note_snapshot(node: Node, t: Handle) -> None:
     """Note that `node` is a copy of what `t`, whose memory is shared with NumPy, held at this event."""
-    k = session.slot_index.get(id(t))
-    if k is not None:
-        session.snapshots[id(node)] = (k, node)
+    s = session
+    out, slot = s.index.get(id(t)), s.slot_index.get(id(t))
+    if out is None and slot is None:
+        s.unfollowable = "memory shared with NumPy is read through a tensor that no argument names"
     else:
-        session.unfollowable = "memory shared with NumPy is read through another tensor"
+        s.snapshots[id(node)] = (len(s.events), (SLOT, slot) if out is None else (OUT, out), node)
 
 
 def unfollowable(reason: str) -> None:

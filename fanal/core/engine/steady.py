@@ -243,8 +243,6 @@ class Steady:
                 return False  # one memory behind two names
             seen.append(storage)
             inputs[j] = storage.node.buffer
-        for j, k in path.from_copies:
-            inputs[j] = path.slots[k].copy
         for entry in path.markers:
             entry[1][()] = entry[2].now()
         if path.kept_rows and path.look_at_rows():

@@ -15,7 +15,7 @@ import numpy as np
 
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.handle import BASE, Chain, Handle, Origin, counted, shared_outside
+from fanal.core.engine.handle import BASE, Chain, Handle, Origin, copied, counted, shared_outside
 from fanal.core.engine.level import check_written
 from fanal.core.engine.record import busy, flush, hold, note_snapshot, session
 from fanal.core.ir.prims import (
@@ -46,7 +46,7 @@ from fanal.core.ir.row import Row
 def value(t: Handle) -> Node:
     """Return the value a tensor holds now, with its history."""
     s = t._storage
-    if s.foreign is not None and not s.meta:
+    if (s.foreign is not None and not s.meta) or id(t) in session.shown:
         return _snapshot(t)
     return history(t)
 
@@ -83,14 +83,14 @@ def _outlived(n: Node, root: Node) -> bool:
 def _snapshot(t: Handle) -> Node:
     """Return a copy of bytes that somebody outside may change before this segment runs."""
     s = t._storage
-    if not shared_outside(s):
-        return value(t)
-    if s.node.buffer is None:
-        flush("shared memory")
-    a = s.node.buffer
-    for row, params in t._chain:
-        a = row.ref(a, *params)
-    n = given(np.array(a, order="C", copy=True), t._dtype)
+    a = session.shown.get(id(t))
+    if a is None:
+        if not shared_outside(s):
+            return value(t)
+        if s.node.buffer is None:
+            flush("shared memory")
+        a = copied(t)
+    n = given(a, t._dtype)
     n.home = (ref(s), s.version)  # so it never becomes another tensor's own value: that would be no result of its event
     note_snapshot(n, t)
     if not t._detached:
