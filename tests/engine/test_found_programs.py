@@ -149,3 +149,13 @@ def test_any_fraction_is_true(put: Any) -> None:
             found.append(b if r is None else r)
         return found
     of_both(program)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_as_strided_of_a_leaf_that_lies_in_another_order(order: tuple[int, ...]) -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.arange(24.).view(2, 3, 4).permute(*order).clone().requires_grad_()
+        y = x.as_strided((2, 2), (1, 5))
+        (y * y).sum().backward()
+        return [y, x.grad, m.as_strided_scatter(x.detach(), m.tensor([100., 200.]), (2,), (1,))]
+    of_both(program)

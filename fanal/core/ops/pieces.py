@@ -155,10 +155,9 @@ def as_strided_scatter(
     input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
     """Return input with the elements of as_strided(input, size, stride) replaced by src."""
-    from fanal.core.ops.shape import as_strided, clone, contiguous
+    from fanal.core.ops.shape import as_strided, clone
 
-    flat = contiguous(clone(input))
-    return _replaced(flat, src, lambda t: as_strided(t, size, stride, storage_offset))
+    return _replaced(clone(input), src, lambda t: as_strided(t, size, stride, storage_offset))
 
 
 @public()

@@ -404,12 +404,15 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
                            f"size {base * k}")
     strides = None if st == contiguous_strides(shape) else st
     for t in (input, None if input._detached else leaf_of(input)):  # a leaf's view is part of the leaf
-        if t is None or t._dtype is not input._dtype or not is_contiguous(t._shape, strides_of(t)):
+        if t is None or t._dtype is not input._dtype:
             continue
+        own = strides_of(t)
+        order = tuple(sorted(range(len(own)), key=lambda d: -own[d]))  # as it lies in memory
+        dense = is_contiguous(tuple(t._shape[d] for d in order), tuple(own[d] for d in order))
         size, start = math.prod(t._shape), offset - t._offset
-        if start >= 0 and last - t._offset < size:
-            chain: Chain = ((P.reshape, ((size,),)), *strides_as_views(shape, st, start, size))
-            return view_chain(t, chain, strides, offset)
+        if dense and start >= 0 and last - t._offset < size:
+            chain: Chain = ((P.permute, (order,)), (P.reshape, ((size,),)), *strides_as_views(shape, st, start, size))
+            return view_chain(t, chain if order != tuple(range(len(own))) else chain[1:], strides, offset)
     flat = whole(input)
     if flat._dtype is not input._dtype:
         flat = _view_dtype(flat[:base * k // flat._dtype.itemsize], input._dtype)
