@@ -78,8 +78,11 @@ def cnn(torch: Any, batch: int = 64, dropout: float = 0.0, different: int = 2) -
 
 
 def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: int = 64, batch: int = 12,
-        vocabulary: int = 65) -> Step:
-    """A GPT with learned positions, pre-norm blocks and a tied-free head, trained with AdamW."""
+        vocabulary: int = 65, lengths: int = 1) -> Step:
+    """A GPT with learned positions, pre-norm blocks and a tied-free head, trained with AdamW.
+
+    Batches come in `lengths` different lengths, up to the context.
+    """
     nn, F = torch.nn, torch.nn.functional
 
     class Block(nn.Module):
@@ -114,11 +117,17 @@ def gpt(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: 
     torch.manual_seed(0)
     model = GPT()
     opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    return _trained(model, opt, [(torch.randint(0, vocabulary, (batch, context + 1)),) for _ in range(4)], next_token(F, model))
+    sizes = [context - 37 * i % lengths for i in range(max(4, lengths))]  # neighbours differ much
+    batches = [(torch.randint(0, vocabulary, (batch, n + 1)),) for n in sizes]
+    return _trained(model, opt, batches, next_token(F, model))
 
 
-def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: int = 64, vocabulary: int = 65) -> Step:
-    """The small GPT writing, token by token: batch 1, keys and values kept in buffers that are written in place."""
+def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, context: int = 64, vocabulary: int = 65,
+           grow: bool = False) -> Step:
+    """The small GPT writing, token by token: batch 1, keys and values kept in buffers that are written in place.
+
+    With `grow` they are joined with those of the new token instead, as most write it: another size every step.
+    """
     nn, F = torch.nn, torch.nn.functional
     places = torch.arange(context)
 
@@ -130,12 +139,15 @@ def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, contex
             self.proj = nn.Linear(width, width)
             self.fc, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
             for name in ("keys", "values"):
-                self.register_buffer(name, torch.zeros(1, heads, context, width // heads))
+                self.register_buffer(name, torch.zeros(1, heads, 0 if grow else context, width // heads))
 
         def forward(self, x: Any, at: Any, seen: Any) -> Any:
             q, k, v = (t.view(1, 1, heads, -1).transpose(1, 2) for t in self.qkv(self.ln1(x)).split(width, dim=2))
-            self.keys.index_copy_(2, at, k)
-            self.values.index_copy_(2, at, v)
+            if grow:
+                self.keys, self.values = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
+            else:
+                self.keys.index_copy_(2, at, k)
+                self.values.index_copy_(2, at, v)
             y = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen)
             x = x + self.proj(y.transpose(1, 2).reshape(1, 1, width))
             return x + self.out(F.gelu(self.fc(self.ln2(x))))
@@ -150,7 +162,7 @@ def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, contex
 
         def forward(self, token: Any, at: Any) -> Any:
             x = self.tok(token) + self.pos(at)
-            seen = (places <= at).view(1, 1, 1, context)
+            seen = None if grow else (places <= at).view(1, 1, 1, context)
             for block in self.blocks:
                 x = block(x, at, seen)
             return self.head(self.ln(x))
@@ -160,6 +172,9 @@ def decode(torch: Any, layers: int = 4, width: int = 128, heads: int = 4, contex
 
     def step() -> Any:
         nonlocal token, count
+        if grow and count % context == 0:
+            for block in model.blocks:
+                block.keys = block.values = torch.zeros(1, heads, 0, width // heads)
         with torch.no_grad():
             token = model(token, torch.tensor([count % context]))[:, -1].argmax(-1, keepdim=True)
         count += 1
@@ -326,6 +341,8 @@ WORKLOADS: dict[str, Callable[[Any], Step]] = {
     "recommender-sparse": lambda torch: recommender(torch, sparse=True),
     "gru": lambda torch: lstm(torch, kind="GRU"),
     "decode": decode,
+    "decode-cat": lambda torch: decode(torch, context=256, grow=True),
     "gpt": gpt,
+    "gpt-lengths": lambda torch: gpt(torch, context=128, lengths=96),
     "gpt-medium": lambda torch: gpt(torch, 6, 384, 6, 256, 8),
 }

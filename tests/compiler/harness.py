@@ -12,6 +12,7 @@ from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.backend import default
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower
+from fanal.core.compiler.steps import failed
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.prims import given, input_
 from fanal.core.ir.program import Node, Program, toposort
@@ -68,7 +69,7 @@ def execute(lowered, arrays, parts: int = 1):
     for i, b in lowered.buffers.items():
         memory[i] = aligned(b.nbytes)
         kinds[i] = b.dtype.np
-    for i, _, _ in lowered.checks:
+    for i, _ in lowered.checks:
         memory[i][:] = 0
     for s in lowered.steps:
         if isinstance(s, Launch):
@@ -84,10 +85,10 @@ def execute(lowered, arrays, parts: int = 1):
             values = [memory[i].view(kinds[i]).reshape(shape) for i, shape in zip(s.inputs, s.shapes)]
             out = np.asarray(s.fn(*values)).astype(kinds[s.output])
             memory[s.output][:] = np.frombuffer(np.ascontiguousarray(out).tobytes(), np.uint8)
-    for i, error, message in lowered.checks:
+    for i, size in lowered.checks:
         code = int(memory[i].view(np.int64)[0])
         if code:
-            raise error(message.format(index=code - 1 if code > 0 else code))
+            raise failed(code, size)
     return memory, kinds
 
 

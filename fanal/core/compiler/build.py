@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import Dim
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.graph import READS, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
@@ -21,6 +22,11 @@ ZERO: Index = (0, ())
 NOT_ZERO = 0  # in place of a dimension's size: what is checked is a divisor
 # Constants that become part of a kernel's text; others are passed to it. As text, since 0.0 == -0.0.
 WRITTEN = frozenset(("0", "0.0", "1", "1.0", "-1", "-1.0", "2", "2.0", "0.5", "-0.5", "inf", "-inf", "True", "False"))
+
+
+def written(value: Any, dtype: dt.dtype) -> bool:
+    """Tell whether a number becomes part of a kernel's text."""
+    return type(value) is not Dim and (dtype is dt.bool_ or str(value) in WRITTEN)
 
 
 class Split(Exception):
@@ -358,8 +364,7 @@ class Builder:
             return self._op("point", tuple(args), (row, *v.params), v.dtype)
         if name == "full":
             value = v.params[1]
-            kind = "const" if v.dtype is dt.bool_ or str(value) in WRITTEN else "word"
-            return self._op(kind, (), value, v.dtype)
+            return self._op("const" if written(value, v.dtype) else "word", (), value, v.dtype)
         if name == "iota":
             e = at[v.params[1]] if v.shape else ZERO
             return self._convert(self._index(e), v.dtype)

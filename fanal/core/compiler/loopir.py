@@ -25,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fanal.core.base.dim import plain
 from fanal.core.base.dtype import dtype as DType
 
 OUTER, REDUCED, INNER = 1, 2, 4
@@ -85,7 +86,7 @@ class Loop:
 def _vector_dim(sizes: list[int]) -> int:
     """Return which dimension of a pointwise loop runs along vectors: the last that is not tiny."""
     for d in range(len(sizes) - 1, -1, -1):
-        if sizes[d] >= 8:
+        if plain(sizes[d]) >= 8:
             return d
     return len(sizes) - 1
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import heapq
 
+from fanal.core.base.dim import plain
 from fanal.core.compiler.fuse import Group
 from fanal.core.compiler.graph import Value
 
@@ -58,7 +59,7 @@ class _Order:
 
     def _offer(self, n: int) -> None:
         entry = (self.groups[n].roots[0].position, n)
-        heapq.heappush(self.giving if self.takes[n] <= 0 else self.ready, entry)
+        heapq.heappush(self.giving if plain(self.takes[n]) <= 0 else self.ready, entry)
 
     def sequence(self) -> list[Group]:
         """Return the groups in order."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import fixed
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.build import NOT_ZERO, ZERO, Builder, Map, Split
 from fanal.core.compiler.fuse import SAME, Group, scan
@@ -139,7 +140,7 @@ def _fold(v: Value) -> Iterator[Builder]:
     n = len(v.shape)
     shape = x.shape[:n]
     strides = contiguous_strides(v.shape)
-    for flat in range(math.prod(sizes)):
+    for flat in range(fixed(math.prod(sizes))):
         offsets: list[int] = []
         rest = flat
         for k in reversed(sizes):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.base.dim import fixed
 from fanal.core.base.dtype import int64, uint8
 from fanal.core.compiler.build import NOT_ZERO, Builder, Unmappable
 from fanal.core.compiler.column_sums import begin_column_sums
@@ -81,7 +82,7 @@ class _Lowering:
         self.known: dict[int, np.ndarray] = {}
         self.buffers: dict[int, Buffer] = {}
         self.steps: list[Any] = []
-        self.checks: list[tuple[int, type[Exception], str]] = []
+        self.checks: list[tuple[int, int]] = []
         self.checked: set[tuple[int, int]] = set()
         self.again: set[int] = set()  # positions of values that must get a buffer before this can work
 
@@ -224,8 +225,7 @@ class _Lowering:
         self.checked.add((id(index), n))
         code = self.graph.number()
         self.buffers[code] = Buffer(8, (1,), int64)
-        self.checks.append((code, IndexError, f"index {{index}} is out of bounds for dimension with size {n}") if n
-                           else (code, RuntimeError, "ZeroDivisionError"))
+        self.checks.append((code, n))
         self._build(IndexCheck(index, n, code))
 
     def _pieces(self, v: Value) -> None:
@@ -271,6 +271,7 @@ class _Lowering:
 
     def _recur(self, v: Value) -> None:
         """Emit a recurrence: what its states begin with, then the launches of its body for every step."""
+        fixed((v.shape, *(i.shape for i in v.inputs)))  # there is a launch for every step
         body = _body(v.params[0], self.backend)
         if not native(body):
             for i in v.inputs:
@@ -295,6 +296,7 @@ class _Lowering:
         self.steps += turns(v, operands, body, fresh)
 
     def _host(self, v: Value) -> None:
+        fixed((v.shape, v.params, *(i.shape for i in v.inputs)))
         launches = self.backend.routine(v)
         if launches is not None:
             self._launch(launches)

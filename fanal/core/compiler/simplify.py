@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fanal.core.base.dim import fixed, varies
 from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
@@ -71,7 +72,7 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
         to = params[0]
         if x.name == "full" and not x.dtype.is_complex and not to.is_complex:
             with np.errstate(all="ignore"):
-                value = node.row.ref(np.asarray(x.params[1]).astype(x.dtype.np), to)
+                value = node.row.ref(np.asarray(fixed(x.params[1])).astype(x.dtype.np), to)
             number = value.item() if to.itemsize >= 4 else float(value)
             return _full(shape, number, to, node.where)
         while x.name == "convert" and lossless(x.inputs[0].dtype, x.dtype):
@@ -109,7 +110,7 @@ def _unrolled(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value
     shape, dims, at = x.shape, n.params[0], n.where
     of, wide = x.dtype, ACCUMULATE.get(x.dtype, x.dtype)
     total: Value | None = None
-    for spot in np.ndindex(*(shape[d] for d in dims)):
+    for spot in np.ndindex(*(fixed(shape[d]) for d in dims)):
         where = dict(zip(dims, spot))
         starts = tuple(where.get(d, 0) for d in range(len(shape)))
         stops = tuple(where[d] + 1 if d in where else k for d, k in enumerate(shape))
@@ -154,7 +155,7 @@ def _unrolled_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) 
     """Write argmax or argmin of a few elements as a chain of comparisons."""
     dim, shape, at = n.params[0], x.shape, n.where
     best = index = None
-    for k in range(shape[dim]):
+    for k in range(fixed(shape[dim])):
         starts = tuple(k if d == dim else 0 for d in range(len(shape)))
         stops = tuple(k + 1 if d == dim else m for d, m in enumerate(shape))
         piece = make("slice", (x,), (starts, stops, (1,) * len(shape)), at)
@@ -291,7 +292,8 @@ def simplify(program: Program) -> Graph:
             place[id(n)] = v
             continue
         if row.kind != "opaque":
-            params: object = repr(v.params) if v.name in ("full", "pad") else v.params
+            text = v.name in ("full", "pad") and not varies(v.params)  # 0.0 is not -0.0
+            params: object = repr(v.params) if text else v.params
             key = (v.name, *map(id, v.inputs), params, v.dtype)
             try:
                 twin = seen.setdefault(key, v)

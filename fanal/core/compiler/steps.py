@@ -50,9 +50,9 @@ class Lowered:
     Value ids are small integers. `inputs[i]` is the id of program input i. `known` holds values already in memory
     that steps read. `outputs[i]` is the id holding program output i: the id of input j where the program says that
     output i replaces input j, else a buffer of its own. `buffers` describes every id that is neither an input nor
-    known. `checks` are (id of an int64 buffer of one element, error, message): a plan must zero that buffer before it
-    runs and, afterwards, raise the error with the message, {index} filled in, when it is no longer 0; it then holds
-    1 + the bad index when that is >= 0, else the bad index itself.
+    known. `checks` are (id of an int64 buffer of one element, size): a plan must zero that buffer before it runs and,
+    afterwards, raise an error when it is no longer 0. It then holds 1 + the index that is out of bounds for that size
+    when it is >= 0, else the index itself; with size 0, which no index has, a number was divided by zero.
     """
 
     steps: list[Any]
@@ -60,4 +60,11 @@ class Lowered:
     outputs: list[int]
     buffers: dict[int, Buffer]
     known: dict[int, np.ndarray]
-    checks: list[tuple[int, type[Exception], str]] = field(default_factory=list)
+    checks: list[tuple[int, int]] = field(default_factory=list)
+
+
+def failed(code: int, size: int) -> Exception:
+    """Return the error that a check which holds `code` stands for."""
+    if not size:
+        return RuntimeError("ZeroDivisionError")
+    return IndexError(f"index {code - 1 if code > 0 else code} is out of bounds for dimension with size {size}")

@@ -7,7 +7,7 @@ from typing import Any
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape, contiguous_strides
-from fanal.core.compiler.build import WRITTEN, ZERO, Map, Split, Unmappable, through
+from fanal.core.compiler.build import ZERO, Map, Split, Unmappable, through, written
 from fanal.core.compiler.graph import VIEWS, Value, base
 from fanal.core.compiler.loopir import Op
 from fanal.core.ir.row import ROWS
@@ -125,8 +125,7 @@ class TailBuilder:
             self.tail.flops += row.flops if isinstance(row.flops, int) else 0
             return self._op("point", args, (row, *v.params), v.dtype)
         if name == "full":
-            return self._op("const" if v.dtype is dt.bool_ or str(v.params[1]) in WRITTEN else "word", (),
-                            v.params[1], v.dtype)
+            return self._op("const" if written(v.params[1], v.dtype) else "word", (), v.params[1], v.dtype)
         if name in ("reshape", "broadcast"):
             return self._value(v.inputs[0], self._how(v.inputs[0], v, how))
         if name == "philox" and how == HERE:

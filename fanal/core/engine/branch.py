@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from fanal.core.base.dim import Dim
 from fanal.core.engine import record
 from fanal.core.engine.draft import Step, outs_in
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
+from fanal.core.engine.naming import Families
 from fanal.core.engine.path import Path
 from fanal.core.engine.record import OUT, Op, session
 
@@ -24,16 +26,20 @@ class Paths:
     def __init__(self) -> None:
         self.all: list[Path] = []
         self.last: Path | None = None  # the segment that ended last
+        self.families = session.families = Families()
 
     def add(self, p: Path) -> None:
         if len(self.all) >= MAX_PATHS:
             self.drop(self.all[0])
         self._forget_batches()
+        if p.sizes is None and not p.inherited and p.steps:
+            self.families.add(p)
         self.all.append(p)
 
     def drop(self, p: Path) -> None:
         """Forget a path; nobody is to follow it, or it would live on."""
         self.all.remove(p)
+        self.families.forget(p)
         for other in self.all:
             if other.successor is p:
                 other.successor = None
@@ -100,15 +106,18 @@ def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict, mine: set[int
 def _may_match(p: Path, spec: tuple, a: Any, mine: set[int]) -> bool:
     kind, x = spec
     if kind == record.CONST:
-        return a is x or (type(a) is type(x) and a == x)
+        return a is x or type(x) is Dim or (type(a) is type(x) and a == x)
     if kind == record.SLOT:
         slot = p.slots[x]
         if not isinstance(a, Handle) or id(a) in mine:
             return False
-        return spec is not slot.first or a._storage.foreign is not None or signature(a) == slot.signature
+        return spec is not slot.first or a._storage.foreign is not None or slot.template is not None \
+            or signature(a) == slot.signature
     if kind == record.SEQUENCE:
         made, specs = x
-        return type(a) is made and len(a) == len(specs) and \
+        if type(a) is made is slice:
+            a = record.parts(a)
+        return type(a) in (made, tuple) and len(a) == len(specs) and \
             all(_may_match(p, spec, i, mine) for spec, i in zip(specs, a))
     return True
 
@@ -217,8 +226,8 @@ def _adopt(a: Path, b: Path, k: int) -> bool:
             return False
     for x, y in zip(a.steps[:k], b.steps[:k]):
         for sa, sb in zip(x.specs, y.specs):
-            if sa[0] == record.RUNTIME:
-                b.matches(sb, a.scalars[sa[1]][0])
+            if sa[0] == record.RUNTIME and not b.matches(sb, a.scalars[sa[1]][0]):
+                return False  # of another type
     _exchange(a, b, k)
     return True
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 
 from fanal.core.backends.cpu.memory import empty_aligned
 from fanal.core.base import knobs
+from fanal.core.base.dim import Dims, now, varies
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
@@ -82,22 +84,37 @@ class _InterpretedRun:
 class Compiled(Runnable):
     """A program run as kernels. When the ledger profiles, a few runs are timed kernel by kernel."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, dims: Dims | None = None) -> None:
+        """`dims`: the sizes in the program that may be others in a later run, see `resize`."""
         # The backend loader: one of the two late imports of the house.
         from fanal.core.backends.cpu.backend import default
         from fanal.core.backends.cpu.run import Executable
         from fanal.core.compiler.pipeline import lower
 
         begin = time.perf_counter()
-        self.exe = Executable(lower(program, default()))
+        with dims or nullcontext():
+            lowered = lower(program, default())
+        self.exe = Executable(lowered, None, dims)
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [
-            None if a is None else (o.shape, o.dtype.np) for a, o in zip(self.exe.allocate(), program.outputs)
+            None if a is None else (now(o.shape), o.dtype.np)
+            for a, o in zip(self.exe.allocate(), program.outputs)
+        ]
+        self._sized = [
+            (i, o.shape, o.dtype.np)
+            for i, o in enumerate(program.outputs)
+            if varies(o.shape) and self.makes[i] is not None
         ]
         ledger.compile_seconds += time.perf_counter() - begin
         self.runs = 0
         self.profiles: list[list[Any]] = []
         ledger.executables.append(self)
+
+    def resize(self) -> None:
+        """Follow the named sizes, which have other values now."""
+        self.exe.resize()
+        for i, shape, kind in self._sized:
+            self.makes[i] = now(shape), kind
 
     def new(self, i: int) -> np.ndarray | None:
         """Return memory for output i; None where it has none of its own."""
@@ -170,11 +187,17 @@ def structure(program: Program) -> Any:
     return (len(program.inputs), whole)
 
 
-def executable(program: Program) -> Runnable:
-    """Return something that runs `program`, from the cache when its structure was seen before."""
+def executable(program: Program, dims: Dims | None = None) -> Runnable:
+    """Return something that runs `program`, from the cache when its structure was seen before.
+
+    What has sizes that may change (`dims`) is its owner's alone.
+    """
     if not knobs.compile:
         ledger.plans += 1
         return Interpreted(program)
+    if dims is not None:
+        ledger.plans += 1
+        return Compiled(program, dims)
     key = structure(program)
     if key is not None:
         known = _plans.get(key)

@@ -72,7 +72,7 @@ def stub(n: Node) -> Node:
 class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
-    __slots__ = ("first", "group", "listed", "moves", "place", "returned", "signature", "step", "tensor",
+    __slots__ = ("first", "group", "listed", "moves", "place", "returned", "signature", "step", "template", "tensor",
                  "uses")
 
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
@@ -81,6 +81,7 @@ class Slot:
         self.step = -1  # the step of the first use
         self.tensor: Any = tensor
         self.signature = made
+        self.template: Any = None  # the shape, where it follows from named sizes
         self.group = group
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place), in the order of the steps
         self.listed = False  # it stands in a list or a tuple, too
@@ -171,6 +172,7 @@ class Draft:
         events, outs, slots, starts = s.events, s.outs, s.slots, s.starts
         index, slot_index = s.index, s.slot_index
         self.snapshots = s.snapshots
+        self.naming = s.naming
         self.refused: str | None = None
         self.epoch = s.began
         self.groups: list[Group] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from weakref import ref
 
@@ -98,7 +99,8 @@ def _run_recorded(touched: dict) -> None:
         if s.event is not None:  # what it did until here is no call that could come again
             refused = refused or "a value was needed within a call"
         if refused is None and draft is not None and knobs.follow:
-            drawn = draft(s)
+            with s.naming or nullcontext():
+                drawn = draft(s)
             refused = drawn.refused
     handles = (
         [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []

@@ -13,6 +13,7 @@ from weakref import getweakrefcount, ref
 import numpy as np
 
 from fanal.core.base import knobs
+from fanal.core.base.dim import plainly
 from fanal.core.base.state import state
 from fanal.core.engine import flush as recorded
 from fanal.core.engine import record
@@ -26,6 +27,7 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
+from fanal.core.engine.sizes import Sizes
 from fanal.core.engine.spare import MAX_MISSES, Generation, serves
 from fanal.core.engine.steady import Steady
 from fanal.core.ir.prims import given
@@ -217,6 +219,8 @@ def _graft_one(o: Any, n: Any, s: Any) -> Any:
     if k is not None:
         s.outs[k] = o
         s.index[id(o)] = k
+        if s.naming is not None:
+            s.naming.replaced(n, o)
     return o
 
 
@@ -293,7 +297,11 @@ def commit(path: Path) -> bool:
     if path.look_at_rows():
         path.exe = None
     if path.exe is None or (isinstance(path.exe, Interpreted) and knobs.compile):  # it is seen again
-        path.exe = executable(path.program())
+        path.exe = executable(path.program(), None if path.sizes is None else path.sizes.compiled())
+    if path.sizes is not None and not path.sizes.settled:
+        as_usual = False  # sizes that change every time never take the short way
+        if not path.sizes.settle():
+            return False
     parents = path.parents() if path.taken is not None else []
     if parents is None:
         return False
@@ -425,7 +433,7 @@ def _leave_open(path: Path, held: list[int]) -> bool:
     roots = {path.out_groups[i] for i, g in groups.items() if not (g.external and derived(path.outs[i], g))}
     if not roots:
         return True
-    if path.outline is None or any(path.groups[g].external for g in roots):
+    if path.sizes is not None or path.outline is None or any(path.groups[g].external for g in roots):
         return False
     if not roots.issubset(path.roots):
         wider = sorted(roots.union(path.roots))
@@ -473,9 +481,11 @@ def _expect_next(again: bool, ended: Path) -> None:
 def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
     """Run a recorded segment as the path it will be, and keep the path. `held` has history for later."""
     p = Path(draft, mode)
+    if draft.naming is not None:
+        p.sizes = Sizes(p, draft.naming.dims)
     program = p.program()
     if program.outputs:
-        p.exe = executable(program)
+        p.exe = executable(program, None if p.sizes is None else p.sizes.dims)
         arrays = []
         for k in p.bound:  # as of the start of the segment: storages stand at their new version
             kind, x = p.sources[k]
@@ -491,6 +501,8 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
         finish(_run_recorded, p, p.exe.begin(arrays), draft, held)
     for u in p.inherited:
         u.carried = None
+    if draft.naming is not None:
+        draft.naming.family.judge(p, draft.naming)
     for slot in p.slots:
         if slot.moves or slot.shared:
             p.release(slot)
@@ -507,7 +519,7 @@ def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any])
         if storage is not None and i in rows:
             keep_rows(storage, storage.node, group.final, run.results[rows[i]], a)  # type: ignore[arg-type]
         elif storage is not None:
-            storage.node.buffer = a
+            storage.node.buffer, storage.node.shape = a, plainly(storage.node.shape)
     if p.taken is not None:
         p.hand_on(run.results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
                   [r and r() for r in draft.made])

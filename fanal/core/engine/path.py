@@ -11,13 +11,14 @@ from weakref import ref
 
 import numpy as np
 
+from fanal.core.base.dim import Dim, now
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Carried, Taken
 from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, parts
 from fanal.core.engine.steady import NOBODY, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.ir.prims import input_
@@ -50,6 +51,7 @@ class Path:
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
         self.steady: Steady | None = None
+        self.sizes: Any = None  # those that may be others in the next run: Sizes, or None
         # Groups whose value must be in memory afterwards: the union over all runs.
         self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}
         self.looked_at: set[int] = set()  # groups of large gradients that somebody read: they are computed
@@ -105,6 +107,7 @@ class Path:
                 matcher.link(before.native, s.native)
             before = s
         self.foreign = any(slot.shared for slot in self.slots)
+        self.changing = [slot for slot in self.slots if slot.group in self.writes]
         for slot in self.slots:
             if slot.tensor._storage.node.needs_grad:
                 slot.moves = True  # it belongs to one run of an earlier segment
@@ -175,8 +178,9 @@ class Path:
             return self.scalars[x][0]
         if kind == SEQUENCE:
             items = [self.value(i) for i in x[1]]
-            return items if x[0] is list else x[0](*items) if hasattr(x[0], "_fields") else x[0](items)
-        return x() if kind == OBJECT else x
+            several = x[0] is slice or hasattr(x[0], "_fields")
+            return items if x[0] is list else x[0](*items) if several else x[0](items)
+        return x() if kind == OBJECT else now(x)
 
     def release(self, slot: Slot) -> None:
         """Let go of a tensor from outside; the next one is compared by its signature."""
@@ -191,7 +195,7 @@ class Path:
         """Let `t` take the place of a slot's tensor if it is of the same make."""
         if t._storage.foreign is not None:
             shared_outside(t._storage)
-        if signature(t) != slot.signature:
+        if signature(t) != slot.signature and (self.sizes is None or not self.sizes.admit(slot, t)):
             return False
         g = self.groups[slot.group]
         s = t._storage
@@ -200,7 +204,7 @@ class Path:
             if s.node.buffer is None:
                 return False
             written = slot.group in self.writes
-            for o in self.slots:
+            for o in self.slots if written or t._leaf or g.slots > 1 else self.changing:
                 if o is slot or o.tensor is None or (o.moves and o.place > slot.place):
                     continue  # it comes later, and is looked at then
                 if o.group == slot.group:
@@ -301,7 +305,7 @@ class Path:
                 return True
             return spec is slot.first and self.bind(slot, a)
         if kind == CONST:
-            return a is x or (type(a) is type(x) and a == x)
+            return a is x or (type(a) is type(x) and a == x) or (type(x) is Dim and self.sizes.take(spec, a))
         if kind == RUNTIME:
             entry = self.scalars[x]
             if a is not entry[0]:
@@ -311,7 +315,9 @@ class Path:
             return True
         if kind == SEQUENCE:
             made, specs = x
-            if type(a) is not made or len(a) != len(specs):
+            if type(a) is made is slice:
+                a = parts(a)
+            elif type(a) is not made or len(a) != len(specs):
                 return False
             if not specs:
                 return True
@@ -329,7 +335,7 @@ class Path:
                 return True
             if not all(map(self.matches, specs, a)):
                 return False
-            if made is tuple and all(spec[0] in (CONST, OBJECT) for spec in specs):
+            if made is tuple and all(k in (CONST, OBJECT) and type(i) is not Dim for k, i in specs):
                 self.frozen[id(specs)] = a
             return True
         return x() is a
@@ -424,9 +430,9 @@ class Path:
                     group.storage.node = group.stub
                     group.storage.version += 1
                 t._grad = g
-        for leaf, parts, build in s.built:
+        for leaf, outs, build in s.built:
             t = self.value(leaf)
-            t._grad = build(t, *[self.outs[i] for i in parts])
+            t._grad = build(t, *[self.outs[i] for i in outs])
 
     def arrays(self) -> list[np.ndarray]:
         """Return the values of the program's inputs now."""

@@ -13,6 +13,7 @@ from typing import Any
 from weakref import ref
 
 from fanal.core.base import knobs
+from fanal.core.base.dim import Dim
 from fanal.core.base.dtype import dtype
 from fanal.core.base.state import state
 from fanal.core.base.where import caller, show
@@ -96,10 +97,15 @@ class Session(threading.local):
         self.owed: list[Any] = []  # what wanted a flush meanwhile
         # Of a followed step that is being recorded after the fact: what it returned, and its leaves' hooks by id.
         self.again: tuple[Any, dict[int, int]] | None = None
+        self.families: Any = None  # known segments that come in several sizes, see engine.naming
+        self.naming: Any = None  # the sizes that the present recording has names for
         self.begin()
 
     def begin(self) -> None:
         """Forget the recorded segment."""
+        if self.naming is not None:
+            self.naming.end()
+            self.naming = None
         self.segment += 1
         self.events: list[Event] = []
         self.outs: list[Any] = []  # every tensor the segment returned, once
@@ -153,8 +159,11 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
     if isinstance(x, (tuple, list)):
         return (SEQUENCE, (type(x), [spec_of(i, s, event) for i in x]))
     if isinstance(x, _IMMUTABLE):
-        if type(x) is slice and any(isinstance(i, Handle) for i in (x.start, x.stop, x.step)):
-            s.unfollowable = "a slice whose limits are tensors"
+        if type(x) is slice:
+            if any(isinstance(i, Handle) for i in parts(x)):
+                s.unfollowable = "a slice whose limits are tensors"
+            elif any(type(i) is Dim for i in parts(x)):
+                return (SEQUENCE, (slice, [(CONST, i) for i in parts(x)]))
         return (CONST, x)
     if isinstance(x, dict) or type(x).__module__ == "numpy":
         s.unfollowable = f"an argument of type {type(x).__name__}"
@@ -163,6 +172,11 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
         return (OBJECT, ref(x))
     except TypeError:
         return (CONST, x)
+
+
+def parts(x: slice) -> tuple:
+    """Return the limits of a slice."""
+    return x.start, x.stop, x.step
 
 
 def name(x: Handle) -> None:
@@ -192,6 +206,29 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     s = session
     state.where = where
     event = Event(op, where)
+    if not s.events and s.families is not None and not s.levels:
+        s.naming = s.families.naming(op, args, kwargs)
+    naming = s.naming
+    if naming is None:
+        out = _make(event, args, kwargs)
+    else:
+        named = naming.called(len(s.events), op, args, kwargs)
+        if named is None:
+            naming.abandon()
+            s.naming = None
+            out = _make(event, args, kwargs)
+        else:
+            with naming:
+                out = _make(event, *named)
+    if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
+        flush_after(op, op.name)
+    return out
+
+
+def _make(event: Event, args: tuple, kwargs: dict) -> Any:
+    """Run an event's function, and append the event to the segment."""
+    s = session
+    op = event.op
     event.specs = [spec_of(a, s, event) for a in args]
     if kwargs:
         event.kwnames = tuple(kwargs)
@@ -225,8 +262,6 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
             _note_outs(new, s)
     for _, parts, _ in event.built:
         _note_outs(parts, s)
-    if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
-        flush_after(op, op.name)
     return out
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import Dim, plain
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.base.state import state
 from fanal.core.engine.handle import ITSELF, Handle, Origin
@@ -104,9 +105,10 @@ def counted(x: int | float, d: dt.dtype) -> Node:
     It is an input of the program, so another value recompiles nothing; but unlike `number` it does not stand for an
     argument of the call. For arguments that also decide something else (a branch, another constant), use this one.
     """
-    if d.category >= 2:
-        return convert(given(np.array(float(x), np.float64), dt.float64), d)
-    return convert(given(np.array(int(x), np.int64), dt.int64), d)
+    value = plain(x) if type(x) is Dim else x
+    node = given(np.array(float(value), np.float64), dt.float64) if d.category >= 2 else \
+        given(np.array(int(value), np.int64), dt.int64)
+    return convert(runtime(node, x) if type(x) is Dim else node, d)
 
 
 def constant(array: np.ndarray) -> Node:

@@ -9,6 +9,7 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
+from fanal.core.base.dim import whole
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Handle
 from fanal.core.ir.prims import full as full_p
@@ -139,7 +140,7 @@ def shape_of(size: tuple) -> Shape:
     """Return a shape given as f(2, 3) or f((2, 3))."""
     if len(size) == 1 and isinstance(size[0], (tuple, list)):
         size = tuple(size[0])
-    out = tuple(int(n) if not isinstance(n, Handle) else int(compute(n)) for n in size)
+    out = tuple(whole(compute(n) if isinstance(n, Handle) else n) for n in size)
     for n in out:
         if n < 0:
             raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(out)}")

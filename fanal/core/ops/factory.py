@@ -10,6 +10,7 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
+from fanal.core.base.dim import plain, whole
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -315,7 +316,7 @@ def arange(
     if d is dt.bool_ or d.is_complex:
         raise NotImplementedError(f"\"arange_cpu\" not implemented for '{dt.scalar_name(d)}'")
     for v in (start, end):
-        if not math.isfinite(v):
+        if not math.isfinite(plain(v)):
             raise RuntimeError(f"unsupported range: {start:g} -> {end:g}")
     if step == 0:
         raise RuntimeError("step must be nonzero")
@@ -323,7 +324,7 @@ def arange(
         raise RuntimeError("upper bound and lower bound inconsistent with step sign")
     given = (start, end, step)
     if d.category == 1:  # counted in the numbers as given, but in int64
-        start, end, step = map(int, given)
+        start, end, step = map(whole, given)
         if d is dt.int64:
             given = (start, end, step)
             if step == 0:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import index, limits
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
 from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
@@ -121,7 +122,7 @@ def parse(x: Any, index: Any) -> Plan:
         elif isinstance(item, slice):
             if item.step is not None and operator.index(item.step) < 0:
                 raise ValueError("step must be greater than zero")
-            a, b, s = item.indices(shape[d])
+            a, b, s = limits(item, shape[d])
             b = max(a, b)
             starts[d], stops[d], steps[d] = a, b, s
             offset += a * st[d]
@@ -172,7 +173,7 @@ def _position(item: Any) -> int:
     if isinstance(item, str):
         raise TypeError("new(): invalid data type 'str'")
     try:
-        return operator.index(item)
+        return index(item)
     except TypeError:
         raise IndexError(
             "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from fanal.core.base.dim import fixed, limits, whole
 from fanal.core.base.shape import wrap_dim
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Origin, counted
@@ -49,7 +50,7 @@ def select(input: Any, dim: int, index: int) -> Any:
     if not n:
         raise IndexError("select() cannot be applied to a 0-dim tensor.")
     d = wrap_dim(dim, n)
-    size, i = input._shape[d], int(index)
+    size, i = input._shape[d], whole(index)
     if not -size <= i < size:
         raise IndexError(
             f"select(): index {i} out of range for tensor of size {list(input._shape)} at dimension {d}"
@@ -68,7 +69,7 @@ def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     if isinstance(start, Handle) and (start._shape or start._dtype.category != 1):
         raise RuntimeError("start must be an 0-dim integral Tensor.")
     d = wrap_dim(dim, n)
-    size, a = input._shape[d], int(start)
+    size, a = input._shape[d], whole(start)
     if not -size <= a <= size:
         raise IndexError(f"start out of range (expected to be in range of [{-size}, {size}], but got {a})")
     a = a + size if a < 0 else a
@@ -103,7 +104,7 @@ def slice_copy(
 ) -> Any:
     """Return a copy of input[start:end:step] along a dimension."""
     d = wrap_dim(dim, len(input._shape))
-    a, b, s = slice(start, end, step).indices(input._shape[d])
+    a, b, s = limits(slice(start, end, step), input._shape[d])
     return _copy(sliced(input, d, a, max(a, b), s))
 
 
@@ -117,7 +118,7 @@ def slice_scatter(
 
 def sliced_range(t: Any, d: int, start: int | None, end: int | None, step: int) -> Any:
     """Return t[start:end:step] along one dimension, by Python's rules."""
-    a, b, s = slice(start, end, step).indices(t._shape[d])
+    a, b, s = limits(slice(start, end, step), t._shape[d])
     return sliced(t, d, a, max(a, b), s)
 
 
@@ -204,7 +205,8 @@ def _split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
                 f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
             )
         return (sliced(tensor, d, 0, 0),)
-    return tuple(sliced(tensor, d, a, min(a + k, n)) for a in range(0, max(n, 1), k))
+    starts = [i * k for i in range(fixed(-(-max(n, 1) // k)))]
+    return tuple(sliced(tensor, d, a, min(a + k, n)) for a in starts)
 
 
 @public()
@@ -217,7 +219,7 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
 def _split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     _need_dims(input, "split")
     d = wrap_dim(dim, len(input._shape))
-    sizes = [int(s) for s in split_sizes]
+    sizes = [whole(s) for s in split_sizes]
     n = input._shape[d]
     if any(s < 0 for s in sizes):
         raise RuntimeError(

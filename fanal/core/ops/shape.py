@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout
+from fanal.core.base.dim import index
 from fanal.core.base.shape import (
     Shape,
     contiguous_strides,
@@ -32,7 +32,7 @@ def ints(args: tuple, name: str = "", what: str = "shape") -> Shape:
     out = []
     for a in args:
         try:
-            out.append(operator.index(a))
+            out.append(index(a))
         except TypeError:
             raise TypeError(f"{name}(): argument '{what}' (position 1) must be tuple of ints, not "
                             f"{type(a).__name__}") from None

@@ -11,6 +11,7 @@ from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.matmul import Operand
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import plain, plainly
 from fanal.core.compiler.loopir import ROW_BLOCK
 
 _TILES = {32: 14, 16: 6}  # rows of a tile two vectors wide, by registers
@@ -117,7 +118,7 @@ def _plan(
     forward = kind == "forward"
     block = rows
     if forward:
-        blocks = max(1, min(-(-_UNITS // (batch * heads)), rows // _LEAST_ROWS))
+        blocks = max(1, min(-(-_UNITS // plain(batch * heads)), plain(rows) // _LEAST_ROWS))
         block = _up(-(-rows // blocks), width)
     blocks = -(-rows // block)
 
@@ -187,11 +188,13 @@ def _plan(
     reads = [x.value_id for x in (q, k, v, g, mask) if x]
     writes = [x.value_id for x in (out, dq, dk, dv) if x]
     (writes if forward else reads).append(stats.value_id)
-    pairs = rows * keys - (min(rows, keys) * (min(rows, keys) - 1) // 2 if causal else 0)
+    least = min(plainly((rows, keys)))
+    pairs = rows * keys - (least * (least - 1) // 2 if causal else 0)
     flops = 2 * batch * heads * pairs * ((d + e) if forward else (3 * d + 2 * e))
     nbytes = size * batch * heads * (rows + keys) * (d + e) * (1 if forward else 2)
     name = target.symbol(spec.key)
-    label = f"attention {'' if forward else 'gradient '}{batch}x{heads}x{rows}x{keys}x{d} {q.dtype.name}"
+    label = "x".join(map(str, plainly((batch, heads, rows, keys, d))))
+    label = f"attention {'' if forward else 'gradient '}{label} {q.dtype.name}"
     label += f" {form}" if form else ""
     units = batch * heads * (blocks if forward else 1)
     kernel = Kernel(name, functools.partial(ir.attention_source, target, name, spec))

@@ -13,6 +13,7 @@ from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.transpose import untangle
+from fanal.core.base.dim import plain
 from fanal.core.compiler.loopir import (
     REDUCED,
     ROW_BLOCK,
@@ -56,7 +57,7 @@ def streams(loop: Loop, target: Target) -> frozenset[int]:
     for n, a in enumerate([*loop.loads, *(a for _, a in loop.stores)]):
         nbytes = a.dtype.itemsize * math.prod(size for size, s in zip(loop.dims, a.strides) if s)
         along = a.strides[last] == 1 and not a.at and len(loop.reduced) == 1
-        if along and nbytes >= _STREAM * target.l2 and (n < len(loop.loads) or a.value not in read):
+        if along and plain(nbytes) >= _STREAM * target.l2 and (n < len(loop.loads) or a.value not in read):
             found.add(n)
     return frozenset(found)
 
@@ -132,7 +133,8 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     reduces = any(op.kind == "reduce" for op in loop.ops)
     begins = any(plan.begins)
     split = not loop.outer if not reduces else False
-    if not split and not begins and rows < _FEW and blocks >= _LONG and plan.count == 1 and not plan.cached:
+    simple = not begins and plan.count == 1 and not plan.cached
+    if not split and simple and plain(rows) < _FEW and plain(blocks) >= _LONG:
         split = not reduces or not any(plan.stores)
     words = loop_words(loop)
     if len(loop.reduced) > 1:
@@ -275,7 +277,7 @@ def _columns(loop: Loop, target: Target) -> list[Temp | Launch]:
     reduces = [i for i, op in enumerate(loop.ops) if op.kind == "reduce"]
     block = max(rows, 1) if loop.of_blocks else column_block(rows)
     blocks = max(1, -(-rows // block))
-    split = not loop.of_blocks and outer * chunks < _FEW and blocks >= _LONG
+    split = not loop.of_blocks and plain(outer * chunks) < _FEW and plain(blocks) >= _LONG
     scratch = 2 * len(reduces) * CHUNK * 8
     if not split:
         words = loop_words(loop) + [rows, block]

@@ -10,6 +10,7 @@ from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Emitter, Scala
 from fanal.core.backends.cpu.irtext import Value, Writer
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import Dim
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler.loopir import INNER, OUTER, REDUCED, Access, Loop, Op
 
@@ -49,6 +50,10 @@ def combine(e: Emitter, how: str, a: Scalar, b: Scalar) -> Scalar:
 
 def word_bits(value: float | int | bool, dtype: DType) -> int:
     """Return the argument word that holds a number of `dtype`, as its register form's bits."""
+    if type(value) is Dim:
+        if dtype is dt.int64:
+            return value
+        value = value.fixed()
     with np.errstate(all="ignore"):
         if dtype.category == 1:
             return int(value) & (1 << 8 * dtype.itemsize) - 1

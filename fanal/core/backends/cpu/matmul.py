@@ -16,6 +16,7 @@ from fanal.core.backends.cpu.matmul_ir import Spec, heights, product_source
 from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import Dim, plain, plainly
 
 TILED = frozenset((dt.by_name(a), dt.by_name(b)) for a, b in tiles_ir.MULTIPLY)  # operands of the matrix unit
 TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
@@ -70,6 +71,11 @@ class Problem:
     b: tuple[int, int]  # steps of k, n
     c: int  # step of m
     batch: list[tuple[int, int, int, int]]
+
+    def text(self) -> str:
+        """Return its sizes, to be read."""
+        batch = "x".join(str(plain(e)) for e, *_ in self.batch)
+        return f"{batch} {plain(self.m)}x{plain(self.k)}x{plain(self.n)}".lstrip()
 
 
 def matmul_launches(
@@ -222,62 +228,68 @@ def _plan(
     # A is packed where it needs conversion, has no contiguous axis, or is read often enough with steps that are far
     # apart; it is copied besides where it has fewer rows than a tile.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
-    far = p.a[1] * p.k * size >= _FAR_PAGES if a_form == "m" else p.a[0] * size >= _FAR_ROWS
+    # What changes no result is decided by the sizes at hand, also for others that are to be served.
+    m, n, k, apart = plainly((p.m, p.n, p.k, p.a))
+    far = apart[1] * k * size >= _FAR_PAGES if a_form == "m" else apart[0] * size >= _FAR_ROWS
     tiles = target.tiles and (a.dtype, b.dtype) in TILED
     per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
-    packed = 1 not in p.a or (far and p.n > _AGAIN and p.k > 32)
+    packed = 1 not in p.a or (far and n > _AGAIN and k > 32)
     if tiles:
-        packed = packed or p.n > _AGAIN or a_form == "m" or depth * per_word != p.k
+        packed = packed or n > _AGAIN or a_form == "m" or depth * per_word != p.k
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
-                           for extent, step in ((p.m, 1), (p.n, lanes)))
+                           for extent, step in ((m, 1), (n, lanes)))
     else:
         packed = packed or a.dtype is not acc
-        height, vectors = choose_tile(p.m, p.n, lanes, target.registers, packed or a_form == "m")
+        height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
     panels = -(-p.n // width)
     b_form = "n" if p.b[1] == 1 else "k" if p.b[0] == 1 else "any"
     b_stack = prod(extent for extent, _, step, _ in p.batch if step)  # distinct matrices among the B's
     stack = prod(extent for extent, *_ in p.batch)
-    b_bytes = depth * panels * width * size
+    b_bytes = plain(depth * panels * width * size)
 
     low = p.m < height and p.m not in heights(height, tiles)
     a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
-    partial = p.n % width != 0
+    partial = type(p.n) is Dim or p.n % width != 0
     in_place = (
         b_form == "n"
         and b.dtype is acc
         and (target.masks or not partial)
-        and (p.m < _EXACT_ROWS or b_bytes <= (_DIRECT_BYTES if p.m <= _OFTEN else _OFTEN_BYTES))
+        and (m < _EXACT_ROWS or b_bytes <= (_DIRECT_BYTES if m <= _OFTEN else _OFTEN_BYTES))
     )
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
-    blocked = depth > flat
+    blocked = plain(depth) > flat
     kc = _up(-(-depth // -(-depth // (flat // 2))), 16) if blocked else depth
-    at_home = p.m <= _MOST_PACK_ROWS[tiles] and panels >= _PACK_PANELS and p.m * kc * size <= target.l2
-    per_unit = not (in_place or b.fixed) and (p.m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
+    at_home = m <= _MOST_PACK_ROWS[tiles] and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
+    per_unit = not (in_place or b.fixed) and (m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
-    limit = panels
+    limit = plain(panels)
     if blocked:
         limit = _PARTIAL_COLS // width
-    if p.m == 1 and in_place and p.n * size > _PAGE:
+    if m == 1 and in_place and n * size > _PAGE:
         # Along the rows of B, a few at a time: down its columns every step of k would be on a page of its own.
         blocked, kc, limit = True, _SHORT, max(1, _LINE // width)
     if per_unit:
-        limit = min(limit, target.l2 // 4 // (max(1, kc) * width * size))
+        limit = min(limit, target.l2 // 4 // (max(1, plain(kc)) * width * size))
     most_rows = _UNIT_ROWS
     if tiles:  # so fast that B from beyond the second-level cache is the limit: take it seldom
         most_rows = _TILE_ROWS[b_bytes > target.l2 // 2]
-    most = max(1, min(most_rows, target.l2 // 2 // (max(1, kc) * size)) // height)
+    most = max(1, min(most_rows, target.l2 // 2 // (max(1, plain(kc)) * size)) // height)
     high, across = _unit(
-        height, width, row_tiles, most, max(1, min(limit, panels)), panels, depth, stack, _LARGEST[tiles], per_unit,
-        blocked and bool(a_copy)
+        height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
+        plain(stack), _LARGEST[tiles], per_unit, blocked and bool(a_copy)
     )
-    mc = _up(-(-p.m // -(-row_tiles // high)), height if tiles else 2) if high < row_tiles else p.m
-    mc, nc = max(mc, min(height, p.m)), across * width
+    if type(p.m) is Dim:
+        mc = high * height
+    else:
+        mc = _up(-(-p.m // -(-row_tiles // high)), height if tiles else 2) if high < row_tiles else p.m
+        mc = max(mc, min(height, p.m))
+    nc = across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)
 
     spec = Spec(
@@ -333,13 +345,11 @@ def _plan(
         a_at,
         b_at,
         p.k,
-        width * min(across, max(1, target.l2 // 4 // (max(1, kc) * width * size))),
+        width * min(across, max(1, target.l2 // 4 // (max(1, plain(kc)) * width * size))),
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]
-    label = (
-        f"matmul {'x'.join(str(e) for e, *_ in p.batch) + ' ' if p.batch else ''}{p.m}x{p.k}x{p.n} {acc.name}"
-    )
+    label = f"matmul {p.text()} {acc.name}"
     flops = 2 * stack * p.m * p.n * p.k
     nbytes = (
         stack * (p.m * p.k * a.dtype.itemsize + p.m * p.n * out.dtype.itemsize)
@@ -380,7 +390,7 @@ def _thin_launch(
     name = target.symbol(f"thin3:{p.m}:{acc.name}:{out.dtype.name}|{structure}")
     source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, epilogue)
     words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c]
-    label = f"matmul {p.m}x{p.k}x{p.n} {acc.name}"
+    label = f"matmul {p.text()} {acc.name}"
     reads, writes, flops = [a.value_id, b.value_id], [out.value_id], 2 * p.m * p.n * p.k
     if epilogue:
         words += epilogue.args
@@ -430,6 +440,6 @@ def pack_launch(
         nbytes,
         (b.value_id,),
         (temp.id,),
-        f"pack {p.k}x{p.n} {b.dtype.name}",
+        f"pack {plain(p.k)}x{plain(p.n)} {b.dtype.name}",
     )
     return temp, launch, packed_steps[::-1]

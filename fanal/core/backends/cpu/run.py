@@ -10,14 +10,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fanal.core.backends.contract import Buf, Launch, Temp
+from fanal.core.base.dim import Dim, Dims, Formulas, now, varies
 from fanal.core.compiler import plan
-from fanal.core.compiler.steps import Buffer, HostStep, Lowered
+from fanal.core.compiler.steps import Buffer, HostStep, Lowered, failed
 
 from . import jit, memory, runner_ir, schedule, threads
 from .target import Target
@@ -75,7 +77,7 @@ class _Segment:
 
     def place(self, count: int, overlaps: Any) -> None:
         """Cut the launches into phases and parts for `count` threads."""
-        slots = schedule.schedule([launch for _, launch in self.launches], count, overlaps)
+        slots = schedule.schedule([_now(launch) for _, launch in self.launches], count, overlaps)
         self.records[:, 3:5] = [(slot.first, slot.width) for slot in slots]
         self.parallel = any(slot.width > 1 for slot in slots)
         starts = [0, *(i for i, slot in enumerate(slots) if slot.barrier)]
@@ -90,8 +92,10 @@ class _Segment:
 class Executable:
     """A program ready to run. Python threads may share one: they take turns."""
 
-    def __init__(self, lowered: Lowered, target: Target | None = None) -> None:
+    def __init__(self, lowered: Lowered, target: Target | None = None, dims: Dims | None = None) -> None:
+        """`dims` are the sizes that may be others in a later run, see `resize`."""
         self.lowered = lowered
+        self._sized = _Sized(dims) if dims is not None else None
         self.target = target
         self._lock = threading.RLock()
         self._owner = 0  # the Python thread that is running it
@@ -117,12 +121,20 @@ class Executable:
     def _plan_memory(self) -> None:
         low = self.lowered
         steps = [step for step in low.steps if not isinstance(step, Temp)]
-        apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _, _ in low.checks}
-        sizes = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
-        sizes |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
+        apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _ in low.checks}
+        wanted = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
+        wanted |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
+        scratch = [step.scratch for step in steps if isinstance(step, Launch)]
+        if self._sized is not None:
+            self._sized.room(wanted, scratch)
+        sizes = {value: now(nbytes) for value, nbytes in wanted.items()}
+        self._lay_out(sizes, max(map(now, scratch), default=0))
+
+    def _lay_out(self, sizes: dict[int, int], scratch: int) -> None:
+        """Give everything that lives only while the plan runs a place in the workspace."""
+        steps = [step for step in self.lowered.steps if not isinstance(step, Temp)]
         self.offsets, self.arena_bytes = plan.place(plan.lifetimes(steps, sizes), sizes)
         self._sizes = sizes
-        scratch = max((step.scratch for step in steps if isinstance(step, Launch)), default=0)
         self.scratch_bytes = -(-scratch // 128) * 128  # threads write to neighbouring lines of no other
 
     def _split(self) -> None:
@@ -146,32 +158,59 @@ class Executable:
         code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
         self._words = np.zeros(sum(len(launch.args) for _, _, launch in launches), np.int64)
         fixed = {value: memory.address_of(array) for value, array in self._known.items()}
-        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _, _) in
+        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _) in
                   enumerate(self.lowered.checks)}
         start, at = memory.address_of(self._words), 0
-        inner: list[tuple[int, int]] = []  # (word, offset in the arena)
+        inner: list[tuple[int, Buf]] = []  # (word, what it points to in the arena)
         moving: dict[int, list[tuple[int, int]]] = {}  # value -> (word address, offset)
         for segment, row, launch in launches:
-            segment.records[row, :3] = code[launch.kernel.name], start + _WORD * at, launch.units
+            segment.records[row, :3] = code[launch.kernel.name], start + _WORD * at, now(launch.units)
+            self._note(segment.records.reshape(-1), row * runner_ir.STEP_WORDS + 2, launch.units)
             for argument in launch.args:
                 if not isinstance(argument, Buf):
-                    self._words[at] = (argument + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
+                    value = now(argument)
+                    self._words[at] = (value + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
+                    self._note(self._words, at, argument)
                 elif argument.value_id in fixed:
-                    self._words[at] = fixed[argument.value_id] + argument.offset
+                    self._words[at] = fixed[argument.value_id] + now(argument.offset)
+                    self._note(self._words, at, argument.offset, fixed[argument.value_id])
                 elif argument.value_id in self.offsets:
-                    inner.append((at, self.offsets[argument.value_id] + argument.offset))
+                    inner.append((at, argument))
                 else:
                     moving.setdefault(argument.value_id, []).append((start + _WORD * at, argument.offset))
                 at += 1
         self._inner = np.array([word for word, _ in inner], np.int64)
-        self._inner_offsets = np.array([offset for _, offset in inner], np.int64)
+        self._inner_values = [buf.value_id for _, buf in inner]
+        self._inner_offsets = np.array([now(buf.offset) for _, buf in inner], np.int64)
+        for k, (_, buf) in enumerate(inner):
+            self._note(self._inner_offsets, k, buf.offset)
+        self._inner_places = np.array([self.offsets[value] for value in self._inner_values], np.int64)
         unknown = moving.keys() - self._outside.keys() - self._results.keys()
         if unknown:
             raise ValueError(f"launches use values that have no buffer: {sorted(unknown)}")
         first = {i: value for value, i in self._results.items()}
         self._binding = _Binding([*(moving.get(value, ()) for value in self.lowered.inputs),
                                   *(moving.get(first[i], ()) if i in first else ()
-                                    for i in range(len(self.lowered.outputs)))])
+                                    for i in range(len(self.lowered.outputs)))], self._note)
+
+    def _note(self, array: np.ndarray, at: int, number: int, more: int = 0) -> None:
+        """Remember that array[at] is `number` + `more` and must follow, if sizes are named."""
+        if type(number) is Dim and self._sized is not None:
+            self._sized.note(array, at, number, more)
+
+    def resize(self) -> None:
+        """Follow the named sizes, which have other values now."""
+        sized = self._sized
+        assert sized is not None
+        with self._lock:
+            sized.follow()
+            if sized.outgrown():
+                sizes, scratch = sized.roomy()
+                self._lay_out(self._sizes | sizes, max(scratch, self.scratch_bytes))
+                self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
+                self._threads = 0  # another amount of work may be worth other threads
+            self._binding.known[:] = 0
+            self._space = 0
 
     def _overlaps(self, value: int) -> Sequence[int]:
         """Return the other values whose arena memory `value` shares, at other times."""
@@ -203,7 +242,7 @@ class Executable:
     def _settle(self, space: _Workspace) -> None:
         """Point the words into a workspace."""
         space.grow(self._need)
-        self._words[self._inner] = space.address + self._inner_offsets
+        self._words[self._inner] = space.address + self._inner_places + self._inner_offsets
         for segment in self._segments:
             if isinstance(segment, _Segment):
                 segment.job[2:4] = space.address + self.arena_bytes, self.scratch_bytes
@@ -214,7 +253,7 @@ class Executable:
     def allocate(self) -> list[np.ndarray | None]:
         """Return fresh arrays for the outputs; None where an output replaces an input or is a known value."""
         buffers = self.lowered.buffers
-        return [memory.empty_aligned(buffers[value].shape, buffers[value].dtype.np)
+        return [memory.empty_aligned(now(buffers[value].shape), buffers[value].dtype.np)
                 if self._results.get(value) == i else None for i, value in enumerate(self.lowered.outputs)]
 
     def run(self, inputs: Arrays, outputs: Sequence[np.ndarray | None] | None = None,
@@ -237,7 +276,8 @@ class Executable:
         """
         with self._lock:
             if self._owner:  # a host step or a signal handler runs the program it is part of
-                Executable(self.lowered, self.target).again(inputs, outputs, profile)
+                twin = Executable(self.lowered, self.target, self._sized.dims if self._sized else None)
+                twin.again(inputs, outputs, profile)
                 return
             self._owner = threading.get_ident()
             try:
@@ -366,19 +406,22 @@ class Executable:
         """Raise the first failed check, and forget all."""
         codes = self._checks.tolist()
         self._checks[:] = 0
-        for code, (_, error, message) in zip(codes, self.lowered.checks, strict=True):
+        for code, (_, size) in zip(codes, self.lowered.checks, strict=True):
             if code:
-                raise error(message.format(index=code - 1 if code > 0 else code))
+                raise failed(code, now(size))
 
 
 class _Binding:
     """Which words hold the addresses of a list of arrays."""
 
-    def __init__(self, uses: Sequence[Sequence[tuple[int, int]]]) -> None:
+    def __init__(self, uses: Sequence[Sequence[tuple[int, int]]], note: Callable[..., None]) -> None:
         self.count = len(uses)
         self.known = np.zeros(self.count, np.int64)
         self.starts = np.cumsum([0, *map(len, uses)], dtype=np.int64)
-        self.uses = np.array([pair for pairs in uses for pair in pairs], np.int64).reshape(-1, 2)
+        pairs = [pair for several in uses for pair in several]
+        self.uses = np.array([(word, now(offset)) for word, offset in pairs], np.int64).reshape(-1, 2)
+        for k, (_, offset) in enumerate(pairs):
+            note(self.uses.reshape(-1), 2 * k + 1, offset)
         parts = (self.known, self.starts, self.uses)
         self.table = np.array([self.count, *(part.ctypes.data for part in parts)], np.int64)
         self.address = self.table.ctypes.data
@@ -395,6 +438,54 @@ class _Binding:
                 self.known[i] = address
                 for word, offset in self.uses[self.starts[i]:self.starts[i + 1]].tolist():
                     ctypes.c_int64.from_address(word).value = address + offset
+
+
+class _Sized:
+    """What of an executable follows from named sizes: words here and there, and how much memory it needs."""
+
+    def __init__(self, dims: Dims) -> None:
+        self.dims = dims
+        self.noted: dict[int, tuple[np.ndarray, list[int], list[Dim], list[int]]] = {}
+        self.parts: list[tuple[np.ndarray, np.ndarray, Formulas, np.ndarray]] = []
+
+    def note(self, array: np.ndarray, at: int, number: Dim, more: int) -> None:
+        """Remember that array[at] is number + more."""
+        _, places, numbers, others = self.noted.setdefault(array.ctypes.data, (array, [], [], []))
+        places.append(at)
+        numbers.append(number)
+        others.append(more)
+
+    def follow(self) -> None:
+        """Write everything anew."""
+        if not self.parts:
+            self.parts = [(array, np.array(places), Formulas(self.dims, numbers), np.array(others, np.int64))
+                          for array, places, numbers, others in self.noted.values()]
+        for array, at, formulas, more in self.parts:
+            array[at] = formulas.values() + more
+
+    def room(self, sizes: dict[int, int], scratch: list[int]) -> None:
+        """Remember how much memory buffers and the scratch of launches take."""
+        self.buffers = [value for value, nbytes in sizes.items() if type(nbytes) is Dim]
+        self.needs = Formulas(self.dims, [n for n in [*(sizes[value] for value in self.buffers), *scratch]
+                                          if type(n) is Dim])
+        self.have = self.needs.values()
+
+    def outgrown(self) -> bool:
+        """Tell whether there is too little memory now."""
+        return bool((self.needs.values() > self.have).any())
+
+    def roomy(self) -> tuple[dict[int, int], int]:
+        """Return more memory than is needed now, for buffers and as scratch: sizes that grow go on growing."""
+        self.have = self.needs.values() * 3 // 2
+        found = self.have.tolist()
+        return dict(zip(self.buffers, found)), max(found[len(self.buffers):], default=0)
+
+
+def _now(launch: Launch) -> Launch:
+    """Return a launch as it is for the present sizes."""
+    if not varies((launch.units, launch.flops, launch.nbytes)):
+        return launch
+    return replace(launch, units=now(launch.units), flops=now(launch.flops), nbytes=now(launch.nbytes))
 
 
 _alive: weakref.WeakSet[Executable] = weakref.WeakSet()

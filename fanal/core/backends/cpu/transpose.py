@@ -10,6 +10,7 @@ from fanal.core.backends.cpu.emit import LANES
 from fanal.core.backends.cpu.irtext import Value, Writer, module
 from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.target import Target
+from fanal.core.base.dim import plain
 from fanal.core.base.shape import contiguous_strides
 from fanal.core.compiler.loopir import Access, Loop
 
@@ -31,9 +32,9 @@ def untangle(loop: Loop, target: Target) -> tuple[list[Temp | Launch], bool]:
         steps = [s for s in a.strides if s]
         across = steps.index(1)
         if (
-            math.prod(sizes) < _WORTH
-            or sizes[across] < LANES // 2
-            or sizes[-1] < LANES // 2
+            plain(math.prod(sizes)) < _WORTH
+            or plain(sizes[across]) < LANES // 2
+            or plain(sizes[-1]) < LANES // 2
             or min(steps) < 0
         ):
             continue

@@ -1,0 +1,334 @@
+"""Recording with named sizes: when a segment has come with other sizes, the next recording of it names them.
+
+Two known paths that are alike but for some integers (dimensions of tensors from outside, numbers among the
+arguments) say which sizes vary. The third time, those are `Dim`s while operators run, so that the values recorded,
+and then the program compiled of them, say how everything follows from them. The user's code never sees a Dim.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fanal.core.base import knobs
+from fanal.core.base.dim import Dim, Dims, near, now, plain, plainly, varies
+from fanal.core.engine.cache import Compiled
+from fanal.core.engine.handle import SIGNATURE, Handle
+from fanal.core.engine.record import CONST, OBJECT, SEQUENCE, SLOT, parts, session
+from fanal.core.ir.program import Node
+
+Place = tuple[int, ...]  # (-1, slot, dimension), or (step, place among the arguments, ...)
+MAX_FAMILIES = 16
+MAX_SAMPLES = 6
+MAX_WAIT = 64  # recordings of a family after which naming is tried again, at most
+
+_SHAPE, _CHAIN, _STRIDES, _LEAF, _WHOLE, _HISTORY = map(
+    SIGNATURE.index, ("shape", "chain", "strides", "leaf", "whole", "needs_grad"))
+
+
+def resizable(made: tuple) -> bool:
+    """Tell whether tensors of this signature may come in other sizes: whole, contiguous, without history."""
+    return not made[_CHAIN] and made[_STRIDES] is None and not made[_LEAF] and not made[_HISTORY]
+
+
+def same_make(a: tuple, b: tuple) -> bool:
+    """Tell whether two signatures differ in sizes only."""
+    return len(a[_SHAPE]) == len(b[_SHAPE]) and \
+        all(x == y for k, (x, y) in enumerate(zip(a, b)) if k not in (_SHAPE, _WHOLE))
+
+
+def resized(made: tuple, shape: tuple) -> tuple:
+    """Return a signature with another shape."""
+    return tuple([shape if k in (_SHAPE, _WHOLE) else x for k, x in enumerate(made)])
+
+
+def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
+    """Return the integers in which two paths differ, by place; None if they differ in more."""
+    found: dict[Place, tuple[int, int]] = {}
+
+    def same(place: Place, a: Any, b: Any) -> bool:
+        if a is b or (type(a) is type(b) and a == b):
+            return True
+        if type(a) is int and type(b) is int:
+            found[place] = (a, b)
+            return True
+        return type(a) is slice and type(b) is slice and \
+            all(same((*place, k), x, y) for k, (x, y) in enumerate(zip(parts(a), parts(b))))
+
+    def alike(place: Place, a: list, b: list) -> bool:
+        if len(a) != len(b):
+            return False
+        for k, ((ka, x), (kb, y)) in enumerate(zip(a, b)):
+            if ka != kb or not (
+                    same((*place, k), x, y) if ka == CONST else
+                    x[0] is y[0] and alike((*place, k), x[1], y[1]) if ka == SEQUENCE else
+                    x() is y() if ka == OBJECT else x == y):
+                return False
+        return True
+    for k, (s, t) in enumerate(zip(p.slots, q.slots)):
+        a, b = s.signature, t.signature
+        if a != b:
+            if not same_make(a, b) or not resizable(a):
+                return None
+            for d, (x, y) in enumerate(zip(a[_SHAPE], b[_SHAPE])):
+                same((-1, k, d), x, y)
+    for k, (i, j) in enumerate(zip(p.steps, q.steps)):
+        if any(getattr(i, x) != getattr(j, x) for x in _SAME) or not alike((k,), i.specs, j.specs):
+            return None
+    return found
+
+
+_SAME = ("kwnames", "positional", "mode", "out", "grads", "built", "hooked")  # of steps that are alike
+
+
+def operations(p: Any) -> tuple:
+    """Return what two paths must have in common to be compared."""
+    return len(p.slots), *(s.op.key for s in p.steps)
+
+
+class Family:
+    """Paths that are alike but for sizes."""
+
+    def __init__(self, one: Any) -> None:
+        self.operations = operations(one)
+        self.samples = [one]  # recorded with plain sizes, the latest last
+        self.names: dict[Place, int] = {}  # places that had the same sizes in all samples have one name
+        self.values: list[list[int]] = []  # by sample: what its names stand for
+        self.tries = self.wait = 0
+
+    def add(self, p: Any) -> bool:
+        """Take a path as a sample. Returns False if it is not like the latest."""
+        found = [(q, differences(q, p)) for q in self.samples]
+        if found[-1][1] is None:
+            return False
+        alike = [(q, d) for q, d in found if d][-MAX_SAMPLES:]
+        if alike:
+            mine = {place: pair[1] for _, d in alike for place, pair in d.items()}
+            sizes = {place: (*(d.get(place, (n,))[0] for _, d in alike), n) for place, n in mine.items()}
+            names = list(dict.fromkeys(sizes.values()))
+            self.names = {place: names.index(several) for place, several in sizes.items()}
+            self.samples = [*(q for q, _ in alike), p]
+            self.values = [list(column) for column in zip(*names)]
+        return True
+
+    def judge(self, p: Any, naming: Naming) -> None:
+        """Let a path that was recorded with names take other sizes, if it agrees with what others were."""
+        dims, present = naming.dims, list(naming.dims.names)
+        agree, held, others = _able(p), False, False
+        for q, values in zip(self.samples, self.values):
+            wanted = [values[name] for name in naming.given]
+            if agree and all(a <= n <= b for n, (a, b) in zip(wanted, map(near, present))):
+                dims.set(wanted)
+                if dims.hold():
+                    held, agree = True, _same_program(p, q)
+                else:
+                    others = True
+        dims.set(present)
+        if held and agree:
+            self.tries = self.wait = 0
+            return
+        p.sizes.give_up()
+        if others or not agree:
+            self.tries += 1  # wait for longer and longer
+            self.wait = min(MAX_WAIT, 2**self.tries - 1)
+
+
+class Families:
+    """The families of a thread, that seen last first."""
+
+    def __init__(self) -> None:
+        self.all: list[Family] = []
+
+    def add(self, p: Any) -> None:
+        """Take note of a path that was recorded with plain sizes."""
+        if not knobs.sizes:
+            return
+        kind = operations(p)
+        for f in self.all:
+            if f.operations == kind and f.add(p):
+                self.all.remove(f)
+                self.all.insert(0, f)
+                return
+        self.all.insert(0, Family(p))
+        del self.all[MAX_FAMILIES:]
+
+    def forget(self, p: Any) -> None:
+        """Do without a path."""
+        self.all = [f for f in self.all if all(q is not p for q in f.samples)]
+
+    def naming(self, op: Any, args: tuple, kwargs: dict) -> Naming | None:
+        """Return the naming for a recording that begins with a call, if its sizes are known to vary."""
+        for f in self.all if knobs.sizes else ():
+            if f.names and f.samples[-1].steps[0].op is op:
+                n = Naming(f)
+                if n.called(0, op, args, kwargs) is not None:
+                    n.end()
+                    if f.wait:
+                        f.wait -= 1
+                        return None
+                    return Naming(f)
+        return None
+
+
+class Naming:
+    """One recording with named sizes."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.like = family.samples[-1]
+        self.dims = Dims()
+        self.given: dict[int, Any] = {}  # name -> Dim, in the order in which they come
+        # Tensors with (shape, strides, offset), with Dims and plain.
+        self.sized: dict[int, tuple[Handle, tuple, tuple]] = {}
+        self.nodes: list[tuple[Node, tuple]] = []  # values from outside, and their plain shapes
+        self.seen = 0  # tensors of the session looked at
+
+    def called(self, k: int, op: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Return the arguments of event k with names in them; None if it is none of the family's."""
+        if k >= len(self.like.steps):
+            return None
+        step = self.like.steps[k]
+        if step.op is not op or len(args) != step.positional or tuple(kwargs) != step.kwnames:
+            return None
+        try:
+            values = [self._named((k, n), spec, a)
+                      for n, (spec, a) in enumerate(zip(step.specs, (*args, *kwargs.values())))]
+        except Unlike:
+            return None
+        return tuple(values[:len(args)]), dict(zip(kwargs, values[len(args):]))
+
+    def _name(self, place: Place, value: Any, model: Any) -> Any:
+        name = self.family.names.get(place)
+        if name is None:
+            if value is model or (type(value) is type(model) and value == model):
+                return value
+            raise Unlike
+        if type(value) is not int:
+            raise Unlike
+        known = self.given.get(name)
+        if known is None:
+            known = self.given[name] = self.dims.name(value)
+        elif plain(known) != value:
+            raise Unlike
+        return known
+
+    def _named(self, place: Place, spec: tuple, a: Any) -> Any:
+        kind, x = spec
+        if kind == CONST:
+            if type(x) is slice and type(a) is slice:
+                pairs = enumerate(zip(parts(a), parts(x)))
+                found = tuple([self._name((*place, k), i, model) for k, (i, model) in pairs])
+                return slice(*found) if varies(found) else a
+            return self._name(place, a, x)
+        if kind == SLOT:
+            slot = self.like.slots[x]
+            if spec is slot.first and resizable(slot.signature):
+                self._tensor(slot, a)
+            return a
+        if kind != SEQUENCE:
+            return a
+        made, specs = x
+        if type(a) is not made or len(a) != len(specs):
+            raise Unlike
+        items = [self._named((*place, k), s, i) for k, (s, i) in enumerate(zip(specs, a))]
+        if all(i is j for i, j in zip(items, a)):
+            return a
+        return items if made is list else made(*items) if hasattr(made, "_fields") else made(items)
+
+    def _tensor(self, slot: Any, t: Any) -> None:
+        """Name the sizes of a tensor from outside."""
+        if not isinstance(t, Handle) or len(t._shape) != len(slot.signature[_SHAPE]):
+            raise Unlike
+        if t._chain or t._strides is not None or t._leaf or t._storage.node.needs_grad or id(t) in self.sized:
+            raise Unlike
+        shape = tuple([self._name((-1, slot.place, d), n, m)
+                       for d, (n, m) in enumerate(zip(t._shape, slot.signature[_SHAPE]))])
+        if any(type(n) is Dim for n in shape):
+            self.sized[id(t)] = t, (shape, None, 0), (t._shape, None, 0)
+            for n in (t._storage.node, t._node):
+                self.nodes.append((n, n.shape))
+                n.shape = shape
+
+    def __enter__(self) -> None:
+        """Let every size be a Dim."""
+        for t, (shape, strides, offset), _ in self.sized.values():
+            t._shape, t._strides, t._offset = shape, strides, offset
+        self.dims.open = True
+
+    def __exit__(self, *exc: object) -> None:
+        """Let every size be plain again, those of what the segment has returned since as well."""
+        self.dims.open = False
+        outs = session.outs
+        for o in outs[self.seen:]:
+            if id(o) not in self.sized and varies((o._shape, o._strides, o._offset)):
+                now = (o._shape, o._strides, o._offset)
+                self.sized[id(o)] = o, now, plainly(now)
+        self.seen = len(outs)
+        for t, _, (shape, strides, offset) in self.sized.values():
+            t._shape, t._strides, t._offset = shape, strides, offset
+
+    def replaced(self, t: Handle, by: Handle) -> None:
+        """Note that another tensor stands for one that an operator returned."""
+        if id(t) in self.sized:
+            self.sized[id(by)] = (by, *self.sized.pop(id(t))[1:])
+
+    def end(self) -> None:
+        """Leave plain sizes in what is from outside."""
+        self.dims.open = False
+        for t, _, (shape, strides, offset) in self.sized.values():
+            t._shape, t._strides, t._offset = shape, strides, offset
+        for n, shape in reversed(self.nodes):
+            n.shape = shape
+        self.sized, self.nodes = {}, []
+
+    def abandon(self) -> None:
+        """End, and leave plain sizes in what was recorded: it goes on without names."""
+        self.end()
+        for e in session.events:
+            forget_names(e.specs)
+            e.scalars = [(node, plainly(value)) for node, value in e.scalars]
+        session.slots[:] = [(t, plainly(made), storage) for t, made, storage in session.slots]
+
+
+def forget_names(specs: list[tuple]) -> None:
+    """Leave plain sizes in the specifications of arguments."""
+    for k, (kind, x) in enumerate(specs):
+        if kind == SEQUENCE:
+            forget_names(x[1])
+            if x[0] is slice:
+                specs[k] = (CONST, slice(*[i for _, i in x[1]]))
+        elif kind == CONST:
+            specs[k] = (kind, plainly(x))
+
+
+class Unlike(Exception):
+    """A call is not that of the family."""
+
+
+def _able(p: Any) -> bool:
+    """Tell whether a path may take other sizes at all."""
+    return isinstance(p.exe, Compiled) and not (p.roots or p.inherited or p.hidden or p.foreign) and \
+        not any(g.grad or g.external for g, _ in p.sizes.groups)
+
+
+def _same_program(p: Any, q: Any) -> bool:
+    """Tell whether what was recorded with names is, for the sizes they have now, what another path is."""
+    if len(p.order) != len(q.order) or len(p.inputs) != len(q.inputs):
+        return False
+    place: dict[int, int] = {}
+    other: dict[int, int] = {}
+    for a, b in zip(p.order, q.order):
+        if a.row is not b.row or a.dtype is not b.dtype or now(a.shape) != b.shape \
+                or repr(now(a.params)) != repr(b.params) \
+                or [place[id(i)] for i in a.inputs] != [other[id(i)] for i in b.inputs]:
+            return False
+        place.setdefault(id(a), len(place))
+        other.setdefault(id(b), len(other))
+    for (kind, x), (same, y) in zip(p.sources, q.sources):
+        if kind == "scalar" and type(p.scalars[x][2]) is Dim:
+            if same != "constant" or y != p.scalars[x][2].now():
+                return False
+        elif kind == "constant":
+            if same != kind or not np.array_equal(x, y):
+                return False
+    return True

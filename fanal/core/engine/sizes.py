@@ -1,0 +1,166 @@
+"""Paths that take tensors of other sizes: what follows from their named sizes, and giving those other values."""
+from __future__ import annotations
+
+from typing import Any
+
+from fanal.core.base.dim import Dim, Dims, now, plain, plainly, varies
+from fanal.core.engine.draft import stub
+from fanal.core.engine.handle import signature
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.naming import forget_names, resized, same_make
+from fanal.core.engine.record import CONST, SEQUENCE, SLOT
+from fanal.core.ir.program import Node, Shape
+
+
+class Sizes:
+    """The named sizes of a path.
+
+    A name gets its value where it first comes, in the order of events; elsewhere it must be the same.
+    """
+
+    def __init__(self, path: Any, dims: Dims) -> None:
+        """Leave plain sizes in the path, as they are now, and remember what they follow from."""
+        self.path, self.dims = path, dims
+        self.possible = True  # the conditions hold
+        self.settled = True  # and the program has these sizes
+        known: dict[Any, Any] = {}
+
+        def one(x: Any) -> Any:
+            """Return the same object for what follows from the names in the same way."""
+            return known.setdefault(_form(x), x)
+        self.outs: list[tuple[int, tuple]] = []
+        for i, o in enumerate(path.outs):
+            made = (o._shape, o._strides, o._offset, o._chain)
+            if varies(made):
+                self.outs.append((i, one(made)))
+                o._shape, o._strides, o._offset, o._chain = plainly(made)
+        finals = [(g, g.final.shape) for g in path.groups if g.final is not None]
+        self.groups = [(g, one(shape)) for g, shape in finals if varies(shape)]
+        self.slots = [slot for slot in path.slots if varies(slot.signature)]
+        for slot in self.slots:
+            slot.template, slot.signature = one(slot.signature[1]), plainly(slot.signature)
+            slot.moves = True
+        self.numbers: list[tuple[Any, int, Dim]] = []  # (matcher step, place, Dim)
+        self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
+        for s in path.steps:
+            for place, spec in enumerate(s.specs):
+                self._find(s, place, spec, True)
+
+    def _find(self, step: Any, place: int, spec: tuple, direct: bool) -> None:
+        kind, x = spec
+        if kind == SEQUENCE:
+            for i in x[1]:
+                self._find(step, place, i, False)
+        elif kind == CONST and type(x) is Dim:
+            self.first.setdefault(self._name(x), spec)
+            if direct:
+                self.numbers.append((step.native, place, x))
+                matcher.set_arg(step.native, place, plain(x))
+        elif kind == SLOT and self.path.slots[x] in self.slots:
+            for d in self.path.slots[x].template:
+                if type(d) is Dim:
+                    self.first.setdefault(self._name(d), self.path.slots[x])
+
+    def _name(self, d: Dim) -> int:
+        """Return which name a Dim is."""
+        ((at,), _), = d.form
+        return self.dims.atoms[at]  # type: ignore[return-value]
+
+    def take(self, spec: tuple, value: Any) -> bool:
+        """Tell whether a number among the arguments is the expected size, or says what that is."""
+        d = spec[1]
+        if type(value) is not int:
+            return False
+        name = self._name(d)
+        return d.now() == value or (self.first[name] is spec and self._resize({name: value}))
+
+    def admit(self, slot: Any, t: Any) -> bool:
+        """Tell whether a tensor is of the make of a slot with other sizes, and take those over."""
+        made = signature(t)
+        if slot.template is None or not same_make(made, slot.signature) or made[1] != t._storage.node.shape:
+            return False
+        changed: dict[int, int] = {}
+        for d, old, n in zip(slot.template, slot.signature[1], t._shape):
+            if n != old:
+                if type(d) is not Dim or self.first[self._name(d)] is not slot \
+                        or changed.setdefault(self._name(d), n) != n:
+                    return False
+                changed[self._name(d)] = n
+        for d, n in zip(slot.template, t._shape):
+            if type(d) is Dim and changed.get(self._name(d), n) != n:
+                return False
+        return self._resize(changed)
+
+    def _resize(self, changed: dict[int, int]) -> bool:
+        """Give names other values, and all that follows from them, but for the program, its sizes."""
+        path, dims = self.path, self.dims
+        if not path.disarm():
+            return False
+        before = list(dims.names)
+        dims.set([changed.get(k, n) for k, n in enumerate(before)])
+        self.possible, self.settled = dims.hold(), False
+        if not self.possible and not dims.hold(max(changed) + 1):  # else a later name may yet put it right
+            dims.set(before)
+            return False
+        known: dict[int, Any] = {}
+
+        def value(template: Any) -> Any:
+            found = known.get(id(template))
+            if found is None:
+                found = known[id(template)] = now(template)
+            return found
+        for s in self.slots:
+            shape = value(s.template)
+            if shape != s.signature[1]:
+                s.signature = resized(s.signature, shape)
+                if s.tensor is not None:
+                    path.release(s)
+        for group, template in self.groups:
+            shape = value(template)
+            if group.storage.node.shape != shape:
+                group.storage.node = _stub(group.storage.node, shape)
+        for i, template in self.outs:
+            o = path.outs[i]
+            o._shape, o._strides, o._offset, o._chain = value(template)
+            if o._node.shape != o._shape:
+                o._node = _stub(o._node, o._shape)
+        for native, place, d in self.numbers:
+            matcher.set_arg(native, place, d.now())
+        path.frozen.clear()
+        return True
+
+    def settle(self) -> bool:
+        """Give the program the present sizes. Returns False if it is not the program for them."""
+        if not (self.possible or self.dims.hold()) or not all(map(self._fits, self.slots)):
+            return False
+        self.path.exe.resize()
+        self.settled = True
+        return True
+
+    @staticmethod
+    def _fits(slot: Any) -> bool:
+        return slot.tensor is not None and slot.tensor._storage.node.shape == slot.signature[1]
+
+    def compiled(self) -> Dims:
+        """Return the sizes for a program that is to be compiled."""
+        self.possible = self.settled = False
+        return self.dims
+
+    def give_up(self) -> None:
+        """Leave a path of these sizes alone."""
+        for s in self.path.steps:
+            forget_names(s.specs)
+        for slot in self.slots:
+            slot.template = None
+        self.path.sizes = None
+
+
+def _form(x: Any) -> Any:
+    """Return something equal only for what follows from the names in the same way."""
+    return (Dim, x.form) if type(x) is Dim else tuple(map(_form, x)) if type(x) is tuple else x
+
+
+def _stub(n: Node, shape: Shape) -> Node:
+    s = stub(n)
+    s.shape = shape
+    return s

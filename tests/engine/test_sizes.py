@@ -1,0 +1,193 @@
+"""Segments that come in many sizes: planned for a few of them, followed for all others, to the same bits."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_follow import Log, agree, on_a_thread
+
+import fanal as torch
+from fanal import nn
+from fanal.core.base import knobs
+from fanal.core.engine.ledger import ledger
+from fanal.nn import functional as F
+
+SIZES = (3, 4, 5, 6, 9, 10, 11, 17, 18, 40, 50, 64, 65, 70, 12, 5, 2, 1, 31, 1, 140)
+
+
+@pytest.fixture(autouse=True)
+def _sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knobs, "sizes", True)
+
+
+def rows(n: int, width: int = 6) -> Any:
+    return torch.tensor(np.random.default_rng(n).standard_normal((n, width)).astype(np.float32))
+
+
+class Attention(nn.Module):
+    """A layer that keeps what it has seen by joining."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ln = nn.LayerNorm(width)
+
+    def forward(self, x: Any, past: Any) -> Any:
+        q, k, v = (t.view(1, 1, 2, -1).transpose(1, 2) for t in self.qkv(self.ln(x)).chunk(3, dim=2))
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(1, 2).reshape(1, 1, -1)), (k, v)
+
+
+def write(steps: int, each: Any) -> None:
+    torch.manual_seed(0)
+    layers = [Attention(), Attention()]
+    x, past = torch.ones(1, 1, 16), [None, None]
+    with torch.no_grad():
+        for i in range(steps):
+            for k, layer in enumerate(layers):
+                x, past[k] = layer(x, past[k])
+            x = torch.tanh(x)
+            each(i, x.sum().item(), past[0][0])
+
+
+def test_keys_and_values_that_grow() -> None:
+    def work(log: Log) -> None:
+        write(70, lambda i, total, keys: log((total, keys.shape)))
+    agree(work, 100)
+
+
+def test_growing_plans_a_few_sizes_only() -> None:
+    def body() -> tuple[int, int, int]:
+        at: list[tuple[int, int]] = []
+        write(80, lambda i, total, keys: at.append((ledger.recorded, ledger.plans)))
+        return at[-1][1] - at[0][1], at[-1][0] - at[45][0], at[-1][1] - at[45][1]
+    plans, recorded, late = on_a_thread(body)
+    assert plans < 30 and recorded == late == 0
+
+
+def test_training_on_batches_of_many_lengths() -> None:
+    def work(log: Log) -> None:
+        table = nn.Embedding(11, 8)
+        model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 11))
+        opt = torch.optim.AdamW([*table.parameters(), *model.parameters()], lr=1e-2)
+        for n in SIZES[3:16]:
+            tokens = torch.tensor(np.random.default_rng(n).integers(0, 11, (4, n + 1)))
+            opt.zero_grad()
+            logits = model(table(tokens[:, :-1]))
+            loss = F.cross_entropy(logits.reshape(-1, 11), tokens[:, 1:].reshape(-1))
+            loss.backward()
+            opt.step()
+            log((loss, logits.shape))
+    agree(work, 50)
+
+
+def test_two_sizes_at_once() -> None:
+    def work(log: Log) -> None:
+        w = torch.randn(6, 5, requires_grad=True)
+        for a, b in zip(SIZES, reversed(SIZES)):
+            scores = (rows(a) @ w) @ rows(b, 5).T
+            loss = torch.softmax(scores, -1).square().sum() / (a * b)
+            loss.backward()
+            log((loss, w.grad))
+            w.grad = None
+    agree(work, 20)
+
+
+def test_numbers_that_are_sizes() -> None:
+    def work(log: Log) -> None:
+        mask = torch.ones(256, 256).tril()
+        for n in SIZES:
+            x = rows(n)
+            y = mask[:n, :n] @ x + torch.arange(n).view(n, 1) + torch.zeros(n, 6)
+            parts = (y, y.narrow(0, 0, n).flip(0), x.expand(2, n, 6).reshape(2 * n, 6), torch.full((n,), 2.5))
+            log(torch.cat([t.reshape(-1) for t in parts]))
+    agree(work, 20)
+
+
+def test_what_is_held_keeps_its_size() -> None:
+    def work(log: Log) -> None:
+        kept = []
+        for n in SIZES:
+            x = rows(n)
+            y = x * 2
+            kept.append((y, y[1:], y.T))
+            log((y + 1).sum())
+        log([list(k) for k in kept])
+        log([tuple(t.shape) for k in kept for t in k])
+    agree(work, 20)
+
+
+def test_a_size_that_is_written_to() -> None:
+    def work(log: Log) -> None:
+        for n in SIZES:
+            x = rows(n).clone()
+            x[:, 1] = 0.5
+            x.mul_(2)
+            x[-1] += 1
+            log(x)
+    agree(work)
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: sum(x.unbind(0)),
+    lambda x: [p.sum() for p in x.chunk(2)],
+    lambda x: F.adaptive_avg_pool1d(x.T, 3),
+    lambda x: F.avg_pool1d(x.T, 2) if len(x) > 1 else x,
+    lambda x: x.cumsum(0).prod(0),
+    lambda x: x.topk(max(1, len(x) // 2), dim=0)[0],
+    lambda x: x.std(0, unbiased=False) + x.mean() + x.var(dim=1, keepdim=True),
+    lambda x: F.pad(x, (0, 0, 0, -len(x) % 8)).view(-1, 8, 6).mean(1),
+    lambda x: F.conv1d(x.T[None], torch.ones(2, 6, 3), padding=1),
+    lambda x: x.sort(0)[0].argmax(0),
+    lambda x: F.interpolate(x.T[None], scale_factor=2),
+    lambda x: x[:4].sum(0) + x[-3:].sum(0),
+    lambda x: torch.nn.functional.one_hot(torch.arange(len(x)) % 3, 3),
+    lambda x: x.repeat(2, 1).roll(1, 0),
+    lambda x: (x @ x.T).logsumexp(0).max(),
+    lambda x: F.dropout(x, 0.5) + torch.rand(len(x), 1) + torch.rand_like(x),
+    lambda x: torch.outer(x[:, 0], x[:, 1]).tril().diagonal(),
+])
+def test_operators_that_depend_on_the_size(f: Any) -> None:
+    def work(log: Log) -> None:
+        for n in SIZES:
+            log(f(rows(n)))
+    agree(work, 0)
+
+
+def test_a_size_of_one_is_broadcast() -> None:
+    def work(log: Log) -> None:
+        for n in (4, 5, 6, 7, 8, 1, 9, 1, 10):
+            log(rows(n) + rows(1) * rows(n).sum(0))
+            log(rows(10) * rows(n)[0] + (rows(n) if n in (1, 10) else 0))
+    agree(work)
+
+
+def test_sizes_that_do_not_fit_raise_at_the_call() -> None:
+    def body() -> list[str]:
+        said = []
+        for a, b in ((4, 4), (5, 5), (6, 6), (7, 7), (8, 8), (9, 9), (9, 8), (10, 10), (7, 6)):
+            try:
+                y = rows(a) + rows(b)
+                said.append(str(tuple(y.shape)))
+                y.sum().item()
+            except RuntimeError as e:
+                said.append(str(e).split(" at ")[0])
+        return said
+    wrong = "The size of tensor a ({}) must match the size of tensor b ({})"
+    right = [str((n, 6)) for n in range(4, 11)]
+    assert on_a_thread(body) == [*right[:6], wrong.format(9, 8), right[6], wrong.format(7, 6)]
+
+
+def test_bad_indices_name_the_size_of_now() -> None:
+    def body() -> str:
+        for n in (4, 5, 6, 7, 8, 9, 10, 11):
+            at = torch.tensor([0, n - 1 if n < 11 else n])
+            try:
+                F.embedding(at, rows(n)).sum().item()
+            except IndexError as e:
+                return str(e)
+        return ""
+    assert "11" in on_a_thread(body)
