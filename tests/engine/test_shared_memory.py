@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_follow import on_a_thread
 
 import fanal
 from fanal.core.engine.ledger import ledger
@@ -126,3 +127,27 @@ def test_a_write_to_shared_memory_among_other_calls() -> None:
             found.append(((v + t if k < 9 else v - t).tolist(), a.tolist(), u.tolist()))
         return found
     assert work(fanal) == work(torch)
+
+
+def test_a_call_that_fails_leaves_nothing_of_what_it_read() -> None:
+    def loop() -> list[float]:
+        found = []
+        for k in range(8):
+            wide, narrow = fanal.from_numpy(np.ones(4, np.float32)), fanal.from_numpy(np.ones(3, np.float32))
+            shared = wide.numpy(), narrow.numpy()
+            with pytest.raises(RuntimeError):
+                wide + narrow
+            found.append((fanal.from_numpy(np.full(3, k, np.float32)) * 2).sum().item())
+            del shared
+        return found
+    assert on_a_thread(loop) == [6.0 * k for k in range(8)]
+
+
+def test_a_look_between_calls_is_part_of_none() -> None:
+    found = []
+    for k in range(8):
+        a, b = np.full(3, k, np.float32), np.ones(3, np.float32)
+        y = fanal.from_numpy(a) * 2
+        fanal.nn.Parameter(fanal.from_numpy(a))
+        found.append((y + fanal.from_numpy(b)).sum().item())
+    assert found == [6.0 * k + 3 for k in range(8)]

@@ -171,7 +171,7 @@ class Draft:
     def __init__(self, s: Session) -> None:
         events, outs, slots, starts = s.events, s.outs, s.slots, s.starts
         index, slot_index = s.index, s.slot_index
-        self.snapshots = s.snapshots
+        self.snapshots = [(i, *read) for i, e in enumerate(events) for read in e.snapshots]
         self.naming = s.naming
         self.refused: str | None = None
         self.epoch = s.began
@@ -214,7 +214,7 @@ class Draft:
                 g.final = self.copies[id(g.final)]
         self._handles(outs)
         self.steps = [self._step(e, index, slot_index, outs) for e in events]
-        for i, spec, _ in self.snapshots.values():
+        for i, spec, _ in self.snapshots:
             self.steps[i].copies[spec] = None
 
     def _inherit(self, s: Session, slot_index: dict[int, int]) -> None:
@@ -321,7 +321,7 @@ class Draft:
 
     def snapshot(self, event: int, spec: tuple) -> np.ndarray:
         """Return the copy that was read while recording."""
-        return next(n.buffer for i, x, n in self.snapshots.values() if (i, x) == (event, spec))  # type: ignore[misc]
+        return next(n.buffer for i, x, n in self.snapshots if (i, x) == (event, spec))  # type: ignore[misc]
 
     def covers(self, live: list[Storage]) -> bool:
         """Tell whether every storage that must be computed is one of the segment's results."""
@@ -343,8 +343,8 @@ class Draft:
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
             known[id(node)] = ("group", self.group_of[sid])
-        for key, (at, spec, _) in self.snapshots.items():
-            known[key] = ("snapshot", (at, spec))
+        for at, spec, n in self.snapshots:
+            known[id(n)] = ("snapshot", (at, spec))
         for j, u in enumerate(self.inherited):
             assert u.carried is not None and u.carried.nodes is not None
             for at in u.carried.arrays:

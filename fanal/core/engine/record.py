@@ -50,11 +50,12 @@ class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
     __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
-                 "walks", "hooked", "manual")
+                 "walks", "hooked", "manual", "snapshots")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
         self.specs: list[tuple] = []
+        self.snapshots: list[tuple[tuple, Node]] = []  # copies of memory shared with NumPy that it read, and of what
         self.facts: list[tuple[Any, Any, Any]] = []  # what the call depends on besides its arguments, see tables.Watch
         self.kwnames: tuple[str, ...] = ()
         self.positional = 0
@@ -116,8 +117,6 @@ class Session(threading.local):
             int, tuple[Storage, Node, int]
         ] = {}  # id of a storage from outside -> its value at first use
         self.shown: dict[int, Any] = {}  # what tensors held at an event that is recorded after the fact, by id
-        # Id of a copy of shared memory -> the event that read it, as what, and the copy.
-        self.snapshots: dict[int, tuple[int, tuple, Node]] = {}
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
         unfolded.clear()
         self.effects.clear()
@@ -302,11 +301,13 @@ def runtime(node: Node, value: Any) -> Node:
 def note_snapshot(node: Node, t: Handle) -> None:
     """Note that `node` is a copy of what `t`, whose memory is shared with NumPy, held at this event."""
     s = session
+    if s.event is None:  # it was looked at between two calls, and is no operand of either
+        return
     out, slot = s.index.get(id(t)), s.slot_index.get(id(t))
     if out is None and slot is None:
         s.unfollowable = "memory shared with NumPy is read through a tensor that no argument names"
     else:
-        s.snapshots[id(node)] = (len(s.events), (SLOT, slot) if out is None else (OUT, out), node)
+        s.event.snapshots.append(((SLOT, slot) if out is None else (OUT, out), node))
 
 
 def unfollowable(reason: str) -> None:
