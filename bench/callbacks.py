@@ -5,13 +5,12 @@ Run: python bench/callbacks.py. One thread; microseconds, medians over steps and
 from __future__ import annotations
 
 import importlib
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import results
 
 STEPS, SKIPPED = 2000, 200
 
@@ -99,23 +98,5 @@ def measure(torch: Any) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Measure the library named, or both in turn."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(importlib.import_module(sys.argv[1]))))
-        return
-    runs: dict[str, list[dict[str, float]]] = {"fanal": [], "torch": []}
-    for _ in range(3):
-        for name, found in runs.items():
-            out = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
-            if out.returncode:
-                sys.exit(out.stderr)
-            found.append(json.loads(out.stdout))
-    print(f"{'microseconds':20} {'fanal':>8} {'torch':>8}   ratio")
-    for name in VARIANTS:
-        ours, peer = (statistics.median(run[name] for run in found) for found in runs.values())
-        print(f"{name:20} {ours:8.1f} {peer:8.1f}   {ours / peer:5.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    results.beside_torch(__file__, measure, VARIANTS, decimals=1)

@@ -1,11 +1,15 @@
 """What every benchmark needs: progress while it runs, and its result kept with the machine it was measured on."""
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
+import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,27 @@ class Progress:
         if self.shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def beside_torch(script: str, measure: Callable[[Any], dict[str, float]], rows: Iterable[str], decimals: int) -> None:
+    """Print the microseconds of each row, ours and PyTorch's: medians over three processes of each, taking turns.
+
+    The process of a library is `script` called with its name, which comes here to `measure` it.
+    """
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(importlib.import_module(sys.argv[1]))))
+        return
+    runs: dict[str, list[dict[str, float]]] = {"fanal": [], "torch": []}
+    for _ in range(3):
+        for name, found in runs.items():
+            out = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
+            if out.returncode:
+                sys.exit(out.stderr)
+            found.append(json.loads(out.stdout))
+    print(f"{'microseconds':20} {'fanal':>8} {'torch':>8}   ratio")
+    for row in rows:
+        ours, peer = (statistics.median(run[row] for run in found) for found in runs.values())
+        print(f"{row:20} {ours:8.{decimals}f} {peer:8.{decimals}f}   {ours / peer:5.2f}")
 
 
 def replace(path: Path, data: bytes) -> None:

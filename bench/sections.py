@@ -5,13 +5,11 @@ last line is the whole step. Fanal computes in the optimizer's step, so the kern
 """
 from __future__ import annotations
 
-import importlib
-import json
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
+
+import results
 
 STATEMENTS = ("zero_grad", "forward", "loss", "backward", "step", "all")
 STEPS, SKIPPED = 4000, 200
@@ -44,23 +42,5 @@ def measure(torch: Any) -> dict[str, float]:
     return {name: statistics.median(column) / 1e3 for name, column in zip(STATEMENTS, zip(*rows[SKIPPED:]))}
 
 
-def main() -> None:
-    """Measure the library named, or both in turn."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(importlib.import_module(sys.argv[1]))))
-        return
-    found: dict[str, list[dict[str, float]]] = {"fanal": [], "torch": []}
-    for _ in range(3):
-        for name, runs in found.items():
-            out = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
-            if out.returncode:
-                sys.exit(out.stderr)
-            runs.append(json.loads(out.stdout))
-    print(f"{'microseconds':12} {'fanal':>8} {'torch':>8}   ratio")
-    for statement in STATEMENTS:
-        ours, peer = (statistics.median(run[statement] for run in runs) for runs in found.values())
-        print(f"{statement:12} {ours:8.2f} {peer:8.2f}   {ours / peer:5.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    results.beside_torch(__file__, measure, STATEMENTS, decimals=2)

@@ -158,14 +158,11 @@ class Call(Callback):
             self.ctx._saved = None
 
 
-class _Rule(Rule):
-    """A gradient rule that belongs to a call."""
+class _OfCall:
+    """What belongs to a call, and is shown as its function."""
 
-    __slots__ = ("k",)
+    __slots__ = ()
     callback: Call
-
-    def __init__(self, call: Call, k: int = 0) -> None:
-        self.callback, self.k = call, k
 
     @property
     def name(self) -> str:
@@ -174,6 +171,15 @@ class _Rule(Rule):
     @property
     def ctx(self) -> Any:
         return self.callback.ctx
+
+
+class _Rule(_OfCall, Rule):
+    """A gradient rule that belongs to a call."""
+
+    __slots__ = ("k",)
+
+    def __init__(self, call: Call, k: int = 0) -> None:
+        self.callback, self.k = call, k
 
 
 class Direct(_Rule):
@@ -199,21 +205,13 @@ class Hub(Direct):
         return call.shown(call.waiting.pop(id(y), [None] * len(call.raws)))
 
 
-class Output:
+class Output(_OfCall):
     """The rule of one of several outputs: leave the gradient at the hub."""
 
     __slots__ = ("__weakref__", "callback", "k")
 
     def __init__(self, call: Call, k: int) -> None:
         self.callback, self.k = call, k
-
-    @property
-    def name(self) -> str:
-        return self.callback.name
-
-    @property
-    def ctx(self) -> Any:
-        return self.callback.ctx
 
     def __call__(self, g: Node, y: Node, hub: Node) -> list[Node | None]:
         call = self.callback

@@ -156,12 +156,16 @@ def root_array(storage: Storage) -> np.ndarray:
     return buffer
 
 
-def copied(t: Handle) -> np.ndarray:
-    """Return a copy of the values of a tensor whose storage is computed."""
-    a = t._storage.node.buffer
+def shown_of(t: Handle, a: np.ndarray) -> np.ndarray:
+    """Return what a tensor shows of `a`, the contents of its storage."""
     for row, params in t._chain:
         a = row.ref(a, *params)
-    return np.array(a, order="C", copy=True)
+    return a
+
+
+def copied(t: Handle) -> np.ndarray:
+    """Return a copy of the values of a tensor whose storage is computed."""
+    return np.array(shown_of(t, root_array(t._storage)), order="C", copy=True)
 
 
 def shared_outside(s: Storage) -> bool:

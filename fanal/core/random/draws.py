@@ -396,7 +396,7 @@ def cauchy(
 
 def _check_normal(dtype: np.dtype, kernel: str) -> None:
     if name_of(dtype) not in FLOATS:
-        raise NotImplementedError(f'"{kernel}" not implemented for \'{name_of(dtype)}\'')
+        raise _unsupported(kernel, dtype)
 
 
 def normal(

@@ -11,7 +11,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, spread
+from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, shown_of, spread
 from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
@@ -222,7 +222,4 @@ def compute(t: Handle, text: str = DYNAMIC) -> np.ndarray:
     """Return the value of a tensor as an array that shares the memory of its storage. Flushes. text: see `settled`."""
     if t._storage.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-    a = settled(t, text)
-    for row, params in t._chain:
-        a = row.ref(a, *params)
-    return a
+    return shown_of(t, settled(t, text))
