@@ -217,6 +217,19 @@ def test_few_rows_have_the_bits_of_many(k: int, n: int, swap: bool, dtype: type)
     assert (total == want).all()
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_few_rows_meet_matrices_of_a_stack_where_they_lie(rows: int) -> None:
+    a, b = make((2, 3, 10, 37)), make((3, 2, 37, 70), swap=True).swapaxes(0, 1)
+    few = a[:, :, :rows]
+    out = np.zeros((2, 3, rows, 70), np.float32)
+    launch, = matmul_launches(operand(0, few), operand(1, b), operand(2, out))
+    assert isinstance(launch, Launch) and launch.scratch == 0  # nothing is packed
+    whole = run(a, b)[:, :, :rows]
+    assert (run(few, b) == whole).all() and (run(few, b, cuts=5) == whole).all()
+    other = make(out.shape)
+    assert (run(few, b, epi.residual(3, dt.float32), {3: other}) == whole + other).all()
+
+
 def test_a_new_batch_size_compiles_nothing() -> None:
     def names(rows: int) -> set[str]:
         a, b, out = make((rows, 64)), make((64, 128)), np.empty((rows, 128), np.float32)

@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
@@ -377,30 +378,31 @@ def _plan(
 
 
 def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
-    """Tell whether few rows meet a matrix that lies transposed."""
-    plain = a.dtype is b.dtype is acc and target.masks and not p.batch and not b.fixed
+    """Tell whether few rows meet a matrix that lies transposed, and no others do."""
+    plain = a.dtype is b.dtype is acc and target.masks and not b.fixed
     enough = p.m <= thin_ir.ROWS and p.n >= thin_ir.GROUPS * target.lanes(acc.itemsize)
-    return plain and enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1
+    return plain and enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
 
 
 def _thin_launch(
     p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
 ) -> Launch:
     structure = epilogue.structure if epilogue else ""
-    name = target.symbol(f"thin3:{p.m}:{acc.name}:{out.dtype.name}|{structure}")
-    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, epilogue)
-    words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c]
+    name = target.symbol(f"thin4:{p.m}:{acc.name}:{out.dtype.name}:{len(p.batch)}|{structure}")
+    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, len(p.batch), epilogue)
+    units = -(-p.n // (thin_ir.GROUPS * target.lanes(acc.itemsize)))
+    words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c, units, *chain(*p.batch)]
+    stack, b_stack = prod(e for e, *_ in p.batch), prod(e for e, _, step, _ in p.batch if step)
     label = f"matmul {p.text()} {acc.name}"
-    reads, writes, flops = [a.value_id, b.value_id], [out.value_id], 2 * p.m * p.n * p.k
+    reads, writes, flops = [a.value_id, b.value_id], [out.value_id], 2 * stack * p.m * p.n * p.k
     if epilogue:
         words += epilogue.args
         reads += epilogue.reads
         writes += epilogue.writes
-        flops += p.m * p.n * epilogue.flops
+        flops += stack * p.m * p.n * epilogue.flops
         label += " " + epilogue.label
-    units = -(-p.n // (thin_ir.GROUPS * target.lanes(acc.itemsize)))
-    nbytes = (p.m * p.k + p.k * p.n) * acc.itemsize + p.m * p.n * out.dtype.itemsize
-    return Launch(Kernel(name, source), words, units, 0, flops, nbytes, tuple(reads), tuple(writes), label)
+    nbytes = (stack * p.m * p.k + b_stack * p.k * p.n) * acc.itemsize + stack * p.m * p.n * out.dtype.itemsize
+    return Launch(Kernel(name, source), words, stack * units, 0, flops, nbytes, tuple(reads), tuple(writes), label)
 
 
 def pack_launch(

@@ -55,6 +55,23 @@ def heights(height: int, tiles: bool = False) -> list[int]:
     return [*(h for h in ((tiles_ir.ROWS,) if tiles else (2, 4, 8)) if h < height), height]
 
 
+def matrix_at(w: Writer, first: int, axes: int, index: Value) -> list[Value]:
+    """Return where in A, B and C the matrices of a batch index begin, in elements.
+
+    The words of a batch axis are its extent and its steps in the three; those of the outermost begin at `first`.
+    """
+    at = ["0", "0", "0"]
+    for i in reversed(range(axes)):
+        extent, *steps = (first + 4 * i + k for k in range(4))
+        here = index
+        if i:
+            size = w.word("%args", extent)
+            here = w.let(f"urem i64 {index}, {size}")
+            index = w.div(index, size)
+        at = [w.add(x, w.mul(here, w.word("%args", step))) for x, step in zip(at, steps, strict=True)]
+    return at
+
+
 def tile_rows(w: Writer, rows: Value, choices: list[int]) -> Value:
     """Return the least of the tile heights that holds `rows`, which are at most the largest."""
     high = str(choices[-1])
@@ -239,15 +256,8 @@ class _Product:
         if spec.batch:
             outer = w.div(rest, mb)
             ib = w.sub(rest, w.mul(outer, mb))
-            for i in reversed(range(spec.batch)):
-                index = outer
-                if i:
-                    extent = w.word(args, BATCH + 4 * i)
-                    index = w.let(f"urem i64 {outer}, {extent}")
-                    outer = w.div(outer, extent)
-                a = w.at(a, w.mul(index, w.word(args, BATCH + 4 * i + 1)), a_size)
-                b = w.at(b, w.mul(index, w.word(args, BATCH + 4 * i + 2)), b_size)
-                shift = w.add(shift, w.mul(index, w.word(args, BATCH + 4 * i + 3)))
+            in_a, in_b, shift = matrix_at(w, BATCH, spec.batch, outer)
+            a, b = w.at(a, in_a, a_size), w.at(b, in_b, b_size)
         mc, nc = w.word(args, MC), w.word(args, NC)
         i0, j0 = w.mul(ib, mc), w.mul(jb, nc)
         i1, j1 = w.min(w.add(i0, mc), self.m), w.min(w.add(j0, nc), self.n)

@@ -10,35 +10,44 @@ from collections.abc import Sequence
 
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
+from fanal.core.backends.cpu.matmul_ir import matrix_at
 from fanal.core.backends.cpu.pack_ir import transpose_parts
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base.dtype import dtype as DType
 
 ROWS = 4  # at the most
 GROUPS = 2  # vectors of columns in a unit: two chains of additions hide each other's latency
-A, B, C, N, K, A_ROW, B_COL, C_ROW, EPILOGUE = range(9)
+A, B, C, N, K, A_ROW, B_COL, C_ROW, UNITS, BATCH = range(10)  # UNITS: of a matrix
 
 
-def thin_source(target: Target, name: str, rows: int, acc: DType, out: DType, epilogue: Epilogue | None) -> str:
-    """Return the kernel. A unit is GROUPS vectors of columns, and there are as many at least.
+def thin_source(
+    target: Target, name: str, rows: int, acc: DType, out: DType, axes: int, epilogue: Epilogue | None
+) -> str:
+    """Return the kernel. A unit is GROUPS vectors of columns, and a matrix has as many at least.
 
-    The `rows` of A are contiguous along k.
+    The `rows` of A are contiguous along k. `axes` is how many there are of the batch.
     """
     w = Writer(target, set())
     kind = SCALAR[acc.name]
     size = bits(kind) // 8
     lanes = target.lanes(size)
     vector = f"<{lanes} x {kind}>"
-    a, b, c = (w.word("%args", i, True) for i in (A, B, C))
+    first_a, first_b, c = (w.word("%args", i, True) for i in (A, B, C))
     n, depth, a_row, b_col, c_row = (w.word("%args", i) for i in (N, K, A_ROW, B_COL, C_ROW))
     part, span = 16 // size, GROUPS * lanes
     short = f"<{part} x {kind}>"
-    lines = [w.at(a, w.mul(a_row, str(r)), size) for r in range(rows)]
     whole = w.let(f"and i64 {depth}, {-lanes}")
     once = w.mul(b_col, str(size))
     twice = w.mul(once, "2")
 
     def unit(u: Value) -> list[Value]:
+        a, b, shift = first_a, first_b, "0"
+        if axes:
+            units = w.word("%args", UNITS)
+            matrix = w.div(u, units)
+            in_a, in_b, shift = matrix_at(w, BATCH, axes, matrix)
+            a, b, u = w.at(a, in_a, size), w.at(b, in_b, size), w.sub(u, w.mul(matrix, units))
+        lines = [w.at(a, w.mul(a_row, str(r)), size) for r in range(rows)]
         # The last unit begins early; what is not its own it computes again and does not store.
         own = w.mul(u, str(span))
         col = w.min(own, w.sub(n, str(span)))
@@ -98,7 +107,8 @@ def thin_source(target: Target, name: str, rows: int, acc: DType, out: DType, ep
         for r in range(rows):
             for g, mask in enumerate(masks):
                 at = w.add(col, str(g * lanes))
-                site = Site(w, "%args", EPILOGUE, str(r), at, w.add(w.mul(c_row, str(r)), at), mask, lanes)
+                place_c = w.add(shift, w.add(w.mul(c_row, str(r)), at))
+                site = Site(w, "%args", BATCH + 4 * axes, str(r), at, place_c, mask, lanes)
                 conclude(site, epilogue, values[len(bases) + r * GROUPS + g], acc, out, c)
         return []
     w.loop("%lo", "%hi", "1", unit)
