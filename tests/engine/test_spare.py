@@ -41,6 +41,16 @@ def test_kept_results_are_handed_out_again_and_right(entered):
     assert len(entered) > 10
 
 
+def test_a_result_that_the_next_step_reads_is_handed_out_again(entered):
+    w = fanal.arange(4.0)
+    x, want = fanal.ones(4), np.ones(4, np.float32)
+    for _ in range(20):
+        x = x * 0.5 + w  # the number before comes back as a tensor from outside
+        want = want * np.float32(0.5) + np.arange(4, dtype=np.float32)
+        assert x.sum().item() == want.sum() and x.tolist() == want.tolist()
+    assert len(entered) > 10
+
+
 def test_a_view_keeps_its_memory(entered):
     views = []
 

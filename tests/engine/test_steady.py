@@ -17,6 +17,7 @@ from fanal import nn
 from fanal.core.engine.follow import paths
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
+from fanal.core.ops import surface
 from fanal.nn import functional as F
 
 STEPS, AT = 24, (12, 19)
@@ -298,3 +299,24 @@ def test_a_batch_that_several_calls_read_is_taken_over_by_the_matcher() -> None:
     path = paths().last
     assert path is not None and path.steady is not None
     assert len(path.steady.rebound) == 1 and len(path.steady.rebound[0].uses) == 3
+
+
+@native
+def test_slices_made_anew_are_compared_by_the_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    dispatch = surface.dispatch
+    monkeypatch.setattr(surface, "dispatch", lambda op, *a: (calls.append(op.name), dispatch(op, *a))[1])
+    x, at = torch.arange(24.0).view(4, 6), torch.tensor([2, 0])
+    for _ in range(12):
+        calls.clear()
+        y = (x[1:][:, -1].sum() + x[..., ::2][at, :2].sum()) * x[0:3, 1].sum()
+        float(y)
+    assert calls == []
+
+
+def test_slices_with_other_limits_are_noticed() -> None:
+    def work(log: Log) -> None:
+        for k, x in enumerate(batches(40, 4, 6)):
+            end, row = (5 if k in (17, 18, 25) else 3), (1 if k == 20 else -1)
+            log(x[:, :end].sum() + x[row, 1::2].sum() * x[1:, 0].sum() + x[1 if k == 30 else slice(0, 1)].sum())
+    agree(work, 150)

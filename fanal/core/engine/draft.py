@@ -138,7 +138,7 @@ class Step:
     native: Any
     index: int
     watch: Watch | None  # what the call depends on besides its arguments
-    sequences: bool  # some argument is a list or a tuple
+    sequences: bool  # some argument is a list, a tuple or a slice
     returns_list: bool  # which whoever gets it may change: it is made anew every time
     first_sequence: int  # the place of its result among the sequences of the path, if that is one
     flat: tuple[Any, list[int]] | None  # a result that is a sequence of outs and nothing else: its type, which outs
@@ -444,7 +444,7 @@ class Draft:
         s = Step()
         s.alone = None
         s.watch = Watch(e.facts) if e.facts else None
-        s.sequences = any(kind == SEQUENCE for kind, _ in e.specs)
+        s.sequences = any(kind == SEQUENCE or type(x) is slice for kind, x in e.specs)
         s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
         s.where, s.mode = e.where, e.mode
         s.walks = [self.walks[id(c)] for c in e.walks if id(c) in self.walks]

@@ -53,8 +53,8 @@ _RETURN_NONE = f"""{word("Py_IncRef")}
   ret ptr %none"""
 
 
-def follow(items: int) -> str:
-    """Return the vectorcall of every function and method. `items` is where a tuple's items start."""
+def follow(items: int, limits: int) -> str:
+    """Return the vectorcall of every function and method; see `tables_ir.differ`."""
     return f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
@@ -124,7 +124,7 @@ equal:
   %i.next = add i64 %i, 1
   %more = icmp ult i64 %i.next, %total
   br i1 %more, label %compare, label %guarded
-{differ(items)}
+{differ(items, limits)}
 guarded:
   %bound = phi ptr [null, %values], [%held.next, %equal]
 {at("%step", GUARD, "%table")}
@@ -438,7 +438,8 @@ entry:
 def sources() -> dict[str, str]:
     """Return the IR of every function by role; each names itself @NAME."""
     items = tuple.__basicsize__  # where ob_item starts differs between versions of CPython
-    return {"follow": follow(items), "new_step": new_step(items), "set_arg": SET_ARG,
+    limits = slice.__basicsize__ - 24
+    return {"follow": follow(items, limits), "new_step": new_step(items), "set_arg": SET_ARG,
             "set_cursor": SET_CURSOR, "get_cursor": get_cursor(False), "take_cursor": get_cursor(True),
             "finalize": FINALIZE, "bind": BIND, "repr": REPR,
             "holds": table_function(conditions("do", "%table", "yes", "no")),

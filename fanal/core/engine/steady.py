@@ -13,9 +13,10 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from fanal.core.base.dim import Dim
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import OUT, SEQUENCE, SLOT
+from fanal.core.engine.record import CONST, OUT, SEQUENCE, SLOT, parts
 from fanal.core.engine.tables import (
     HANDLE,
     NODE,
@@ -122,9 +123,10 @@ class Steady:
         self.now, self.before = first, None
 
     def _stays(self, spec: tuple) -> bool:
-        """Tell whether a specification means the same tensor in every run."""
+        """Tell whether a specification means the same object in every run."""
         kind, x = spec
-        return (kind == OUT and x not in self.path.held) or (kind == SLOT and not self.path.slots[x].moves)
+        return (kind == OUT and x not in self.path.held) or (kind == SLOT and not self.path.slots[x].moves) or \
+            (kind == CONST and type(x) is not Dim)
 
     def _guard(self, step: Any) -> bool:
         """Let the matcher follow a step with gradients."""
@@ -174,12 +176,14 @@ class Steady:
         return True
 
     def _listed(self, step: Any) -> bool:
-        """Let the matcher compare the tuples that a step is called with."""
+        """Let the matcher compare the tuples and slices that a step is called with."""
         path, expected = self.path, step.native
-        if not expected.key or expected.rebind:
+        if not expected.key:
             return False
-        new = []  # tuples of tensors that the path hands out come as other objects every step
+        new: list[tuple[int, type, tuple]] = []  # what comes as another object every step
         for place, (kind, x) in enumerate(step.specs):
+            if type(x) is slice:
+                new.append((place, slice, parts(x)))
             if kind != SEQUENCE:
                 continue
             made, specs = x
@@ -187,20 +191,16 @@ class Steady:
                 return False
             same: Any = path.frozen.get(id(specs))
             if same is None:
-                whole, _ = path.known.get(id(specs), (NOBODY, None))
-                if whole is not NOBODY:
-                    same = whole
-                elif all(map(self._stays, specs)):
-                    new.append((place, specs))
-                    continue
-                else:
+                same, _ = path.known.get(id(specs), (NOBODY, None))
+            if same is not NOBODY:
+                matcher.set_arg(expected, place, same)
+                self.expected.append((expected, place, same))
+            if any(type(i) is slice for _, i in specs) or same is NOBODY:
+                if not all(map(self._stays, specs)):
                     return False
-            matcher.set_arg(expected, place, same)
-            self.expected.append((expected, place, same))
-        if len(new) > 1:
-            return False
-        for place, specs in new:
-            table = Elements(tuple(map(path.value, specs)), place)
+                new.append((place, tuple, tuple(map(path.value, specs))))
+        for place, made, elements in new:
+            table = Elements(made, elements, place, expected.rebind)
             expected.extra = (expected.extra, table)
             expected.rebind = table.address
         return bool(new)
@@ -283,6 +283,8 @@ class Steady:
         for i, j, k in path.kept_rows:
             path.keep_rows(k, results[i], results[j])
             path.groups[k].storage.version = self.versions[k][0]
+        for j, _ in self.inputs:  # what came is nobody's here: it may be what the step before handed out
+            self.given[j] = None
         for slot in self.rebound:
             (first, _), *later = slot.uses
             first.held = None

@@ -100,10 +100,13 @@ class Table(Words):
 
 
 class Elements(Words):
-    """How another tuple is recognised as one with the same elements: argument `place` of a step."""
+    """How another tuple or slice is recognised as one with the same elements: argument `place` of a step.
 
-    def __init__(self, elements: tuple, place: int) -> None:
-        super().__init__([place, id(tuple), len(elements), *map(id, elements)])
+    The elements are the same objects; slices among them have the same limits. `other` is the next table of the step.
+    """
+
+    def __init__(self, made: type, elements: tuple, place: int, other: int) -> None:
+        super().__init__([place, other, id(made), len(elements), *map(id, elements)])
 
 
 UNNUMBERED = 0  # of a class that was changed too often to get another number
@@ -202,7 +205,7 @@ class Rebinding(Words):
             (2, NODE["needs_grad"], t["needs_grad"], SAME),
             (2, NODE["buffer"], None, OTHER),
         ]
-        words = [place, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
+        words = [place, 0, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
         for which, offset, value, how in entries:
             words += which, offset, id(value), how
         words += len(later), *(id(step) + ARGS + 8 * argument for step, argument in later)

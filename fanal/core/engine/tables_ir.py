@@ -105,55 +105,78 @@ def effects(n: str, table: str, done: str) -> str:
   br i1 %{n}.more, label %{n}.each, label %{done}"""
 
 
-# An argument that is another object every step. The blocks from `differ` on compare it with a table: argument
-# index, type, and for a tuple the number of its elements and each of them; for a tensor from outside offset of
-# _storage, offset of node, number of entries, and entries of four words: which object (0 the tensor, 1 its storage,
-# 2 the storage's node), offset in it, what must be there, how; then the number of later uses of the tensor and where
-# each expects it. Such a tensor is held by the step.
-def differ(items: int) -> str:
+# An argument that is another object every step. The blocks from `differ` on compare it with a table: argument index,
+# the next table of the step, type, and for a tuple or a slice the number of its elements and each of them; for a tensor
+# from outside offset of _storage, offset of node, number of entries, and entries of four words: which object (0 the
+# tensor, 1 its storage, 2 the storage's node), offset in it, what must be there, how; then the number of later uses of
+# the tensor and where each expects it. Such a tensor is held by the step.
+def differ(items: int, limits: int) -> str:
+    """Return the blocks. `items` is where a tuple's items start, `limits` where the three of a slice do."""
     return f"""differ:
-{at("%step", REBIND, "%re")}
+{at("%step", REBIND, "%re.first.table")}
+  br label %re.find
+re.find:
+  %re = phi ptr [%re.first.table, %differ], [%re.following, %re.on]
   %re.none = icmp eq ptr %re, null
   br i1 %re.none, label %miss, label %re.index
 re.index:
   %re.i = load i64, ptr %re
   %re.here = icmp eq i64 %re.i, %i
-  br i1 %re.here, label %re.type, label %miss
+  br i1 %re.here, label %re.type, label %re.on
+re.on:
+{at("%re", 8, "%re.following")}
+  br label %re.find
 re.type:
-{at("%re", 8, "%re.want.type")}
+{at("%re", 16, "%re.want.type")}
 {at("%a", TYPE, "%re.a.type")}
   %re.typed = icmp eq ptr %re.a.type, %re.want.type
   br i1 %re.typed, label %re.sort, label %miss
 re.sort:
 {word("tuple_type", "%re.tuple.type")}
+{word("slice_type", "%re.slice.type")}
   %re.list = icmp eq ptr %re.a.type, %re.tuple.type
-  br i1 %re.list, label %re.size, label %re.parts
+  br i1 %re.list, label %re.size, label %re.single
+re.single:
+  %re.cut = icmp eq ptr %re.a.type, %re.slice.type
+  br i1 %re.cut, label %re.element, label %re.parts
 re.size:
 {at("%a", SIZE, "%re.a.size", "i64")}
-{at("%re", 16, "%re.want.size", "i64")}
+{at("%re", 24, "%re.want.size", "i64")}
   %re.sized = icmp eq i64 %re.a.size, %re.want.size
   %re.some = icmp ne i64 %re.a.size, 0
   %re.long = and i1 %re.sized, %re.some
   br i1 %re.long, label %re.element, label %miss
 re.element:
-  %re.e = phi i64 [0, %re.size], [%re.e.next, %re.e.good]
+  %re.e = phi i64 [0, %re.size], [0, %re.single], [%re.e.next, %re.e.good]
+  %re.e.items = phi i64 [{items}, %re.size], [{limits}, %re.single], [%re.e.items, %re.e.good]
+  %re.e.count = phi i64 [%re.a.size, %re.size], [3, %re.single], [%re.e.count, %re.e.good]
   %re.e.off = shl i64 %re.e, 3
-  %re.e.from = add i64 %re.e.off, {items}
+  %re.e.from = add i64 %re.e.off, %re.e.items
   %re.e.at = getelementptr i8, ptr %a, i64 %re.e.from
   %re.e.is = load ptr, ptr %re.e.at
-  %re.e.to = add i64 %re.e.off, 24
+  %re.e.to = add i64 %re.e.off, 32
   %re.e.place = getelementptr i8, ptr %re, i64 %re.e.to
   %re.e.want = load ptr, ptr %re.e.place
   %re.e.same = icmp eq ptr %re.e.is, %re.e.want
-  br i1 %re.e.same, label %re.e.good, label %miss
+  br i1 %re.e.same, label %re.e.good, label %re.e.kinds
+re.e.kinds:  ; a slice in a tuple is made anew with it
+{at("%re.e.is", TYPE, "%re.e.is.type")}
+{at("%re.e.want", TYPE, "%re.e.want.type")}
+  %re.e.one = icmp eq ptr %re.e.is.type, %re.slice.type
+  %re.e.two = icmp eq ptr %re.e.want.type, %re.slice.type
+  %re.e.both = and i1 %re.e.one, %re.e.two
+  br i1 %re.e.both, label %re.e.slices, label %miss
+re.e.slices:
+{same_words("%re.e.is", "%re.e.want", limits, 3, "%re.e.limit")}
+  br i1 %re.e.limit, label %re.e.good, label %miss
 re.e.good:
   %re.e.next = add i64 %re.e, 1
-  %re.e.more = icmp ult i64 %re.e.next, %re.a.size
+  %re.e.more = icmp ult i64 %re.e.next, %re.e.count
   br i1 %re.e.more, label %re.element, label %listed
 re.parts:
-{at("%re", 16, "%re.storage.off", "i64")}
-{at("%re", 24, "%re.node.off", "i64")}
-{at("%re", 32, "%re.count", "i64")}
+{at("%re", 24, "%re.storage.off", "i64")}
+{at("%re", 32, "%re.node.off", "i64")}
+{at("%re", 40, "%re.count", "i64")}
   %re.storage.at = getelementptr i8, ptr %a, i64 %re.storage.off
   %re.storage = load ptr, ptr %re.storage.at
   %re.node.at = getelementptr i8, ptr %re.storage, i64 %re.node.off
@@ -162,7 +185,7 @@ re.parts:
 re.each:
   %re.k = phi i64 [0, %re.parts], [%re.k.next, %re.good]
   %re.off = shl i64 %re.k, 5
-  %re.from = add i64 %re.off, 40
+  %re.from = add i64 %re.off, 48
   %re.entry = getelementptr i8, ptr %re, i64 %re.from
   %re.which = load i64, ptr %re.entry
 {at("%re.entry", 8, "%re.offset", "i64")}
@@ -205,7 +228,7 @@ re.good:
   br i1 %re.more, label %re.each, label %accept
 accept:
   %re.tail.off = shl i64 %re.count, 5
-  %re.tail.from = add i64 %re.tail.off, 40
+  %re.tail.from = add i64 %re.tail.off, 48
   %re.tail = getelementptr i8, ptr %re, i64 %re.tail.from
   %re.uses = load i64, ptr %re.tail
   br label %re.use
@@ -223,6 +246,16 @@ accepted:
   br label %equal
 listed:
   br label %equal"""
+
+
+def same_words(a: str, b: str, start: int, count: int, name: str) -> str:
+    """Return the lines that compare `count` words of two objects from `start` on."""
+    lines = []
+    for k in range(count):
+        lines += [at(a, start + 8 * k, f"{name}.a{k}"), at(b, start + 8 * k, f"{name}.b{k}"),
+                  f"  {name}.is{k} = icmp eq ptr {name}.a{k}, {name}.b{k}",
+                  f"  {name}{k} = and i1 {f'{name}{k - 1}' if k else 'true'}, {name}.is{k}"]
+    return "\n".join(lines).replace(f"{name}{count - 1} =", f"{name} =")
 
 
 def table_function(blocks: str) -> str:

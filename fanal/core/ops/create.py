@@ -27,39 +27,39 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
         src = dt.from_numpy(a.dtype)
     else:
         data = _plain(data)
-        a = np.array(data)
-        if a.dtype == object or a.dtype.kind in "USMm":
-            _explain(data)
+        a = np.array(data, order="C")
         kind = a.dtype.kind
-        src = {
-            "b": dt.bool_,
-            "i": dt.int64,
-            "u": dt.int64 if d is None else dt.uint64,
-            "f": dt.get_default(),
-            "c": dt.get_default().to_complex(),
-        }[kind]
-        if a.size == 0 and kind == "f":
-            src = dt.get_default()
+        if kind in "OUSMm":
+            _explain(data)
+        src = dt.int64 if kind == "u" and d is None else _OF_KIND[kind]()
     d = d or src
-    from fanal.core.ir.prims.point import _convert_ref
-
     if a.dtype != d.np:
+        from fanal.core.ir.prims.point import _convert_ref
+
         if a.dtype.kind in "iu" and d.category == 1 and a.size and not isinstance(data, (Handle, np.ndarray)):
             info = np.iinfo(d.np)
             if int(a.max()) > info.max or int(a.min()) < info.min:
                 raise RuntimeError(f"value cannot be converted to type {d.np.name} without overflow")
         with np.errstate(all="ignore"):
             a = _convert_ref(dt.plain(a), d) if d is not dt.complex32 else dt.pairs(a)
-    return np.array(a, order="C", copy=True), d
+    return np.array(a, order="C", copy=True) if isinstance(data, (Handle, np.ndarray, np.generic)) else a, d
+
+
+_NUMBERS = frozenset((int, float, bool, complex))
+_OF_KIND = {  # of a NumPy array of numbers
+    "b": lambda: dt.bool_,
+    "i": lambda: dt.int64,
+    "u": lambda: dt.uint64,
+    "f": dt.get_default,
+    "c": lambda: dt.get_default().to_complex(),
+}
 
 
 def _plain(x: Any) -> Any:
     """Replace tensors inside nested sequences by their values."""
-    if isinstance(x, Handle):
-        return compute(x)
     if isinstance(x, (list, tuple, range)):
-        return [_plain(i) for i in x]
-    return x
+        return [i if type(i) in _NUMBERS else _plain(i) for i in x]
+    return compute(x) if isinstance(x, Handle) else x
 
 
 def _explain(data: Any) -> None:

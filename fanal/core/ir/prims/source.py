@@ -98,6 +98,7 @@ philox = prim(
 
 def given(array: np.ndarray, dtype: dt.dtype | None = None) -> Node:
     """Return a node that holds `array` (C-contiguous)."""
-    node = input_(array.shape, dtype or dt.from_numpy(array.dtype))
+    d = dtype or dt.from_numpy(array.dtype)
+    node = Node(input_, (), (array.shape, d), array.shape, d)
     node.buffer = array
     return node
