@@ -312,6 +312,23 @@ def test_joins():
     check([i], [P.pad(i, (0, 1), (1, 0), -7)], exact=True)
 
 
+def test_joins_of_all_parts_of_a_value_are_that_value():
+    x = inp((4, 6, 3, 5))
+    for d in range(4):
+        parts = [P.permute(P.slice_(x, *zip(*((0, n, 1) if k != d else (at, at + 1, 1) for k, n in enumerate(x.shape)))),
+                           (1, 0, 3, 2)) for at in range(x.shape[d])]
+        for to in (0, 1, 2, 3):
+            whole = to == (1, 0, 3, 2)[d]
+            check([x], [P.neg(P.concat(parts, to))], exact=True, kernels=1 if whole else None)
+            if to == 0:  # as torch.stack joins them
+                flat = [P.reshape(p, (1, *(n for n in p.shape if n != 1))) for p in parts]
+                check([x], [P.neg(P.concat(flat, 0))], exact=True, kernels=1)
+        check([x], [P.neg(P.concat(parts[::-1], 0))], exact=True)
+    a, b = inp((4, 6)), inp((4, 6))
+    cut = [P.slice_(v, (0, at), (4, at + 3), (1, 1)) for v, at in ((a, 0), (b, 3))]
+    check([a, b], [P.neg(P.concat(cut, 1))], exact=True)
+
+
 def test_fold():
     for shape, dims, sizes, steps, gaps in (((2, 9, 8), (1, 2), (3, 2), (2, 2), (1, 1)),
                                             ((3, 10), (1,), (3,), (1,), (2,)),

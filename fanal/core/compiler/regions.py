@@ -3,11 +3,12 @@ one value is that value."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fanal.core.base.shape import Shape
+from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.compiler.graph import Value
+from fanal.core.compiler.tail import operand
 from fanal.core.ir.row import ROWS
 
 _MOST = 64  # regions looked at
@@ -19,7 +20,8 @@ def _along(shape: Shape, starts: Shape, stops: Shape, steps: Shape) -> int | Non
     return cut[0] if len(cut) == 1 and all(s == 1 for s in steps) else None
 
 
-def assembled(x: Value, new: Value, params: tuple, shape: Shape, where: Any) -> Value | None:
+def assembled(x: Value, new: Value, params: tuple, shape: Shape, where: Any,
+              make: Callable[..., Value]) -> Value | None:
     """Return `x` with a region replaced by `new` as a join, where regions cover everything side by side."""
     d = _along(shape, *params)
     if d is None:
@@ -36,26 +38,34 @@ def assembled(x: Value, new: Value, params: tuple, shape: Shape, where: Any) -> 
     if any(a[1] != b[0] for a, b in zip(parts, parts[1:])):
         return None
     values = tuple(part[2] for part in parts)
-    return joined(values, d, shape, where) or \
+    return joined(values, d, shape, where, make) or \
         Value(ROWS["concat"], values, (d,), shape, new.dtype, where)
 
 
-def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any) -> Value | None:
-    """Return the join of parts without copying, where they are those of one value, in order."""
-    whole: Value | None = None
-    at = 0
-    for part in parts:
-        piece = part.inputs[0] if part.name == "reshape" else part
-        if piece.name != "slice":
+def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any, make: Callable[..., Value]) -> Value | None:
+    """Return the join of parts without copying, where they are views of one value that together show all of it.
+
+    So it is with the gradients by q, k and v, however the model cut them out of their joint projection.
+    """
+    seen = [operand(p) for p in parts]
+    x, strides, at = seen[0].value, list(seen[0].strides), 0
+    for a, b in zip(seen, seen[1:]):
+        if a.shape[dim] != 1:
+            strides[dim] = a.strides[dim]
+            break
+        strides[dim] = b.offset - a.offset
+    for s in seen:
+        if s.value is not x or s.offset != at:
             return None
-        x, (starts, stops, _) = piece.inputs[0], piece.params
-        d = _along(x.shape, *piece.params)
-        if whole is None:
-            whole, axis = x, d
-        if x is not whole or d is None or d != axis or starts[d] != at \
-                or math.prod(part.shape[:dim]) != math.prod(x.shape[:d]):
+        if any(n != 1 and a != b for n, a, b in zip(s.shape, s.strides, strides)):
             return None
-        at = stops[d]
-    if whole is None or axis is None or at != whole.shape[axis]:
+        at += s.shape[dim] * strides[dim]
+    real = [d for d, n in enumerate(shape) if n != 1]
+    order = sorted(real, key=lambda d: -strides[d])
+    lies = tuple(shape[d] for d in order)
+    if math.prod(lies) != x.size or tuple(strides[d] for d in order) != contiguous_strides(lies):
         return None
-    return whole if whole.shape == shape else Value(ROWS["reshape"], (whole,), (shape,), shape, whole.dtype, where)
+    for name, to in (("reshape", lies), ("permute", tuple(order.index(d) for d in real)), ("reshape", shape)):
+        if to != (x.shape if name == "reshape" else (*range(len(to)),)):
+            x = make(name, (x,), (to,), where)
+    return x

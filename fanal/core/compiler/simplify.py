@@ -39,7 +39,7 @@ def _full(shape: Shape, value: object, dtype: DType, where: object) -> Value:
     return Value(ROWS["full"], (), (shape, value, dtype), shape, dtype, where)
 
 
-def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | None:
+def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node, make: Callable[..., Value]) -> Value | None:
     """Return a simpler value equal to a primitive on `inputs`, or None. The result may be new."""
     if not inputs:
         return None
@@ -65,9 +65,9 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node) -> Value | No
                 return Value(node.row, (x.inputs[0],), params, shape, node.dtype, node.where)
         return None
     if row_name == "update_slice":
-        return assembled(x, inputs[1], params, shape, node.where)
+        return assembled(x, inputs[1], params, shape, node.where, make)
     if row_name == "concat":
-        return joined(inputs, params[0], shape, node.where)
+        return joined(inputs, params[0], shape, node.where, make)
     if row_name == "convert":
         to = params[0]
         if x.name == "full" and not x.dtype.is_complex and not to.is_complex:
@@ -282,7 +282,7 @@ def simplify(program: Program) -> Graph:
         if row.name == "fold" and _tiles(n):
             place[id(n)] = _tiled(make, inputs[0], n)
             continue
-        v = _rewrite(row.name, inputs, n)
+        v = _rewrite(row.name, inputs, n, make)
         if v is not None and v.id == -2:  # an existing value
             place[id(n)] = v
             continue

@@ -9,7 +9,7 @@ the diagonal are skipped where attention is causal: their weights are zero and a
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fanal.core.backends.cpu.emit import LANES, Emitter, Scalar
@@ -46,7 +46,7 @@ class AttentionSpec:
 
     @property
     def key(self) -> str:
-        return "attention6:" + ":".join(str(v) for v in vars(self).values())
+        return "attention7:" + ":".join(str(v) for v in vars(self).values())
 
 
 class _Attention:
@@ -74,6 +74,16 @@ class _Attention:
         w = self.w
         at = w.add(w.mul(batch, self.word(step)), w.mul(head, self.word(step + 1)))
         return w.at(w.word("%args", pointer, True), at, itemsize or self.size)
+
+    def operands(self, pair: Value, matrices: tuple[tuple[int, int, Value], ...]) -> list[Value]:
+        """Return the addresses of one head's matrices, (pointer, step, columns)."""
+        batch, head = self.place(pair)
+        return [self.operand(pointer, step, batch, head) for pointer, step, _ in matrices]
+
+    def place(self, pair: Value) -> tuple[Value, Value]:
+        """Return the number of the batch and the head of a pair."""
+        batch = self.w.div(pair, self.heads)
+        return batch, self.w.sub(pair, self.w.mul(batch, self.heads))
 
     def begin(self) -> None:
         w = self.w
@@ -114,6 +124,22 @@ class _Attention:
     def pack_transposed(self, source: Value, step: Value, rows: Value, depth: Value, out: Value) -> None:
         """Write the panel that is the transpose of a rows x depth matrix."""
         self.w.do(f"call void @{self.name}_pack(ptr {source}, i64 {step}, i64 {rows}, i64 {depth}, ptr {out})")
+
+    def ask(self, addresses: Sequence[Value], matrices: Sequence[tuple[int, int, Value]], first: Value, j: Value,
+            depth: Value) -> None:
+        """Ask for rows of the next head's matrices while this one's keys are gone over.
+
+        They lie far apart: the processor does not see them coming. A block of queries that goes over `depth` keys
+        asks for as many rows as it has, from `first` on, an equal share at every tile of keys.
+        """
+        w, height = self.w, str(self.spec.height)
+        tiles = w.div(w.add(depth, str(self.spec.height - 1)), height)
+        share = w.div(w.add(tiles, str(self.width - 1)), tiles)
+        row = w.add(first, w.mul(w.div(j, height), share))
+        for at, (_, step, cols) in zip(addresses, matrices, strict=True):
+            wide = w.mul(self.word(step + 2), str(self.size))
+            self.w.do(f"call void @{self.name}_ask(ptr {w.at(at, w.mul(row, wide))}, i64 {wide}, i64 {share}, "
+                      f"i64 {self.bytes(cols)})")
 
     def copy(self, source: Value, step: Value, out: Value, out_step: Value, rows: Value, cols: Value,
              wide: Value | None = None) -> None:
@@ -167,12 +193,12 @@ class _Attention:
         """Return how many keys a block of queries sees."""
         return self.w.min(self.w.add(start, rows), self.tk) if self.spec.mask == "causal" else self.tk
 
-    def apply_mask(self, batch: Value, head: Value, start: Value, rows: Value, depth: Value) -> None:
+    def apply_mask(self, pair: Value, start: Value, rows: Value, depth: Value) -> None:
         """Scale the scores of a block and mask them."""
         w, e = self.w, self.e
         bool_ = self.spec.mask == "bool"
         kind, size = ("i8", 1) if bool_ else (self.kind, self.size)
-        mask = self.operand(MASK, MASK_STEP, batch, head, size)
+        mask = self.operand(MASK, MASK_STEP, *self.place(pair), size)
         step, column = w.mul(self.word(MASK_STEP + 2), str(size)), w.mul(self.word(MASK_COL), str(size))
         mask = w.at(mask, w.mul(start, step))
         block, full = self.scratch(S_AT), f"<{self.lanes} x {kind}>"
@@ -273,10 +299,9 @@ class _Forward(_Attention):
         blocks = self.word(BLOCKS)
         pair = w.div(u, blocks)
         part = w.sub(u, w.mul(pair, blocks))
-        batch = w.div(pair, self.heads)
-        head = w.sub(pair, w.mul(batch, self.heads))
-        q, k, v, out = (self.operand(p, s, batch, head) for p, s in
-                        ((Q, Q_STEP), (K, K_STEP), (V, V_STEP), (OUT, OUT_STEP)))
+        matrices = ((Q, Q_STEP, self.d), (K, K_STEP, self.d), (V, V_STEP, self.ev), (OUT, OUT_STEP, self.ev))
+        q, k, v, out = self.operands(pair, matrices)
+        ahead = self.operands(w.div(w.add(u, "1"), blocks), matrices)
         stats = w.at(w.word("%args", STATS, True), w.mul(w.mul(pair, self.tq), "2"), self.size)
         first = w.mul(part, self.word(BLOCK))
         last = w.min(w.add(first, self.word(BLOCK)), self.tq)
@@ -295,10 +320,11 @@ class _Forward(_Attention):
             def products(j: Value) -> list[Value]:
                 self.product("k", w.at(keys, w.mul(j, self.d_wide), self.size), self.d_wide, panel, str(self.width),
                              self.d, self.row(s, j), str(self.width), w.min(w.sub(depth, j), height))
+                self.ask(ahead, matrices, i, j, depth)
                 return []
             w.loop("0", depth, height, products, once=True)
             if self.masked:
-                self.apply_mask(batch, head, i, rows, depth)
+                self.apply_mask(pair, i, rows, depth)
             self.softmax(s, i, rows, depth, w.at(stats, w.mul(i, "2"), self.size))
 
             def queries(r: Value) -> list[Value]:
@@ -363,11 +389,10 @@ class _Backward(_Forward):
 
     def unit(self, u: Value) -> list[Value]:
         w, height, width = self.w, str(self.spec.height), str(self.width)
-        batch = w.div(u, self.heads)
-        head = w.sub(u, w.mul(batch, self.heads))
-        operands = [self.operand(p, s, batch, head) for p, s in
-                    ((Q, Q_STEP), (K, K_STEP), (V, V_STEP), (G, G_STEP), (DQ, DQ_STEP), (DK, DK_STEP), (DV, DV_STEP))]
-        q, k, v, g, dq, dk, dv = operands
+        read = ((Q, Q_STEP, self.d), (K, K_STEP, self.d), (V, V_STEP, self.ev), (G, G_STEP, self.ev))
+        written = ((DQ, DQ_STEP, self.d), (DK, DK_STEP, self.d), (DV, DV_STEP, self.ev))
+        q, k, v, g, dq, dk, dv = self.operands(u, read + written)
+        ahead = self.operands(w.add(u, "1"), read + written)
         stats = w.at(w.word("%args", STATS, True), w.mul(w.mul(u, self.tq), "2"), self.size)
         keys, values, sum_k, sum_v = (self.scratch(i) for i in (K_AT, V_AT, DK_AT, DV_AT))
         self.copy(k, self.word(K_STEP + 2), keys, self.d_wide, self.tk, self.d, self.d_wide)
@@ -393,22 +418,27 @@ class _Backward(_Forward):
                                                       (values, self.e_wide, panel_g, self.ev, ds)):
                     self.product("k", w.at(source, w.mul(j, wide), self.size), wide, panel, width, deep,
                                  self.row(to, j), width, high)
+                self.ask(ahead[:len(read)], read, i, j, depth)
                 return []
             w.loop("0", depth, height, products, once=True)
             if self.masked:
-                self.apply_mask(batch, head, i, rows, depth)
+                self.apply_mask(u, i, rows, depth)
             self.gradient(s, ds, i, rows, depth, w.at(stats, w.mul(i, "2"), self.size))
 
             def of_keys(j: Value) -> list[Value]:
                 high = w.min(w.sub(depth, j), height)
+                # Queries before a key do not see it.
+                first = w.max(w.sub(j, i), "0") if self.spec.mask == "causal" else "0"
                 for source, other, wide, cols, sums in ((s, rows_g, self.e_wide, self.ev, sum_v),
                                                         (ds, rows_q, self.d_wide, self.d, sum_k)):
                     def columns(c: Value, source: Value = source, other: Value = other, wide: Value = wide,
                                 sums: Value = sums) -> list[Value]:
-                        self.product("k", self.row(source, j), width, w.at(other, c, self.size), wide, rows,
+                        self.product("k", w.at(self.row(source, j), first, self.size), width,
+                                     w.at(other, w.add(w.mul(first, wide), c), self.size), wide, w.sub(rows, first),
                                      w.at(sums, w.add(w.mul(j, wide), c), self.size), wide, high, resume=True)
                         return []
                     w.loop("0", cols, width, columns)
+                self.ask(ahead[len(read):], written, i, j, depth)
                 return []
             w.loop("0", depth, height, of_keys, once=True)
             dq_step = self.word(DQ_STEP + 2)
@@ -487,6 +517,21 @@ def _copy(target: Target, declared: set[str], kind: str, name: str) -> str:
                       "i64 %cols, i64 %wide) nounwind")
 
 
+def _ask(target: Target, declared: set[str], name: str) -> str:
+    w = Writer(target, declared)
+
+    def row(r: Value) -> list[Value]:
+        at = w.at("%from", w.mul(r, "%step"))
+
+        def line(c: Value) -> list[Value]:
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, c)), ("i32", "0"), ("i32", "2"), ("i32", "1"))
+            return []
+        w.loop("0", "%bytes", "64", line)
+        return []
+    w.loop("0", "%rows", "1", row)
+    return w.function(f"internal void @{name}_ask(ptr %from, i64 %step, i64 %rows, i64 %bytes) nounwind")
+
+
 def _pack(target: Target, declared: set[str], kind: str, vectors: int, name: str) -> str:
     w = Writer(target, declared)
     pack_panel(w, "k", kind, kind, vectors, "%source", "1", "%step", "%out", "%depth", "%rows")
@@ -504,7 +549,8 @@ def attention_source(target: Target, name: str, spec: AttentionSpec) -> str:
     backward = spec.kind == "backward"
     scalar = SCALAR[spec.dtype]
     functions = [(_Backward if backward else _Forward)(target, declared, spec, name).write(),
-                 _copy(target, declared, scalar, name), _pack(target, declared, scalar, spec.vectors, name)]
+                 _copy(target, declared, scalar, name), _pack(target, declared, scalar, spec.vectors, name),
+                 _ask(target, declared, name)]
     tile = TileSpec(spec.height, spec.vectors, spec.dtype, spec.dtype, spec.dtype, spec.dtype, "k", blocked=backward)
     for form in ("k", "m"):
         part = replace(tile, a_form=form, blocked=backward and form == "k")
