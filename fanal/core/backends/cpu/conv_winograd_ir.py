@@ -42,7 +42,7 @@ class WinogradSpec:
 
     @property
     def key(self) -> str:
-        return "winograd2:" + ":".join(str(v) for v in vars(self).values())
+        return "winograd3:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Shared:

@@ -168,9 +168,12 @@ class Emitter:
 
     def rounded_by_processor(self, x: Scalar) -> Scalar:
         """Round a float32 that is not subnormal to bfloat16, in one instruction where there is one."""
+        return self.unpack(self.packed_by_processor(x), dt.bfloat16, x.lanes)
+
+    def packed_by_processor(self, x: Scalar) -> str:
+        """Return the same as memory holds it."""
         half = self.w.let(f"fptrunc {vector('float', x.lanes)} {x.name} to {vector('bfloat', x.lanes)}")
-        kind = vector("i16", x.lanes)
-        return self.unpack(self.w.let(f"bitcast {vector('bfloat', x.lanes)} {half} to {kind}"), dt.bfloat16, x.lanes)
+        return self.w.let(f"bitcast {vector('bfloat', x.lanes)} {half} to {vector('i16', x.lanes)}")
 
     def _bits_back(self, bits: Scalar, to: DType) -> Scalar:
         kind = vector("float", bits.lanes)

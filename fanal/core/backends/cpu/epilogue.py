@@ -59,8 +59,12 @@ class Site:
 
     def store_at(self, buffer: Value, index: Value, value: Scalar) -> None:
         """Store a vector in a buffer of its dtype at element `index`."""
-        address = self.writer.at(buffer, index, value.dtype.itemsize)
-        self.writer.store(vector(STORED[value.dtype], self.lanes), self.e.pack(value), address, self.mask)
+        self.store_packed(buffer, index, self.e.pack(value), value.dtype)
+
+    def store_packed(self, buffer: Value, index: Value, packed: Value, dtype: DType) -> None:
+        """Store a vector in the form that memory holds."""
+        address = self.writer.at(buffer, index, dtype.itemsize)
+        self.writer.store(vector(STORED[dtype], self.lanes), packed, address, self.mask)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ def conclude(
     e = site.e
     first = out if epilogue is None else epilogue.dtype or out
     x: Scalar | None = Scalar(value, acc, site.lanes)
+    if flushed and epilogue is None and out is dt.bfloat16:
+        site.store_packed(buffer, site.offset, e.packed_by_processor(x), out)
+        return
     x = e.rounded_by_processor(x) if flushed and first is dt.bfloat16 else e.convert(x, first)
     if epilogue is not None:
         x = epilogue.emit(site, x)

@@ -29,7 +29,8 @@ _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4
 _EXACT_ROWS = 14
 _DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous,
 _OFTEN, _OFTEN_BYTES = 64, 32 << 10  # or up to this where more rows use it
-_AGAIN = 64  # columns above which A is packed, where its rows or steps of k are far apart:
+_OFTEN_COLS = 512  # columns from which A is packed, so that loads of it need fewer instructions,
+_AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
 _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency of an addition
@@ -241,7 +242,7 @@ def _plan(
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
     else:
-        packed = packed or a.dtype is not acc
+        packed = packed or a.dtype is not acc or (m >= _EXACT_ROWS and n >= _OFTEN_COLS)
         height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
@@ -318,7 +319,7 @@ def _plan(
         reads[1] = temp.id
 
     # Scratch: tiles in progress, the copy of A, the panels of B.
-    kept = -(-mc // height) * (nc // width) if blocked else 1
+    kept = -(-mc // height) * (nc // width) if blocked else 2 if tiles else 1
     a_at = _up(kept * height * width * size, 64)
     a_tiles = -(-mc // height) if a_copy else 0
     b_at = _up(a_at + a_tiles * kc * _up(height, lanes) * size, 64)

@@ -24,6 +24,7 @@ LENGTH, PASS, BATCH = range(19, 22)
 
 _PREFETCH = 16
 _UNROLL = 4
+_FINISH_ROWS = 4  # of a tile of the matrix unit, between two parts of the next
 _LEAST_SHARE = 8  # steps of k between two rows of C that are asked for
 
 
@@ -47,7 +48,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul13:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul18:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -99,21 +100,30 @@ class Tile:
         """
         w, v = self.w, self.spec.vectors
         strided = self.spec.a_form == "k"
+        large = rows * v >= 16
+        # Of two columns, the second reads every other row through a pointer of its own: that load becomes part of the
+        # multiply-add. Fewer instructions count where another thread of the core takes half of the decoder; were it
+        # every row, loads would take longer than multiply-adds.
+        twins = large and bool(self.spec.a_copy) and v == 2
         # Every third row gets a pointer; the two between are addressed as base + step and base + 2*step.
-        bases = list(range(0, rows, 3)) if strided else [0]
+        bases = list(range(0, rows, 3)) if strided else [0, 0] if twins else [0]
         first = [w.at(a, w.mul(a_step, str(r))) for r in bases]
         twice = w.mul(a_step, "2") if strided and rows > 2 else "0"
         a_next = str(self.size) if strided else a_step
-        large = rows * v >= 16
         # Out-of-order execution sees about eight steps ahead, too few for what lies beyond the first-level cache.
         ahead = [w.mul(step, str(_PREFETCH)) for step in (b_step, a_next)] if large else []
         line = max(1, 64 // (self.lanes * self.size))
+        ends = [0] if self.spec.a_copy else [0, (rows - 1) * self.size]  # a step of a copy is one line
 
         def fetch(base: Value, at: int) -> None:
             w.call("void", "llvm.prefetch.p0", ("ptr", w.at(base, str(at))), ("i32", "0"), ("i32", "3"), ("i32", "1"))
 
         def steps(count: int, *carried: Value) -> list[Value]:
             pointers, b_now, acc = list(carried[:len(bases)]), carried[len(bases)], list(carried[len(bases) + 1:])
+
+            def read(row: int, pointer: Value, step: Value = "0") -> Value:
+                address = w.at(pointer, step) if strided else w.at(pointer, str(row), self.size)
+                return w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
             for _step in range(count):
                 if ahead:
                     far = w.at(b_now, ahead[0])
@@ -121,17 +131,18 @@ class Tile:
                         fetch(far, j * self.lanes * self.size)
                 if ahead and not strided:
                     far = w.at(pointers[0], ahead[1])
-                    for at in (0, (rows - 1) * self.size):
+                    for at in ends:
                         fetch(far, at)
                 panel = [w.load(self.vector, w.at(b_now, str(j * self.lanes), self.size),
                                 masks[j] if masks else None, self.size) for j in range(v)]
                 for r in range(rows):
                     if strided:
-                        address = w.at(pointers[r // 3], ("0", a_step, twice)[r % 3])
+                        scalar = read(r, pointers[r // 3], ("0", a_step, twice)[r % 3])
                     else:
-                        address = w.at(pointers[0], str(r), self.size)
-                    scalar = w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
+                        scalar = read(r, pointers[0])
                     for j in range(v):
+                        if j and twins and r % 2:
+                            scalar = read(r, pointers[1])
                         acc[r * v + j] = w.fma(self.vector, scalar, panel[j], acc[r * v + j])
                 pointers, b_now = [w.at(p, a_next) for p in pointers], w.at(b_now, b_step)
             return [*pointers, b_now, *acc]
@@ -178,15 +189,6 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
          + " ".join(f"i64 {h}, label %{labels[h]}" for h in choices[:-1]) + " ]")
     for h in choices:
         w.label(labels[h])
-        if spec.tiles:
-            high, step = str(tiles_ir.ROWS), "%a_step"
-            across, on = w.mul(step, high), "64"
-            if spec.a_copy:
-                step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
-            tiles_ir.product(w, (spec.a, spec.b), h // tiles_ir.ROWS, v, "%a", step, across, on, "%b", "%b_step",
-                             "%depth", "%acc", "%acc_step", "%resume")
-            w.do("ret void")
-            continue
         at, row = [], "%acc"
         for _ in range(h):
             at += [w.at(row, str(j * lanes), tile.size) for j in range(v)]
@@ -211,9 +213,11 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
 def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | None) -> str:
     """Return the module of one product kernel."""
     declared: set[str] = set()
-    main = _Product(target, declared, spec, name, epilogue).write()
-    return module([main, partial_tile(target, declared, spec, name + "_part", heights(spec.height, spec.tiles))],
-                  declared)
+    functions = [_Product(target, declared, spec, name, epilogue).write(),
+                 _finish(target, declared, spec, name, epilogue)]
+    if not spec.tiles:
+        functions.append(partial_tile(target, declared, spec, name + "_part", heights(spec.height)))
+    return module(functions, declared)
 
 
 class _Product:
@@ -336,10 +340,10 @@ class _Product:
         resume = w.let(f"icmp ne i64 {k0}, 0") if spec.blocked else "false"
         last = w.let(f"icmp eq i64 {w.add(k0, depth)}, {self.k}") if spec.blocked else "true"
 
-        def columns(j_from: Value) -> list[Value]:
+        def columns(j_from: Value, *waiting: Value) -> list[Value]:
             j_to = w.min(w.add(j_from, w.word("%args", PASS)), j1)
 
-            def tile(i: Value, j: Value) -> list[Value]:
+            def tile(i: Value, j: Value, *waiting: Value) -> Sequence[Value]:
                 number = w.div(w.sub(j, b_origin), str(self.width))
                 b_now = w.at(b, w.mul(number, panel_step))
                 cols = w.min(w.sub(j1, j), str(self.width))
@@ -350,7 +354,7 @@ class _Product:
                         return w.at(a, w.mul(w.div(row, str(spec.height)), a_panel))
                     return w.at(a, w.mul(row, a_step) if rows_k else row, 1 if rows_k else size)
 
-                def part() -> None:
+                def part() -> Sequence[Value]:
                     rest = w.min(w.sub(i1, i), str(spec.height))
                     high = tile_rows(w, rest, heights(spec.height, spec.tiles))
                     if spec.a_copy:
@@ -360,20 +364,26 @@ class _Product:
                         # planner has a matrix of fewer rows than a tile copied.
                         skip = w.sub(high, rest)
                         start = w.sub(i, skip)
-                    acc = "%scratch"
-                    if spec.tiles and not spec.blocked:
-                        w.when(w.less(str(spec.height - 1), rest),
-                               lambda: self.fetch_rows(w.add(w.add(shift, w.mul(i, self.ldc)), j)))
+                    acc = waiting[-1] if spec.tiles else "%scratch"
                     if spec.blocked:
                         across = w.div(w.sub(j, j0), str(self.width))
                         place = w.add(w.mul(across, tiles_high), w.div(w.sub(i, i0), str(spec.height)))
                         acc = w.at("%scratch", w.mul(place, str(self.tile_bytes)))
-                    w.do(f"call void @{self.name}_part(ptr {a_at(start)}, i64 {a_step}, ptr {b_now}, i64 {b_step}, "
-                         f"i64 {depth}, ptr {acc}, i64 {self.width * size}, i1 {resume}, i64 {high}, i64 {cols})")
+                    offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
+                    done = [w.at(acc, w.mul(skip, str(self.width)), size), i, j, rest, cols, offset]
+                    if spec.tiles:
+                        self.multiply(high, a_at(start), a_step, b_now, b_step, depth, acc, resume, offset,
+                                      waiting)
+                        done[3] = w.select(last, rest, "0")
+                        return [*done, waiting[0]]
+                    w.do(f"call void @{self.name}_part(ptr {a_at(start)}, i64 {a_step}, ptr {b_now}, "
+                         f"i64 {b_step}, i64 {depth}, ptr {acc}, i64 {self.width * size}, i1 {resume}, "
+                         f"i64 {high}, i64 {cols})")
                     if spec.blocked:
-                        w.when(last, lambda: self.finish(acc, i, j, skip, rest, cols, shift))
+                        w.when(last, lambda: self.finish(*done))
                     else:
-                        self.finish(acc, i, j, skip, rest, cols, shift)
+                        self.finish(*done)
+                    return []
 
                 def full() -> None:
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
@@ -384,93 +394,109 @@ class _Product:
                     for r in range(spec.height):
                         for v in range(spec.vectors):
                             lane = v * self.tile.lanes
-                            self.put(acc[r * spec.vectors + v], w.add(i, str(r)), w.add(j, str(lane)),
-                                     w.add(offset, str(lane)), None)
+                            put(w, spec, self.epilogue, self.tile.lanes, self.c, acc[r * spec.vectors + v],
+                                w.add(i, str(r)), w.add(j, str(lane)), w.add(offset, str(lane)), None)
                         offset = w.add(offset, self.ldc)
 
-                if self.inline:
-                    high = w.less(str(spec.height - 1), w.sub(i1, i))
-                    wide = w.let(f"icmp eq i64 {cols}, {self.width}")
-                    w.when(w.let(f"and i1 {high}, {wide}"), full, part)
-                else:
-                    part()
+                if not self.inline:
+                    return part()
+                high = w.less(str(spec.height - 1), w.sub(i1, i))
+                wide = w.let(f"icmp eq i64 {cols}, {self.width}")
+                w.when(w.let(f"and i1 {high}, {wide}"), full, part)
                 return []
 
-            def rows(i: Value) -> list[Value]:
-                w.loop(j_from, j_to, str(self.width), functools.partial(tile, i))
-                return []
-            w.loop(i0, i1, str(spec.height), rows)
-            return []
-        w.loop(j0, j1, w.word("%args", PASS), columns)
+            def rows(i: Value, *waiting: Value) -> list[Value]:
+                return w.loop(j_from, j_to, str(self.width), functools.partial(tile, i), carried(waiting))
+            return w.loop(i0, i1, str(spec.height), rows, carried(waiting))
 
-    def fetch_rows(self, offset: Value) -> None:
-        """Ask for the lines of C that a tile is about to overwrite."""
-        for _ in range(self.spec.height):
-            self.fetch_row(offset)
-            offset = self.w.add(offset, self.ldc)
+        def carried(waiting: Sequence[Value]) -> list[tuple[str, Value]]:
+            kinds = ("ptr", "i64", "i64", "i64", "i64", "i64", "ptr")
+            return list(zip(kinds, waiting, strict=True)) if waiting else []
+        # A tile of the matrix unit waits in memory until the next is multiplied: the two use different ports.
+        none = ["%scratch", *["0"] * 5, w.at("%scratch", str(self.tile_bytes))] if spec.tiles else []
+        waiting = w.loop(j0, j1, w.word("%args", PASS), columns, carried(none))
+        if spec.tiles:
+            w.when(w.less("0", waiting[3]), lambda: self.finish(*waiting[:6]))
+
+    def multiply(self, high: Value, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value, acc: Value,
+                 resume: Value, place: Value, waiting: Sequence[Value]) -> None:
+        """Write the product of a tile of `high` rows on the matrix unit, and meanwhile the end of the one before."""
+        w, spec = self.w, self.spec
+        before, row, col, rows, cols, offset, _ = waiting
+        parts = w.max(w.div(w.add(rows, str(_FINISH_ROWS - 1)), str(_FINISH_ROWS)), "1")
+
+        def between(part: Value) -> None:
+            done = w.mul(part, str(_FINISH_ROWS))
+            some = w.min(w.sub(rows, done), str(_FINISH_ROWS))
+
+            def finish() -> None:
+                self.finish(w.at(before, w.mul(done, str(self.width)), self.tile.size), w.add(row, done), col, some,
+                            cols, w.add(offset, w.mul(done, self.ldc)))
+                for i in range(_FINISH_ROWS):  # the lines that this tile is about to overwrite
+                    self.fetch_row(w.add(place, w.mul(w.add(done, str(i)), self.ldc)))
+            w.when(w.less("0", some), finish)
+
+        def product(tiles: int) -> None:
+            step, across, on = a_step, w.mul(a_step, str(tiles_ir.ROWS)), "64"
+            if spec.a_copy:
+                step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
+            tiles_ir.product(w, (spec.a, spec.b), tiles, spec.vectors, a, step, across, on, b, b_step, depth, acc,
+                             str(self.width * self.tile.size), resume, parts, between)
+        choices = heights(spec.height, True)
+        if len(choices) == 1:
+            product(1)
+        else:
+            w.when(w.let(f"icmp eq i64 {high}, {spec.height}"), lambda: product(2), lambda: product(1))
 
     def fetch_row(self, offset: Value) -> None:
-        """Ask for the lines of one row."""
+        """Ask for the lines of a row of C that a tile is about to overwrite."""
         w, size = self.w, dt.by_name(self.spec.out).itemsize
         at = w.at(self.c, offset, size)
+        # Into the second-level cache: those between the first and it are wanted for the operands.
         for line in range(0, self.width * size, 64):
-            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "2"), ("i32", "1"))
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "0"), ("i32", "2"), ("i32", "1"))
 
-    def finish(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value, shift: Value) -> None:
-        """Write the epilogue and the store of `rows` rows of a tile kept in memory."""
-        w = self.w
+    def finish(self, acc: Value, row: Value, col: Value, rows: Value, cols: Value, offset: Value) -> None:
+        """Write the epilogue and the store of rows of a tile kept in memory; `offset` is where they go in C."""
+        self.w.do(f"call void @{self.name}_finish(ptr %args, ptr {acc}, i64 {row}, i64 {col}, i64 {rows}, i64 {cols}, "
+                  f"i64 {offset})")
 
-        def rest() -> None:
-            self.finish_masked(acc, i, j, skip, rows, cols, shift)
-        if self.spec.tiles and (self.epilogue is None or self.epilogue.cost <= 4):
-            high, wide = w.less(str(self.spec.height - 1), rows), w.less(str(self.width - 1), cols)
-            w.when(w.let(f"and i1 {high}, {wide}"), lambda: self.finish_whole(acc, i, j, shift), rest)
-        else:
-            rest()
 
-    def finish_whole(self, acc: Value, i: Value, j: Value, shift: Value) -> None:
-        w, tile = self.w, self.tile
+def _finish(target: Target, declared: set[str], spec: Spec, name: str, epilogue: Epilogue | None) -> str:
+    """Return the function that ends `rows` x `cols` elements of a tile kept in memory: the epilogue and the store."""
+    w = Writer(target, declared)
+    size = bits(SCALAR[spec.acc]) // 8
+    width = target.lanes(size) * spec.vectors
+    # What is only rounded to halves is stored by whole lines.
+    lanes = width if spec.tiles and epilogue is None else target.lanes(size)
+    vector = f"<{lanes} x {SCALAR[spec.acc]}>"
+    c, ldc = w.word("%args", C, True), w.word("%args", C_ROW)
+    places = range(0, width, lanes)
+    counts = [w.sub("%cols", str(lane)) for lane in places]
+    masks = [w.lane_mask(lanes, count) for count in counts]
 
-        def some(r: Value) -> list[Value]:
-            here = w.add(i, r)
-            offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
-            at = w.at(acc, w.mul(r, str(self.width)), tile.size)
-            for step in range(_UNROLL):
-                for v in range(self.spec.vectors):
-                    lane = str(v * tile.lanes)
-                    value = w.load(tile.vector, w.at(at, lane, tile.size), None, tile.lanes * tile.size)
-                    self.put(value, w.add(here, str(step)), w.add(j, lane), w.add(offset, lane), None)
-                offset, at = w.add(offset, self.ldc), w.at(at, str(self.width), tile.size)
-            return []
-        w.loop("0", str(self.spec.height), str(_UNROLL), some, once=True)
+    def one(r: Value, offset: Value) -> list[Value]:
+        at, here = w.at("%acc", w.mul(r, str(width)), size), w.add("%row", r)
+        for lane, count, inside in zip(map(str, places), counts, masks, strict=True):
+            value = w.load(vector, w.at(at, lane, size), None, size)
 
-    def finish_masked(self, acc: Value, i: Value, j: Value, skip: Value, rows: Value, cols: Value,
-                      shift: Value) -> None:
-        w, tile = self.w, self.tile
-        counts = [w.sub(cols, str(v * tile.lanes)) for v in range(self.spec.vectors)]
-        masks = [w.lane_mask(tile.lanes, count) for count in counts]
+            def store(mask: Value | None, lane: Value = lane, value: Value = value) -> None:
+                put(w, spec, epilogue, lanes, c, value, here, w.add("%col", lane), w.add(offset, lane), mask)
 
-        def row(r: Value) -> list[Value]:
-            at = w.at(acc, w.mul(w.add(r, skip), str(self.width)), tile.size)
-            here = w.add(i, r)
-            offset = w.add(w.add(shift, w.mul(here, self.ldc)), j)
-            for v in range(self.spec.vectors):
-                lane = str(v * tile.lanes)
-                value = w.load(tile.vector, w.at(at, lane, tile.size), None, tile.size)
+            def tail(count: Value = count, store: Callable[[Value], None] = store, mask: Value = inside) -> None:
+                w.when(w.less("0", count), lambda: store(mask))
+            if target.masks:
+                store(inside)
+            else:
+                w.when(w.less(count, str(lanes)), tail, functools.partial(store, None))
+        return [w.add(offset, ldc)]
+    w.loop("0", "%rows", "1", one, [("i64", "%offset")])
+    return w.function(f"internal void @{name}_finish(ptr %args, ptr %acc, i64 %row, i64 %col, i64 %rows, i64 %cols, "
+                      "i64 %offset) nounwind")
 
-                def put(mask: Value | None, lane: Value = lane, value: Value = value) -> None:
-                    self.put(value, here, w.add(j, lane), w.add(offset, lane), mask)
 
-                def tail(v: int = v, put: Callable[[Value | None], None] = put) -> None:
-                    w.when(w.less("0", counts[v]), lambda: put(masks[v]))
-                if w.target.masks:
-                    put(masks[v])
-                else:
-                    w.when(w.less(counts[v], str(tile.lanes)), tail, functools.partial(put, None))
-            return []
-        w.loop("0", rows, "1", row)
-
-    def put(self, value: Value, row: Value, col: Value, offset: Value, mask: Value | None) -> None:
-        site = Site(self.w, "%args", BATCH + 4 * self.spec.batch, row, col, offset, mask, self.tile.lanes)
-        conclude(site, self.epilogue, value, dt.by_name(self.spec.acc), dt.by_name(self.spec.out), self.c,
-                 self.spec.tiles)
+def put(w: Writer, spec: Spec, epilogue: Epilogue | None, lanes: int, c: Value, value: Value, row: Value, col: Value,
+        offset: Value, mask: Value | None) -> None:
+    """Write the rounding, the epilogue and the store of one vector of sums."""
+    site = Site(w, "%args", BATCH + 4 * spec.batch, row, col, offset, mask, lanes)
+    conclude(site, epilogue, value, dt.by_name(spec.acc), dt.by_name(spec.out), c, spec.tiles)

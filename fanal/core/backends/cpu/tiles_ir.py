@@ -10,7 +10,7 @@ element lies. Source: Intel 64 and IA-32 Architectures Software Developer's Manu
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fanal.core.backends.cpu.irtext import Value, Writer
 
@@ -40,11 +40,13 @@ def release(w: Writer) -> None:
 
 
 def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value,
-            a_next: Value, b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value) -> None:
+            a_next: Value, b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value,
+            parts: Value, between: Callable[[Value], None]) -> None:
     """Write the product of `rows` x `vectors` tiles into memory, going on from what lies there if `resume`.
 
     Steps are in bytes: of a row of A, of a tile of A to the one below, of A to the next 16 words, of a word of B, of a
-    row of C.
+    row of C. The loop over k has `parts` parts, one at least, and `between(part)` is written ahead of each: what it
+    does for the tiles before is done while the unit multiplies.
     """
     def tile(name: str, register: int, at: Value, step: Value) -> None:
         w.call("void", f"llvm.x86.{name}", ("i8", str(register)), ("ptr", at), ("i64", step))
@@ -72,5 +74,13 @@ def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Valu
             w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT + i)),
                    ("i8", str(_RIGHT + j)))
         return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
-    w.loop("0", depth, str(ROWS), step, [("ptr", a), ("ptr", b)])
+
+    share = w.mul(w.max(w.div(w.add(depth, w.sub(w.mul(parts, str(ROWS)), "1")), w.mul(parts, str(ROWS))), "1"),
+                  str(ROWS))
+
+    def part(number: Value, *at: Value) -> Sequence[Value]:
+        between(number)
+        low = w.mul(number, share)
+        return w.loop(low, w.min(w.add(low, share), depth), str(ROWS), step, list(zip(("ptr", "ptr"), at, strict=True)))
+    w.loop("0", parts, "1", part, [("ptr", a), ("ptr", b)], once=True)
     each("tilestored64")
