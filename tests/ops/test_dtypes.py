@@ -1,5 +1,6 @@
 """Results in integers and in 16-bit floats are PyTorch's, to the bit."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -286,3 +287,24 @@ def test_integers_are_divided_as_torchs(dtype):
             assert got == want
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
             (y[0] // (y[1] * 0)).sum().item()
+
+
+@pytest.mark.parametrize("name", ["uint8", "int8", "int64", "bool", "float32"])
+@pytest.mark.parametrize("value", [-5, 300, 2.5, 1 + 2j, 1e300, float("inf")])
+def test_a_number_that_fills_a_tensor_has_a_place_in_its_dtype(name, value):
+    for make in (lambda m, d: m.full((2,), value, dtype=d), lambda m, d: m.full_like(m.zeros(2, dtype=d), value),
+                 lambda m, d: m.scalar_tensor(value, dtype=d)):
+        try:
+            expected = make(torch, getattr(torch, name)).tolist()
+        except RuntimeError as e:
+            with pytest.raises(RuntimeError, match=re.escape(str(e))):
+                make(fanal, getattr(fanal, name))
+        else:
+            assert make(fanal, getattr(fanal, name)).tolist() == expected
+
+
+@pytest.mark.parametrize("delta", [0.3, 8.7])
+def test_huber_loss_rounds_once(delta):
+    a, b = pair("float16")
+    expected = their.huber_loss(a * 5, a.flip(0), reduction="none", delta=delta)
+    assert ours.huber_loss(b * 5, b.flip(0), reduction="none", delta=delta).tolist() == expected.tolist()

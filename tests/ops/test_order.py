@@ -53,3 +53,19 @@ def _many(m: Any) -> Any:
     y = np.random.default_rng(0).permutation(70 * 90).reshape(70, 90).astype(np.float32)
     y[3, 0] = np.nan
     return m.tensor(y)
+
+
+@pytest.mark.parametrize("call", ["x.sort(1).values", "x.sort(1, True).values", "x.nanmedian(1).values", "x.median(1).values",
+                                  "x.topk(3).values", "x.kthvalue(2).values", "x.argsort(1)", "x.nanmedian()"])
+def test_nan_is_the_largest_of_bfloat16(call: str) -> None:
+    rows = [[-8.5, -1.75, float("nan"), -2.5, float("nan")], [float("nan"), 3, 1, 2, 0], [2, 1, 2, float("nan"), 5]]
+    ours, theirs = (eval(call, {"x": lib.tensor(rows, dtype=lib.bfloat16)}) for lib in (fanal, torch))
+    np.testing.assert_array_equal(ours.float().numpy(), theirs.float().numpy())
+
+
+@pytest.mark.parametrize("call", ["m.trapezoid(y, x)", "m.cumulative_trapezoid(y, x)", "m.cumulative_trapezoid(y, dx=3)",
+                                  "m.nn.functional.margin_ranking_loss(y, y.flip(0), x, margin=.5, reduction='none')"])
+def test_integers_wrap_before_they_are_halved_or_compared(call: str) -> None:
+    y, x = np.array([250, 3, 17, 90], np.uint8), np.array([5, 2, 200, 9], np.uint8)
+    ours, theirs = (eval(call, {"m": lib, "y": lib.from_numpy(y), "x": lib.from_numpy(x)}) for lib in (fanal, torch))
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())

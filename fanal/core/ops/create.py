@@ -147,10 +147,21 @@ def shape_of(size: tuple) -> Shape:
     return out
 
 
+def held(value: Any, d: dt.dtype) -> Any:
+    """Return a Python number as dtype `d` holds it. Raises RuntimeError where it has no place there."""
+    dt.check_fits(value, d)
+    if d is dt.bool_:
+        return bool(value)
+    if d.category != 1:
+        return value if d.is_complex else value.real
+    n = int(value.real)
+    return n if d.is_signed else n % (1 << 8 * d.itemsize)
+
+
 def filled(shape: Shape, value: Any, d: dt.dtype, device: Any = None, requires_grad: bool = False) -> Any:
     """Return a tensor filled with one number."""
     where = devices.resolve(device)
-    t = wrap(full_p(shape, bool(value) if d is dt.bool_ else value, d))
+    t = wrap(full_p(shape, held(value, d), d))
     t._storage.meta = where is devices.META
     if requires_grad:
         from fanal.core.ops.grad_ops import requires_grad_

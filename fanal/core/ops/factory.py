@@ -16,7 +16,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, wrap
-from fanal.core.ops.create import filled, shape_of, tensor
+from fanal.core.ops.create import filled, held, shape_of, tensor
 from fanal.core.ops.shape import as_strided, ints
 from fanal.core.tensor.tensor import compute
 
@@ -76,7 +76,7 @@ def _like(input: Any, value: Any, dtype: Dtype, device: Any, requires_grad: bool
         st = kept_strides(input._shape, input)
     else:
         st = layouts.format_strides(input._shape, memory_format)
-    t = wrap(P.full(input._shape, value, dtype or input._dtype), st)
+    t = wrap(P.full(input._shape, held(value, dtype or input._dtype), dtype or input._dtype), st)
     return placed(t, input.device if device is None else device, requires_grad)
 
 
@@ -428,7 +428,7 @@ def polar(abs: Any, angle: Any) -> Any:
     return result(complex_node(P.mul(r, P.cos(a)), P.mul(r, P.sin(a))), abs, angle)
 
 
-@public(method=False, event=False)
+@public(method=False)
 def scalar_tensor(
     s: Any,
     *,
@@ -440,7 +440,7 @@ def scalar_tensor(
 ) -> Any:
     """Return a 0-d tensor in the default dtype."""
     d = dtype or (dt.get_default().to_complex() if isinstance(s, complex) else dt.get_default())
-    return tensor(s, dtype=d, device=device, requires_grad=requires_grad)
+    return filled((), scalar_of(s), d, device, requires_grad)
 
 
 __all__ = ["is_number", "node_of", "placed"]

@@ -127,10 +127,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     _need_float(a, "huber_cpu")
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
-    d = P.abs_(P.sub(a, b))
+    d = P.abs_(P.sub(wide(a), wide(b)))
     k, half = number(float(delta), d.dtype), P.num(d, 0.5)
     y = P.where(P.le(d, k), P.mul(P.mul(half, d), d), P.mul(k, P.sub(d, P.mul(half, k))))
-    return wrap(_weighted(y, weight, reduction))
+    return wrap(_weighted(P.convert(y, a.dtype), weight, reduction))
 
 
 def _least_logarithm(outside: np.ndarray) -> np.ndarray:

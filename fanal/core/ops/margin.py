@@ -66,10 +66,10 @@ def margin_ranking_loss(
             "sizes: input1: "
             f"{input1.shape}, input2: {input2.shape}, target: {target.shape} "
         )
-    a, b, t = nodes_of(input1, input2, target, to=floating(result_type(input1, input2, target)))
-    return wrap(
-        reduced(positive_part(P.add(P.mul(P.neg(t), P.sub(a, b)), number(margin, a.dtype))), reduction)
-    )
+    a, b, t = nodes_of(input1, input2, target)
+    y = P.mul(P.neg(t), P.sub(a, b))  # in the dtype of the operands: integers wrap
+    y = P.convert(y, floating(y.dtype))
+    return wrap(reduced(positive_part(P.add(y, number(float(margin), y.dtype))), reduction))
 
 
 @public(method=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import dtype as dt
@@ -9,7 +10,7 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import assign, node_of, nodes_of, public, read
+from fanal.core.ops.build import assign, floating, node_of, nodes_of, public, read
 from fanal.core.ops.join import cat
 from fanal.core.ops.named import named
 from fanal.core.ops.pieces import sliced
@@ -17,15 +18,15 @@ from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.rearrange import plain
 
 
-def _summed(input: Any, dtype: dt.dtype | None) -> dt.dtype:
-    return dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
+def _summed(d: dt.dtype, asked: dt.dtype | None = None) -> dt.dtype:
+    return asked or (dt.int64 if d.category < 2 else d)
 
 
 @public(out="fill")
 def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running sums along a dimension. Booleans and integers are summed in int64."""
     d = wrap_dim(dim, len(input._shape))
-    x = node_of(input, _summed(input, dtype))
+    x = node_of(input, _summed(input._dtype, dtype))
     return plain(P.scan(x, "add", d) if x.shape else P.alias(x), input)
 
 
@@ -37,7 +38,7 @@ def _reversed_sum(g: Node, d: int) -> Node:
 def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""
     d = wrap_dim(dim, len(input._shape))
-    x = node_of(input, _summed(input, dtype))
+    x = node_of(input, _summed(input._dtype, dtype))
     return plain(P.scan(x, "mul", d) if x.shape else P.alias(x), input)
 
 
@@ -132,10 +133,11 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
     return t
 
 
-def _panels(y: Any, x: Any, dx: Any, dim: int) -> tuple[Node, int]:
-    """Return areas between neighbours."""
+def _integral(y: Any, x: Any, dx: Any, dim: int, total: Callable[[Node, int], Node]) -> Any:
+    """Return the total of the areas between neighbours. Samples of integers are added and multiplied as such."""
     d = wrap_dim(dim, len(y._shape))
-    if x is not None and isinstance(x, Handle):
+    scale = 0.5
+    if isinstance(x, Handle):
         a, b = nodes_of(y, x)
         if len(b.shape) == 1:
             b = P.reshape(b, tuple(b.shape[0] if k == d else 1 for k in range(len(a.shape))))
@@ -144,16 +146,15 @@ def _panels(y: Any, x: Any, dx: Any, dim: int) -> tuple[Node, int]:
         e = d - len(a.shape)
         width = P.sub(_cut(b, len(b.shape) + e, 1, 0), _cut(b, len(b.shape) + e, 0, 1))
     else:
-        a = read(y)
-        a = a if a.dtype.category >= 2 or not isinstance(dx, float) else P.convert(a, dt.get_default())
-        width = P.num(a, dx)
+        a, scale = read(y), 0.5 * dx
     if a.dtype is dt.bool_:
         raise RuntimeError("trapezoid: received a bool input for `x` or `y`, but bool is not supported")
-    total = P.add(_cut(a, d, 0, 1), _cut(a, d, 1, 0))
-    if total.dtype.category < 2:
-        total, width = P.convert(total, dt.get_default()), P.convert(width, dt.get_default())
-    area = P.mul(P.mul(total, width), P.num(total, 0.5))
-    return area, d
+    area = P.add(_cut(a, d, 0, 1), _cut(a, d, 1, 0))
+    if isinstance(x, Handle):
+        area = P.mul(area, width)
+    kind = floating(area.dtype)
+    t = P.convert(total(P.convert(area, _summed(area.dtype)), d), dt.ACCUMULATE.get(kind, kind))
+    return plain(P.convert(P.mul(t, P.num(t, scale)), kind), y)
 
 
 def _cut(x: Node, d: int, head: int, tail: int) -> Node:
@@ -169,12 +170,12 @@ def trapezoid(y: Any, x: Any = None, *, dx: Any = 1, dim: int = -1) -> Any:
     if not y._shape[wrap_dim(dim, len(y._shape))]:
         shape = tuple(n for k, n in enumerate(y._shape) if k != wrap_dim(dim, len(y._shape)))
         return plain(P.full(shape, 0, y._dtype), y)
-    area, d = _panels(y, x, dx, dim)
-    return plain(P.sum_(area, (d,)), y)
+    if not isinstance(x, Handle) and y._dtype.category == 1:  # only a sum of samples, in int64 like `sum`
+        y = y.to(dt.int64)
+    return _integral(y, x, dx, dim, lambda a, d: P.sum_(a, (d,)))
 
 
 @public(method=False)
 def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = 1, dim: int = -1) -> Any:
     """Return running integrals along a dimension by the trapezoidal rule."""
-    area, d = _panels(y, x, dx, dim)
-    return plain(P.scan(area, "add", d), y)
+    return _integral(y, x, dx, dim, lambda a, d: P.scan(a, "add", d))

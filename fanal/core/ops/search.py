@@ -22,11 +22,6 @@ from fanal.core.ops.spaced import points
 from fanal.core.tensor.tensor import compute, wrap_array
 
 
-def _wide(a: np.ndarray) -> np.ndarray:
-    """Return an array NumPy can sort: 16-bit brain floats as float32."""
-    return a if a.dtype.kind in "biufc" else a.astype(np.float32)
-
-
 def _tensors(d: dt.dtype, values: np.ndarray, inverse: Any, counts: Any) -> Any:
     out = [wrap_array(np.asarray(values, order="C").astype(d.np), d)]
     out += [
@@ -44,7 +39,7 @@ def unique(
     dim: int | None = None,
 ) -> Any:
     """Return the values that occur, sorted; with their positions and counts if asked. NaN is never equal."""
-    a = _wide(compute(input))
+    a = dt.ordered(compute(input))
     axis = None if dim is None else wrap_dim(dim, a.ndim)
     if axis is not None and not a.size:
         if a.shape[axis]:
@@ -251,7 +246,7 @@ def _searcher(right: bool, kind: Any, sorter: bool) -> Callable[..., np.ndarray]
     side: Any = "right" if right else "left"
 
     def find(rows: np.ndarray, values: np.ndarray, *order: np.ndarray) -> np.ndarray:
-        rows, values = _wide(rows), _wide(values)
+        rows, values = dt.ordered(rows), dt.ordered(values)
         if sorter:
             rows = np.take_along_axis(rows, order[0], -1)
         if rows.ndim == 1:

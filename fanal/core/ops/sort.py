@@ -165,7 +165,7 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
     def find(a: np.ndarray) -> np.ndarray:
         if not a.ndim:
             return np.zeros((), np.int64)
-        rows = np.moveaxis(a, d, -1)
+        rows = np.moveaxis(dt.ordered(a), d, -1)
         ordered = np.sort(rows, -1)
         at = np.arange(rows.shape[-1])
         same = (ordered[..., 1:] == ordered[..., :-1]) | (ordered[..., :-1] != ordered[..., :-1])

@@ -123,7 +123,7 @@ _WORTH = 2048  # elements, from which on it pays to select before sorting
 def _argsort_ref(x: np.ndarray, dim: int, descending: bool, start: int, stop: int) -> np.ndarray:
     if x.ndim == 0:
         return np.zeros((), np.int64)
-    n = x.shape[dim]
+    n, x = x.shape[dim], dt.ordered(x)
     if x.size > _WORTH and 0 < stop - start < n and x.dtype.kind in "fiu":
         low, high = (n - stop, n - start) if descending else (start, stop)
         ends = [k for k in {low, high - 1} if 0 <= k < n]
