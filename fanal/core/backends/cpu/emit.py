@@ -7,7 +7,8 @@ changes a bit. bool lives in i1. No operation is contracted or reassociated.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -125,6 +126,39 @@ class Emitter:
         current = ("i32", "4")  # the rounding mode in force
         operands = ((kind, x.name), (kind, n.name), (kind, "zeroinitializer"), ("i16", mask), current)
         return Scalar(self.w.call(kind, "llvm.x86.avx512.mask.scalef.ps.512", *operands), x.dtype, 16)
+
+    def lookup(self, table: Sequence[float], index: Scalar) -> Scalar:
+        """Return table[index % 16] of 16 float32 numbers, for an int32 index."""
+        w, numbers = self.w, [f"float {literal(x, 'float')}" for x in table]
+
+        def permuted(function: str, table: Sequence[str], index: str) -> str:
+            n = len(table)
+            operands = ((f"<{n} x float>", f"<{', '.join(table)}>"), (f"<{n} x i32>", index))
+            return w.call(f"<{n} x float>", function, *operands)
+
+        def half(first: int) -> str:
+            lanes = ", ".join(f"i32 {first + i}" for i in range(8))
+            i = w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <{lanes}>")
+            low, high = (permuted("llvm.x86.avx2.permps", numbers[k : k + 8], i) for k in (0, 8))
+            upper = w.let(f"icmp slt <8 x i32> {w.let(f'shl <8 x i32> {i}, splat (i32 28)')}, zeroinitializer")
+            return w.let(f"select <8 x i1> {upper}, <8 x float> {high}, <8 x float> {low}")
+
+        if index.lanes == 16 and w.target.name == "avx512":
+            return Scalar(permuted("llvm.x86.avx512.permvar.sf.512", numbers, index.name), dt.float32, 16)
+        if index.lanes == 16 and w.target.name == "avx2":
+            lanes = ", ".join(f"i32 {i}" for i in range(16))
+            return self.make(f"shufflevector <8 x float> {half(0)}, <8 x float> {half(8)}, <16 x i32> <{lanes}>",
+                             dt.float32, 16)
+        text = ", ".join(numbers)
+        name = f"@table_{zlib.crc32(text.encode()):08x}"
+        w.declared.add(f"{name} = private constant [16 x float] [{text}]")
+        found = "poison"
+        for k in range(index.lanes):
+            i = index.name if index.lanes == 1 else w.let(f"extractelement <16 x i32> {index.name}, i64 {k}")
+            where = w.let(f"getelementptr float, ptr {name}, i32 {w.let(f'and i32 {i}, 15')}")
+            x = w.let(f"load float, ptr {where}")
+            found = x if index.lanes == 1 else w.let(f"insertelement <16 x float> {found}, float {x}, i64 {k}")
+        return Scalar(found, dt.float32, index.lanes)
 
     def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
         """a*b+c inside mathematical functions; rounded twice where the target has no such instruction."""

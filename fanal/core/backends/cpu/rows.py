@@ -235,7 +235,7 @@ class RowsWriter(LoopWriter):
         for i in lanes:
             if i not in stop_at and loop.ops[i].kind == "load":
                 self.base(loop.ops[i].params)
-        for _, access in plan.stores[p] + plan.begins[p]:
+        for access in [*(a for _, a in plan.stores[p] + plan.begins[p]), *self._fetched()]:
             self.base(access)
         reduces = plan.reduces[p]
         types = [accumulator(loop.ops[i].dtype) for i in reduces]
@@ -383,8 +383,8 @@ class RowsWriter(LoopWriter):
             args = [self.lane_value(a) for a in op.args]
             where = addresses.get(op.params if op.kind == "load" else -1 - i, "0")
             self.body[i] = self.vector_op(i, op, args, where, at, mask)
-        if p == plan.count - 1 and mask is None:
-            self._fetch(at)
+        if mask is None:
+            self._fetch(p, at)
         for i in plan.kept[p]:
             self._cache(i, loop.ops[i], at, row, self.body[i])
         for i, access in plan.stores[p]:
@@ -402,18 +402,22 @@ class RowsWriter(LoopWriter):
             out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
         return out
 
-    def _fetch(self, at: Value) -> None:
-        """Ask for what the row after the next reads here; where a row is one pass, for what comes a page later."""
-        w = self.w
-        for access in sorted(self.streams):
-            if access < len(self.loop.loads):
-                size = self.accesses[access].dtype.itemsize
-                row = self.strides[access][self.first - 1]
-                ahead = str(_PAGE) if self.plan.count == 1 else w.mul(row, "2")
-                there = w.at(w.at(self.bases[access], at, size), ahead)
-                for line in range(0, LANES * size, 64):
-                    w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),
-                           ("i32", "3"), ("i32", "1"))
+    def _fetch(self, p: int, at: Value) -> None:
+        """Ask for a share of the row after the next; where a row is one pass, for what comes a page later."""
+        w, passes = self.w, self.plan.count
+        if self.streams and passes > 1:
+            at = w.div(w.add(w.mul(self.length, str(p)), at), str(passes))
+        for access in self._fetched():
+            size = self.accesses[access].dtype.itemsize
+            row = self.strides[access][self.first - 1]
+            ahead = str(_PAGE) if passes == 1 else w.mul(row, "2")
+            there = w.at(w.at(self.bases[access], at, size), ahead)
+            for line in range(0, LANES * size, 64):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),
+                       ("i32", "3"), ("i32", "1"))
+
+    def _fetched(self) -> list[int]:
+        return sorted(access for access in self.streams if access < len(self.loop.loads))
 
     def _cache(self, i: int, op: Op, at: Value, row: Value, value: Scalar | None = None) -> Scalar:
         """Load op `i` from its slot in scratch, or store it."""

@@ -1,9 +1,9 @@
 """Mathematical functions as straight-line vector code, float32 within 1.5 ULP and float64 within 2.
 
-Sources: Cephes (Moshier) for the polynomials of exp, log and tanh in float32; fdlibm (Sun) for log, sin and cos in
-float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomial of erf
-is a minimax fit (Lawson's iteration). Rare functions call the C library in double precision, lane by lane, so a
-lane's result never depends on its neighbours.
+Sources: Cephes (Moshier) for the polynomials of log and tanh in float32; fdlibm (Sun) for log, sin and cos in
+float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of
+exp and erf in float32 are minimax fits (Lawson's iteration). Rare functions call the C library in double precision,
+lane by lane, so a lane's result never depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -87,14 +87,7 @@ _LN2 = {
     dt.float64: (6.93145751953125e-1, 1.42860682030941723212e-6),
 }
 _EXP = {
-    dt.float32: (
-        1.9875691500e-4,
-        1.3981999507e-3,
-        8.3334519073e-3,
-        4.1665795894e-2,
-        1.6666665459e-1,
-        5.0000001201e-1,
-    ),
+    dt.float32: (0.0013814467, 0.008368781, 0.041668393, 0.1666652, 0.49999994),
     dt.float64: tuple(1 / math.factorial(n) for n in range(13, 1, -1)),
 }
 _RANGE = {dt.float32: (-104.5, 89.0), dt.float64: (-746.0, 710.0)}
@@ -148,8 +141,7 @@ def _exp(e: Emitter, x: Scalar) -> Scalar:
 
 def _exp_near(e: Emitter, r: Scalar) -> Scalar:
     """Return exp(r) for |r| <= ln 2 / 2."""
-    p = horner(e, r, _EXP[r.dtype])
-    return e.op("fadd", e.fma(p, e.op("fmul", r, r), r), e.const(1, r.dtype))
+    return horner(e, r, (*_EXP[r.dtype], 1.0, 1.0))
 
 
 @_named("expm1")
@@ -380,19 +372,28 @@ _circular("sin", 0)
 _circular("cos", 1)
 
 
-# Error function: 1 - exp(t), where t = log(1 - erf(x)) = x q(x) - x.
-# The fit of q on [0, 4] is one of erf's relative error.
+# Error function: sixteen intervals of [0, 4), each with its polynomial in x - centre.
+# The centres lie where erf and its derivative are closest to numbers of float32. Near 0 it is the polynomial of
+# erf(x) - x, whose coefficients have bits to spare.
 
-_ERF = (
-    9.256264625452043e-06,
-    -0.00011764126620004643,
-    0.0006328368356134358,
-    -0.0016670274234042509,
-    0.00016039602716456523,
-    0.019153063923925195,
-    -0.10277783051356294,
-    -0.6366193819656644,
-    -0.12837917161135093,
+_ERF_WIDTH = 33 / 128
+_ERF = (  # centre, erf(centre), coefficients of the powers from 1 on
+    (0.0, 0.0, 0.12837917, 0.0, -0.37612224, 0.0, 0.11217, 0.0),
+    (0.25752258, 0.2842853, 1.0559748, -0.2719373, -0.30530155, 0.1299423, 0.0777691, -0.040551),
+    (0.51366043, 0.53242207, 0.8666979, -0.4451884, -0.13645041, 0.1834365, 0.00343172, -0.0491135),
+    (0.77309036, 0.7257444, 0.620713, -0.47986725, 0.040411685, 0.1443345, -0.0562153, -0.0238867),
+    (1.0297127, 0.85467196, 0.39081305, -0.40242517, 0.14598048, 0.0589815, -0.0676836, 0.00754574),
+    (1.2887268, 0.93162614, 0.2143737, -0.27626914, 0.1658986, -0.0148074, -0.0420803, 0.0218575),
+    (1.5474281, 0.9713591, 0.102925315, -0.15926954, 0.12999833, -0.04749047, -0.00976291, 0.0175815),
+    (1.8022766, 0.9891907, 0.043830786, -0.07899521, 0.08030522, -0.04603187, 0.00893138, 0.00676293),
+    (2.062561, 0.9964647, 0.016028676, -0.033060126, 0.04011675, -0.0303516, 0.01293, -0.000791125),
+    (2.3203545, 0.99896735, 0.005178382, -0.012015681, 0.016861008, -0.01555679, 0.00937521, -0.00307911),
+    (2.5779762, 0.99973345, 0.0014660568, -0.0037794583, 0.0060067275, -0.006483041, 0.00490204, -0.00246279),
+    (2.8364334, 0.9999396, 0.00036174484, -0.0010260646, 0.0018195241, -0.002238561, 0.00201052, -0.00129483),
+    (3.0933876, 0.99998784, 7.8826386e-05, -0.00024384022, 0.0004765145, -0.0006558172, 0.000677151, -0.000518072),
+    (3.3511124, 0.99999785, 1.49744055e-05, -5.0180784e-05, 0.00010708869, -0.0001627339, 0.000189325, -0.000166237),
+    (3.6015625, 0.99999964, 2.6249081e-06, -9.453598e-06, 2.1816128e-05, -3.617525e-05, 4.65079e-05, -4.39872e-05),
+    (3.859375, 0.99999994, 3.8347798e-07, -1.4799426e-06, 3.6781064e-06, -6.614223e-06, 9.3402e-06, -9.71473e-06),
 )
 
 
@@ -401,15 +402,18 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     of = x.dtype
     if of is dt.float64:
         return library(e, "erf", x)
+    end, magic = e.const(3.99, of), e.const(ROUND[of], of)
     a = e.intrinsic("fabs", x)
-    a = e.where(e.fcmp("ogt", a, e.const(4.0, of)), e.const(4.0, of), a)  # erf rounds to 1 before; NaN passes
-    q = horner(e, a, _ERF)
-    t = e.fma(q, a, e.neg(a))  # -18 at the least
-    lost = e.fma(q, a, e.neg(e.op("fadd", t, a)))  # by rounding t
-    _, n, r = _reduce(e, t)
-    q = e.op("fadd", r, e.fma(horner(e, r, _EXP[of]), e.op("fmul", r, r), lost))  # exp(t) is 2**n (1 + q)
-    s = power(e, n, of)
-    return copy_sign(e, e.fma(e.neg(q), s, e.op("fsub", e.const(1, of), s)), x)
+    a = e.where(e.fcmp("ogt", a, end), end, a)  # erf rounds to 1 before; NaN passes
+    t = e.fma(a, e.const(1 / _ERF_WIDTH, of), magic)
+    interval = e.cast("bitcast", t, dt.int32)
+    centre, value, *coefficients = (e.lookup(column, interval) for column in zip(*_ERF, strict=True))
+    u = e.op("fsub", a, centre)
+    slope = coefficients.pop()
+    while coefficients:
+        slope = e.fma(slope, u, coefficients.pop())
+    value = e.where(e.fcmp("oeq", t, magic), a, value)
+    return copy_sign(e, e.fma(slope, u, value), x)
 
 
 # Powers.
