@@ -238,7 +238,7 @@ def _plan(
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
     packed = 1 not in p.a or (far and n > _AGAIN and k > 32)
     if tiles:
-        packed = packed or n > _AGAIN or a_form == "m" or depth * per_word != p.k
+        packed = packed or a_form == "m" or depth * per_word != p.k
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
     else:
@@ -278,10 +278,11 @@ def _plan(
         blocked, kc, limit = True, _SHORT, max(1, _LINE // width)
     if per_unit:
         limit = min(limit, target.l2 // 4 // (max(1, plain(kc)) * width * size))
-    most_rows = _UNIT_ROWS
-    if tiles:  # so fast that B from beyond the second-level cache is the limit: take it seldom
-        most_rows = _TILE_ROWS[b_bytes > target.l2 // 2]
-    most = max(1, min(most_rows, target.l2 // 2 // (max(1, plain(kc)) * size)) // height)
+    most_rows, share = _UNIT_ROWS, target.l2 // 2  # what A may take of the second-level cache
+    if tiles:  # so fast that B from beyond that cache is the limit: take it seldom, or keep all of it there
+        at_rest = b_bytes <= target.l2 * 3 // 4
+        most_rows, share = _TILE_ROWS[not at_rest], share // (2 if at_rest else 1)
+    most = max(1, min(most_rows, share // (max(1, plain(kc)) * size)) // height)
     high, across = _unit(
         height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
         plain(stack), _LARGEST[tiles], per_unit, blocked and bool(a_copy)

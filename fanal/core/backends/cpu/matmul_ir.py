@@ -48,7 +48,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul18:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul19:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:

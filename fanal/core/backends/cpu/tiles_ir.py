@@ -16,7 +16,7 @@ from fanal.core.backends.cpu.irtext import Value, Writer
 
 ROWS = 16  # of a tile, and words in each
 _BYTES = 64  # of a row
-_LEFT, _RIGHT = 4, 6  # first tile register of the operands; those of C come before
+_LEFT, _RIGHT = 4, 5  # tile registers of the operands; those of C come before
 MULTIPLY = {
     ("bfloat16", "bfloat16"): "llvm.x86.tdpbf16ps",
     ("int8", "int8"): "llvm.x86.tdpbssd",
@@ -64,15 +64,18 @@ def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Valu
     w.when(resume, lambda: each("tileloadd64"), clear)
 
     def step(_: Value, a: Value, b: Value) -> Sequence[Value]:
-        loaded = set()
-        for i, j in places:
-            for register, at, across in ((_LEFT + i, w.at(a, w.mul(a_tile, str(i))), a_row),
-                                         (_RIGHT + j, w.at(b, str(_BYTES * j)), b_step)):
-                if register not in loaded:
-                    loaded.add(register)
-                    tile("tileloadd64", register, at, across)
-            w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT + i)),
-                   ("i8", str(_RIGHT + j)))
+        # Two registers for the operands, loaded anew whenever another tile of them is wanted, back and forth so that it
+        # is seldom: beside another thread of the core, loads are the slower the more registers are in use.
+        held: dict[int, int] = {}
+        for i in range(rows):
+            for j in range(vectors)[::-1 if i % 2 else 1]:
+                for register, index, at, across in ((_LEFT, i, w.at(a, w.mul(a_tile, str(i))), a_row),
+                                                    (_RIGHT, j, w.at(b, str(_BYTES * j)), b_step)):
+                    if held.get(register) != index:
+                        held[register] = index
+                        tile("tileloadd64", register, at, across)
+                w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT)),
+                       ("i8", str(_RIGHT)))
         return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
 
     share = w.mul(w.max(w.div(w.add(depth, w.sub(w.mul(parts, str(ROWS)), "1")), w.mul(parts, str(ROWS))), "1"),
