@@ -112,7 +112,7 @@ class Carried:
     """The graph of one run of a segment: a template, and what differs from run to run."""
 
     __slots__ = ("__weakref__", "arrays", "flags", "graph", "leaves", "nodes", "parents", "storages", "stubs",
-                 "versions", "whole")
+                 "versions", "views", "whole")
 
     def __init__(self, graph: Graph, arrays: dict[int, np.ndarray], leaves: list[Any], storages: list[Any],
                  parents: list[Carried]) -> None:
@@ -126,11 +126,23 @@ class Carried:
         self.nodes: list[Node] | None = None  # once unfolded
         self.whole = True  # nobody had written to what a backward reads when it was unfolded
         self.stubs: dict[int, ref[Node]] = {}  # the folded nodes, by place
+        self.views: dict[int, ref[Node]] = {}  # of views that somebody holds, which are not folded
 
     def fold(self, n: Node, place: int) -> None:
         """Let a node stand for its part of the graph."""
         n.row, n.params, n.inputs, n.needs_grad, n.freed = folded, (self, place), (), True, 0
         self.stubs[place] = ref(n)
+
+    def place(self, n: Node) -> tuple[int, int] | None:
+        """Return the place in the graph of a view, or of what it is a view of, and how many views lie between."""
+        at = {id(r()): k for k, r in self.views.items()}
+        depth = 0
+        while id(n) not in at:
+            if len(n.inputs) != 1 or n.leaf is not None:
+                return None
+            n = n.inputs[0]
+            depth += 1
+        return depth, at[id(n)]
 
     def intact(self) -> bool:
         """Tell whether nobody wrote to what a backward reads."""
@@ -185,7 +197,12 @@ class Carried:
                 storage.version == self.versions[home[0]]:
             return self._present(i, storage, home[2])
         if graph.leaf[i] is not None:
-            return self._leaf(self.leaves[graph.leaf[i]], made[id(h.inputs[0])])
+            return leaf_node(self.leaves[graph.leaf[i]], made[id(h.inputs[0])])
+        view = self.views[i]() if i in self.views else None
+        if view is not None and view.inputs == tuple([made[id(x)] for x in h.inputs]):
+            if view.buffer is None:
+                view.buffer = self.arrays.get(i)
+            return view
         held = self.stubs[i]() if i in self.stubs else None
         if held is not None:
             n = held
@@ -213,24 +230,26 @@ class Carried:
             t._node, t._seen = n, storage.version
         return n
 
-    @staticmethod
-    def _leaf(t: Any, n: Node) -> Node:
-        known = t._leaf_node
-        if known is not None and known.inputs[:1] == (n,):
-            return known
-        with grad_mode(False):
-            known = alias(n)
-        known.leaf, known.needs_grad, known.home = t, True, n.home
-        if t._node is n and t._seen == t._storage.version:
-            t._leaf_node = known
+
+def leaf_node(t: Any, n: Node) -> Node:
+    """Return where the gradient of a leaf arrives whose value is `n`."""
+    known = t._leaf_node
+    if known is not None and known.inputs[:1] == (n,):
         return known
+    with grad_mode(False):
+        known = alias(n)
+    known.leaf, known.needs_grad, known.home = t, True, n.home
+    if t._node is n and t._seen == t._storage.version:
+        t._leaf_node = known
+    return known
 
 
 class Outline:
     """The history of a recorded segment, copied node by node, from which the graph of some roots is taken."""
 
     def __init__(self, roots: dict[int, Node], copies: dict[int, Node], place_of: Callable[[Any], tuple | None],
-                 group_of: Callable[[Node], tuple | None], route_of: Callable[[Carried], tuple]) -> None:
+                 group_of: Callable[[Node], tuple | None], route_of: Callable[[Carried], tuple],
+                 views: list[tuple[tuple, list[Node]]]) -> None:
         self.roots: dict[int, Node] = {}  # by group
         self.leaf: dict[int, tuple] = {}  # (SLOT or OUT, which), by node
         self.home: dict[int, tuple] = {}  # (group, versions before the last, HELD, DETACHED or 0)
@@ -247,6 +266,8 @@ class Outline:
                 self.value[id(h)] = copies[id(n)]
         for g, n in roots.items():
             self.roots[g] = made[id(n)]
+        # Of tensors that are views, (SLOT or OUT, which): their values, from the own one to that which is no view.
+        self.views = [(spec, [made.get(id(n)) for n in chain]) for spec, chain in views]
         self.needs: dict[int, list[Node]] = {}
         self.known = {id(h) for h in made.values()}
 
@@ -339,21 +360,24 @@ class Outline:
             if n is None or id(n) in self.overwritten:
                 raise Uncarried("a value that the segment overwrites is kept for a later backward")
             values[v] = n
-        return Taken(graph, dict(zip(groups, roots)), list(leaves), list(homes), list(parents), values)
+        views = [(spec, [place.get(id(h)) for h in chain]) for spec, chain in self.views]
+        return Taken(graph, dict(zip(groups, roots)), list(leaves), list(homes), list(parents), values,
+                     [(spec, at) for spec, at in views if any(k is not None for k in at)])
 
 
 class Taken:
     """A graph as one segment makes it: where its leaves are, the groups of its storages, its values."""
 
-    __slots__ = ("graph", "groups", "homes", "leaves", "parents", "values")
+    __slots__ = ("graph", "groups", "homes", "leaves", "parents", "values", "views")
 
     def __init__(self, graph: Graph, groups: dict[int, int], leaves: list[tuple], homes: list[int],
-                 parents: list[tuple], values: dict[int, Node]) -> None:
+                 parents: list[tuple], values: dict[int, Node], views: list[tuple[tuple, list[int | None]]]) -> None:
         self.graph = graph
         self.groups = groups  # group -> place of its value in the graph
         self.leaves, self.homes = leaves, homes
         self.parents = parents  # (graph, where the segment finds it)
         self.values = values  # place in the graph -> node of the program
+        self.views = views  # (SLOT or OUT, which), the places of its values from the own one down, or None
 
 
 def lineage(roots: Iterable[Node]) -> list[Node]:

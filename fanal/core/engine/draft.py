@@ -5,7 +5,7 @@ outside.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import ref
 
@@ -16,6 +16,7 @@ from fanal.core.engine.handle import Handle, Origin, Storage, counted
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
+from fanal.core.engine.views import Views, chain_of
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, NOWHERE, Node, toposort
@@ -207,8 +208,9 @@ class Draft:
         except Uncarried as e:
             self.uncarried, open_roots = str(e), {}
         self._clone([*roots, *kept], starts, events)
-        self._outline(open_roots, index, slot_index)
-        self.made = [ref(o) if o._leaf else None for o in outs]  # leaves of the recorded run
+        self.views = Views(outs, self.slots, s.views, self._place(index, slot_index))
+        self._outline(open_roots, index, slot_index, outs)
+        self.made = [ref(o) if o._leaf or o._chain else None for o in outs]  # leaves and views of the recorded run
         for g in self.groups:
             if g.final is not None:
                 g.final = self.copies[id(g.final)]
@@ -242,7 +244,8 @@ class Draft:
                     st = r and r()
                     if st is not None and id(st) in self.group_of:
                         homes.append((k, self.group_of[id(st)]))
-                u = self.walks[id(c)] = Inherited(c, routes[id(c)], leaves, homes)
+                views = {k: at for k, n in s.views.items() if (at := c.place(n)) is not None}
+                u = self.walks[id(c)] = Inherited(c, routes[id(c)], leaves, homes, views)
                 self.inherited.append(u)
 
     def _open(self, outs: list[Any]) -> dict[int, Node]:
@@ -258,7 +261,8 @@ class Draft:
                 found[g] = st.node
         return found
 
-    def _outline(self, roots: dict[int, Node], index: dict[int, int], slot_index: dict[int, int]) -> None:
+    def _outline(self, roots: dict[int, Node], index: dict[int, int], slot_index: dict[int, int],
+                 outs: list[Any]) -> None:
         """Copy the history of what is left open, for whoever still holds it when the segment ends."""
         self.outline: Outline | None = None
         self.roots: list[int] = []  # groups whose history is left for a later backward
@@ -271,13 +275,12 @@ class Draft:
             held = HELD if n is st.node else \
                 DETACHED if n.row is detach and n.inputs[:1] == (st.node,) else 0  # type: ignore
             return (g, st.version - n.home[1], held)  # type: ignore
-        def place_of(t: Any) -> tuple | None:
-            return (SLOT, slot_index[id(t)]) if id(t) in slot_index else \
-                (OUT, index[id(t)]) if id(t) in index else None
         if roots:
+            place_of = self._place(index, slot_index)
+            tensors = [((SLOT, s.place), s.tensor) for s in self.slots] + [((OUT, k), o) for k, o in enumerate(outs)]
+            chains = [(spec, chain.nodes) for spec, t in tensors if (chain := chain_of(t)) is not None]
             try:
-                self.outline = Outline(roots, self.copies, place_of, group_of,
-                                       lambda c: self.routes[id(c)])
+                self.outline = Outline(roots, self.copies, place_of, group_of, lambda c: self.routes[id(c)], chains)
             except Uncarried as e:
                 self.uncarried = str(e)
                 return
@@ -288,6 +291,12 @@ class Draft:
                 id(n) for n, (kind, k) in zip(self.inputs, self.sources)
                 if kind == "group" and self.groups[k].external and self.groups[k].final is not None}
 
+    @staticmethod
+    def _place(index: dict[int, int], slot_index: dict[int, int]) -> Callable[[Any], tuple | None]:
+        """Return a function from a tensor to its specification, or None."""
+        return lambda t: (SLOT, slot_index[id(t)]) if id(t) in slot_index else \
+            (OUT, index[id(t)]) if id(t) in index else None
+
     def leave_open(self, held: list[Any]) -> str | None:
         """Prepare to keep the history of these results for a later backward; return why that is impossible."""
         roots = set()
@@ -295,6 +304,8 @@ class Draft:
             g = self.group_of.get(id(o._storage))
             if g is not None and self.groups[g].external and derived(o, self.groups[g]):
                 continue
+            if g is not None and not self.groups[g].external and not o._storage.node.needs_grad:
+                continue  # a view of a leaf that the segment made
             if g is None or self.groups[g].external:
                 return "history of a tensor from outside is left over for a later backward"
             roots.add(g)

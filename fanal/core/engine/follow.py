@@ -30,6 +30,7 @@ from fanal.core.engine.record import OUT, Op, session
 from fanal.core.engine.sizes import Sizes
 from fanal.core.engine.spare import MAX_MISSES, Generation, serves
 from fanal.core.engine.steady import Steady
+from fanal.core.engine.views import chain_of
 from fanal.core.ir.prims import given
 from fanal.core.ir.program import FREED
 
@@ -245,7 +246,9 @@ def renew(path: Path, which: list[int]) -> None:
                     path.outs[k]._seen = 0
         o = path.outs[i]
         if o._path:
-            o._seen, o._path = -1, None
+            if not o._node.inputs:
+                o._seen = -1
+            o._path = None
             if o._base_ref is ViewOfLeaf:
                 o._base_ref = next((s.tensor for s in path.slots if s.group == g and s.tensor is not None and
                                     s.tensor._leaf), ViewOfLeaf)
@@ -294,6 +297,8 @@ def commit(path: Path) -> bool:
         return False
     if path.inherited and not all([u.holds(path) for u in path.inherited]):
         return False
+    if not path.views.related_as_before():
+        return False
     if path.look_at_rows():
         path.exe = None
     if path.exe is None or (isinstance(path.exe, Interpreted) and knobs.compile):  # it is seen again
@@ -320,10 +325,12 @@ def commit(path: Path) -> bool:
 def _run_steady(again: bool, path: Path, steady: Steady) -> None:
     if again:
         steady.take_turns(None)
+    bases = path.views.bases(path)  # the run lets go of them
     steady.run(again)
     path.undo.clear()
     session.effects.clear()
     if path.held:
+        path.views.stand(path, path.held, bases)
         _hand_over(path, steady)
     for i in path.leaves:
         path.outs[i]._grad = None
@@ -360,10 +367,12 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
         st.node = node
         st.version += 1
         node.home = (ref(st), st.version)
+    if not run.handed_on:
+        path.views.stand(path, path.held, path.views.bases(path))
     if path.taken is not None and not run.handed_on:
         kept = set(path.keep)  # the others belong to nobody: they wait for the next step
         path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
-                     parents, path.outs)
+                     parents, path.outs, path.held)
     run.handed_on = True
     for u in path.inherited:
         u.spend()
@@ -522,9 +531,9 @@ def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any])
             storage.node.buffer, storage.node.shape = a, plainly(storage.node.shape)
     if p.taken is not None:
         p.hand_on(run.results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
-                  [r and r() for r in draft.made])
+                  [r and r() for r in draft.made], range(len(draft.made)))
         for o in held:
-            if o._node is not o._storage.node:
+            if o._node is not o._storage.node and chain_of(o) is None:
                 o._seen = -1  # a view follows from what it is a view of
 
 

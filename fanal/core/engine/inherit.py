@@ -23,10 +23,10 @@ def found_at(slots: list[Any], slot: int, route: tuple) -> Carried | None:
 class Inherited:
     """One carried graph as a segment knows it."""
 
-    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "routes")
+    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "routes", "views")
 
     def __init__(self, carried: Carried, routes: list[tuple[int, tuple]], leaves: list[tuple[int, int]],
-                 homes: list[tuple[int, int]]) -> None:
+                 homes: list[tuple[int, int]], views: dict[int, tuple[int, int]]) -> None:
         assert carried.nodes is not None
         self.graph, self.before = carried.graph, carried.flags
         self.after = tuple([n.freed if p is None else f for n, p, f in
@@ -35,6 +35,7 @@ class Inherited:
         self.routes = routes  # (slot, number of a parent, number of a parent of that, ...)
         self.leaves = leaves  # (number of the leaf, its slot)
         self.homes = dict(homes)  # number of the storage -> its group
+        self.views = views  # slot -> where in the graph the view is that comes there, see `Carried.place`
         self.carried: Carried | None = carried  # of the present run
 
     def _find(self, slots: list[Any], step: int) -> Carried | None:
@@ -75,7 +76,7 @@ class Inherited:
                     return False
             elif storage is not None and id(storage) in written:
                 return False
-        return True
+        return self.views == {k: at for k, n in path.views.outside().items() if (at := c.place(n)) is not None}
 
     def spend(self) -> None:
         """Free what the segment frees."""

@@ -5,6 +5,7 @@ It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from sys import getrefcount
 from typing import Any
 from weakref import ref
@@ -21,6 +22,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, parts
 from fanal.core.engine.steady import NOBODY, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
+from fanal.core.engine.views import join
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
@@ -47,6 +49,7 @@ class Path:
         self.outline = draft.outline  # of the history it leaves open
         self.roots = draft.roots  # groups whose history is kept for a later backward: the union over all runs
         self.taken: Taken | None = None
+        self.views = draft.views
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
@@ -234,10 +237,8 @@ class Path:
             s.copies[spec] = copied(self.value(spec))
 
     def batches(self) -> dict[int, int]:
-        """Return the bytes of the tensors from outside that the path holds and does not write, by their ids.
-
-        A path that came again holds no batch: its slots move.
-        """
+        """Return the bytes of the tensors from outside that the path holds and does not write, by their ids; a path
+        that came again holds no batch, since its slots move."""
         return {id(slot.tensor): slot.tensor._storage.node.nbytes for slot in self.slots
                 if slot.tensor is not None and not slot.tensor._leaf and slot.group not in self.writes}
 
@@ -254,7 +255,8 @@ class Path:
                 and all(self.groups[k].value is not None for _, k in self.own) \
                 and all(exe.makes[i] is not None for i, _ in self.made) \
                 and all(exe.makes[i] is not None for pair in self.kept_rows for i in pair[:2]) \
-                and not any(slot.moves and slot.group in self.writes for slot in self.slots):
+                and not any(slot.moves and slot.group in self.writes for slot in self.slots) \
+                and not self.views.may_change():
             self.steady = Steady(self, counts)
 
     def disarm(self) -> bool:
@@ -576,8 +578,9 @@ class Path:
             found.append(c)
         return found
 
-    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried], outs: list[Any]) -> None:
-        """Leave the history of this run to whoever holds its tensors."""
+    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried], outs: list[Any],
+                held: Collection[int]) -> None:
+        """Leave the history of this run to whoever holds its tensors; of `outs`, those in `held` are held."""
         taken = self.taken
         assert taken is not None
         arrays = {}
@@ -592,3 +595,5 @@ class Path:
         for g, k in taken.groups.items():
             if storages[g] is not None:
                 carried.fold(storages[g].node, k)
+        join(carried, [(self.slots[k].tensor if kind == SLOT else outs[k] if k in held else None, places)
+                       for (kind, k), places in taken.views])

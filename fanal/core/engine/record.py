@@ -21,6 +21,7 @@ from fanal.core.engine.carry import Carried, origin, unfolded
 from fanal.core.engine.explain import explain
 from fanal.core.engine.handle import Handle, Storage, shared_outside, signature, spread
 from fanal.core.engine.ledger import ledger
+from fanal.core.engine.views import values_of
 from fanal.core.ir.program import Node
 
 MAX_PENDING = 4096  # values of an unknown segment after which it is run (engine notes, section 2)
@@ -118,6 +119,7 @@ class Session(threading.local):
         ] = {}  # id of a storage from outside -> its value at first use
         self.shown: dict[int, Any] = {}  # what tensors held at an event that is recorded after the fact, by id
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
+        self.views: dict[int, Node] = {}  # slot -> the value of a view that has history, at its first use
         unfolded.clear()
         self.effects.clear()
         self.inside = bool(state.levels)  # the segment began inside a level of forward mode
@@ -150,6 +152,8 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
                 found = origin(st.node)
                 if found is not None:
                     s.origins[k] = found[0]
+            if x._chain:
+                s.views.update(values_of([(k, x)]))
             if id(st) not in s.starts:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
