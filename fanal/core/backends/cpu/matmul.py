@@ -27,8 +27,9 @@ _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4
 # An output of fewer rows is fitted exactly. Others take the tile that is best by proportion, whatever their rows, so
 # that a last partial batch finds the kernels of the others.
 _EXACT_ROWS = 14
-_DIRECT_BYTES = 128 << 10  # B up to this size is read in place when its rows are contiguous,
-_OFTEN, _OFTEN_BYTES = 64, 32 << 10  # or up to this where more rows use it
+# B is read in place, when its rows are contiguous, up to half of the second-level cache; or up to this where more rows
+# use it.
+_OFTEN, _OFTEN_BYTES = 64, 32 << 10
 _OFTEN_COLS = 512  # columns from which A is packed, so that loads of it need fewer instructions,
 _AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
@@ -261,7 +262,7 @@ def _plan(
         b_form == "n"
         and b.dtype is acc
         and (target.masks or not partial)
-        and (m < _EXACT_ROWS or b_bytes <= (_DIRECT_BYTES if m <= _OFTEN else _OFTEN_BYTES))
+        and (m < _EXACT_ROWS or b_bytes <= (target.l2 // 2 if m <= _OFTEN else _OFTEN_BYTES))
     )
 
     flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
@@ -305,6 +306,7 @@ def _plan(
         "m" if a_copy else a_form,
         a_copy,
         b_form if per_unit else "",
+        in_place,
         in_place and partial,
         blocked,
         len(p.batch),

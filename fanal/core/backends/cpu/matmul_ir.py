@@ -22,7 +22,7 @@ A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_
 LENGTH, PASS, BATCH = range(19, 22)
 
 
-_PREFETCH = 16
+_PREFETCH = {False: 24, True: 8}  # steps of k ahead, where B is packed and where its rows fall on few lines
 _UNROLL = 4
 _FINISH_ROWS = 4  # of a tile of the matrix unit, between two parts of the next
 _LEAST_SHARE = 8  # steps of k between two rows of C that are asked for
@@ -41,14 +41,15 @@ class Spec:
     a_form: str  # "k": rows of A are contiguous; "m": columns are, as in a copy
     a_copy: str = ""  # "": in place; "m", "k", "any": packed per unit in tiles of rows, by its contiguous axis
     b_copy: str = ""  # "": in place or packed before; "n", "k", "any": packed per unit, by its contiguous axis
-    masked: bool = False  # B is read in place and its last panel is partial
+    in_place: bool = False  # B is neither packed before nor per unit
+    masked: bool = False  # and its last panel is partial
     blocked: bool = False  # K is done in blocks
     batch: int = 0  # number of batch axes
     tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
 
     @property
     def key(self) -> str:
-        return "matmul19:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul20:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -111,7 +112,8 @@ class Tile:
         twice = w.mul(a_step, "2") if strided and rows > 2 else "0"
         a_next = str(self.size) if strided else a_step
         # Out-of-order execution sees about eight steps ahead, too few for what lies beyond the first-level cache.
-        ahead = [w.mul(step, str(_PREFETCH)) for step in (b_step, a_next)] if large else []
+        far_ahead = str(_PREFETCH[self.spec.in_place])
+        ahead = [w.mul(step, far_ahead) for step in (b_step, a_next)] if large else []
         line = max(1, 64 // (self.lanes * self.size))
         ends = [0] if self.spec.a_copy else [0, (rows - 1) * self.size]  # a step of a copy is one line
 
