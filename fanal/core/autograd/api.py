@@ -11,7 +11,7 @@ from fanal.core.autograd.hooks import AFTER, GradientEdge
 from fanal.core.base.layout import sparse_coo
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import name, session, unfollowable
+from fanal.core.engine.record import name, note_grad, session, unfollowable
 from fanal.core.ir.batch import Batch, number
 from fanal.core.ir.prims import add, alias, concat, full, put, reshape, take, zeros
 from fanal.core.ir.program import Node
@@ -105,6 +105,7 @@ def accumulate(t: Any, g: Node, create: bool) -> None:
     """Add a gradient to t.grad: a new tensor the first time, in place after."""
     event = session.event
     name(t)
+    note_grad(t)
     if ROWS_WANTED in t.__dict__ and not create and _keep_rows(t, g):
         pass
     elif isinstance(t._grad, Sparse):

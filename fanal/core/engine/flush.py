@@ -12,12 +12,13 @@ from fanal.core.base import knobs
 from fanal.core.base.state import state
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
+from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import session
 from fanal.core.engine.rng import rng
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
-from fanal.core.ir.program import FREED, Node, Program, toposort
+from fanal.core.ir.program import FREED, Node, toposort
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
@@ -71,11 +72,19 @@ def flush_recorded(reason: str) -> None:
     """Run every pending value of this thread that anybody still holds."""
     s = session
     touched, s.touched = s.touched, {}
+    calls, writes, grads = [e.where for e in s.events], s.writes, s.regrads
     # A plan is a great many objects that stay: the collector would look through all of them again and again.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        _run_recorded(touched)
+        try:
+            _run_recorded(touched)
+        except FAILURES:
+            failure = _without_failures(touched, calls, writes, grads)
+            if failure is None:
+                raise
+        else:
+            failure = None
     except BaseException:  # Ctrl-C, or memory that ran out: what has no value yet stays pending, for the next flush
         for key, r in touched.items():
             st = r()
@@ -85,6 +94,37 @@ def flush_recorded(reason: str) -> None:
     finally:
         if collecting:
             gc.enable()
+    if failure is not None:
+        raise failure.error()
+
+
+def _without_failures(touched: dict, calls: list[Any], writes: list[tuple], grads: list[tuple]) -> Failure | None:
+    """Run what is pending but for what cannot be computed; return the first failure. See `failure`."""
+    if session.vmapped:
+        return None
+    found = failures([st.node for st in _pending(touched)])
+    if not found:
+        return None
+    k, first = first_of(found.values(), calls)
+    rewind(writes, grads, 2 * k + 1)
+    live = _pending(touched)
+    found = failures([st.node for st in live])
+    good = []
+    for st in live:
+        if id(st.node) in found:
+            give_up(st, found[id(st.node)])
+        else:
+            good.append(st.node)
+    extra = residuals(good) + directions(good)
+    found = failures(extra)
+    _compute(list({id(n): n for n in [*good, *extra] if id(n) not in found}.values()))
+    return first
+
+
+def _pending(touched: dict) -> list[Any]:
+    """Return the storages that somebody holds whose values are still to be computed."""
+    storages = [r() for r in touched.values()]
+    return [st for st in storages if st is not None and st.node.buffer is None and not st.meta]
 
 
 def _run_recorded(touched: dict) -> None:
@@ -106,11 +146,7 @@ def _run_recorded(touched: dict) -> None:
         [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []
     )
     s.begin()  # whatever is alive from here on is held by somebody else
-    live = [
-        st
-        for st in (r() for r in touched.values())
-        if st is not None and st.node.buffer is None and not st.meta
-    ]
+    live = _pending(touched)
     if s.vmapped:
         hidden = unknown(toposort([st.node for st in live]))
         known = [st for st in live if id(st.node) not in hidden]
@@ -139,17 +175,12 @@ def _run_recorded(touched: dict) -> None:
 
 
 def _compute(outputs: list[Node]) -> None:
-    nodes = toposort(outputs)
-    inputs: dict[int, Node] = {}
-    for n in nodes:
-        for i in n.inputs:
-            if i.buffer is not None:
-                inputs[id(i)] = i
-    program = Program(list(inputs.values()), nodes, outputs)
-    results = run_program(program, [i.buffer for i in program.inputs])  # type: ignore[misc]
-    for n, a in zip(outputs, results):
+    if not outputs:
+        return
+    program, given = closed(outputs)
+    for n, a in zip(outputs, run_program(program, given)):
         n.buffer = a
-    forget(nodes)
+    forget(program.nodes)
 
 
 def forget(nodes: list[Node]) -> None:

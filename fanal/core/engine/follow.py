@@ -21,6 +21,7 @@ from fanal.core.engine.branch import current, ending, handed_out, install, paths
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
+from fanal.core.engine.failure import FAILURES
 from fanal.core.engine.handle import Storage, keep_rows
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
@@ -267,8 +268,11 @@ def _flush(reason: str) -> None:
         k = position()
         if 0 < k < len(path.steps):
             path = ending(path, k) or path
-        if k == len(path.steps) and commit(path):
-            return
+        try:
+            if k == len(path.steps) and commit(path):
+                return
+        except FAILURES:
+            pass  # recorded after the fact, it is found out which call is to blame
         if k == 0:
             if not s.touched:
                 return

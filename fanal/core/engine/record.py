@@ -19,6 +19,7 @@ from fanal.core.base.state import state
 from fanal.core.base.where import caller, show
 from fanal.core.engine.carry import Carried, origin, unfolded
 from fanal.core.engine.explain import explain
+from fanal.core.engine.failure import failed, refuse
 from fanal.core.engine.handle import Handle, Storage, shared_outside, signature, spread
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.views import values_of
@@ -117,6 +118,9 @@ class Session(threading.local):
         self.starts: dict[
             int, tuple[Storage, Node, int]
         ] = {}  # id of a storage from outside -> its value at first use
+        # What was written and which .grad were set, and what stood there before, see `failure.rewind`.
+        self.writes: list[tuple[int, ref[Storage], Node]] = []
+        self.regrads: list[tuple[int, ref[Any], ref[Any] | None]] = []
         self.shown: dict[int, Any] = {}  # what tensors held at an event that is recorded after the fact, by id
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
         self.views: dict[int, Node] = {}  # slot -> the value of a view that has history, at its first use
@@ -143,8 +147,9 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
             return (OUT, k)
         k = s.slot_index.get(id(x))
         if k is None:
-            k = s.slot_index[id(x)] = len(s.slots)
             st = x._storage
+            refuse(st.node)
+            k = s.slot_index[id(x)] = len(s.slots)
             shared_outside(st)
             spread(st)
             s.slots.append((x, signature(x), st))
@@ -295,6 +300,22 @@ def hold(storage: Storage) -> None:
     session.touched[id(storage)] = ref(storage)
 
 
+def _at() -> int:
+    """Return where the recording stands: 2 k + 1 in event k, 2 k before it."""
+    s = session
+    return 2 * len(s.events) + (s.event is not None)
+
+
+def note_write(storage: Storage) -> None:
+    """Note what a storage holds before it is written. Call it before the write."""
+    session.writes.append((_at(), ref(storage), storage.node))
+
+
+def note_grad(t: Any) -> None:
+    """Note what a tensor's .grad is before another is set."""
+    session.regrads.append((_at(), ref(t), None if t._grad is None else ref(t._grad)))
+
+
 def runtime(node: Node, value: Any) -> Node:
     """Note that `node` is a number which may differ the next time this event comes."""
     if session.event is not None:
@@ -420,6 +441,8 @@ def _make_checks(s: Session) -> None:
     wrong = None
     for check, t, where in due:
         value = t._storage.node.buffer
+        if t._storage.node.row is failed:
+            continue
         if value is None:  # a flush on the way from following to recording
             s.due.append((check, t, where))
         elif wrong is None and value.tobytes().strip(b"\0"):  # any() costs a microsecond
@@ -445,10 +468,9 @@ def set_grads(tensors: list[Any], new: Any) -> None:
     k = _position() if s.path is not None and not s.depth else 0
     if k:  # before the first event there is nothing to go back to
         s.path.undo += [(k, t, t._grad) for t in tensors]
-        s.effects.append((k, lambda: _set_grads(tensors, new)))
-    _set_grads(tensors, new)
-
-
-def _set_grads(tensors: list[Any], new: Any) -> None:
+        s.effects.append((k, lambda: set_grads(tensors, new)))
+    recording = s.path is None and bool(s.events)
     for t in tensors:
+        if recording:
+            note_grad(t)
         t._grad = new

@@ -17,7 +17,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import BASE, Chain, Handle, Origin, copied, counted, shared_outside
 from fanal.core.engine.level import check_written
-from fanal.core.engine.record import busy, flush, hold, note_snapshot, session
+from fanal.core.engine.record import busy, flush, hold, note_snapshot, note_write, session
 from fanal.core.ir.prims import (
     alias,
     bitcast,
@@ -216,6 +216,7 @@ def write(t: Handle, new: Node) -> None:
         _move_retained(t, new)
     if root.home is not None and root.home[0]() is not None:
         root = alias(root)  # one value, two tensors: each needs memory of its own
+    note_write(s)
     s.write(root)
     if t._base_ref is UNCOUNTED:
         count, *latest = s.uncounted or (0,)

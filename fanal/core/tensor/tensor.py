@@ -11,6 +11,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.device import CPU, META, device
 from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.base.state import state
+from fanal.core.engine.failure import refuse
 from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, shown_of, spread
 from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
@@ -212,6 +213,7 @@ def settled(t: Handle, text: str = DYNAMIC) -> np.ndarray:
     if t._storage.node.buffer is None or written_ahead(t._storage):
         flush("read")
         if t._storage.node.buffer is None:
+            refuse(t._storage.node)
             raise unknowable(text)
     return root_array(
         t._storage

@@ -67,6 +67,7 @@ class _Segment:
         self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
         self.job[:2] = self.records.ctypes.data, len(launches)
         self.address = self.job.ctypes.data
+        self.job[9] = runner_ir.UNGUARDED
         self.words = memoryview(self.job)
         self.parallel = False
 
@@ -75,9 +76,17 @@ class _Segment:
         """How often it ran."""
         return self.words[8]
 
+    def guard(self, first: int, checks: np.ndarray) -> None:
+        """Run the steps from index `first` of Lowered.steps on only if no check has failed."""
+        begin = sum(i < first for i, _ in self.launches)
+        if begin < len(self.launches):
+            self.job[9:12] = begin, checks.ctypes.data, len(checks)
+
     def place(self, count: int, overlaps: Any) -> None:
         """Cut the launches into phases and parts for `count` threads."""
-        slots = schedule.schedule([_now(launch) for _, launch in self.launches], count, overlaps)
+        guarded = int(self.job[9])
+        slots = schedule.schedule([_now(launch) for _, launch in self.launches], count, overlaps,
+                                  guarded if guarded < len(self.launches) else 0)
         self.records[:, 3:5] = [(slot.first, slot.width) for slot in slots]
         self.parallel = any(slot.width > 1 for slot in slots)
         starts = [0, *(i for i, slot in enumerate(slots) if slot.barrier)]
@@ -107,6 +116,7 @@ class Executable:
         self._plan_memory()
         self._segments: list[_Segment | tuple[int, HostStep]] = []
         self._split()
+        self._protect()
         self._fill(target)
         only = self._segments[0] if len(self._segments) == 1 else None
         self._only = only if isinstance(only, _Segment) else None
@@ -150,6 +160,25 @@ class Executable:
                 native.append((i, step))
         if native:
             self._segments.append(_Segment(native))
+
+    def _protect(self) -> None:
+        """See to it that inputs are overwritten as a whole or not at all.
+
+        What comes after the last step that may fail is guarded. The few inputs overwritten before it, such as running
+        means, are saved in every run.
+        """
+        checks = {value for value, _ in self.lowered.checks}
+        replaced = self._outside.keys() & set(self.lowered.outputs)
+        writes = [(i, value) for i, step in enumerate(self.lowered.steps) if not isinstance(step, Temp)
+                  for value in step.writes if value in replaced]
+        last = max((i for i, step in enumerate(self.lowered.steps) if isinstance(step, HostStep) or
+                    (isinstance(step, Launch) and not checks.isdisjoint(step.writes))), default=-1)
+        self._saves = sorted({self._outside[value] for i, value in writes if i <= last})
+        first = min((i for i, _ in writes if i > last), default=None)
+        if first is not None and checks:
+            for segment in self._segments:
+                if isinstance(segment, _Segment):
+                    segment.guard(first, self._checks)
 
     def _fill(self, target: Target | None) -> None:
         """Compile the kernels and write everything into the words that does not change from run to run."""
@@ -263,7 +292,8 @@ class Executable:
         `outputs` are arrays to write into, as `allocate` gives them; None stands for one without memory of
         its own. No output may share memory with an input that it does not replace. `profile` collects the
         times of every launch, by part.
-        Raises IndexError for an index out of range, and what host steps raise; outputs are then undefined.
+        Raises IndexError for an index out of range, and what host steps raise; inputs are then as they were, and
+        outputs of their own undefined.
         """
         results = self.standing(inputs, self.allocate() if outputs is None else outputs)
         self.again(inputs, results, profile)
@@ -280,9 +310,14 @@ class Executable:
                 twin.again(inputs, outputs, profile)
                 return
             self._owner = threading.get_ident()
+            saved = [(inputs[j], inputs[j].copy()) for j in self._saves]
             try:
                 self._binding.bind(inputs + outputs)
                 self._launch(inputs, outputs, profile)
+            except Exception:
+                for array, before in saved:
+                    np.copyto(array, before)
+                raise
             finally:
                 self._owner = 0
 

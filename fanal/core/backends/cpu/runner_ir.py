@@ -9,6 +9,7 @@ Memory shared with Python, in 8-byte words:
 
     job     0 steps  1 how many  2 scratch memory  3 scratch bytes per thread  4 times, or 0
             5 most parts of a step  6 phases  7 how many  8 how often it ran
+            9 first guarded step  10 words that must be 0 for those  11 how many
     step    0 kernel  1 its argument words  2 units  3 first part  4 number of parts
     phase   0 first step  1 end  2 parts  3 which are begun, a bit each  4 how many are done
     times   per step and part: begin, end, in nanoseconds
@@ -25,7 +26,8 @@ from __future__ import annotations
 
 STEP_WORDS = 8
 PHASE_WORDS = 8
-JOB_WORDS = 9
+JOB_WORDS = 12
+UNGUARDED = 1 << 62
 MAX_THREADS = 64  # the bits of a word
 SPIN_IN_PLAN = 20_000  # nanoseconds
 SPIN_BETWEEN_PLANS = 100_000
@@ -190,7 +192,8 @@ define internal void @stop(ptr %pool) {{
 }}"""
 
 # serial(job): every step as a whole. part(job, phase, r, scratch): part r of a phase.
-# once(job, i, step, r, lo, hi, scratch): the units [lo, hi) of step i, which are its part r.
+# once(job, i, step, r, lo, hi, scratch): the units [lo, hi) of step i, which are its part r; nothing of a guarded step
+# if a word is set.
 _STEPS = f"""
 define internal void @serial(ptr %job) {{
 entry:
@@ -250,6 +253,31 @@ done:
 }}
 define internal void @once(ptr %job, i64 %i, ptr %step, i64 %r, i64 %lo, i64 %hi, ptr %scratch) {{
 entry:
+  %guardp = getelementptr i8, ptr %job, i64 72
+  %guard = load i64, ptr %guardp, align 8
+  %guarded = icmp sge i64 %i, %guard
+  br i1 %guarded, label %look, label %go
+look:
+  %wordsp = getelementptr i8, ptr %job, i64 80
+  %words = load ptr, ptr %wordsp, align 8
+  %manyp = getelementptr i8, ptr %job, i64 88
+  %many = load i64, ptr %manyp, align 8
+  br label %test
+test:
+  %k = phi i64 [ 0, %look ], [ %k1, %test ]
+  %found = phi i64 [ 0, %look ], [ %found1, %test ]
+  %wordp = getelementptr i64, ptr %words, i64 %k
+  %word = load i64, ptr %wordp, align 8
+  %found1 = or i64 %found, %word
+  %k1 = add i64 %k, 1
+  %rest = icmp slt i64 %k1, %many
+  br i1 %rest, label %test, label %decide
+decide:
+  %clear = icmp eq i64 %found1, 0
+  br i1 %clear, label %go, label %skip
+skip:
+  ret void
+go:
   %kernel = load ptr, ptr %step, align 8
   %argsp = getelementptr i8, ptr %step, i64 8
   %args = load ptr, ptr %argsp, align 8

@@ -36,9 +36,10 @@ def width(launch: Launch, threads: int) -> int:
 
 
 def schedule(launches: Sequence[Launch], threads: int,
-             overlaps: Callable[[int], Sequence[int]]) -> list[Slot]:
+             overlaps: Callable[[int], Sequence[int]], cut: int = 0) -> list[Slot]:
     """Place launches, in order, on `threads` threads. `overlaps(id)` gives the ids whose memory `id` shares.
 
+    `cut`: the launch that begins only when all those before it have ended; 0 for none.
     Returns one Slot per launch. Slots of width 1 only mean that one thread should do it all.
     """
     widths = [width(launch, threads) for launch in launches]
@@ -46,7 +47,7 @@ def schedule(launches: Sequence[Launch], threads: int,
         return [Slot(0, 1, False)] * len(launches)
     phase = _Phase(threads)
     slots = []
-    for launch, wide in zip(launches, widths, strict=True):
+    for i, (launch, wide) in enumerate(zip(launches, widths, strict=True)):
         # Nobody may write what this reads or writes, nor read what this writes; sharing memory is the same.
         blockers: set[tuple[int, int]] = set()
         for value in launch.reads:
@@ -56,7 +57,9 @@ def schedule(launches: Sequence[Launch], threads: int,
             for other in (value, *overlaps(value)):
                 blockers |= phase.writers.get(other, _NONE) | phase.readers.get(other, _NONE)
         first, barrier = 0, False
-        if wide > 1:
+        if cut and i == cut:
+            barrier = True
+        elif wide > 1:
             barrier = bool(blockers)
         elif not blockers:
             first = phase.idlest() if cost(launch) >= _ALONE else 0
