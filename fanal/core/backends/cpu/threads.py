@@ -41,27 +41,28 @@ class Pool:
         others = get_num_threads() - 1
         raw = np.zeros(runner_ir.POOL_BYTES + 64, np.uint8)
         skip = -raw.ctypes.data % 64
-        self._words = raw[skip:skip + runner_ir.POOL_BYTES].view(np.int64)
-        address = self._words.ctypes.data
-        self._entries = np.array([[address, i + 1] for i in range(others)], np.int64)
+        words = raw[skip:skip + runner_ir.POOL_BYTES].view(np.int64)
+        address = words.ctypes.data
+        entries = np.array([[address, i + 1] for i in range(others)], np.int64)
         libc = ctypes.CDLL(None)
         libc.pthread_create.argtypes = [ctypes.c_void_p] * 4
+        if self.address:  # a signal handler came here before
+            return self.address
+        self._words, self._entries, self.address = words, entries, address  # no call in between, so no handler
         # Signals belong to Python's main thread: the new threads inherit a full mask.
         old = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
-            for entry in self._entries:
+            for entry in entries:
                 thread = ctypes.c_void_p()
                 error = libc.pthread_create(ctypes.byref(thread), None, runner().worker, entry.ctypes.data)
                 if error:
                     raise RuntimeError(f"cannot start a thread: {os.strerror(error)}")
                 self._threads.append(thread)
         except BaseException:
-            self.address = address
             self.stop()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
-        self.address = address
         return address
 
     def stop(self) -> None:
