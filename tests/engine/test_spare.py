@@ -130,6 +130,21 @@ def test_several_outputs_and_results_with_history(entered):
     assert entered
 
 
+def test_several_views_of_what_is_written_in_between(entered):
+    """They know when they were made, which an error about them tells."""
+    x, one = fanal.zeros(6), fanal.ones(())
+    for k in range(50):
+        kept = x.split([2, 4])
+        (one + one).item()
+        if k in (18, 34):
+            x.add_(1)
+        assert [v.tolist() for v in kept] == [[(k >= 18) + (k >= 34)] * n for n in (2, 4)]
+        if k in (15, 18, 45):
+            with pytest.raises(RuntimeError, match="function that returns multiple views"):
+                kept[0].mul_(fanal.ones(2, requires_grad=True))
+    assert len(entered) > 10
+
+
 def test_big_results_are_not_kept_twice(entered):
     x = [fanal.zeros(1 << 18), fanal.zeros(1 << 18)]
     kept = None

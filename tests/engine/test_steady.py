@@ -320,3 +320,28 @@ def test_slices_with_other_limits_are_noticed() -> None:
             end, row = (5 if k in (17, 18, 25) else 3), (1 if k == 20 else -1)
             log(x[:, :end].sum() + x[row, 1::2].sum() * x[1:, 0].sum() + x[1 if k == 30 else slice(0, 1)].sum())
     agree(work, 150)
+
+
+def test_lists_that_are_made_anew_or_changed() -> None:
+    def work(log: Log) -> None:
+        x, sizes = torch.arange(24.0).reshape(4, 6), [1, 2, 3]
+        for k in range(40):
+            if k == 15:
+                sizes.reverse()
+            if k == 25:
+                sizes[1:] = [3]
+            y = torch.cat([x * 2, x] if k % 8 else [x, x * 2])
+            parts = torch.split(y, sizes, 1)
+            log([y.permute([1, 0]).sum(), *parts])
+    agree(work, 100)
+
+
+@native
+def test_lists_are_compared_by_the_matcher() -> None:
+    x = torch.arange(24.0).reshape(4, 6)
+    for _ in range(12):
+        y = torch.cat([x, x], 1).permute([1, 0]).reshape([6, 8])
+        float(y.sum())
+    path = paths().last
+    assert path is not None and path.steady is not None
+    assert len(path.steady.listed) == 3

@@ -20,7 +20,8 @@ FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", 
              "PyType_GenericAlloc", "PyType_IsSubtype", "PyLong_AsLongLong", "PyErr_Occurred",
              "PyErr_SetString", "PyErr_Format", "PyErr_Clear", "Py_DecRef", "PyDict_GetItemWithError",
              "PyObject_RichCompareBool")
-OBJECTS = ("none", "true", "false", "step_type", "tuple_type", "slice_type", "type_error", "index_error", "repr")
+OBJECTS = ("none", "true", "false", "step_type", "tuple_type", "list_type", "slice_type", "type_error", "index_error",
+           "repr")
 TEXTS = {
     "bad_self": "descriptor %R does not apply to a %R object",
     "no_self": "unbound method %R needs an argument",

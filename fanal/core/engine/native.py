@@ -135,8 +135,8 @@ class Native:
         self.method_type = self._type("Method", layout.FUNCTION_SIZE, 0, flags | _METHOD, members, slots)
 
         objects = {"none": None, "true": True, "false": False, "step_type": self.step_type,
-                   "tuple_type": tuple, "slice_type": slice, "type_error": TypeError, "index_error": IndexError,
-                   "repr": _repr}
+                   "tuple_type": tuple, "list_type": list, "slice_type": slice, "type_error": TypeError,
+                   "index_error": IndexError, "repr": _repr}
         self._forever.append(objects)
         texts = {name: ctypes.c_char_p(text.encode()) for name, text in layout.TEXTS.items()}
         self._forever.append(texts)

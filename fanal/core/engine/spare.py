@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanal.core.engine import layout_ir
 from fanal.core.engine.draft import Group, stub
-from fanal.core.engine.handle import Handle
+from fanal.core.engine.handle import Handle, Origin
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import OUT
 from fanal.core.engine.tables import (
@@ -51,7 +51,12 @@ def serves(path: Path) -> bool:
             if not held.issuperset(g.outs):
                 return False
             size += g.storage.node.nbytes
-    return size <= MAX_BYTES and all(path.outs[i]._base_ref is None for i in path.held)
+    return size <= MAX_BYTES and all(_of_no_leaf(path.outs[i]._base_ref) for i in path.held)
+
+
+def _of_no_leaf(origin: Any) -> bool:
+    """Tell whether a view keeps no tensor alive, though it may know how it came to be."""
+    return origin is None or (type(origin) is Origin and origin.leaf is None)
 
 
 class Generation:
@@ -62,6 +67,8 @@ class Generation:
         groups = dict.fromkeys(path.out_groups[i] for i in path.held)
         self.storages = {k: path.groups[k].storage for k in groups if not path.groups[k].external}
         self.versions = {k: (s.version, s.version + 1) for k, s in self.storages.items()}
+        bases = {path.out_groups[i] for i in path.held if path.outs[i]._base_ref is not None}.difference(self.storages)
+        self.bases = [(s, s.version) for s in (path.groups[k].storage for k in bases)]  # views count writes from here
         self.fresh: list[dict[str, Any]] = []
         for i in path.held:
             o = path.outs[i]
@@ -85,7 +92,7 @@ class Generation:
         place = {k: i for i, k in path.made}
         self.values = {k: s.node for k, s in self.storages.items()}
         self.pending = {k: stub(v) for k, v in self.values.items()}
-        conditions: list[Condition] = []
+        conditions: list[Condition] = [holds(s, STORAGE["version"], version) for s, version in self.bases]
         again: list[tuple[Any, int, Any]] = []
         done: list[tuple[Any, int, Any]] = []
         for o, i, fresh in zip(self.tensors, path.held, self.fresh):

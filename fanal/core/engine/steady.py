@@ -176,7 +176,7 @@ class Steady:
         return True
 
     def _listed(self, step: Any) -> bool:
-        """Let the matcher compare the tuples and slices that a step is called with."""
+        """Let the matcher compare the tuples, lists and slices that a step is called with."""
         path, expected = self.path, step.native
         if not expected.key:
             return False
@@ -187,7 +187,7 @@ class Steady:
             if kind != SEQUENCE:
                 continue
             made, specs = x
-            if made is not tuple or not specs:
+            if made not in (tuple, list) or not specs:
                 return False
             same: Any = path.frozen.get(id(specs))
             if same is None:
@@ -198,7 +198,7 @@ class Steady:
             if any(type(i) is slice for _, i in specs) or same is NOBODY:
                 if not all(map(self._stays, specs)):
                     return False
-                new.append((place, tuple, tuple(map(path.value, specs))))
+                new.append((place, made, tuple(map(path.value, specs))))
         for place, made, elements in new:
             table = Elements(made, elements, place, expected.rebind)
             expected.extra = (expected.extra, table)

@@ -100,7 +100,7 @@ class Table(Words):
 
 
 class Elements(Words):
-    """How another tuple or slice is recognised as one with the same elements: argument `place` of a step.
+    """How another tuple, list or slice is recognised as one with the same elements: argument `place` of a step.
 
     The elements are the same objects; slices among them have the same limits. `other` is the next table of the step.
     """

@@ -106,12 +106,13 @@ def effects(n: str, table: str, done: str) -> str:
 
 
 # An argument that is another object every step. The blocks from `differ` on compare it with a table: argument index,
-# the next table of the step, type, and for a tuple or a slice the number of its elements and each of them; for a tensor
-# from outside offset of _storage, offset of node, number of entries, and entries of four words: which object (0 the
-# tensor, 1 its storage, 2 the storage's node), offset in it, what must be there, how; then the number of later uses of
-# the tensor and where each expects it. Such a tensor is held by the step.
+# the next table of the step, type, and for a tuple, list or slice the number of its elements and each of them; for a
+# tensor from outside offset of _storage, offset of node, number of entries, and entries of four words: which object
+# (0 the tensor, 1 its storage, 2 the storage's node), offset in it, what must be there, how; then the number of later
+# uses of the tensor and where each expects it. Such a tensor is held by the step.
 def differ(items: int, limits: int) -> str:
-    """Return the blocks. `items` is where a tuple's items start, `limits` where the three of a slice do."""
+    """Return the blocks. `items` is where a tuple's items start and where a list has the address of its own, `limits`
+    where the three of a slice start."""
     return f"""differ:
 {at("%step", REBIND, "%re.first.table")}
   br label %re.find
@@ -133,10 +134,14 @@ re.type:
   br i1 %re.typed, label %re.sort, label %miss
 re.sort:
 {word("tuple_type", "%re.tuple.type")}
+{word("list_type", "%re.list.type")}
 {word("slice_type", "%re.slice.type")}
-  %re.list = icmp eq ptr %re.a.type, %re.tuple.type
-  br i1 %re.list, label %re.size, label %re.single
+  %re.tupled = icmp eq ptr %re.a.type, %re.tuple.type
+  %re.listed = icmp eq ptr %re.a.type, %re.list.type
+  %re.several = or i1 %re.tupled, %re.listed
+  br i1 %re.several, label %re.size, label %re.single
 re.single:
+  %re.limits = getelementptr i8, ptr %a, i64 {limits}
   %re.cut = icmp eq ptr %re.a.type, %re.slice.type
   br i1 %re.cut, label %re.element, label %re.parts
 re.size:
@@ -145,14 +150,17 @@ re.size:
   %re.sized = icmp eq i64 %re.a.size, %re.want.size
   %re.some = icmp ne i64 %re.a.size, 0
   %re.long = and i1 %re.sized, %re.some
-  br i1 %re.long, label %re.element, label %miss
+  br i1 %re.long, label %re.items, label %miss
+re.items:
+{at("%a", items, "%re.stored")}
+  %re.inside = select i1 %re.tupled, ptr %re.stored.at, ptr %re.stored
+  br label %re.element
 re.element:
-  %re.e = phi i64 [0, %re.size], [0, %re.single], [%re.e.next, %re.e.good]
-  %re.e.items = phi i64 [{items}, %re.size], [{limits}, %re.single], [%re.e.items, %re.e.good]
-  %re.e.count = phi i64 [%re.a.size, %re.size], [3, %re.single], [%re.e.count, %re.e.good]
+  %re.e = phi i64 [0, %re.items], [0, %re.single], [%re.e.next, %re.e.good]
+  %re.e.items = phi ptr [%re.inside, %re.items], [%re.limits, %re.single], [%re.e.items, %re.e.good]
+  %re.e.count = phi i64 [%re.a.size, %re.items], [3, %re.single], [%re.e.count, %re.e.good]
   %re.e.off = shl i64 %re.e, 3
-  %re.e.from = add i64 %re.e.off, %re.e.items
-  %re.e.at = getelementptr i8, ptr %a, i64 %re.e.from
+  %re.e.at = getelementptr i8, ptr %re.e.items, i64 %re.e.off
   %re.e.is = load ptr, ptr %re.e.at
   %re.e.to = add i64 %re.e.off, 32
   %re.e.place = getelementptr i8, ptr %re, i64 %re.e.to
