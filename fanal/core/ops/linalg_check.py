@@ -68,9 +68,8 @@ def need_fitting(a: Any, b: Any, left: bool, name: str) -> None:
         )
 
 
-def failure(name: str, text: str) -> Callable[[Any], None]:
-    """Return a function that raises LinAlgError for the first nonzero element of info; `text` has a {} for
-    it."""
+def failure(name: str, text: str, kind: type[Exception] = LinAlgError) -> Callable[[Any], None]:
+    """Return a function that raises `kind` for the first nonzero element of info; `text` has a {} for it."""
 
     def check(info: Any) -> None:
         if session.levels:  # inside a mapped function: looked at when it has ended
@@ -82,7 +81,7 @@ def failure(name: str, text: str) -> Callable[[Any], None]:
         if codes.any():
             at = int((codes.reshape(-1) != 0).argmax())
             where = f"(Batch element {at}): " if codes.ndim else ""
-            raise LinAlgError(f"{name}: {where}{text.format(int(codes.reshape(-1)[at]))}")
+            raise kind(f"{name}: {where}{text.format(int(codes.reshape(-1)[at]))}")
 
     return check
 

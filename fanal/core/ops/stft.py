@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import node_of, public, read, wrap
 from fanal.core.ops.fft import transform
-from fanal.core.tensor.tensor import compute
+from fanal.core.ops.linalg_check import failure
 
 
 def _widened(window: Node | None, size: int, n_fft: int, d: dt.dtype) -> Node:
@@ -107,7 +105,7 @@ def stft(
     return view_as_real(out)
 
 
-@public()
+@public(check=failure("istft", "the windows leave a gap: window overlap add min: 1", RuntimeError))
 def istft(
     input: Any, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Any = None,
     center: bool = True, normalized: bool = False, onesided: bool | None = None, length: int | None = None,
@@ -173,12 +171,9 @@ def istft(
 
     weight = P.broadcast(P.mul(w, w), (1, y.shape[1], n_fft))
     envelope = overlapped(weight)
-    if np.abs(compute(wrap(P.detach(P.alias(envelope))))).min(initial=1) <= 1e-11:
-        raise RuntimeError(
-            f"istft({x.dtype.name}{list(x.shape)}, n_fft={n_fft}, hop_length={hop}, win_length={size}) "
-            "window overlap add min: 1"
-        )
+    thin = P.le(P.abs_(P.detach(envelope)), P.num(P.real(envelope), 1e-11))
     y = P.div(overlapped(P.mul(P.convert(y, d), w)), envelope)
     if length is not None and length > y.shape[1]:
         y = P.pad(y, (0, 0), (0, length - y.shape[1]), 0)
-    return wrap(P.reshape(y, y.shape[1:]) if single else P.alias(y))
+    info = P.sum_(P.convert(thin, dt.int64), (0, 1))
+    return wrap(P.reshape(y, y.shape[1:]) if single else P.alias(y)), wrap(info)
