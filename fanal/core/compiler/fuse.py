@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Graph, Value, base
+from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Graph, Value, base, unset
 from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operand
 
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
@@ -43,7 +43,7 @@ def _role(v: Value, backend: Any) -> str:
         return "host"
     if not all(backend.stores(i.dtype) for i in v.inputs):
         return "host"
-    if v.size == 0:
+    if v.size == 0 or unset(v):
         return "empty"
     name = v.name
     if name in SOURCES or name in VIEWS or name in READS:

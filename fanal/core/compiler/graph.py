@@ -7,6 +7,7 @@ import numpy as np
 
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
+from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
 
 VIEWS = ("broadcast", "reshape", "permute", "slice", "flip", "window")
@@ -79,6 +80,11 @@ class Value:
 
     def __repr__(self) -> str:
         return f"{self.name}({self.dtype.name}{list(self.shape)})"
+
+
+def unset(v: Node | Value) -> bool:
+    """Tell whether it does not matter what a value is: nobody has written to it."""
+    return v.row is not None and v.row.name == "full" and v.params[1] is None
 
 
 def base(v: Value) -> Value:

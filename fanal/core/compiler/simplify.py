@@ -10,7 +10,7 @@ from fanal.core.base.dim import fixed, varies
 from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
-from fanal.core.compiler.graph import Graph, Value
+from fanal.core.compiler.graph import VIEWS, Graph, Value, unset
 from fanal.core.compiler.lookups import gather_lookups
 from fanal.core.compiler.regions import assembled, joined
 from fanal.core.compiler.sums import gather_sums
@@ -21,6 +21,7 @@ from fanal.core.ir.row import ROWS
 # A reduction of up to _TINY trailing elements over several dimensions (a pooling window), or _TINIEST over one, in at
 # least _MANY places, is written out. Shapes alone decide.
 _TINY, _TINIEST, _MANY = 64, 8, 16
+_SHOWING = (*VIEWS, "alias", "detach")  # what they show of a value is memory as that of the value is
 _STEPS = {"sum": "add", "prod": "mul", "max_of": "max", "min_of": "min"}
 
 
@@ -239,6 +240,9 @@ def simplify(program: Program) -> Graph:
         order.append(v)
         return v
 
+    def zeros(x: Node | Value) -> Value:
+        return make("full", (), (x.shape, 0, x.dtype), x.where)
+
     def swapped(x: Value, where: object) -> Value:
         dims = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
         if x.name == "permute":
@@ -261,6 +265,15 @@ def simplify(program: Program) -> Graph:
             continue
         inputs = tuple([place.get(id(i)) or known(i) for i in n.inputs])
         row = n.row
+        if unset(n) or any(map(unset, inputs)):
+            memory = not inputs or (row.name in _SHOWING and unset(inputs[0]))
+            if memory and uses.get(id(n)) == 1:  # nobody reads it here: it may stay as it is
+                place[id(n)] = make("full", (), (n.shape, None, n.dtype), n.where)
+                continue
+            if not inputs:  # zeros, for all who read it
+                place[id(n)] = zeros(n)
+                continue
+            inputs = tuple([zeros(i) if unset(i) else i for i in inputs])
         if row.kind == "tape":
             place[id(n)] = inputs[0]
             continue

@@ -48,10 +48,14 @@ def empty(
     pin_memory: bool = False,
     memory_format: Any = None,
 ) -> Any:
-    """Return a tensor whose contents do not matter (zeros, so that runs repeat)."""
+    """Return a tensor whose contents do not matter: whatever is in its memory."""
     shape = shape_of(size)
     st = layouts.format_strides(shape, memory_format) if memory_format is not None else None
-    return placed(wrap(P.full(shape, 0, dtype or dt.get_default()), st), device, requires_grad)
+    return placed(wrap(_unset(shape, dtype or dt.get_default()), st), device, requires_grad)
+
+
+def _unset(shape: Shape, d: dt.dtype) -> Node:
+    return P.full(shape, 0 if d is dt.bool_ else None, d)  # a bool is 0 or 1, whatever is in memory
 
 
 @public(method=False, out="fill")
@@ -72,11 +76,13 @@ def full(
 
 
 def _like(input: Any, value: Any, dtype: Dtype, device: Any, requires_grad: bool, memory_format: Any) -> Any:
+    """Return `value`, or with None anything, in the shape and layout of `input`."""
     if memory_format in (None, layouts.preserve_format):
         st = kept_strides(input._shape, input)
     else:
         st = layouts.format_strides(input._shape, memory_format)
-    t = wrap(P.full(input._shape, held(value, dtype or input._dtype), dtype or input._dtype), st)
+    d = dtype or input._dtype
+    t = wrap(_unset(input._shape, d) if value is None else P.full(input._shape, held(value, d), d), st)
     return placed(t, input.device if device is None else device, requires_grad)
 
 
@@ -122,7 +128,7 @@ def empty_like(
     pin_memory: bool = False,
 ) -> Any:
     """Return a tensor in the shape of input whose contents do not matter."""
-    return _like(input, 0, dtype, device, requires_grad, memory_format)
+    return _like(input, None, dtype, device, requires_grad, memory_format)
 
 
 @public(method=False)
@@ -141,7 +147,7 @@ def full_like(
     return _like(input, scalar_of(fill_value), dtype, device, requires_grad, memory_format)
 
 
-def _new(name: str, value: int) -> None:
+def _new(name: str, value: int | None) -> None:
     def fn(
         self: Any,
         *size: Any,
@@ -151,13 +157,10 @@ def _new(name: str, value: int) -> None:
         layout: Any = None,
         pin_memory: bool = False,
     ) -> Any:
-        return filled(
-            shape_of(size),
-            value,
-            dtype or self._dtype,
-            self.device if device is None else device,
-            requires_grad,
-        )
+        shape, d, where = shape_of(size), dtype or self._dtype, self.device if device is None else device
+        if value is None:
+            return placed(wrap(_unset(shape, d)), where, requires_grad)
+        return filled(shape, value, d, where, requires_grad)
 
     fn.__name__, fn.__doc__ = (
         name,
@@ -166,7 +169,7 @@ def _new(name: str, value: int) -> None:
     public(name, function=False)(fn)
 
 
-for _name, _value in {"new_zeros": 0, "new_ones": 1, "new_empty": 0}.items():
+for _name, _value in {"new_zeros": 0, "new_ones": 1, "new_empty": None}.items():
     _new(_name, _value)
 
 
@@ -225,9 +228,9 @@ def _strided(shape: Shape, st: Shape, d: dt.dtype, device: Any, requires_grad: b
         )
     order = sorted(range(len(shape)), key=lambda i: (-st[i], i))
     if is_contiguous([shape[i] for i in order], [st[i] for i in order]):
-        return placed(wrap(P.full(shape, 0, d), st), device, requires_grad)
+        return placed(wrap(_unset(shape, d), st), device, requires_grad)
     n = 1 + sum((k - 1) * s for k, s in zip(shape, st)) if math.prod(shape) else 0
-    return placed(as_strided(wrap(P.full((n,), 0, d)), shape, st), device, requires_grad)
+    return placed(as_strided(wrap(_unset((n,), d)), shape, st), device, requires_grad)
 
 
 @public(method=False)

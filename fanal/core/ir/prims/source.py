@@ -27,13 +27,14 @@ input_ = prim(
     code=None,
     flops=0,
 )
+# Without a value (None), what is in memory does not matter: zeros, unless a program only hands it out.
 full = prim(
     "full",
     kind="source",
     arity=0,
     shape=lambda i, p: p[0],
     dtype=lambda i, p: p[2],
-    ref=lambda shape, value, dtype: np.full(shape, value, dtype.np),
+    ref=lambda shape, value, dtype: np.full(shape, 0 if value is None else value, dtype.np),
     grad=NO_GRADIENT,
     batch=without,
     code=lambda e, shape, value, dtype: e.const(value, dtype),
