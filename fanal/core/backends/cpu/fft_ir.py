@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fanal.core.backends.cpu.emit import LANES, literal
 from fanal.core.backends.cpu.irtext import Value, Writer, module
+from fanal.core.backends.cpu.pack_ir import transpose
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base.dtype import dtype as DType
 
@@ -108,11 +109,19 @@ class _Transform:
         return w.select(inside, x, self._zero(kind), kind), w.select(inside, y, self._zero(kind), kind)
 
     def _load_lines(self, first: Value, re: Value, im: Value) -> None:
+        """Load lines that lie one behind the other: by tiles that are turned, then what is left element by element."""
         w = self.w
+        starts = [self._line(w.min(w.add(first, str(i)), w.sub(self.lines, "1")), self.extent) for i in range(LANES)]
+        seen = w.min(self.n if self.what != "real" else w.add(self.half, "1"), self.extent)
+        tiled = self._tiled(seen)
+        w.loop("0", tiled, str(LANES), lambda e: self._load_tile(e, starts, re, im))
+        rest = self.n
+        if self.what == "real":  # a tile has written the conjugates of its elements too
+            some = w.less("0", tiled)
+            rest = w.select(some, w.max(w.add(w.sub(self.n, tiled), "1"), tiled), self.n)
 
         def lane(i: Value) -> tuple:
-            line = w.min(w.add(first, i), w.sub(self.lines, "1"))
-            start = self._line(line, self.extent)
+            start = self._line(w.min(w.add(first, i), w.sub(self.lines, "1")), self.extent)
 
             def read(e: Value) -> Pair:
                 place = w.add(start, w.mul(e, self.inner))
@@ -128,10 +137,47 @@ class _Transform:
                 self._put(w.at(im, at, self.size), y, self.kind)
                 return ()
 
-            w.loop("0", self.n, "1", element, once=True)
+            w.loop(tiled, rest, "1", element)
             return ()
 
         w.loop("0", str(LANES), "1", lane, once=True)
+
+    def _tiled(self, count: Value) -> Value:
+        """Return how many of `count` elements of a line are in whole tiles."""
+        w = self.w
+        whole = w.mul(w.div(count, str(LANES)), str(LANES))
+        return w.select(w.let(f"icmp eq i64 {self.inner}, 1"), whole, "0")
+
+    def _load_tile(self, e: Value, starts: list[Value], re: Value, im: Value) -> tuple:
+        w, both = self.w, f"<{2 * LANES} x {self.kind}>"
+        for which, to in enumerate((re, im) if self.from_complex else (re,)):
+            rows = []
+            for start in starts:
+                at = w.at(self.x, w.add(start, e), self.size * (1 + self.from_complex))
+                rows.append(self._picked(self._get(at, both), both, which) if self.from_complex
+                            else self._get(at, self.vector))
+            for j, x in enumerate(transpose(w, self.vector, rows)):
+                here = w.add(e, str(j))
+                if self.what == "real":
+                    x = self._load_conjugate(here, x, which, to)
+                self._put(w.at(to, w.mul(here, str(LANES)), self.size), x, self.vector)
+        if not self.from_complex:
+            for j in range(LANES):
+                at = w.mul(w.add(e, str(j)), str(LANES))
+                self._put(w.at(im, at, self.size), "zeroinitializer", self.vector)
+        return ()
+
+    def _load_conjugate(self, e: Value, x: Value, which: int, to: Value) -> Value:
+        """Store what element `e` of a half spectrum says of the other half, and return what it is itself."""
+        w = self.w
+        other = w.select(w.let(f"icmp eq i64 {e}, 0"), "0", w.sub(self.n, e))
+        turned = x
+        if which:
+            _, _, real = self._mirrored(e)
+            x = w.select(real, "zeroinitializer", x, self.vector)
+            turned = w.let(f"fneg {self.vector} {x}")
+        self._put(w.at(to, w.mul(other, str(LANES)), self.size), turned, self.vector)
+        return x
 
     def _load_abreast(self, first: Value, re: Value, im: Value) -> None:
         """Load lines that lie side by side: a vector has one element of each."""
@@ -164,6 +210,10 @@ class _Transform:
 
     def _store_lines(self, first: Value, re: Value, im: Value) -> None:
         w = self.w
+        many = w.min(w.sub(self.lines, first), str(LANES))
+        tiled = w.select(w.let(f"icmp eq i64 {many}, {LANES}"), self._tiled(self.length), "0")
+        starts = [self._line(w.add(first, str(i)), self.length) for i in range(LANES)]
+        w.loop("0", tiled, str(LANES), lambda e: self._store_tile(e, starts, re, im))
 
         def lane(i: Value) -> tuple:
             start = self._line(w.add(first, i), self.length)
@@ -177,14 +227,32 @@ class _Transform:
                     self._put(w.at(at, "1", self.size), y, self.kind)
                 return ()
 
-            w.loop("0", self.length, "1", element, once=True)
+            w.loop(tiled, self.length, "1", element)
             return ()
 
-        w.loop("0", w.min(w.sub(self.lines, first), str(LANES)), "1", lane)
+        w.loop("0", many, "1", lane)
+
+    def _store_tile(self, e: Value, starts: list[Value], re: Value, im: Value) -> tuple:
+        w = self.w
+        turned = []
+        for of in (re, im) if self.to_complex else (re,):
+            places = [w.at(of, w.mul(w.add(e, str(j)), str(LANES)), self.size) for j in range(LANES)]
+            columns = [self._scaled(self._get(at, self.vector), self.vector) for at in places]
+            turned.append(transpose(w, self.vector, columns))
+        for i, start in enumerate(starts):
+            at = w.at(self.y, w.add(start, e), self.size * len(turned))
+            if self.to_complex:
+                self._put(at, self._mixed(turned[0][i], turned[1][i]), f"<{2 * LANES} x {self.kind}>")
+            else:
+                self._put(at, turned[0][i], self.vector)
+        return ()
+
+    def _mixed(self, x: Value, y: Value) -> Value:
+        places = ", ".join(f"i32 {k}" for i in range(LANES) for k in (i, i + LANES))
+        return self.w.let(f"shufflevector {self.vector} {x}, {self.vector} {y}, <{2 * LANES} x i32> <{places}>")
 
     def _store_abreast(self, first: Value, re: Value, im: Value) -> None:
         w, start = self.w, self._line(first, self.length)
-        both, places = f"<{2 * LANES} x {self.kind}>", [f"i32 {k}" for i in range(LANES) for k in (i, i + LANES)]
 
         def element(e: Value) -> tuple:
             place, of = w.add(start, w.mul(e, self.inner)), w.mul(e, str(LANES))
@@ -193,9 +261,7 @@ class _Transform:
                 self._put(w.at(self.y, place, self.size), x, self.vector)
                 return ()
             y = self._scaled(self._get(w.at(im, of, self.size), self.vector), self.vector)
-            mixed = w.let(f"shufflevector {self.vector} {x}, {self.vector} {y}, <{2 * LANES} x i32> "
-                          f"<{', '.join(places)}>")
-            self._put(w.at(self.y, place, 2 * self.size), mixed, both)
+            self._put(w.at(self.y, place, 2 * self.size), self._mixed(x, y), f"<{2 * LANES} x {self.kind}>")
             return ()
 
         w.loop("0", self.length, "1", element, once=True)
