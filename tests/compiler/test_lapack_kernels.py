@@ -94,6 +94,18 @@ def test_orthogonal(d: dt.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("d", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 3, 5), (37, 20)])
+def test_least_squares(d: dt.dtype, shape: tuple[int, ...]) -> None:
+    a, b = random(d, *shape), random(d, *shape[:-1], 4)
+    least = np.full((*shape[:-2], 1, 1), 1e-4, d.np)
+    same(run([a, least, b], "least_squares"), d)
+    a[..., 1] = 2 * a[..., 0]
+    (x, want), (rank, same_rank) = run([a, least, b], "least_squares")
+    same([(x, want)], d)
+    assert (rank == same_rank).all() and (rank == min(shape[-2], shape[-1] - 1)).all()
+
+
+@pytest.mark.parametrize("d", DTYPES, ids=str)
 def test_general_spectra(d: dt.dtype) -> None:
     a = random(d, 3, 6, 6)
     (values, _), (vectors, _), _ = run([a], "eig")

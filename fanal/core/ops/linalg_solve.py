@@ -318,6 +318,22 @@ def _count(shape: Any) -> int:
 # Least squares.
 
 
+def _by_singular_values(a: Node, b: Node, rcond: float) -> tuple[Node, Node, Node]:
+    """Return the least-squares solution of smallest norm, the rank and the singular values."""
+    y = P.lapack((a,), "svd", False)
+    u, s, vh = P.part(y, 0), P.real(P.part(y, 1)), P.part(y, 2)
+    if s.shape[-1]:
+        top = P.max_of(s, (len(s.shape) - 1,))
+        some = P.lt(P.mul(P.reshape(top, (*top.shape, 1)), P.num(s, rcond)), s)
+    else:
+        some = P.full(s.shape, False, dt.bool_)
+    inverse = P.where(some, P.div(P.num(s, 1), P.where(some, s, P.num(s, 1))), P.num(s, 0))
+    column = P.convert(P.reshape(inverse, (*inverse.shape, 1)), a.dtype)
+    b, u, v, column = together(b, u, P.adjoint(vh), column)
+    x = P.dot(v, P.mul(column, P.dot(P.adjoint(u), b)))
+    return x, P.sum_(P.convert(some, dt.int64), (len(some.shape) - 1,)), s
+
+
 @public(module="linalg", method=False, out=True)
 def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
     """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular
@@ -325,9 +341,9 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
 
     Shapes: (*, m, n), (*, m, k) or (*, m) -> (*, n, k). Singular values up to `rcond` times the largest count
     as zero (eps * max(m, n) by default). Residuals, ranks and singular values are empty where PyTorch's
-    `driver` (gelsy by default) does not give them. Differs from torch: every driver is computed by the
-    singular value decomposition. Source: Golub & Van Loan, "Matrix Computations", 5.5; the gradient: Golub &
-    Pereyra (1973).
+    `driver` (gelsy by default) does not give them. gelsy is LAPACK's, by orthogonal factors with exchanged
+    columns. Differs from torch: the other drivers are computed by singular values. Source: Golub & Van Loan,
+    "Matrix Computations", 5.5; the gradient: Golub & Pereyra (1973).
     """
     from fanal.core.ops.linalg_function import pinv_rule
     from fanal.core.ops.pointwise import with_gradient
@@ -361,19 +377,14 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
     broadcast_shapes(A._shape[:-2], b.shape[:-2])
     driver = driver or "gelsy"
     a, (m, n) = read(A), A._shape[-2:]
-    y = P.lapack((P.detach(a),), "svd", False)
-    u, s, vh = P.part(y, 0), P.real(P.part(y, 1)), P.part(y, 2)
-    eps = finfo(s.dtype).eps * max(m, n) if rcond is None else float(rcond)
-    if s.shape[-1]:
-        top = P.max_of(s, (len(s.shape) - 1,))
-        some = P.lt(P.mul(P.reshape(top, (*top.shape, 1)), P.num(s, 0 if driver == "gels" else eps)), s)
+    kind = a.dtype.to_real()
+    eps = finfo(kind).eps * max(m, n) if rcond is None else float(rcond)
+    if driver == "gelsy":
+        left, right, least = together(P.detach(a), P.detach(b), P.full((1, 1), eps, a.dtype))
+        y = P.lapack((left, least, right), "least_squares")
+        x, rank, s = P.part(y, 0), whole_part(y, 1), P.full((0,), 0, kind)
     else:
-        some = P.full(s.shape, False, dt.bool_)
-    inverse = P.where(some, P.div(P.num(s, 1), P.where(some, s, P.num(s, 1))), P.num(s, 0))
-    column = P.convert(P.reshape(inverse, (*inverse.shape, 1)), a.dtype)
-    v = P.adjoint(vh)
-    ub, u, v, vh, column = together(P.detach(b), u, v, vh, column)
-    x = P.dot(v, P.mul(column, P.dot(P.adjoint(u), ub)))
+        x, rank, s = _by_singular_values(P.detach(a), P.detach(b), 0 if driver == "gels" else eps)
 
     def rule(g: Node, x: Node, a: Node, b: Node) -> list[Node | None]:
         from fanal.core.ops.linalg_function import pinv_node
@@ -384,8 +395,7 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
         return [pinv_rule(P.dot(g, P.adjoint(right)), inverse, wide), gb]
 
     x = with_gradient(x, rule, a, b)
-    rank = P.sum_(P.convert(some, dt.int64), (len(some.shape) - 1,))
-    nothing = P.full((0,), 0, s.dtype)
+    nothing = P.full((0,), 0, kind)
     residuals = nothing
     if m > n and driver != "gelsy" and (driver == "gels" or (compute(wrap(rank)) == n).all()):
         left, right, sides = together(a, x, b)
@@ -396,5 +406,5 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
         wrap(P.reshape(x, x.shape[:-1]) if vector else x),
         wrap(residuals),
         wrap(P.full((0,), 0, dt.int64) if driver == "gels" else P.alias(rank)),
-        wrap(s if driver in ("gelsd", "gelss") else P.full((0,), 0, s.dtype)),
+        wrap(s if driver in ("gelsd", "gelss") else nothing),
     )

@@ -210,6 +210,23 @@ def _qr(e: Caller, full: bool) -> None:
     e.turn(q, a, cols, m)
 
 
+@_recipe("least_squares", lambda c: ("gelsy",),
+         lambda s: [s.elements(s.m * s.n), s.elements(max(s.m, s.n) * s.k), 8 * s.n, 8,
+                    s.elements(2 * s.least + 2 * s.n + _BLOCK * (s.n + s.k + 1)), s.reals(2 * s.n)])
+def _least_squares(e: Caller) -> None:
+    w, m, n, k, (a, x, places, rank, work, rwork) = e.w, e.m, e.n, e.k, e.spaces
+    high = w.max(m, n)
+    e.turn(a, e.inputs[0], m, n)
+    e.turn(x, e.inputs[2], m, k, to_step=high)
+    e.each(n, lambda i: e.store_int(places, i, "0"))  # every column may be exchanged
+    length = w.add(w.mul(w.add(w.min(m, n), n), "2"), w.mul(w.add(w.add(n, k), "1"), str(_BLOCK)))
+    rows = e.int(m)
+    e.call(0, rows, e.int(n), e.int(k), a, rows, x, e.int(high), places, e.inputs[1], rank, work, e.int(length),
+           *([rwork] if e.complex else []), e.info)
+    e.turn(e.part(n, k), x, k, n, step=high)
+    e.put_int(e.part("1"), "0", e.load_int(rank, "0"))
+
+
 @_recipe("reflectors", lambda c: ("geqrf",), lambda s: [s.elements(s.m * s.n), s.elements(_BLOCK * s.n)])
 def _reflectors(e: Caller) -> None:
     w, m, n, (a, work) = e.w, e.m, e.n, e.spaces

@@ -157,6 +157,19 @@ def qr(a: Array, complete: bool) -> tuple[Array, Array]:
     return q, r
 
 
+def least_squares(a: Array, rcond: Array, b: Array) -> tuple[Array, Array]:
+    """Return the X of smallest norm that makes A X - b smallest, and the rank of A.
+
+    Shapes: (*, m, n), (*, 1, 1), (*, m, k) -> (*, n, k), (*). Singular values up to `rcond` times the largest count as
+    zero.
+    """
+    u, s, vh, _ = svd(a, False)
+    some = s > rcond[..., 0].real * s.max(-1, initial=0, keepdims=True)
+    inverse = (np.where(some, 1, 0) / np.where(some, s, 1)).astype(a.dtype)
+    u, v = (np.conj(np.swapaxes(x, -2, -1)) for x in (u, vh))
+    return v @ (inverse[..., None] * (u @ b)), some.sum(-1)
+
+
 def reflectors(a: Array) -> tuple[Array, Array]:
     """Return R above Householder vectors, and their factors tau: LAPACK's geqrf."""
     h, tau = np.linalg.qr(a, "raw")

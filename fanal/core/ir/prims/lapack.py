@@ -435,6 +435,7 @@ ROUTINES: dict[str, Routine] = {
         lambda m, n, k, full: ((m, m if full else min(m, n)), (m if full else min(m, n), n)),
         _qr_grad,
     ),
+    "least_squares": Routine(factor.least_squares, lambda m, n, k: ((n, k), ()), NO_GRADIENT),
     "reflectors": Routine(factor.reflectors, lambda m, n, k: ((m, n), (min(m, n),)), NO_GRADIENT),
     "ldl": Routine(factor.ldl, lambda m, n, k, h: ((n, n), (n,), ()), NO_GRADIENT),
     "ldl_solve": Routine(_ldl_solve, lambda m, n, k, h: ((n, k),), NO_GRADIENT),
