@@ -38,7 +38,7 @@ _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency 
 _PAGE = 4096
 _SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
 _UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
-_LARGEST = {False: 1 << 23, True: 1 << 26}  # most work of a unit, without and with the matrix unit
+_LARGEST = {False: 1 << 23, True: 1 << 28}  # most work of a unit, without and with the matrix unit
 # Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
 # matrix unit, where A stays in the second-level cache and there are enough panels to share out.
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
