@@ -346,6 +346,41 @@ def test_losses_kept_by_the_user_keep_their_graphs() -> None:
     agree(work, 15)
 
 
+def _episode(lib: Any, policy: Any, opt: Any, states: list, choose: Callable) -> float:
+    """REINFORCE: every action is read, and what it took to choose it is kept until the end."""
+    logs = []
+    for s in states:
+        logits = policy(lib.from_numpy(s)).log_softmax(0)
+        action = choose(logits)
+        logs.append(logits[action] * 0.5)
+    loss = -sum(logs)
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    return loss.item()
+
+
+def test_a_longer_episode_is_followed() -> None:
+    """What an iteration leaves is the same however many came before it."""
+    rng = np.random.default_rng(0)
+    episodes = [[rng.standard_normal(4).astype("f") for _ in range(n)] for n in (5, 5, 5, 40)]
+
+    def run(lib: Any) -> tuple[list, list]:
+        lib.manual_seed(0)
+        policy = lib.nn.Sequential(lib.nn.Linear(4, 8), lib.nn.Tanh(), lib.nn.Linear(8, 3))
+        opt = lib.optim.SGD(policy.parameters(), 0.1)
+        counts, losses = [], []
+        for states in episodes:
+            before = ledger.recorded
+            losses.append(_episode(lib, policy, opt, states, lambda x: x.argmax().item()))
+            counts.append(ledger.recorded - before)
+        return losses, counts
+    (losses, counts), (expected, _) = on_a_thread(lambda: run(torch)), run(peer)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert counts[2] == 0
+    assert counts[3] < 60  # the sum of 40 terms, its backward and the step
+
+
 def test_a_graph_dies_with_its_loss() -> None:
     def body() -> tuple[bool, int]:
         ws, f = net()

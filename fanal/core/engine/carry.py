@@ -324,6 +324,30 @@ class Outline:
                         waiting.extend(r.inputs)
         return found
 
+    def graphs(self, groups: list[int]) -> list[Taken]:
+        """Return the graphs that lead to the values of `groups`.
+
+        Values without common history have a graph each. So what a value stands on does not depend on what else its
+        segment leaves, such as the log-probability of the action before, which would make every iteration another.
+        """
+        joined: dict[int, int] = {}  # a tape node -> one joined with it, itself at the end
+
+        def end(k: int) -> int:
+            while joined[k] != k:
+                joined[k] = k = joined[joined[k]]
+            return k
+        for h in lineage([self.roots[g] for g in groups]):
+            if h.needs_grad and id(h) not in self.leaf and id(h) not in self.parent:
+                joined[id(h)] = id(h)
+                for i in (*captured(h.params), *h.inputs):
+                    if id(i) in joined:
+                        joined[end(id(i))] = end(id(h))
+        parts: dict[int, list[int]] = {}
+        for g in groups:
+            root = id(self.roots[g])
+            parts.setdefault(end(root) if root in joined else root, []).append(g)
+        return [self.graph(part) for part in parts.values()]
+
     def graph(self, groups: list[int]) -> Taken:
         """Return the graph that leads to the values of `groups`, and where its parts are in this segment."""
         nodes = lineage([self.roots[g] for g in groups])
@@ -368,7 +392,7 @@ class Outline:
 class Taken:
     """A graph as one segment makes it: where its leaves are, the groups of its storages, its values."""
 
-    __slots__ = ("graph", "groups", "homes", "leaves", "parents", "values", "views")
+    __slots__ = ("graph", "groups", "handed", "homes", "leaves", "parents", "values", "views")
 
     def __init__(self, graph: Graph, groups: dict[int, int], leaves: list[tuple], homes: list[int],
                  parents: list[tuple], values: dict[int, Node], views: list[tuple[tuple, list[int | None]]]) -> None:
@@ -378,6 +402,7 @@ class Taken:
         self.parents = parents  # (graph, where the segment finds it)
         self.values = values  # place in the graph -> node of the program
         self.views = views  # (SLOT or OUT, which), the places of its values from the own one down, or None
+        self.handed: list[tuple[int, str, Any]] = []  # (place in the graph, kind of source, source)
 
 
 def lineage(roots: Iterable[Node]) -> list[Node]:

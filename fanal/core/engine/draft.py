@@ -315,7 +315,7 @@ class Draft:
             return self.uncarried or "history is left over for a later backward"
         self.roots = sorted(roots)
         try:
-            self.outline.graph(self.roots)
+            self.outline.graphs(self.roots)
         except Uncarried as e:
             return str(e)
         return None

@@ -311,7 +311,7 @@ def commit(path: Path) -> bool:
         as_usual = False  # sizes that change every time never take the short way
         if not path.sizes.settle():
             return False
-    parents = path.parents() if path.taken is not None else []
+    parents = path.parents()
     if parents is None:
         return False
     given_arrays = path.arrays()
@@ -342,7 +342,7 @@ def _run_steady(again: bool, path: Path, steady: Steady) -> None:
     steady.end()
 
 
-def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list[Any]) -> None:
+def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list[list[Any]]) -> None:
     """Run a path's program, and give every tensor its value."""
     run.complete(again)
     results, groups = run.results, path.groups
@@ -373,7 +373,7 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
         node.home = (ref(st), st.version)
     if not run.handed_on:
         path.views.stand(path, path.held, path.views.bases(path))
-    if path.taken is not None and not run.handed_on:
+    if path.taken and not run.handed_on:
         kept = set(path.keep)  # the others belong to nobody: they wait for the next step
         path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
                      parents, path.outs, path.held)
@@ -451,7 +451,7 @@ def _leave_open(path: Path, held: list[int]) -> bool:
     if not roots.issubset(path.roots):
         wider = sorted(roots.union(path.roots))
         try:
-            path.outline.graph(wider)
+            path.outline.graphs(wider)
         except (Uncarried, KeyError):
             return False
         path.roots, path.exe = wider, None
@@ -533,8 +533,8 @@ def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any])
             keep_rows(storage, storage.node, group.final, run.results[rows[i]], a)  # type: ignore[arg-type]
         elif storage is not None:
             storage.node.buffer, storage.node.shape = a, plainly(storage.node.shape)
-    if p.taken is not None:
-        p.hand_on(run.results, [g.weak() for g in p.groups], draft.standing(p.taken.parents),
+    if p.taken:
+        p.hand_on(run.results, [g.weak() for g in p.groups], [draft.standing(t.parents) for t in p.taken],
                   [r and r() for r in draft.made], range(len(draft.made)))
         for o in held:
             if o._node is not o._storage.node and chain_of(o) is None:

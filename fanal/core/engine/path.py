@@ -48,7 +48,7 @@ class Path:
         self.inherited = draft.inherited  # graphs of earlier segments that it goes through
         self.outline = draft.outline  # of the history it leaves open
         self.roots = draft.roots  # groups whose history is kept for a later backward: the union over all runs
-        self.taken: Taken | None = None
+        self.taken: list[Taken] = []  # the graphs that it leaves
         self.views = draft.views
         self.mode = mode
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
@@ -250,7 +250,7 @@ class Path:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""
         exe = self.exe
         if matcher.name == "native" and ATTRIBUTES and not self.foreign and isinstance(exe, Compiled) \
-                and not self.inherited and self.taken is None \
+                and not self.inherited and not self.taken \
                 and not any(s.built for s in self.steps) \
                 and all(self.groups[k].value is not None for _, k in self.own) \
                 and all(exe.makes[i] is not None for i, _ in self.made) \
@@ -550,50 +550,50 @@ class Path:
 
     def _keep_history(self, outputs: list[Node]) -> None:
         """Add the values to the outputs that a later backward will read, and note where they all come from."""
-        self.taken = None
+        self.taken = []
         if not self.roots:
             return
         assert self.outline is not None
-        taken = self.taken = self.outline.graph(self.roots)
+        self.taken = self.outline.graphs(self.roots)
         place = {id(n): i for i, n in enumerate(outputs)}
         source = {id(n): s for n, s in zip(self.inputs, self.sources)}
-        self.handed: list[tuple[int, str, Any]] = []  # (place in the graph, kind of source, source)
-        for v, n in taken.values.items():
-            if id(n) in source:
-                self.handed.append((v, *source[id(n)]))
-                continue
-            if id(n) not in place:
-                place[id(n)] = len(outputs)
-                outputs.append(n)
-            self.handed.append((v, "result", place[id(n)]))
+        for taken in self.taken:
+            for v, n in taken.values.items():
+                if id(n) in source:
+                    taken.handed.append((v, *source[id(n)]))
+                    continue
+                if id(n) not in place:
+                    place[id(n)] = len(outputs)
+                    outputs.append(n)
+                taken.handed.append((v, "result", place[id(n)]))
 
-    def parents(self) -> list[Carried] | None:
-        """Return the graphs on which the history of this run stands; None if they are not those expected."""
-        assert self.taken is not None
-        found = []
-        for graph, (slot, route) in self.taken.parents:
-            c = found_at(self.slots, slot, route)
-            if c is None or c.graph is not graph:
-                return None
-            found.append(c)
+    def parents(self) -> list[list[Carried]] | None:
+        """Return the graphs on which each graph of this run stands; None if they are not those expected."""
+        found: list[list[Carried]] = []
+        for taken in self.taken:
+            found.append([])
+            for graph, (slot, route) in taken.parents:
+                c = found_at(self.slots, slot, route)
+                if c is None or c.graph is not graph:
+                    return None
+                found[-1].append(c)
         return found
 
-    def hand_on(self, results: list[Any], storages: list[Any], parents: list[Carried], outs: list[Any],
+    def hand_on(self, results: list[Any], storages: list[Any], parents: list[list[Carried]], outs: list[Any],
                 held: Collection[int]) -> None:
         """Leave the history of this run to whoever holds its tensors; of `outs`, those in `held` are held."""
-        taken = self.taken
-        assert taken is not None
-        arrays = {}
-        for v, kind, x in self.handed:
-            arrays[v] = results[x] if kind == "result" else \
-                self.groups[x].storage.node.buffer if kind == "group" else \
-                self.scalars[x][1].copy() if kind == "scalar" else \
-                self.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
-                self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
-        leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
-        carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], parents)
-        for g, k in taken.groups.items():
-            if storages[g] is not None:
-                carried.fold(storages[g].node, k)
-        join(carried, [(self.slots[k].tensor if kind == SLOT else outs[k] if k in held else None, places)
-                       for (kind, k), places in taken.views])
+        for taken, above in zip(self.taken, parents):
+            arrays = {}
+            for v, kind, x in taken.handed:
+                arrays[v] = results[x] if kind == "result" else \
+                    self.groups[x].storage.node.buffer if kind == "group" else \
+                    self.scalars[x][1].copy() if kind == "scalar" else \
+                    self.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
+                    self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
+            leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
+            carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], above)
+            for g, k in taken.groups.items():
+                if storages[g] is not None:
+                    carried.fold(storages[g].node, k)
+            join(carried, [(self.slots[k].tensor if kind == SLOT else outs[k] if k in held else None, places)
+                           for (kind, k), places in taken.views])
