@@ -324,6 +324,10 @@ def test_joins_of_all_parts_of_a_value_are_that_value():
                 flat = [P.reshape(p, (1, *(n for n in p.shape if n != 1))) for p in parts]
                 check([x], [P.neg(P.concat(flat, 0))], exact=True, kernels=1)
         check([x], [P.neg(P.concat(parts[::-1], 0))], exact=True)
+    rows = [P.reshape(P.slice_(x, (0, 0, at, 0), (4, 6, at + 1, 5), (1,) * 4), (24, 5)) for at in range(3)]
+    check([x], [P.neg(P.concat(rows, 1))], exact=True, kernels=1)
+    flat = [P.reshape(P.slice_(x, (0, at, 0, 0), (4, at + 3, 3, 5), (1,) * 4), (4, 45)) for at in (0, 3)]
+    check([x], [P.neg(P.concat(flat, 1))], exact=True, kernels=1)
     a, b = inp((4, 6)), inp((4, 6))
     cut = [P.slice_(v, (0, at), (4, at + 3), (1, 1)) for v, at in ((a, 0), (b, 3))]
     check([a, b], [P.neg(P.concat(cut, 1))], exact=True)

@@ -47,6 +47,27 @@ def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any, make: Cal
 
     So it is with the gradients by q, k and v, however the model cut them out of their joint projection.
     """
+    whole, full = _whole(parts, dim, shape), shape
+    if whole is None and all(p.name == "reshape" for p in parts):  # join what they reshape, if that is the same
+        outer = math.prod(shape[:dim])
+        parts = [p.inputs[0] for p in parts]
+        first = parts[0].shape
+        d = next((d for d in range(len(first)) if math.prod(first[:d]) == outer), None)
+        if d is not None and all((*p.shape[:d], *p.shape[d + 1:]) == (*first[:d], *first[d + 1:]) for p in parts):
+            full = (*first[:d], sum(p.shape[d] for p in parts), *first[d + 1:])
+            whole = _whole(parts, d, full)
+    if whole is None:
+        return None
+    x, lies, dims = whole
+    steps = ("reshape", lies), ("permute", dims), ("reshape", full), ("reshape", shape)
+    for name, to in steps:
+        if to != (x.shape if name == "reshape" else (*range(len(to)),)):
+            x = make(name, (x,), (to,), where)
+    return x
+
+
+def _whole(parts: Sequence[Value], dim: int, shape: Shape) -> tuple[Value, Shape, Shape] | None:
+    """Return the value that parts show all of, and how to see it as their join: reshaped, then permuted."""
     seen = [operand(p) for p in parts]
     x, strides, at = seen[0].value, list(seen[0].strides), 0
     for a, b in zip(seen, seen[1:]):
@@ -65,7 +86,4 @@ def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any, make: Cal
     lies = tuple(shape[d] for d in order)
     if math.prod(lies) != x.size or tuple(strides[d] for d in order) != contiguous_strides(lies):
         return None
-    for name, to in (("reshape", lies), ("permute", tuple(order.index(d) for d in real)), ("reshape", shape)):
-        if to != (x.shape if name == "reshape" else (*range(len(to)),)):
-            x = make(name, (x,), (to,), where)
-    return x
+    return x, lies, tuple(order.index(d) for d in real)

@@ -12,6 +12,7 @@ from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 from fanal.core.compiler.graph import VIEWS, Graph, Value, unset
 from fanal.core.compiler.lookups import gather_lookups
+from fanal.core.compiler.one_place import one_place
 from fanal.core.compiler.regions import assembled, joined
 from fanal.core.compiler.sums import gather_sums
 from fanal.core.compiler.touched import touch_rows
@@ -319,7 +320,7 @@ def simplify(program: Program) -> Graph:
         place[id(n)] = v
         order.append(v)
     outputs = [place.get(id(o)) or known(o) for o in program.outputs]
-    for rewrite in (gather_sums, gather_lookups, touch_rows):
+    for rewrite in (gather_sums, gather_lookups, touch_rows, one_place):
         order = rewrite(_alive(order, outputs), outputs)
     return Graph(given, _alive(order, outputs), outputs, dict(program.writes))
 

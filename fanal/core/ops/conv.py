@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import public, read
 from fanal.core.ops.reduce import wrap_like
+
+_PATCH_CHANNELS = 32  # of the result: for fewer, gathering the input costs as much as the faster product saves
 
 
 def expand(x: Any, n: int, name: str) -> Shape:
@@ -144,7 +147,30 @@ def _conv(
             f"Calculated padded input size per channel: {_times(padded)}. Kernel size: {_times(reach)}. "
             "Kernel size can't be greater than actual input size"
         )
+    if stride == w.shape[2:] and groups == 1 and not any(padding) and max(dilation) == 1 and _fills(w):
+        return _finish(_patches(x, w, bias), single, input)
     return _finish(_add_bias(P.conv(x, w, stride, padding, dilation, groups), bias), single, input)
+
+
+def _fills(w: Node) -> bool:
+    """Tell whether products with a weight of windows that lie side by side are worth a copy of the input."""
+    return w.dtype.is_floating_point and math.prod(w.shape[2:]) > 1 and w.shape[0] >= _PATCH_CHANNELS
+
+
+def _patches(x: Node, w: Node, bias: Any) -> Node:
+    """Convolve with a kernel as large as its stride: every window is a row of a matrix."""
+    size = w.shape[2:]
+    places = tuple(n // k for n, k in zip(x.shape[2:], size))
+    low = (0,) * len(x.shape)
+    x = P.slice_(x, low, (*x.shape[:2], *(n * k for n, k in zip(places, size))), (1,) * len(x.shape))
+    x = P.reshape(x, (*x.shape[:2], *(n for pair in zip(places, size) for n in pair)))
+    outer = range(2, len(x.shape), 2)
+    x = P.permute(x, (0, *outer, 1, *(d + 1 for d in outer)))
+    depth = math.prod(w.shape[1:])
+    y = P.dot(P.reshape(x, (x.shape[0] * math.prod(places), depth)), P.swap(P.reshape(w, (w.shape[0], depth))))
+    if bias is not None:
+        y = P.add(y, read(bias))
+    return P.permute(P.reshape(y, (x.shape[0], *places, w.shape[0])), (0, len(size) + 1, *range(1, len(size) + 1)))
 
 
 def _padding_by_name(x: Node, w: Node, padding: str, stride: Shape, dilation: Shape) -> tuple[Node, Shape]:
