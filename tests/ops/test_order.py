@@ -63,6 +63,13 @@ def test_nan_is_the_largest_of_bfloat16(call: str) -> None:
     np.testing.assert_array_equal(ours.float().numpy(), theirs.float().numpy())
 
 
+def test_nan_is_the_mode_only_where_it_is_the_most_frequent() -> None:
+    rows = [[2, -1, float("nan"), 3], [float("nan"), float("nan"), float("nan"), 1]]
+    ours, theirs = (lib.tensor(rows).mode(1) for lib in (fanal, torch))
+    np.testing.assert_array_equal(ours.values.numpy(), theirs.values.numpy())
+    assert ours.indices[0].item() == theirs.indices[0].item()
+
+
 @pytest.mark.parametrize("call", ["m.trapezoid(y, x)", "m.cumulative_trapezoid(y, x)", "m.cumulative_trapezoid(y, dx=3)",
                                   "m.nn.functional.margin_ranking_loss(y, y.flip(0), x, margin=.5, reduction='none')"])
 def test_integers_wrap_before_they_are_halved_or_compared(call: str) -> None:

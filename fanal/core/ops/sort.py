@@ -171,7 +171,8 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
         same = (ordered[..., 1:] == ordered[..., :-1]) | (ordered[..., :-1] != ordered[..., :-1])
         begin = np.where(np.concatenate((np.zeros_like(ordered[..., :1], bool), same), -1), 0, at)
         longest = (at - np.maximum.accumulate(begin, -1)).argmax(-1, keepdims=True)
-        hit = (rows == np.take_along_axis(ordered, longest, -1)) | (rows != rows)
+        found = np.take_along_axis(ordered, longest, -1)
+        hit = (rows == found) | ((rows != rows) & (found != found))
         out = at[-1] - hit[..., ::-1].argmax(-1)
         return np.expand_dims(out, d)
 
