@@ -24,7 +24,8 @@ torch.utils.checkpoint torch.utils.dlpack torch.autograd torch.autograd.function
 torch.autograd.forward_ad torch.func torch.linalg torch.fft torch.special torch.signal.windows torch.masked
 torch.sparse torch.nested torch.distributions torch.distributions.constraints torch.distributions.transforms
 torch.distributions.kl torch.amp torch.random torch.testing torch.overrides torch.compiler torch.jit torch.cuda
-torch.cpu torch.backends torch.onnx torch.hub torch.multiprocessing torch.profiler torch.distributed torch.types
+torch.cpu torch.accelerator torch.backends torch.onnx torch.hub torch.multiprocessing torch.profiler
+torch.distributed torch.types
 """.split()
 
 

@@ -54,6 +54,7 @@ _SUBMODULES = (
     "types",
     "compiler",
     "cpu",
+    "accelerator",
     "mps",
     "multiprocessing",
     "hub",

@@ -12,6 +12,6 @@ __all__ = ["checkpoint", "data", "dlpack", "hooks"]
 
 def __getattr__(name: str) -> ModuleType:
     # `torch.utils.data` needs no import of its own, so its parts are found when they are asked for.
-    if name in __all__:
+    if name in (*__all__, "_mode_utils"):
         return importlib.import_module(f"{__name__}.{name}")
     raise absent("torch.utils", name)

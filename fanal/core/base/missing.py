@@ -20,7 +20,7 @@ _NOT_PLANNED = {
     "Fanal has one code generator, and none of these libraries": """
         torch.cudnn_* torch.miopen_* torch.mkldnn_* torch.*_mkldnn* torch.Tensor.*mkldnn* torch.Vulkan*
         torch.is_vulkan* torch.backends.* torch.mtia torch.xpu torch.mps torch.Tensor.ipu torch.Tensor.xpu
-        torch.Tensor.mtia torch.get_device_module torch.accelerator
+        torch.Tensor.mtia torch.get_device_module torch.accelerator.Graph
     """.split(),
     "named dimensions, which PyTorch itself has left unfinished": """
         torch.Tensor.align_* torch.align_* torch.Tensor.refine_names torch.Tensor.rename* torch.Tensor.names
