@@ -382,7 +382,7 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
     if driver == "gelsy":
         left, right, least = together(P.detach(a), P.detach(b), P.full((1, 1), eps, a.dtype))
         y = P.lapack((left, least, right), "least_squares")
-        x, rank, s = P.part(y, 0), whole_part(y, 1), P.full((0,), 0, kind)
+        x, rank, s = P.part(y, 0), P.convert(P.real(P.part(y, 1)), dt.int64), P.full((0,), 0, kind)
     else:
         x, rank, s = _by_singular_values(P.detach(a), P.detach(b), 0 if driver == "gels" else eps)
 
