@@ -42,6 +42,7 @@ _LARGEST = {False: 1 << 23, True: 1 << 28}  # most work of a unit, without and w
 # Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
 # matrix unit, where A stays in the second-level cache and there are enough panels to share out.
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
+_LEAST_ROWS = 224  # of a unit when K is blocked, if there are: they share what is read of B
 _UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
 _TILE_ROWS = {False: 128, True: 480}  # the same with the matrix unit, where B stays in that cache and where not
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
@@ -209,17 +210,19 @@ def _unit(
     largest: int,
     per_unit: bool,
     wide: bool,
+    least: int,
 ) -> tuple[int, int]:
     """Return how many tiles high and how many panels wide a unit of work is, at the most `most` and `limit`.
 
     Neighbouring units of a thread share rows of A, so narrow units cost nothing, unless `wide`: A is copied for each.
+    No unit is less than `least` tiles high where there are as many.
     """
     tile = 2 * height * width * max(1, k)
     wanted = min(largest, max(_UNIT_FLOPS, stack * tile * row_tiles * panels // 16))
     high = row_tiles if per_unit else min(most, row_tiles)
     across = limit if wide else min(limit, max(1, wanted // (tile * high)))
     if not per_unit:
-        high = min(high, max(1, wanted // (tile * across)))
+        high = min(high, max(least, wanted // (tile * across)))
     return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
 
 
@@ -265,9 +268,11 @@ def _plan(
         and (m < _EXACT_ROWS or b_bytes <= (target.l2 // 2 if m <= _OFTEN else _OFTEN_BYTES))
     )
 
-    flat = target.l2 // 8 // (width * size)  # steps of k whose panel of B stays in the second-level cache
-    blocked = plain(depth) > flat
-    kc = _up(-(-depth // -(-depth // (flat // 2))), 16) if blocked else depth
+    # Steps of k whose panel of B stays in the second-level cache: more are done in blocks, or more than twice as many
+    # where B is packed beforehand and read by many units.
+    flat = target.l2 // 8 // (width * size)
+    blocked = plain(depth) > (flat if tiles or m <= _MOST_PACK_ROWS[tiles] else 2 * flat)
+    kc = _up(-(-depth // -(-depth // (flat // (2 if tiles else 8)))), 16) if blocked else depth
     at_home = m <= _MOST_PACK_ROWS[tiles] and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
     per_unit = not (in_place or b.fixed) and (m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
@@ -286,7 +291,7 @@ def _plan(
     most = max(1, min(most_rows, share // (max(1, plain(kc)) * size)) // height)
     high, across = _unit(
         height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
-        plain(stack), _LARGEST[tiles], per_unit, blocked and bool(a_copy)
+        plain(stack), _LARGEST[tiles], per_unit, blocked and bool(a_copy), _LEAST_ROWS // height if blocked else 1
     )
     if type(p.m) is Dim:
         mc = high * height
