@@ -28,6 +28,7 @@ bench: $(TEST_STAMP)
 	$(BIN)/python bench/breakdown.py --workloads all
 	$(BIN)/python bench/matmul.py
 	$(BIN)/python bench/bandwidth.py
+	$(BIN)/python bench/threads.py
 
 # Every operator of PyTorch's operator database beside PyTorch, small and large; the table goes to bench/results.
 bench-ops: $(TEST_STAMP)

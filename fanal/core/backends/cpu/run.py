@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -267,6 +267,17 @@ class Executable:
         self._threads = count
         self._need = max(64, self.arena_bytes + self.scratch_bytes * count)
         self._space = 0
+
+    def placed(self) -> Iterator[tuple[int, Launch, int, int]]:
+        """Yield (number of its phase, launch, first thread, number of threads) of every launch, as it ran last."""
+        phase = 0
+        for segment in self._segments:
+            if isinstance(segment, _Segment):
+                for first, end in segment.phases[:, :2].tolist():
+                    for (_, launch), where in zip(segment.launches[first:end], segment.records[first:end, 3:5].tolist(),
+                                                  strict=True):
+                        yield phase, launch, *where
+                    phase += 1
 
     def _settle(self, space: _Workspace) -> None:
         """Point the words into a workspace."""

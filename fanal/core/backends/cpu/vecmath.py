@@ -1,9 +1,9 @@
 """Mathematical functions as straight-line vector code, float32 within 1.5 ULP and float64 within 2.
 
-Sources: Cephes (Moshier) for the polynomials of log and tanh in float32; fdlibm (Sun) for log, sin and cos in
-float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of
-exp and erf in float32 are minimax fits (Lawson's iteration). Rare functions call the C library in double precision,
-lane by lane, so a lane's result never depends on its neighbours.
+Sources: Cephes (Moshier) for the polynomials of log in float32 and tanh in float64; fdlibm (Sun) for log, sin and cos
+in float64; Cody & Waite, "Software Manual for the Elementary Functions", for argument reduction. The polynomials of
+exp, tanh and erf in float32 are minimax fits (Lawson's iteration). Rare functions call the C library in double
+precision, lane by lane, so a lane's result never depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -273,26 +273,56 @@ _through_double("log2", _log2)
 
 # Hyperbolic.
 
-_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-
 _TANH_OVER = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3)
 _TANH_UNDER = (1, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
+# In float32 a polynomial in x - centre for each interval; the columns are centre, value there, and the coefficients of
+# the powers from 1 on. Centres lie where value and derivative are closest to numbers of float32. The first row gives
+# tanh(x) - x, whose coefficients have bits to spare.
+_TANH = (  # from 0, 1/4, 3/8, 1/2, 3/4, ... 6 and 8 on
+    (0.0, 0.0, 0.0, -3.8021682e-08, -0.33333048, -7.068108e-05, 0.134122, -0.0042326, -0.04449),
+    (0.313111305, 0.303264916, 0.908030391, -0.27537376, -0.21916559, 0.158256, 0.0452421, -0.072381, -0.0002352),
+    (0.437752247, 0.411779553, 0.830437601, -0.34195721, -0.13600154, 0.1699881, -0.0062087, -0.061587, 0.02247),
+    (0.625180244, 0.554724514, 0.69228071, -0.3840251, -0.017732119, 0.137846, -0.0551685, -0.024014, 0.02951),
+    (0.875278473, 0.704046071, 0.504319131, -0.35506392, 0.081874989, 0.06071361, -0.0588309, 0.012989, 0.01116),
+    (1.25278282, 0.849062145, 0.279093474, -0.23696774, 0.10816949, -0.01284911, -0.0189577, 0.014993, -0.004402),
+    (1.74783325, 0.941128433, 0.114277273, -0.10754956, 0.063125551, -0.02356317, 0.00367056, 0.0021135, -0.001971),
+    (2.49794388, 0.98655951, 0.0267003383, -0.026341336, 0.01708701, -0.00808029, 0.0028702, -0.0006998, 5.92e-05),
+    (3.49993134, 0.998177648, 0.00364138349, -0.003634774, 0.00241434, -0.0011977, 0.0004721, -0.000157, 4.18e-05),
+    (4.99878693, 0.999908984, 0.000182018237, -0.0001821222, 0.000121395, -5.9948e-05, 2.398e-05, -9.23e-06, 2.62e-06),
+    (6.99823761, 0.999998331, 3.33774233e-06, -3.339979e-06, 2.22668e-06, -1.0998e-06, 4.402e-07, -1.7e-07, 4.83e-08),
+    (8.61250019, 0.99999994, 1.32231904e-07, -1.322336e-07, 8.81677e-08, -4.4047e-08, 1.752e-08, -6.08e-09, 1.98e-09),
+)
+_TANH_BY_BITS = tuple(_TANH[(i - 9) % 16 % len(_TANH)] for i in range(16))  # 9: the last bits of 3/16, see below
 
 
 def copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
     return e.intrinsic("copysign", y, x)
 
 
+def _piecewise(e: Emitter, a: Scalar, table: Sequence[tuple[float, ...]], row: Scalar, near: Scalar) -> Scalar:
+    """Evaluate the polynomial in a row of a table. Where `near` holds, the row gives the difference from `a`."""
+    centre, value, *coefficients = (e.lookup(column, row) for column in zip(*table, strict=True))
+    u = e.op("fsub", a, centre)
+    slope = coefficients.pop()
+    while coefficients:
+        slope = e.fma(slope, u, coefficients.pop())
+    return e.fma(slope, u, e.where(near, a, value))
+
+
 @_named("tanh")
 def _tanh(e: Emitter, x: Scalar) -> Scalar:
     of = x.dtype
     a = e.intrinsic("fabs", x)
+    if of is dt.float32:
+        end, least = e.const(9.1, of), e.const(3 / 16, of)
+        a = e.where(e.fcmp("ogt", a, end), end, a)  # tanh rounds to 1 before; NaN passes
+        # The exponent and the first bit after it are the interval.
+        bits = e.cast("bitcast", e.where(e.fcmp("ogt", a, least), a, least), dt.int32)
+        row = e.op("lshr", bits, e.const(22, dt.int32))
+        return copy_sign(e, _piecewise(e, a, _TANH_BY_BITS, row, e.fcmp("olt", a, e.const(0.25, of))), x)
     one, two = e.const(1, of), e.const(2, of)
     z = e.op("fmul", x, x)
-    if of is dt.float32:
-        curve = horner(e, z, _TANH)
-    else:
-        curve = e.op("fdiv", horner(e, z, _TANH_OVER), horner(e, z, _TANH_UNDER))
+    curve = e.op("fdiv", horner(e, z, _TANH_OVER), horner(e, z, _TANH_UNDER))
     near = e.fma(e.op("fmul", curve, z), x, x)
     far = e.op("fsub", one, e.op("fdiv", two, e.op("fadd", _exp(e, e.op("fadd", a, a)), one)))
     return copy_sign(e, e.where(e.fcmp("olt", a, e.const(0.625, of)), near, far), x)
@@ -372,12 +402,10 @@ _circular("sin", 0)
 _circular("cos", 1)
 
 
-# Error function: sixteen intervals of [0, 4), each with its polynomial in x - centre.
-# The centres lie where erf and its derivative are closest to numbers of float32. Near 0 it is the polynomial of
-# erf(x) - x, whose coefficients have bits to spare.
+# Error function: sixteen intervals of [0, 4), in a table like that of tanh.
 
 _ERF_WIDTH = 33 / 128
-_ERF = (  # centre, erf(centre), coefficients of the powers from 1 on
+_ERF = (
     (0.0, 0.0, 0.12837917, 0.0, -0.37612224, 0.0, 0.11217, 0.0),
     (0.25752258, 0.2842853, 1.0559748, -0.2719373, -0.30530155, 0.1299423, 0.0777691, -0.040551),
     (0.51366043, 0.53242207, 0.8666979, -0.4451884, -0.13645041, 0.1834365, 0.00343172, -0.0491135),
@@ -406,14 +434,8 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     a = e.intrinsic("fabs", x)
     a = e.where(e.fcmp("ogt", a, end), end, a)  # erf rounds to 1 before; NaN passes
     t = e.fma(a, e.const(1 / _ERF_WIDTH, of), magic)
-    interval = e.cast("bitcast", t, dt.int32)
-    centre, value, *coefficients = (e.lookup(column, interval) for column in zip(*_ERF, strict=True))
-    u = e.op("fsub", a, centre)
-    slope = coefficients.pop()
-    while coefficients:
-        slope = e.fma(slope, u, coefficients.pop())
-    value = e.where(e.fcmp("oeq", t, magic), a, value)
-    return copy_sign(e, e.fma(slope, u, value), x)
+    y = _piecewise(e, a, _ERF, e.cast("bitcast", t, dt.int32), e.fcmp("oeq", t, magic))
+    return copy_sign(e, y, x)
 
 
 # Powers.
