@@ -71,6 +71,9 @@ def test_square(d: dt.dtype, n: int) -> None:
         for unit in (False, True):
             t = a / (4 * n) if unit else a
             same(run([np.ascontiguousarray(np.triu(t) if upper else np.tril(t)), b], "triangular", upper, unit), d)
+    for upper in (False, True):
+        t = np.linalg.cholesky(s)
+        same(run([np.ascontiguousarray(np.conj(np.swapaxes(t, -2, -1))) if upper else t], "from_cholesky", upper), d)
     factor, pivots, _ = (x for _, x in run([s], "ldl", False))
     same(run([np.ascontiguousarray(factor), np.ascontiguousarray(pivots[..., None, :]), b], "ldl_solve", False), d)
     for name in ("eigh", "eigvalsh"):

@@ -205,18 +205,8 @@ def cholesky_inverse(L: Any, upper: bool = False) -> Any:
     diagonal."""
     need_square(L, "cholesky_inverse")
     need_kernel(L, "cholesky_inverse_out_cpu")
-    f = read(L)
-    n = f.shape[-1]
-    unit = P.eq(P.iota((n, n), 0, dt.int64), P.iota((n, n), 1, dt.int64))
-    eye = P.broadcast(P.convert(unit, f.dtype), f.shape)
-    d = P.detach(f)
-    zero = P.convert(P.and_(P.eq(d, P.num(d, 0)), unit), dt.int64)
-    ones = P.reshape(P.iota((n,), 0, dt.int64), (n, 1))
-    place = P.where(P.eq(zero, P.num(zero, 1)), P.add(ones, P.num(ones, 1)), P.num(zero, n + 1))
-    dims = (len(f.shape) - 2, len(f.shape) - 1)
-    first = P.min_of(place, dims) if n else P.full(f.shape[:-2], 1, dt.int64)
-    info = P.where(P.eq(first, P.num(first, n + 1)), P.num(first, 0), first)
-    return wrap(_from_cholesky(eye, f, upper)), wrap(info)
+    y = P.lapack((read(L),), "from_cholesky", upper)
+    return wrap(P.part(y, 0)), wrap(whole_part(y, 1))
 
 
 @public(module="linalg", method=False, out=True)

@@ -84,6 +84,23 @@ def _cholesky(e: Caller) -> None:
     e.finish(found, (out, w.mul(n, n)))
 
 
+@_recipe("from_cholesky", lambda c, upper: ("potri",), lambda s, upper: [])
+def _from_cholesky(e: Caller, upper: bool) -> None:
+    w, n, out = e.w, e.n, e.part(e.n, e.n)
+    e.copy(out, e.inputs[0], n, n)
+    e.call(0, e.char("L" if upper else "U"), e.int(n), out, e.int(n), e.info, letters=1)
+
+    def mirror(r: Value, c: Value) -> None:
+        places = [w.mul(w.add(w.mul(i, n), j), str(e.parts)) for i, j in ((r, c), (c, r))]
+        of, to = places[::-1] if upper else places
+        e.store_real(out, to, e.load_real(out, of))
+        if e.complex:
+            e.store_real(out, w.add(to, "1"), w.let(f"fneg {e.real} {e.load_real(out, w.add(of, '1'))}"))
+
+    e.each(n, lambda r: e.each(r, lambda c: mirror(r, c)))
+    e.finish(e.failed(), (out, w.mul(n, n)))
+
+
 def _factored(e: Caller, at: Value, pivots: Value, again: Value) -> Value:
     """Factor what lies at `at`, A^T to LAPACK; return info, which is that of the factors of A itself."""
     n = e.int(e.n)

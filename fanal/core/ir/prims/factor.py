@@ -115,6 +115,16 @@ def lu(a: Array) -> tuple[Array, Array, Array]:
     return a.reshape(*lead, m, n), pivots.reshape(*lead, k) + 1, info.reshape(lead)
 
 
+def from_cholesky(f: Array, upper: bool) -> tuple[Array, Array]:
+    """Return the inverse of A from its Cholesky factor, and info: the place of a zero on the diagonal."""
+    with np.errstate(all="ignore"):
+        t = substitute(f, np.broadcast_to(np.eye(f.shape[-1], dtype=f.dtype), f.shape), upper, False)
+    th = np.conj(np.swapaxes(t, -2, -1))
+    zero = np.diagonal(f, 0, -2, -1) == 0
+    info = np.where(zero.any(-1), zero.argmax(-1) + 1, 0) if f.shape[-1] else _info(f)
+    return np.where((info > 0)[..., None, None], np.nan, t @ th if upper else th @ t), info
+
+
 def permutation(pivots: Array, m: int) -> Array:
     """Return the rows of P^T A in order, int64 (*, m), for LAPACK's pivots (*, k)."""
     lead, k = pivots.shape[:-1], pivots.shape[-1]

@@ -213,6 +213,12 @@ def _cholesky_grad(g: Gradients, y: Node, a: Node) -> Result:
     return [_half(add(s, adjoint(s)))]
 
 
+def _from_cholesky_grad(g: Gradients, y: Node, f: Node, upper: bool) -> Result:
+    inverse = part(y, 0)
+    s = neg(dot(dot(inverse, add(g[0], adjoint(g[0]))), inverse))  # type: ignore[arg-type]
+    return [triangle(dot(f, s) if upper else dot(s, f), lower=not upper)]
+
+
 def _inverse_grad(g: Gradients, y: Node, a: Node) -> Result:
     inverse = adjoint(part(y, 0))
     return [neg(dot(dot(inverse, g[0]), inverse))]
@@ -423,6 +429,7 @@ def _ldl_solve(f: np.ndarray, pivots: np.ndarray, b: np.ndarray, hermitian: bool
 
 ROUTINES: dict[str, Routine] = {
     "cholesky": Routine(factor.cholesky, lambda m, n, k: ((n, n), ()), _cholesky_grad),
+    "from_cholesky": Routine(factor.from_cholesky, lambda m, n, k, upper: ((n, n), ()), _from_cholesky_grad),
     "inverse": Routine(factor.inverse, lambda m, n, k: ((n, n), ()), _inverse_grad),
     "solve": Routine(factor.solve, lambda m, n, k: ((n, k), ()), _solve_grad),
     "triangular": Routine(
