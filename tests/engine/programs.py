@@ -505,15 +505,17 @@ class Writer:
             s,
         )
 
+    def begin(self) -> str:
+        """Choose data and parameters; return the lines that say their shapes."""
+        shapes = [self.r.choice(SHAPES) for _ in range(2)]
+        for name in ("data", "params"):
+            self.tensors += [(f"{name}[{i}]", shape, False) for i, shape in enumerate(shapes)]
+        return f"SHAPES = {shapes!r}\n"
+
     def program(self) -> str:
         """Return the source of `step`."""
         grad = self.r.random() < 0.7
-        for i in range(2):
-            shape = self.r.choice(SHAPES)
-            self.tensors.append((f"data[{i}]", shape, False))
-        head = [self.tensors[0][1], self.tensors[1][1]]
-        for i in range(2):
-            self.tensors.append((f"params[{i}]", head[i], False))
+        declared = self.begin()
         for _ in range(self.size):
             self.step()
         if grad:
@@ -545,9 +547,8 @@ class Writer:
                 self.emit("        p -= 0.01 * p.grad")
         results = [n for n, _, _ in self.r.sample(self.tensors, min(4, len(self.tensors)))]
         self.emit(f"return [{', '.join(results)}" + (", loss]" if grad else "]"))
-        shapes = f"SHAPES = {head!r}\n"
         return (
-            shapes
+            declared
             + "def step(torch, F, data, params, idx, k, lr, state, mods, opt):\n"
             + "\n".join(self.lines)
             + "\n"
@@ -562,6 +563,7 @@ def source(seed: int, size: int = 8) -> str:
 def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5) -> list[list[Any]]:
     """Run a program for some rounds; return results, gradients and parameters of each, as `to` makes them.
 
+    A program that has SIZES runs as many rounds, on data with the sizes in the place of None.
     An exception ends the run and is part of the result: its class counts.
     """
     import numpy as np
@@ -573,7 +575,7 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
 
     def number(shape: tuple[int, ...]) -> Any:
         return torch.tensor((r.standard_normal(shape) * scale).astype(np.float32)).to(dtype)
-    params = [number(s).requires_grad_() for s in space["SHAPES"]]
+    params = [number(s).requires_grad_() for s in space.get("PARAMS", space["SHAPES"])]
     torch.manual_seed(seed)
     nn, state = torch.nn, []  # type: ignore[var-annotated]
     torch.set_default_dtype(torch.float32)
@@ -593,8 +595,8 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
     ][seed % 4]
     opt = getattr(torch.optim, kind)([*params, *weights], **options)
     out: list[list[Any]] = []
-    for k in range(rounds):
-        data = [number(s) for s in space["SHAPES"]]
+    for k, b in enumerate(space.get("SIZES", [None] * rounds)):
+        data = [number(tuple(b if n is None else n for n in s)) for s in space["SHAPES"]]
         idx = torch.tensor(r.integers(0, 100, 3))
         if seed % 3 or k == 3:  # others accumulate over the rounds
             for p in (*params, *weights):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import programs
 import pytest
+import sized_programs
 import surface_programs
 import wide_programs
 from agreement import NUDGE, disagreement, wide
@@ -87,6 +88,11 @@ def test_a_read_changes_no_bit(block: range) -> None:
 def test_programs_agree_with_torch(block: range) -> None:
     for seed in block:
         compare(seed)
+
+
+def test_programs_on_data_of_any_size_agree_with_torch(block: range) -> None:
+    for seed in block[::5]:
+        compare(seed, module=sized_programs)
 
 
 def test_wide_programs_agree_with_torch(block: range) -> None:

@@ -131,6 +131,32 @@ def test_a_size_that_is_written_to() -> None:
     agree(work)
 
 
+def test_several_plans_for_sizes_that_begin_alike() -> None:
+    """A path that turns out not to be for a size hands over to the one that is."""
+    sizes = (20, 29, 18, 28, 19, 30, 17, 27, 18, 26, 20, 25, 19, 31)
+
+    def work(log: Log) -> None:
+        for n in sizes:
+            x = rows(n) * 2
+            y = torch.arange(n - 4).view(-1, 1).sin() + torch.ones(4)  # products of another depth below 16
+            log(y.T @ y + x.sum())
+    agree(work)
+
+    def body() -> int:
+        at: list[int] = []
+        work(lambda t: at.append((t.tolist(), ledger.recorded)[1]))
+        return at[-1] - at[7]
+    assert on_a_thread(body) == 0
+
+
+def test_branches_of_steps_with_named_numbers() -> None:
+    def work(log: Log) -> None:
+        for k, n in zip((1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 1), (5, 6, 7, 5, 6, 7, 5, 6, 7, 5, 4, 5, 6, 4, 7)):
+            y = torch.ones(n) * 2
+            log(y + 1 if k % 2 else y - 1)
+    agree(work)
+
+
 @pytest.mark.parametrize("f", [
     lambda x: sum(x.unbind(0)),
     lambda x: [p.sum() for p in x.chunk(2)],

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from fanal.core.base.dim import Dim
+from fanal.core.base.dim import Dim, now
 from fanal.core.engine import record
-from fanal.core.engine.draft import Step, outs_in
+from fanal.core.engine.draft import Slot, Step, outs_in
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.naming import Families
+from fanal.core.engine.naming import Families, same_make
 from fanal.core.engine.path import Path
 from fanal.core.engine.record import OUT, Op, session
 
@@ -176,10 +176,10 @@ def _alike(a: Path, b: Path, x: list, y: list) -> bool:
             if pa[0] is not pb[0] or not _alike(a, b, pa[1], pb[1]):
                 return False
         elif ka == record.SLOT:
-            if pa != pb or a.slots[pa].signature != b.slots[pb].signature:
+            if pa != pb or not _same_slot(a.slots[pa], b.slots[pb]):
                 return False
         elif ka == record.CONST:
-            if not (pa is pb or (type(pa) is type(pb) and pa == pb)):
+            if not (pa is pb or type(pa) is Dim or type(pb) is Dim or (type(pa) is type(pb) and pa == pb)):
                 return False
         elif ka == record.OBJECT:
             if pa() is not pb():
@@ -187,6 +187,10 @@ def _alike(a: Path, b: Path, x: list, y: list) -> bool:
         elif pa != pb:
             return False
     return True
+
+
+def _same_slot(x: Slot, y: Slot) -> bool:
+    return x.signature == y.signature or (y.template is not None and same_make(x.signature, y.signature))
 
 
 def handed_out(path: Path, k: int) -> list[int]:
@@ -202,34 +206,27 @@ def handed_out(path: Path, k: int) -> list[int]:
     return list(found)
 
 
-def _used(path: Path, k: int) -> list[int]:
-    found: dict[int, None] = {}
-
-    def walk(specs: list) -> None:
-        for kind, x in specs:
-            if kind == record.SLOT:
-                found[x] = None
-            elif kind == record.SEQUENCE:
-                walk(x[1])
-    for s in path.steps[:k]:
-        walk(s.specs)
-        walk([p for g in s.grads for p in g[:2] if p is not None] + [leaf for leaf, _, _ in s.built]
-             + [leaf for leaf, _ in s.hooked])
-    return list(found)
-
-
 def _adopt(a: Path, b: Path, k: int) -> bool:
-    """Give b the tensors that a handed out and was given."""
+    """Give b the tensors that a handed out and was given, and the numbers."""
     b.disarm()
-    for i in _used(a, k):
-        if a.slots[i].tensor is not b.slots[i].tensor and not b.bind(b.slots[i], a.slots[i].tensor):
+    for x, y in zip(a.steps[:k], b.steps):  # in their order: sizes are named where they first come
+        others = [s for g in x.grads for s in g[:2] if s is not None] + [leaf for leaf, *_ in (*x.built, *x.hooked)]
+        if not all([_takes(a, b, s, t) for s, t in (*zip(x.specs, y.specs), *zip(others, others))]):
             return False
-    for x, y in zip(a.steps[:k], b.steps[:k]):
-        for sa, sb in zip(x.specs, y.specs):
-            if sa[0] == record.RUNTIME and not b.matches(sb, a.scalars[sa[1]][0]):
-                return False  # of another type
     _exchange(a, b, k)
     return True
+
+
+def _takes(a: Path, b: Path, s: tuple, t: tuple) -> bool:
+    """Give b what a was given for an argument; its specifications in the two are `s` and `t`."""
+    (kind, x), (_, y) = s, t
+    if kind == record.SLOT:
+        return a.slots[x].tensor is b.slots[y].tensor or b.bind(b.slots[y], a.slots[x].tensor)
+    if kind == record.SEQUENCE:
+        return all(_takes(a, b, *pair) for pair in zip(x[1], y[1]))
+    if kind == record.RUNTIME:
+        return b.matches(t, a.scalars[x][0])  # False if it is of another type
+    return Dim not in (type(x), type(y)) or b.matches(t, now(x))
 
 
 def _exchange(a: Path, b: Path, k: int) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanal.core.base.dim import Dim, Dims, now, plain, plainly, varies
+from fanal.core.base.dim import Dim, Dims, now, plainly, varies
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
@@ -40,11 +40,13 @@ class Sizes:
         for slot in self.slots:
             slot.template, slot.signature = one(slot.signature[1]), plainly(slot.signature)
             slot.moves = True
-        self.numbers: list[tuple[Any, int, Dim]] = []  # (matcher step, place, Dim)
+        self.numbers: list[tuple[Any, int, Dim]] = []  # (step, place among its arguments, Dim)
+        self.expected: list[int] = []  # what the matcher expects there: it knows objects by address
         self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
         for s in path.steps:
             for place, spec in enumerate(s.specs):
                 self._find(s, place, spec, True)
+        self._expect_numbers()
 
     def _find(self, step: Any, place: int, spec: tuple, direct: bool) -> None:
         kind, x = spec
@@ -54,8 +56,7 @@ class Sizes:
         elif kind == CONST and type(x) is Dim:
             self.first.setdefault(self._name(x), spec)
             if direct:
-                self.numbers.append((step.native, place, x))
-                matcher.set_arg(step.native, place, plain(x))
+                self.numbers.append((step, place, x))
         elif kind == SLOT and self.path.slots[x] in self.slots:
             for d in self.path.slots[x].template:
                 if type(d) is Dim:
@@ -124,10 +125,15 @@ class Sizes:
             o._shape, o._strides, o._offset, o._chain = value(template)
             if o._node.shape != o._shape:
                 o._node = _stub(o._node, o._shape)
-        for native, place, d in self.numbers:
-            matcher.set_arg(native, place, d.now())
+        self._expect_numbers()
         path.frozen.clear()
         return True
+
+    def _expect_numbers(self) -> None:
+        numbers = [d.now() for _, _, d in self.numbers]
+        for (step, place, _), n in zip(self.numbers, numbers):
+            matcher.set_arg(step.native, place, n)
+        self.expected = numbers
 
     def settle(self) -> bool:
         """Give the program the present sizes. Returns False if it is not the program for them."""
@@ -150,6 +156,8 @@ class Sizes:
         """Leave a path of these sizes alone."""
         for s in self.path.steps:
             forget_names(s.specs)
+        for s, place, _ in self.numbers:
+            matcher.set_arg(s.native, place, s.specs[place][1])
         for slot in self.slots:
             slot.template = None
         self.path.sizes = None
