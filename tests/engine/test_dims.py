@@ -91,3 +91,7 @@ def test_limits_are_those_of_slices(s: slice) -> None:
 
 def test_what_is_planned_together() -> None:
     assert [near(n) for n in (0, 1, 2, 7, 8, 31, 32)] == [(0, 0), (1, 1), (2, 7), (2, 7), (8, 31), (8, 31), (32, 127)]
+
+
+def test_nothing_named_is_always_the_same() -> None:
+    assert Dims().hold()

@@ -17,6 +17,7 @@ from agreement import NUDGE, disagreement, wide
 from programs import run, source
 
 import fanal
+from fanal.core.base import knobs
 
 torch = pytest.importorskip("torch")
 BLOCK = 50
@@ -90,8 +91,9 @@ def test_programs_agree_with_torch(block: range) -> None:
         compare(seed)
 
 
-def test_programs_on_data_of_any_size_agree_with_torch(block: range) -> None:
-    for seed in block[::5]:
+def test_programs_on_data_of_any_size_agree_with_torch(block: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knobs, "sizes", True)
+    for seed in block[::25]:
         compare(seed, module=sized_programs)
 
 

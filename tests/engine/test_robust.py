@@ -94,9 +94,9 @@ def test_kernels_assemble_for_neon(monkeypatch: pytest.MonkeyPatch) -> None:
     programs = []
     compiled = cache.Compiled
 
-    def collect(program: Any) -> Any:
+    def collect(program: Any, dims: Any = None) -> Any:
         programs.append(program)
-        return compiled(program)
+        return compiled(program, dims)
     monkeypatch.setattr(cache, "Compiled", collect)
     monkeypatch.setattr(cache, "_plans", type(cache._plans)())
     for name in ("mlp", "gpt"):

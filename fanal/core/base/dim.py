@@ -130,6 +130,8 @@ class Dims:
 
     def hold(self, count: int | None = None) -> bool:
         """Tell whether the present values of the names, or of the first few, meet the conditions."""
+        if not self.conditions:
+            return True
         if self._tests is None:
             last: list[int] = []  # by atom: the last name that it follows from
             for atom in self.atoms:
