@@ -95,6 +95,8 @@ def own_draws() -> list[Level]:
 
     Raises PyTorch's error where a level allows no random numbers.
     """
+    if not session.levels:
+        return []
     if any(level.randomness == "error" for level in session.levels):
         raise RuntimeError(RANDOM)
     return [level for level in session.levels if level.randomness == "different"]

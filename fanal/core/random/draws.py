@@ -40,6 +40,8 @@ def name_of(dtype: np.dtype) -> str:
 
 def narrow(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Convert as C++ does: to a 16-bit float through float32, from a float to an integer by its low bits."""
+    if values.dtype == dtype:
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         if name_of(dtype) in ("float16", "bfloat16"):
             values = values.astype(np.float32, copy=False)
@@ -147,15 +149,20 @@ def _highest(bound: int, dtype: np.dtype) -> int:
     return bound
 
 
-def _check_bounds(low: int, last: int, dtype: np.dtype) -> None:
+@functools.cache
+def _limits(dtype: np.dtype) -> tuple[float, float]:
+    """Return the bounds that integers drawn in a dtype may have."""
     if name_of(dtype) in _DIGITS:
-        smallest, largest = -_LARGEST[name_of(dtype)], _LARGEST[name_of(dtype)]
-    elif dtype.kind == "b":
-        smallest, largest = 0, 1
-    elif name_of(dtype) == "uint64":
-        smallest, largest = 0, _INT64_MAX
-    else:
-        smallest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        return -_LARGEST[name_of(dtype)], _LARGEST[name_of(dtype)]
+    if dtype.kind == "b":
+        return 0, 1
+    if name_of(dtype) == "uint64":
+        return 0, _INT64_MAX
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+def _check_bounds(low: int, last: int, dtype: np.dtype) -> None:
+    smallest, largest = _limits(dtype)
     for name, bound in (("from", low), ("to - 1", last)):
         if not smallest <= bound <= largest:
             raise RuntimeError(f"{name} is out of bounds for {name_of(dtype)}")
