@@ -132,7 +132,7 @@ def _epilogue(v: Value, tail: Tail) -> tuple[Epilogue | None, int, DType]:
 
     cost = sum(
         max(1, op.params[0].flops if isinstance(op.params[0].flops, int) else 1) if op.kind == "point" else 1
-        for op in ops
+        for op in ops[1:]
     )
     made = Epilogue(
         ";".join(key),
