@@ -421,3 +421,23 @@ def test_a_cotangent_that_shares_memory_is_carried() -> None:
             h, = torch.autograd.grad(g.sum(), w)
             log(h)
     agree(work, 0)
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_one_step_that_cannot_come_again_does_not_spoil_the_next(leaf: bool) -> None:
+    """Its history was not carried, so the next segment was recorded, whose history was not carried either: for ever."""
+    p, x = torch.arange(6.0).requires_grad_(), torch.ones(2, 3)
+    assert p.sum().item() == 15
+    grads = []
+    for step in range(8):
+        before = ledger.recorded
+        v = (p if leaf else p * 2).view(2, 3)
+        a = (v * x).sum()
+        if step == 0:
+            a + a * np.float32(2)  # an argument that is not compared
+        assert a.item() == (15 if leaf else 30)
+        (a + (v * v).sum()).backward()
+        grads.append(p.grad)
+        p.grad = None
+    assert ledger.recorded == before
+    assert [g.tolist() for g in grads] == [[1 + 2.0 * k if leaf else 2 + 8.0 * k for k in range(6)]] * 8

@@ -19,6 +19,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.base.where import show
 from fanal.core.engine.carry import folded, template, unfold, unfolded
+from fanal.core.engine.flush import EARLIER
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import session, unfollowable
 from fanal.core.ir.prims import add, alias, tape
@@ -198,7 +199,7 @@ def gradients(
     if wanted is not None:
         walk, inner = _only_towards(walk, wanted)
     if any(n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
-        unfollowable("backward goes through values of an earlier segment")
+        unfollowable(EARLIER)
     uses = _uses(walk)
     found: dict[int, Node] = {}
     grads = Sums()

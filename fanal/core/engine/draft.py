@@ -175,6 +175,7 @@ class Draft:
         self.snapshots = [(i, *read) for i, e in enumerate(events) for read in e.snapshots]
         self.naming = s.naming
         self.refused: str | None = None
+        self.unnamed: str | None = None  # why it may run, but not come again
         self.epoch = s.began
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
@@ -391,7 +392,7 @@ class Draft:
         source = known.get(id(n))
         if source is None:
             if n.home is not None and n.home is not NOWHERE:
-                self.refused = f"a value from outside that no argument names ({n!r})"
+                self.unnamed = f"a value from outside that no argument names ({n!r})"
             source = ("constant", n.buffer)
         self.inputs.append(input_(n.shape, n.dtype))
         self.sources.append(source)

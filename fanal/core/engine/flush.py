@@ -22,7 +22,11 @@ from fanal.core.ir.program import FREED, Node, toposort
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
-learn: Callable[[Any, tuple, list], None] | None = None
+learn: Callable[[Any, tuple, list, bool], None] | None = None
+
+# A segment is recorded when its backward goes through history that another left as it was recorded. It is run as a path
+# all the same, once: so its own history is carried, and the next segment need not be recorded for the same reason.
+EARLIER = "backward goes through values of an earlier segment"
 
 
 def residuals(roots: list[Node]) -> list[Node]:
@@ -138,10 +142,10 @@ def _run_recorded(touched: dict) -> None:
             refused = refused or "a value was read in a callback, a checkpoint or a level of forward mode"
         if s.event is not None:  # what it did until here is no call that could come again
             refused = refused or "a value was needed within a call"
-        if refused is None and draft is not None and knobs.follow:
+        if refused in (None, EARLIER) and draft is not None and knobs.follow:
             with s.naming or nullcontext():
                 drawn = draft(s)
-            refused = drawn.refused
+            refused = refused or drawn.refused or drawn.unnamed
     handles = (
         [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []
     )
@@ -157,10 +161,11 @@ def _run_recorded(touched: dict) -> None:
     open_ = {id(o._storage) for o in held}
     if any(st.node.needs_grad and not st.node.freed and id(st) not in open_ for st in live):
         refused = refused or "history is left over for a later backward"
-    if drawn is not None and refused is None and held:
-        refused = drawn.leave_open(held)
-    if drawn is not None and refused is None and learn is not None and drawn.covers(live):
-        learn(drawn, mode, held)
+    once = refused == EARLIER and drawn is not None and drawn.refused is None and bool(held)
+    uncarried = drawn.leave_open(held) if drawn is not None and (refused is None or once) and held else None
+    refused = refused or uncarried
+    if drawn is not None and not uncarried and (refused is None or once) and learn is not None and drawn.covers(live):
+        learn(drawn, mode, held, not once)
         forget(drawn.originals)
     elif live:
         extra = residuals([st.node for st in live]) + directions([st.node for st in live])

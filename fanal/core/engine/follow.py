@@ -491,8 +491,8 @@ def _expect_next(again: bool, ended: Path) -> None:
         s.path = None
 
 
-def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
-    """Run a recorded segment as the path it will be, and keep the path. `held` has history for later."""
+def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
+    """Run a recorded segment as the path it will be, and keep the path or not. `held` has history for later."""
     p = Path(draft, mode)
     if draft.naming is not None:
         p.sizes = Sizes(p, draft.naming.dims)
@@ -514,13 +514,14 @@ def learn(draft: Draft, mode: tuple, held: list[Any]) -> None:
         finish(_run_recorded, p, p.exe.begin(arrays), draft, held)
     for u in p.inherited:
         u.carried = None
-    if draft.naming is not None:
+    if draft.naming is not None and keep:
         draft.naming.family.judge(p, draft.naming)
     for slot in p.slots:
         if slot.moves or slot.shared:
             p.release(slot)
-    paths().add(p)
-    finish(_expect_next, p)
+    if keep:
+        paths().add(p)
+        finish(_expect_next, p)
 
 
 def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any]) -> None:
