@@ -117,7 +117,7 @@ def prim(
     return row
 
 
-_REREADS = ("bitcast", "recast")  # bytes as another dtype
+_AS_THEY_ARE = ("bitcast", "recast", "broadcast", "reshape", "permute", "slice", "flip")  # bytes, only read or moved
 
 
 def reference(node: Any) -> Callable:
@@ -127,7 +127,7 @@ def reference(node: Any) -> Callable:
     """
     row, params = node.row, node.params
     ref = row.ref
-    if row.name not in _REREADS and any(x.dtype is complex32 for x in (node, *node.inputs)):
+    if row.name not in _AS_THEY_ARE and any(x.dtype is complex32 for x in (node, *node.inputs)):
         params = tuple(complex64 if p is complex32 else p for p in params)
         rounded = pairs if node.dtype is complex32 else np.asarray
         return lambda *arrays: rounded(ref(*map(plain, arrays), *params))
