@@ -13,6 +13,7 @@ from fanal.core.backends.cpu.run import Executable
 from fanal.core.backends.cpu.threads import set_num_threads
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower
+from fanal.core.engine.ledger import ledger
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Program, toposort
 
@@ -158,3 +159,27 @@ def test_inputs_are_overwritten_as_a_whole_or_not_at_all(early: bool, threads: i
                 np.testing.assert_array_equal(weights, before + 1)
     finally:
         set_num_threads(1)
+
+
+@pytest.mark.parametrize("table", [False, True], ids=["classifier", "table"])
+def test_nothing_is_written_before_the_last_check(table: bool) -> None:
+    """What is written before it is copied in every step: a loss computed last, and rows found again, must not delay it."""
+    ledger.executables.clear()
+    fanal.manual_seed(0)
+    nn, F = fanal.nn, fanal.nn.functional
+    model = nn.Sequential(*([nn.Embedding(4000, 8), nn.Flatten(), nn.Linear(16, 10)] if table else
+                            [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)]))
+    opt = (fanal.optim.SGD if table else fanal.optim.Adam)(model.parameters(), lr=0.1)
+    x = fanal.randint(0, 4000, (32, 2)) if table else fanal.randn(32, 64)
+    y = fanal.randint(0, 10, (32,))
+    for _ in range(6):
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+    lowered = max((e.exe.lowered for e in ledger.executables), key=lambda lowered: len(lowered.steps))
+
+    def places(values: set[int]) -> list[int]:
+        return [n for n, step in enumerate(lowered.steps) if not values.isdisjoint(step.writes)]
+
+    assert max(places({code for code, _ in lowered.checks})) < min(places({*lowered.inputs} & {*lowered.outputs}))

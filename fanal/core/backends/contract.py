@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fanal.core.compiler.steps import HostStep as HostStep  # re-exported: the other kind of step
 
@@ -28,6 +28,8 @@ class Temp:
 
     id: int
     nbytes: int
+    reads: ClassVar[tuple[int, ...]] = ()  # which other steps have
+    writes: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fanal.core.compiler.fuse import SAME, Group, fuse, note_readers, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
-from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, pieces, place_parts
+from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, in_range, pieces, place_parts
 from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered
@@ -220,13 +220,20 @@ class _Lowering:
             self._check(index, n)
 
     def _check(self, index: Value, n: int) -> None:
-        if (id(index), n) in self.checked or not index.size or (index.name == "iota" and n != NOT_ZERO):
+        if (id(index), n) in self.checked or not index.size or (n != NOT_ZERO and in_range(index, n)):
             return
         self.checked.add((id(index), n))
         code = self.graph.number()
         self.buffers[code] = Buffer(8, (1,), int64)
         self.checks.append((code, n))
+        begin = len(self.steps)
         self._build(IndexCheck(index, n, code))
+        # As soon as what it reads is there: the later a program may fail, the more inputs are saved in every run.
+        check = self.steps[begin:]
+        del self.steps[begin:]
+        reads = {value for step in check for value in step.reads}
+        at = max((k for k, step in enumerate(self.steps, 1) if not reads.isdisjoint(step.writes)), default=0)
+        self.steps[at:at] = check
 
     def _pieces(self, v: Value) -> None:
         """Emit a value that is written region by region."""
