@@ -174,6 +174,7 @@ class Draft:
         index, slot_index = s.index, s.slot_index
         self.snapshots = [(i, *read) for i, e in enumerate(events) for read in e.snapshots]
         self.naming = s.naming
+        self.place: Any = None  # where the segment begins, see engine.flush
         self.refused: str | None = None
         self.unnamed: str | None = None  # why it may run, but not come again
         self.epoch = s.began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -14,11 +15,15 @@ from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
 from fanal.core.engine.ledger import ledger
-from fanal.core.engine.record import session
+from fanal.core.engine.record import OUT, SLOT, Session, session
 from fanal.core.engine.rng import rng
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, toposort
+
+STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
+MAX_PLACES = 64
+MAX_SEEN = 256  # segments remembered at a place
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
@@ -136,15 +141,22 @@ def _run_recorded(touched: dict) -> None:
     refused, s.unfollowable = s.unfollowable, None
     drawn: Any = None
     mode: tuple = ()
+    run = run_program
     if s.events:
         mode = s.events[0].mode
         if s.waiting or rng.kept or s.inside or state.levels:
             refused = refused or "a value was read in a callback, a checkpoint or a level of forward mode"
         if s.event is not None:  # what it did until here is no call that could come again
             refused = refused or "a value was needed within a call"
+        place = place_of(s)
+        if knobs.follow and knobs.compile and s.naming is None and place.meet(s):
+            from fanal.core.engine.pieces import run_in_pieces  # and with it the compiler
+
+            refused, run = "a segment that begins where none comes again", run_in_pieces
         if refused in (None, EARLIER) and draft is not None and knobs.follow:
             with s.naming or nullcontext():
                 drawn = draft(s)
+            drawn.place = place
             refused = refused or drawn.refused or drawn.unnamed
     handles = (
         [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []
@@ -172,18 +184,18 @@ def _run_recorded(touched: dict) -> None:
         if s.vmapped:
             hidden = unknown(toposort(extra))
             extra = [n for n in extra if id(n) not in hidden]
-        _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()))
+        _compute(list({id(n): n for n in [*(st.node for st in live), *extra]}.values()), run)
     if live:
         ledger.flushes += 1
     if refused:
         ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
 
 
-def _compute(outputs: list[Node]) -> None:
+def _compute(outputs: list[Node], run: Callable[..., list] = run_program) -> None:
     if not outputs:
         return
     program, given = closed(outputs)
-    for n, a in zip(outputs, run_program(program, given)):
+    for n, a in zip(outputs, run(program, given)):
         n.buffer = a
     forget(program.nodes)
 
@@ -195,3 +207,44 @@ def forget(nodes: list[Node]) -> None:
             n.inputs = ()
             if not n.needs_grad:
                 n.row, n.params = input_, (n.shape, n.dtype)
+
+
+class Place:
+    """Where segments begin: which ones were recorded there, and how many more were new than came again, lately."""
+
+    __slots__ = ("seen", "strangers")
+
+    def __init__(self) -> None:
+        self.seen: OrderedDict[int, None] = OrderedDict()
+        self.strangers = 0
+
+    def came_again(self) -> None:
+        """Note that a segment came again."""
+        if self.strangers:
+            self.strangers -= 1
+
+    def meet(self, s: Session) -> bool:
+        """Note the recorded segment; tell whether it is new where most are."""
+        key = hash(tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs])
+                          for e in s.events]))
+        if key in self.seen:
+            self.seen.move_to_end(key)
+            self.came_again()
+            return False
+        self.seen[key] = None
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+        self.strangers = min(self.strangers + 1, 2 * STRANGERS)
+        return self.strangers > STRANGERS
+
+
+def place_of(s: Session) -> Place:
+    """Return the place where the recorded segment begins."""
+    code, at = s.events[0].where or (None, 0)
+    key = id(code), at
+    found = s.places.get(key)
+    if found is None:
+        found = s.places[key] = Place()
+        if len(s.places) > MAX_PLACES:
+            del s.places[next(iter(s.places))]
+    return found

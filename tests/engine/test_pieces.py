@@ -1,0 +1,100 @@
+"""Steps that never come again run in pieces: with the same bits, and soon without planning."""
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import programs
+import pytest
+import wide_programs
+from test_follow import on_a_thread
+from training import MODELS, fresh, train
+
+import fanal
+from fanal.core.engine.flush import Place
+from fanal.core.engine.ledger import ledger
+
+peer = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every recorded step in pieces."""
+    monkeypatch.setattr(Place, "meet", lambda place, s: True)
+
+
+def _decode(lib: Any, steps: int) -> tuple[list[Any], list[int]]:
+    """Train a decoder that is given the truth or its own guess, at random, over a random length."""
+    lib.manual_seed(0)
+    r = random.Random(0)
+    nn, F = lib.nn, lib.nn.functional
+    emb, cell, head = nn.Embedding(8, 6), nn.GRUCell(6, 6), nn.Linear(6, 8)
+    ws = [p for m in (emb, cell, head) for p in m.parameters()]
+    opt = lib.optim.SGD(ws, 0.1)
+    losses, plans = [], []
+    for _ in range(steps):
+        before = ledger.plans
+        h, token, loss = lib.zeros(1, 6), lib.tensor([0]), 0.0
+        for t in range(r.randint(2, 7)):
+            h = cell(emb(token), h)
+            logits = head(h)
+            target = lib.tensor([(t * 3) % 8])
+            loss = loss + F.cross_entropy(logits, target)
+            token = target if r.random() < 0.5 else logits.argmax(1)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+        plans.append(ledger.plans - before)
+    return [losses, *(w.detach().numpy().copy() for w in ws)], plans
+
+
+def test_a_step_that_never_comes_again_is_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, plans = on_a_thread(lambda: _decode(fanal, 22))
+    expected, _ = _decode(peer, 22)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert sum(plans[-4:]) < 20  # of some 200 pieces
+    monkeypatch.setattr(Place, "meet", lambda place, s: False)
+    whole, _ = on_a_thread(lambda: _decode(fanal, 22))
+    for a, b in zip(found, whole):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
+def test_pieces_have_the_bits_of_the_whole(name: str, always: None) -> None:
+    expected = fresh(name)
+    assert on_a_thread(lambda: train(MODELS[name](fanal))) == expected
+
+
+@pytest.mark.parametrize("module", [programs, wide_programs])
+def test_random_programs_in_pieces(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(seed: int) -> Any:
+        return on_a_thread(lambda: module.run(fanal, module.source(seed), seed, bits))
+
+    def bits(t: Any) -> Any:
+        t = t.detach().resolve_conj().resolve_neg()
+        return np.array((t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy()).tobytes()
+    for seed in range(4):
+        whole = run(seed)
+        with monkeypatch.context() as m:
+            m.setattr(Place, "meet", lambda place, s: True)
+            assert run(seed) == whole, module.source(seed)
+
+
+def test_a_loop_of_many_shapes_is_followed_when_they_come_again() -> None:
+    def work() -> int:
+        w = fanal.ones(3, requires_grad=True)
+
+        def step(n: int) -> None:
+            (fanal.ones(n, 3) * w).sum().backward()
+            w.grad = None
+            fanal.zeros(1).item()
+        for n in (*range(1, 30), *range(1, 30), *range(1, 30)):
+            step(n)
+        before = ledger.recorded
+        for n in range(1, 30):
+            step(n)
+        return ledger.recorded - before
+    assert on_a_thread(work) == 0
