@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fanal.core.backends.cpu import memory
+from fanal.core.backends.cpu import memory, run
 
 
 def test_memory_of_sizes_out_of_use_is_given_back() -> None:
@@ -19,3 +19,10 @@ def test_memory_of_sizes_out_of_use_is_given_back() -> None:
         a = memory.empty_aligned((size,), byte)
         del a
     assert list(memory._free) == [1 << 15, 1 << 14], "the sizes longest unused come first, and go first"
+
+
+def test_a_workspace_that_grows_leaves_nothing_behind() -> None:
+    space = run._Workspace()
+    space.grow(1 << 20)
+    space.grow(1 << 21)
+    assert space.nbytes == 1 << 21 and memory._Counts.kept == 0

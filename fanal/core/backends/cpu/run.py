@@ -48,8 +48,9 @@ class _Workspace:
 
     def grow(self, nbytes: int) -> None:
         if nbytes > self.nbytes:
-            self.array = None  # not both at once
+            self.array = None  # not both at once: it would be kept for another of its size, which does not come
             self.nbytes = self.address = 0
+            memory.release_kept()
             self.array = memory.empty_aligned((nbytes,), np.dtype(np.uint8))
             self.nbytes, self.address = nbytes, memory.address_of(self.array)
 
