@@ -106,7 +106,7 @@ def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict, mine: set[int
 def _may_match(p: Path, spec: tuple, a: Any, mine: set[int]) -> bool:
     kind, x = spec
     if kind == record.CONST:
-        return a is x or type(x) is Dim or (type(a) is type(x) and a == x)
+        return a is x or type(x) is Dim or record.alike(a, x)
     if kind == record.SLOT:
         slot = p.slots[x]
         if not isinstance(a, Handle) or id(a) in mine:

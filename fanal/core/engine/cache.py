@@ -169,11 +169,11 @@ def structure(program: Program) -> Any:
                     n.row,
                     tuple([place[id(i)] for i in n.inputs]),
                     n.params,
-                    tuple(map(type, n.params)),
+                    tuple([type(p) if type(p) is not float or p else repr(p) for p in n.params]),
                     n.dtype,
                     n.shape,
                 )
-            )  # types keep 1, 1.0 and True apart, which compare equal
+            )  # types keep 1, 1.0 and True apart, which compare equal, texts 0.0 and -0.0
         except KeyError:
             return None
         place[id(n)] = len(place)

@@ -19,7 +19,7 @@ from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, parts
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts
 from fanal.core.engine.steady import NOBODY, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.engine.views import join
@@ -308,7 +308,7 @@ class Path:
                 return True
             return spec is slot.first and self.bind(slot, a)
         if kind == CONST:
-            return a is x or (type(a) is type(x) and a == x) or (type(x) is Dim and self.sizes.take(spec, a))
+            return a is x or alike(a, x) or (type(x) is Dim and self.sizes.take(spec, a))
         if kind == RUNTIME:
             entry = self.scalars[x]
             if a is not entry[0]:

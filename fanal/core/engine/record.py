@@ -139,6 +139,11 @@ CONST, SLOT, OUT, RUNTIME, SEQUENCE, OBJECT = range(6)
 _IMMUTABLE = (int, float, complex, str, bytes, type(None), slice, type(Ellipsis), range, dtype)
 
 
+def alike(a: Any, x: Any) -> bool:
+    """Tell whether two constants mean the same: 1, 1.0 and True are equal and do not, nor do 0.0 and -0.0."""
+    return type(a) is type(x) and a == x and (type(a) is not float or a != 0 or repr(a) == repr(x))
+
+
 def spec_of(x: Any, s: Session, event: Event) -> tuple:
     """Describe an argument so that the same call can be recognised and repeated."""
     if isinstance(x, Handle):

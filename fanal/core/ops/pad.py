@@ -115,7 +115,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             f"length {len(amounts)} and input of dimension {len(x.shape)}"
         )
     if mode == "constant":
-        return wrap_like(constant_node(x, amounts, value or 0), input)
+        return wrap_like(constant_node(x, amounts, 0 if value is None else value), input)
     if value:
         raise RuntimeError(f'Padding mode "{mode}" doesn\'t take in value argument')
     if mode not in ("reflect", "replicate", "circular"):
