@@ -47,6 +47,8 @@ def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any, make: Cal
 
     So it is with the gradients by q, k and v, however the model cut them out of their joint projection.
     """
+    if not all(p.size for p in parts):  # what has no elements shows nothing
+        return None
     whole, full = _whole(parts, dim, shape), shape
     if whole is None and all(p.name == "reshape" for p in parts):  # join what they reshape, if that is the same
         outer = math.prod(shape[:dim])
