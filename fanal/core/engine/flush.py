@@ -109,9 +109,10 @@ def flush_recorded(reason: str) -> None:
 
 def _without_failures(touched: dict, calls: list[Any], writes: list[tuple], grads: list[tuple]) -> Failure | None:
     """Run what is pending but for what cannot be computed; return the first failure. See `failure`."""
-    if session.vmapped:
-        return None
-    found = failures([st.node for st in _pending(touched)])
+    pending = [st.node for st in _pending(touched)]
+    if session.levels or (session.vmapped and unknown(toposort(pending))):
+        return None  # what belongs to one example of a mapped function has no value
+    found = failures(pending)
     if not found:
         return None
     k, first = first_of(found.values(), calls)
