@@ -101,3 +101,12 @@ def test_windows_that_leave_a_gap() -> None:
     x = fanal.stft(fanal.ones(40), 8, return_complex=True, window=fanal.ones(8))
     with pytest.raises(RuntimeError, match="window overlap add min: 1"):
         fanal.istft(x, 8, window=fanal.zeros(8))
+
+
+@pytest.mark.parametrize("lines, length", [(1, 16), (3, 31), (20, 33), (17, 64)])
+@pytest.mark.parametrize("name", ["irfft", "hfft"])
+def test_a_half_spectrum_without_imaginary_parts(name: str, lines: int, length: int) -> None:
+    """The imaginary parts of the other half were what had been in memory."""
+    x = np.random.default_rng(0).standard_normal((lines, length)).astype(np.float32)
+    expected = getattr(torch.fft, name)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(getattr(fanal.fft, name)(fanal.tensor(x)).numpy(), expected, rtol=1e-4, atol=1e-4)

@@ -163,8 +163,10 @@ class _Transform:
                 self._put(w.at(to, w.mul(here, str(LANES)), self.size), x, self.vector)
         if not self.from_complex:
             for j in range(LANES):
-                at = w.mul(w.add(e, str(j)), str(LANES))
-                self._put(w.at(im, at, self.size), "zeroinitializer", self.vector)
+                here, zeros = w.add(e, str(j)), "zeroinitializer"
+                if self.what == "real":
+                    self._load_conjugate(here, zeros, 0, im)
+                self._put(w.at(im, w.mul(here, str(LANES)), self.size), zeros, self.vector)
         return ()
 
     def _load_conjugate(self, e: Value, x: Value, which: int, to: Value) -> Value:
