@@ -194,8 +194,8 @@ def test_ctrl_c_ends_by_sigint_with_one_traceback(tmp_path):
     script = """
         import atexit, sys, time
         atexit.register(print, "cleaned up", flush=True)
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             time.sleep(60)
         finally:
             print("finally", flush=True)
