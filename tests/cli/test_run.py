@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,7 @@ def test_ctrl_c_ends_by_sigint_with_one_traceback(tmp_path):
             text=True,
         )
         assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # until it sleeps: the traceback names the line that was interrupted
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         seen.append((process.returncode, out, err))
