@@ -172,3 +172,16 @@ def test_a_zero_below_zero(program: Any) -> None:
         return [(1 / program(m, m.ones(3), -0.0 if k in (3, 5, 6, 9) else 0.0)).tolist() for k in range(12)]
 
     assert signs(fanal) == signs(torch)
+
+
+def test_a_zero_below_zero_before_a_branch() -> None:
+    """Paths that differ in the sign of a zero were taken for one up to where they part."""
+    def run(m: Any) -> list:
+        found = []
+        for k in range(16):
+            y = m.full((3,), -0.0 if k in (1, 3, 5, 9, 12) else 0.0) * m.ones(3)
+            z = y.exp() if k in (2, 3, 6, 9, 13) else y.sin()
+            found.append(((1 / y).tolist(), str(z.tolist())))
+        return found
+
+    assert run(fanal) == run(torch)

@@ -179,7 +179,7 @@ def _alike(a: Path, b: Path, x: list, y: list) -> bool:
             if pa != pb or not _same_slot(a.slots[pa], b.slots[pb]):
                 return False
         elif ka == record.CONST:
-            if not (pa is pb or type(pa) is Dim or type(pb) is Dim or (type(pa) is type(pb) and pa == pb)):
+            if not (pa is pb or type(pa) is Dim or type(pb) is Dim or record.alike(pa, pb)):
                 return False
         elif ka == record.OBJECT:
             if pa() is not pb():

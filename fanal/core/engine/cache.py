@@ -153,6 +153,11 @@ class _CompiledRun:
             self.program.again(self.inputs, self.results)
 
 
+def kinds(params: tuple) -> tuple:
+    """Return what keeps parameters apart that compare equal: types 1, 1.0 and True, texts 0.0 and -0.0."""
+    return tuple([type(p) if type(p) is not float or p else repr(p) for p in params])
+
+
 def structure(program: Program) -> Any:
     """Return a key equal for programs that run the same way, or None when a parameter cannot be compared."""
     place: dict[int, int] = {}
@@ -169,11 +174,11 @@ def structure(program: Program) -> Any:
                     n.row,
                     tuple([place[id(i)] for i in n.inputs]),
                     n.params,
-                    tuple([type(p) if type(p) is not float or p else repr(p) for p in n.params]),
+                    kinds(n.params),
                     n.dtype,
                     n.shape,
                 )
-            )  # types keep 1, 1.0 and True apart, which compare equal, texts 0.0 and -0.0
+            )
         except KeyError:
             return None
         place[id(n)] = len(place)

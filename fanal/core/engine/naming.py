@@ -12,6 +12,7 @@ import numpy as np
 
 from fanal.core.base import knobs
 from fanal.core.base.dim import Dim, Dims, near, now, plain, plainly, varies
+from fanal.core.engine import record
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.handle import SIGNATURE, Handle
 from fanal.core.engine.record import CONST, OBJECT, SEQUENCE, SLOT, parts, session
@@ -47,7 +48,7 @@ def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
     found: dict[Place, tuple[int, int]] = {}
 
     def same(place: Place, a: Any, b: Any) -> bool:
-        if a is b or (type(a) is type(b) and a == b):
+        if a is b or record.alike(a, b):
             return True
         if type(a) is int and type(b) is int:
             found[place] = (a, b)
@@ -200,7 +201,7 @@ class Naming:
     def _name(self, place: Place, value: Any, model: Any) -> Any:
         name = self.family.names.get(place)
         if name is None:
-            if value is model or (type(value) is type(model) and value == model):
+            if value is model or record.alike(value, model):
                 return value
             raise Unlike
         if type(value) is not int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fanal.core.compiler.graph import SOURCES, VIEWS, Graph, Value
 from fanal.core.compiler.simplify import simplify
-from fanal.core.engine.cache import Compiled
+from fanal.core.engine.cache import Compiled, kinds
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program
@@ -52,9 +52,7 @@ class _Piece:
                 gives = v in needed and v in mine
                 if gives:
                     self.gives.append(v)
-                text = v.name in ("full", "pad")  # 0.0 is not -0.0
-                key.append((v.row, inputs, repr(v.params) if text else v.params, tuple(map(type, v.params)),
-                            v.dtype, v.shape, gives))
+                key.append((v.row, inputs, v.params, kinds(v.params), v.dtype, v.shape, gives))
             k = number[v] = len(number)
             return k
         for v in self.own:
