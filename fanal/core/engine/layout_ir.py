@@ -10,6 +10,7 @@ HELD, EXTRA, GUARD, REBIND, ARGS = 72, 80, 88, 96, 104
 
 # Kinds of conditions, four words each: kind, a, b, what must be there.
 WORD, HALF, ITEM, INDIRECT = range(4)  # [a], the low half of [a], the dict a at key b, [[a] + b]
+TABLE_HEAD = 24  # bytes before the conditions of a table: how many conditions, references to set, arguments to expect
 # How an entry of a rebinding table compares: the same object; the same or an equal tuple; any other object.
 SAME, EQUAL, OTHER = range(3)
 

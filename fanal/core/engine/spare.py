@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from fanal.core.engine import layout_ir
 from fanal.core.engine.draft import Group, stub
 from fanal.core.engine.handle import Handle, Origin
-from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import OUT
 from fanal.core.engine.tables import (
     HANDLE,
@@ -24,6 +23,7 @@ from fanal.core.engine.tables import (
     Table,
     alone,
     bare,
+    element,
     holds,
     native,
     offsets,
@@ -48,8 +48,6 @@ def serves(path: Path) -> bool:
         if g.grad or (g.external and (k in moving or g.final is not None)):
             return False
         if not g.external:
-            if not held.issuperset(g.outs):
-                return False
             size += g.storage.node.nbytes
     return size <= MAX_BYTES and all(_of_no_leaf(path.outs[i]._base_ref) for i in path.held)
 
@@ -63,7 +61,7 @@ class Generation:
     """The tensors of `path.held`, fresh: as they must be when they are handed out again."""
 
     def __init__(self, path: Path) -> None:
-        self.tensors: list[Any] = []  # while they are not the path's
+        self.tensors: list[Any] = [None] * len(path.held)  # while they are not the path's
         groups = dict.fromkeys(path.out_groups[i] for i in path.held)
         self.storages = {k: path.groups[k].storage for k in groups if not path.groups[k].external}
         self.versions = {k: (s.version, s.version + 1) for k, s in self.storages.items()}
@@ -75,6 +73,9 @@ class Generation:
             self.fresh.append({name: getattr(o, name) for name in Handle.__slots__ if name != "_storage"})
             if self._whole(path, i):
                 del self.fresh[-1]["_node"]  # becomes the value
+        # Tensors that nobody keeps, on the same storages: what they were when these were handed out.
+        self.others = [(i, path.outs[i]._node, path.outs[i]._seen)
+                       for k in self.storages for i in path.groups[k].outs if i not in path.held]
         self.buffers: list[tuple[int, Any]] = []  # (place among the results, memory), once it has run
 
     def _whole(self, path: Path, i: int) -> bool:
@@ -83,9 +84,9 @@ class Generation:
         return path.out_groups[i] in self.storages and not (o._chain or o._detached)
 
     def retire(self, path: Path) -> None:
-        """Take the tensors, computed and still held by the user, off the path."""
-        self.tensors = [path.outs[i] for i in path.held]
+        """Take the tensors, computed and still held by the user, off the path. They have run before if laid out."""
         if not self.buffers:
+            self.tensors[:] = [path.outs[i] for i in path.held]
             self._lay_out(path)
 
     def _lay_out(self, path: Path) -> None:
@@ -122,11 +123,18 @@ class Generation:
             again += [(path.groups[k], GROUP["storage"], s), (s, STORAGE["uncounted"], ()),
                       (s, STORAGE["node"], self.pending[k]), (s, STORAGE["version"], before)]
             done += [(s, STORAGE["node"], value), (s, STORAGE["version"], after)]
+        for i, node, seen in self.others:
+            o = path.outs[i]
+            again += [(o, HANDLE["_storage"], self.storages[path.out_groups[i]]),
+                      (o, HANDLE["_node"], node), (o, HANDLE["_seen"], seen)]
+        for j, (o, i) in enumerate(zip(self.tensors, path.held)):
+            again += [(path.outs, element(path.outs, i), o), (self.tensors, element(self.tensors, j), None)]
+            done.append((self.tensors, element(self.tensors, j), o))
         holders = [(o, step) for o, i in zip(self.tensors, path.held) for step in path.holders.get(i, ())]
         again += [(step.native, layout_ir.OUT, o) for o, step in holders if step.out[0] == OUT]
         self._sequences = list({id(step): step for _, step in holders if step.out[0] != OUT}.values())
-        self._expecting = [(*use, i) for i in path.held for use in path.refs.get(i, ())]
-        self._free, self._again, self._done = Table(conditions), Table([], again), Table([], done)
+        expecting = [(*use, o) for o, i in zip(self.tensors, path.held) for use in path.refs.get(i, ())]
+        self._free, self._again, self._done = Table(conditions), Table([], again, expecting), Table([], done)
         native.apply(self._done.address)
         self.buffers = [(place[k], v.buffer) for k, v in self.values.items()]
 
@@ -137,18 +145,12 @@ class Generation:
     def enter(self, path: Path) -> None:
         """Let the path hand it out, as if it were new."""
         native.apply(self._again.address)
-        outs = path.outs
-        for i, o in zip(path.held, self.tensors):
-            outs[i] = o
-        for expected, place, i in self._expecting:
-            matcher.set_arg(expected, place, outs[i])
         for step in self._sequences:
             path.hand(step)
         if path.within:
             for i in path.held:
                 path.forget((OUT, i))
-        self.tensors = []
 
     def compute(self) -> None:
-        """Note that the memory holds the values now."""
+        """Note that the memory holds the values now, and keep what was handed out."""
         native.apply(self._done.address)

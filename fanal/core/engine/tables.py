@@ -54,6 +54,11 @@ def holds(o: Any, offset: int, value: Any) -> Condition:
     return WORD, id(o) + offset, 0, id(value)
 
 
+def element(items: list[Any], i: int) -> int:
+    """Return where a list that keeps its length has element i, as an offset from the list."""
+    return ctypes.c_uint64.from_address(id(items) + LIST_ITEMS).value + 8 * i - id(items)
+
+
 def length(container: Any) -> Condition:
     """The list or dict has the length it has now."""
     return WORD, id(container) + SIZE, 0, len(container)
@@ -88,14 +93,20 @@ class Words:
 
 
 class Table(Words):
-    """Conditions, and effects (object, offset of a slot, new value)."""
+    """Conditions, and effects: references to set (object, offset of a slot, new value), and arguments to expect.
 
-    def __init__(self, conditions: Sequence[Condition], effects: Sequence[tuple[Any, int, Any]] = ()) -> None:
-        words: list[int] = [len(conditions), len(effects)]
+    An argument is (step, its place, the object): the step does not own it.
+    """
+
+    def __init__(self, conditions: Sequence[Condition], effects: Sequence[tuple[Any, int, Any]] = (),
+                 arguments: Sequence[tuple[Any, int, Any]] = ()) -> None:
+        words: list[int] = [len(conditions), len(effects), len(arguments)]
         for c in conditions:
             words += c
         for o, offset, value in effects:
             words += id(o) + offset, id(value)
+        for step, place, value in arguments:
+            words += id(step) + ARGS + 8 * place, id(value)
         super().__init__(words)
 
 

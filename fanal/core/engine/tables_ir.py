@@ -16,6 +16,7 @@ from fanal.core.engine.layout_ir import (
     OTHER,
     REBIND,
     SIZE,
+    TABLE_HEAD,
     TYPE,
     at,
     fail,
@@ -36,7 +37,7 @@ def conditions(n: str, table: str, true: str, false: str) -> str:
 {n}.each:
   %{n}.i = phi i64 [0, %{n}], [%{n}.next, %{n}.good]
   %{n}.off = shl i64 %{n}.i, 5
-  %{n}.from = add i64 %{n}.off, 16
+  %{n}.from = add i64 %{n}.off, {TABLE_HEAD}
   %{n}.entry = getelementptr i8, ptr {table}, i64 %{n}.from
   %{n}.kind = load i64, ptr %{n}.entry
 {at(f"%{n}.entry", 8, f"%{n}.a")}
@@ -79,29 +80,39 @@ def conditions(n: str, table: str, true: str, false: str) -> str:
 
 
 def effects(n: str, table: str, done: str) -> str:
-    """Return blocks that start at label `n`, set every reference that `table` names, and go to `done`."""
+    """Return blocks that start at label `n`, set everything that `table` names, and go to `done`."""
     return f"""{n}:
 {word("Py_IncRef", f"%{n}.take")}
 {word("Py_DecRef", f"%{n}.drop")}
   %{n}.conditions = load i64, ptr {table}
 {at(table, 8, f"%{n}.count", "i64")}
+{at(table, 16, f"%{n}.bare", "i64")}
   %{n}.skip = shl i64 %{n}.conditions, 5
-  %{n}.start = add i64 %{n}.skip, 16
+  %{n}.start = add i64 %{n}.skip, {TABLE_HEAD}
   %{n}.list = getelementptr i8, ptr {table}, i64 %{n}.start
-  %{n}.none = icmp eq i64 %{n}.count, 0
+  %{n}.all = add i64 %{n}.count, %{n}.bare
+  %{n}.none = icmp eq i64 %{n}.all, 0
   br i1 %{n}.none, label %{done}, label %{n}.each
 {n}.each:
-  %{n}.i = phi i64 [0, %{n}], [%{n}.next, %{n}.each]
+  %{n}.i = phi i64 [0, %{n}], [%{n}.next, %{n}.on]
   %{n}.off = shl i64 %{n}.i, 4
   %{n}.entry = getelementptr i8, ptr %{n}.list, i64 %{n}.off
   %{n}.to = load ptr, ptr %{n}.entry
 {at(f"%{n}.entry", 8, f"%{n}.new")}
+  %{n}.owned = icmp ult i64 %{n}.i, %{n}.count
+  br i1 %{n}.owned, label %{n}.reference, label %{n}.word
+{n}.reference:
   call void %{n}.take(ptr %{n}.new)
   %{n}.old = load ptr, ptr %{n}.to
   store ptr %{n}.new, ptr %{n}.to
   call void %{n}.drop(ptr %{n}.old)
+  br label %{n}.on
+{n}.word:
+  store ptr %{n}.new, ptr %{n}.to
+  br label %{n}.on
+{n}.on:
   %{n}.next = add i64 %{n}.i, 1
-  %{n}.more = icmp ult i64 %{n}.next, %{n}.count
+  %{n}.more = icmp ult i64 %{n}.next, %{n}.all
   br i1 %{n}.more, label %{n}.each, label %{done}"""
 
 
