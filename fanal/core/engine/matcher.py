@@ -95,7 +95,7 @@ class Matcher(Protocol):
 class Step:
     """A step of the Python twin."""
 
-    __slots__ = ("__weakref__", "a", "args", "b", "c", "key", "more", "names", "next", "out")
+    __slots__ = ("__weakref__", "a", "after", "args", "b", "c", "key", "more", "names", "out")
 
     key: int
     # What the first three arguments are, or _absent, and those to other parameters: a tuple, or _absent if there are
@@ -106,17 +106,30 @@ class Step:
     more: Any
     names: tuple
     args: list[Any]  # positional arguments, then those with names
-    next: Step | None
+    after: Step  # what follows, or _NOTHING
     out: Any
+
+    @property
+    def next(self) -> Step | None:
+        """What follows."""
+        return None if self.after is _NOTHING else self.after
+
+    @next.setter
+    def next(self, following: Step | None) -> None:
+        self.after = _NOTHING if following is None else following
+
+
+_NOTHING = Step()  # what nobody expects: no function has its key
+_NOTHING.key = NEVER
 
 
 class _Cursor:
-    """What a thread expects next. The lock tells whose it is: to ask that costs less than to ask for a thread's id."""
+    """What a thread expects next, or _NOTHING. The lock tells whose it is: to ask for a thread's id would cost more."""
 
     __slots__ = ("lock", "step", "thread")
 
     def __init__(self) -> None:
-        self.step: Step | None = None
+        self.step = _NOTHING
         self.thread = 0
         self.lock = RLock()
 
@@ -189,21 +202,22 @@ class PurePython:
             raise TypeError("set_cursor(step | None)")
         here = self._cursor
         if not here.lock._is_owned():  # type: ignore[attr-defined]
-            if here.step is not None and here.thread in sys._current_frames():
+            if here.step is not _NOTHING and here.thread in sys._current_frames():
                 return step is None
-            here.step, here.thread, here.lock = None, get_ident(), RLock()
+            here.step, here.thread, here.lock = _NOTHING, get_ident(), RLock()
             here.lock.acquire()
-        here.step = step
+        here.step = _NOTHING if step is None else step
         return True
 
     def get_cursor(self) -> Step | None:
         here = self._cursor
-        return here.step if here.lock._is_owned() else None  # type: ignore[attr-defined]
+        step = here.step if here.lock._is_owned() else _NOTHING  # type: ignore[attr-defined]
+        return None if step is _NOTHING else step
 
     def take_cursor(self) -> Step | None:
         step = self.get_cursor()
         if step is not None:
-            self._cursor.step = None
+            self._cursor.step = _NOTHING
         return step
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
@@ -256,10 +270,10 @@ def _function(_here: _Cursor, _key: int, _slow: Callable) -> Any:
     def _follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
                 *rest: Any, **names: Any) -> Any:
         step = _here.step
-        if step is not None and step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
+        if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
             if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
                     (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                _here.step = step.next
+                _here.step = step.after
                 return step.out
         return _slow(*_positional(a, b, c, rest), **names)
 
@@ -269,10 +283,10 @@ def _function(_here: _Cursor, _key: int, _slow: Callable) -> Any:
 def _method(_here: _Cursor, _owner: type, _key: int, _slow: Callable) -> Any:
     def _follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
         step = _here.step
-        if step is not None and step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
+        if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
             if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
                     (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                _here.step = step.next
+                _here.step = step.after
                 return step.out
         _check_self(_follow, _owner, a)
         return _slow(*_positional(a, b, c, rest), **names)
@@ -287,8 +301,8 @@ _TEMPLATE = """
 def _make({free}):
     def _follow({parameters}):
         _step = _here.step
-        if _step is not None and _step.key is _key and {same} and _here.lock._is_owned():
-            _here.step = _step.next
+        if _step.key is _key and {same} and _here.lock._is_owned():
+            _here.step = _step.after
             return _step.out
         {check}
         _args, _names = _spelled({names!r}, ({values}), {positional})
@@ -314,7 +328,8 @@ def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[s
         parts[:0] = ["_home"] if positional_only else ["_home", "/"]
     same = [f"{name} is _step.{slot}" for name, slot in zip(names[:first], "abc")]
     if more := names[first:]:
-        same.append(f"({' is '.join(more)} is _step.more or "
+        absent = [f"{a} is {b}" for a, b in zip(more, (*more[1:], "_step.more"))]
+        same.append(f"({' and '.join(absent)} or "
                     f"_step.more is not _absent and all(map(is_, _step.more, ({', '.join(more)},))))")
     text = _TEMPLATE.format(
         free="_here, _key, _slow" if bound else "_here, _key, _owner, _slow", parameters=", ".join(parts),

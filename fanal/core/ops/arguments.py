@@ -72,13 +72,13 @@ def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 
 
-def under_numpys_names(fn: Callable, operator: Callable) -> Callable:
-    """Return `fn`, which takes the arguments of `operator` also under NumPy's names."""
+def under_numpys_names(fn: Callable, operator: Callable, method: bool = False) -> Callable:
+    """Return `fn`, which takes the arguments of `operator` also under NumPy's names; but for the self of a method."""
     code = getattr(getattr(operator, "__wrapped__", operator), "__code__", None)
     if code is None:
         return fn
     own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    names = {numpys: ours for numpys, ours in _NUMPY.items() if ours in own and numpys not in own}
+    names = {numpys: ours for numpys, ours in _NUMPY.items() if ours in own[int(method):] and numpys not in own}
     if not names:
         return fn
 

@@ -228,7 +228,7 @@ def _install(e: Entry) -> None:
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
         made = casting(made, e.name, e.module) if fn is e.fn else made
         if e.module != "nn.functional":  # which is written in Python, and has one name for an argument
-            made = under_numpys_names(made, e.fn)
+            made = under_numpys_names(made, e.fn, method)
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
             factory = e.out == "fill" or e.name == "tensor"
