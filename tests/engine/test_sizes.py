@@ -10,6 +10,7 @@ from test_follow import Log, agree, on_a_thread
 import fanal as torch
 from fanal import nn
 from fanal.core.base import knobs
+from fanal.core.engine.branch import paths
 from fanal.core.engine.ledger import ledger
 from fanal.nn import functional as F
 
@@ -147,6 +148,26 @@ def test_several_plans_for_sizes_that_begin_alike() -> None:
         work(lambda t: at.append((t.tolist(), ledger.recorded)[1]))
         return at[-1] - at[7]
     assert on_a_thread(body) == 0
+
+
+def test_sizes_that_come_often_have_programs_of_their_own() -> None:
+    """A program of one size is faster than one that is given its sizes in every step."""
+    def work(log: Log) -> None:
+        w = torch.randn(6, 5, requires_grad=True)
+        for k in range(200):
+            n = (17, 19, 20, 22, 25, 30)[k * k % 11 % 6] if k % 12 else 16 + k % 13
+            loss = torch.softmax(rows(n) @ w, -1)[:n // 2].square().sum() / n
+            loss.backward()
+            log((loss, w.grad))
+            w.grad = None
+    agree(work, 100)
+
+    def body() -> tuple[list[bool], int]:
+        at: list[tuple[bool, int]] = []
+        work(lambda t: at.append((t[0].tolist(), (paths().last.sizes is not None, ledger.recorded))[1]))
+        return [sized for k, (sized, _) in enumerate(at) if k % 12][-60:], at[-1][1] - at[-60][1]
+    sized, recorded = on_a_thread(body)
+    assert not any(sized) and recorded == 0
 
 
 def test_branches_of_steps_with_named_numbers() -> None:

@@ -71,6 +71,13 @@ class Dims:
 
     def sum(self, value: int, a: Form, b: Form, times: int) -> int:
         """Return a + times * b."""
+        if times == -1 and a == b:
+            return value
+        if len(b) == 1 and not b[0][0] and a and a[-1][0]:  # a constant, as in most sums: that term comes first
+            constant, rest = b[0][1] * times, a
+            if not a[0][0]:
+                constant, rest = constant + a[0][1], a[1:]
+            return self._dim(value, (((), constant), *rest) if constant else rest)
         terms = dict(a)
         for m, c in b:
             terms[m] = terms.get(m, 0) + c * times
@@ -78,6 +85,8 @@ class Dims:
 
     def product(self, value: int, a: Form, b: Form) -> int:
         """Return a * b."""
+        if len(b) == 1 and not b[0][0] and a and a[-1][0]:  # by a constant
+            return self._dim(value, tuple([(m, c * b[0][1]) for m, c in a]))
         terms: dict[Monomial, int] = {}
         for x, c in a:
             for y, d in b:

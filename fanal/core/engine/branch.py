@@ -36,6 +36,10 @@ class Paths:
             self.families.add(p)
         self.all.append(p)
 
+    def tried(self) -> list[Path]:
+        """Return the paths in the order in which they are tried: those of one size first, of these the latest."""
+        return sorted(reversed(self.all), key=lambda p: p.sizes is not None)
+
     def drop(self, p: Path) -> None:
         """Forget a path; nobody is to follow it, or it would live on."""
         self.all.remove(p)
@@ -85,7 +89,7 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
     if not path.disarm():
         return None
     mine = set(map(id, path.outs))
-    for p in reversed(paths().all):
+    for p in paths().tried():
         if p is path or p.mode != path.mode or len(p.steps) <= k:
             continue
         if _possible(p, p.steps[k], op, args, kwargs, mine) and \
@@ -126,7 +130,7 @@ def ending(path: Path, k: int) -> Path | None:
     """Find another known segment that consists of the first k events of this one, and move there."""
     if not path.disarm():
         return None
-    for p in reversed(paths().all):
+    for p in paths().tried():
         if p is not path and p.mode == path.mode and len(p.steps) == k and \
                 _over(path, p, k, lambda p: True):
             return p

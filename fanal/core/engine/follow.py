@@ -84,7 +84,7 @@ def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
     if session.levels or state.levels:
         return None
     mode = state.mode
-    for p in reversed(paths().all):
+    for p in paths().tried():
         if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
             if not finish(_enter, p):
@@ -496,7 +496,7 @@ def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
     """Run a recorded segment as the path it will be, and keep the path or not. `held` has history for later."""
     p = Path(draft, mode)
     if draft.naming is not None:
-        p.sizes = Sizes(p, draft.naming.dims)
+        p.sizes = Sizes(p, draft.naming)
     program = p.program()
     if program.outputs:
         p.exe = executable(program, None if p.sizes is None else p.sizes.dims)

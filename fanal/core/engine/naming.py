@@ -6,6 +6,7 @@ and then the program compiled of them, say how everything follows from them. The
 """
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ Place = tuple[int, ...]  # (-1, slot, dimension), or (step, place among the argu
 MAX_FAMILIES = 16
 MAX_SAMPLES = 6
 MAX_WAIT = 64  # recordings of a family after which naming is tried again, at most
+RECENT = 64  # runs in sizes other than the last
+OFTEN = 8  # of those in the same sizes, and these get a path of their own
+MAX_FREQUENT = 16
 
 _SHAPE, _CHAIN, _STRIDES, _LEAF, _WHOLE, _HISTORY = map(
     SIGNATURE.index, ("shape", "chain", "strides", "leaf", "whole", "needs_grad"))
@@ -96,6 +100,8 @@ class Family:
         self.names: dict[Place, int] = {}  # places that had the same sizes in all samples have one name
         self.values: list[list[int]] = []  # by sample: what its names stand for
         self.tries = self.wait = 0
+        self.recent: deque[tuple[int, ...]] = deque(maxlen=RECENT)  # what names stood for
+        self.frequent: set[tuple[int, ...]] = set()  # what they are not to stand for: it comes too often
 
     def add(self, p: Any) -> bool:
         """Take a path as a sample. Returns False if it is not like the latest."""
@@ -112,9 +118,18 @@ class Family:
             self.values = [list(column) for column in zip(*names)]
         return True
 
+    def ran(self, values: tuple[int, ...]) -> None:
+        """Note the sizes that a path took. A path of its own is faster for those that come often."""
+        self.recent.append(values)
+        if self.recent.count(values) == OFTEN and len(self.frequent) < MAX_FREQUENT:
+            self.frequent.add(values)
+
     def judge(self, p: Any, naming: Naming) -> None:
         """Let a path that was recorded with names take other sizes, if it agrees with what others were."""
         dims, present = naming.dims, list(naming.dims.names)
+        if tuple(present) in self.frequent:
+            p.sizes.give_up()
+            return
         agree, held, others = _able(p), False, False
         for q, values in zip(self.samples, self.values):
             wanted = [values[name] for name in naming.given]

@@ -7,7 +7,7 @@ from fanal.core.base.dim import Dim, Dims, now, plainly, varies
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.naming import forget_names, resized, same_make
+from fanal.core.engine.naming import Naming, forget_names, resized, same_make
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
 from fanal.core.ir.program import Node, Shape
 
@@ -18,11 +18,12 @@ class Sizes:
     A name gets its value where it first comes, in the order of events; elsewhere it must be the same.
     """
 
-    def __init__(self, path: Any, dims: Dims) -> None:
+    def __init__(self, path: Any, naming: Naming) -> None:
         """Leave plain sizes in the path, as they are now, and remember what they follow from."""
-        self.path, self.dims = path, dims
+        self.path, self.dims, self.family = path, naming.dims, naming.family
         self.possible = True  # the conditions hold
         self.settled = True  # and the program has these sizes
+        self.wrong: set[tuple[int, ...]] = set()  # values of the first names that do not meet them
         known: dict[Any, Any] = {}
 
         def one(x: Any) -> Any:
@@ -93,16 +94,26 @@ class Sizes:
         return self._resize(changed)
 
     def _resize(self, changed: dict[int, int]) -> bool:
-        """Give names other values, and all that follows from them, but for the program, its sizes."""
+        """Give names other values if they may have these, and all that follows from them."""
         path, dims = self.path, self.dims
-        if not path.disarm():
-            return False
         before = list(dims.names)
-        dims.set([changed.get(k, n) for k, n in enumerate(before)])
-        self.possible, self.settled = dims.hold(), False
-        if not self.possible and not dims.hold(max(changed) + 1):  # else a later name may yet put it right
-            dims.set(before)
+        after = tuple([changed.get(k, n) for k, n in enumerate(before)])
+        first = after[:max(changed) + 1]  # later names are still to come
+        if after in self.family.frequent or first in self.wrong:
             return False
+        dims.set(after)
+        possible = dims.hold()
+        if not possible and not dims.hold(len(first)):
+            self.wrong.add(first)
+        elif path.disarm():
+            self.possible, self.settled = possible, False
+            self._follow()
+            return True
+        dims.set(before)
+        return False
+
+    def _follow(self) -> None:
+        """Give all that follows from the names, but for the program, its sizes."""
         known: dict[int, Any] = {}
 
         def value(template: Any) -> Any:
@@ -110,6 +121,7 @@ class Sizes:
             if found is None:
                 found = known[id(template)] = now(template)
             return found
+        path = self.path
         for s in self.slots:
             shape = value(s.template)
             if shape != s.signature[1]:
@@ -127,7 +139,6 @@ class Sizes:
                 o._node = _stub(o._node, o._shape)
         self._expect_numbers()
         path.frozen.clear()
-        return True
 
     def _expect_numbers(self) -> None:
         numbers = [d.now() for _, _, d in self.numbers]
@@ -141,6 +152,7 @@ class Sizes:
             return False
         self.path.exe.resize()
         self.settled = True
+        self.family.ran(tuple(self.dims.names))
         return True
 
     @staticmethod
