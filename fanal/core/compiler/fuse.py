@@ -14,7 +14,7 @@ from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operan
 _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
 GROUP_OPS, GROUP_READS = 96, 20
 _TAIL_OPS = 8
-_FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
+FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
 _LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
 
 ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its own; K > 0: at the index of its row of K
@@ -108,6 +108,8 @@ def _as_it_lies(v: Value) -> Value:
 def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     """Mark roots and measure the expressions between them."""
     values = graph.values
+    for n, v in enumerate(values):
+        v.position = n
     for v in reversed(values):
         if v.shares:
             continue
@@ -192,10 +194,10 @@ def _computed_again(v: Value) -> bool:
 
     That costs no memory traffic where all it reads is one value that is kept as long, and a bias.
     """
-    if v.until - v.position < _FAR or v.ops > _AGAIN_OPS:
+    if v.until - v.position < FAR or v.ops > _AGAIN_OPS:
         return False
     big = [r for r in v.reads if r.size * 8 > v.size]
-    return len(big) == 1 and v.until - big[0].until < _FAR and big[0].size == v.size
+    return len(big) == 1 and v.until - big[0].until < FAR and big[0].size == v.size
 
 
 def _spread(small: Value, big: Value) -> int:
@@ -310,7 +312,10 @@ class _Grouper:
         for n in needs:
             before |= self.groups[n].before | 1 << n
         found = None
-        if kind in ("loop", "row", "reduce") and not root.forced:
+        if root.beside is not None:
+            if self._fits(root, kind, domain, reads, needs, root.beside.group, True):
+                found = root.beside.group
+        elif kind in ("loop", "row", "reduce") and not root.forced:
             found = self._find(root, kind, domain, reads, needs)
         if found is not None and len(needs) > 1:
             for v in reads:
@@ -457,11 +462,8 @@ class _Grouper:
         return g.kind == "reduce" and g.domain == domain and not mine
 
 
-def fuse(graph: Graph, backend: Any, forced: set[int]) -> list[Group]:
-    """Return the groups of a graph, in no order that means anything."""
-    for n, v in enumerate(graph.values):
-        v.position = n
-    choose_roots(graph, backend, forced)
+def fuse(graph: Graph) -> list[Group]:
+    """Return the groups of a graph whose roots are chosen, in no order that means anything."""
     grouper = _Grouper()
     for v in graph.values:
         if v.root and v.role not in ("given", "empty"):

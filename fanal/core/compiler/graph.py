@@ -21,6 +21,7 @@ class Value:
     """A value to be computed, or given (`row` None: a program input or a known array)."""
 
     __slots__ = (
+        "beside",
         "dtype",
         "forced",
         "group",
@@ -71,6 +72,7 @@ class Value:
         self.heavy = False
         self.reads: frozenset[Value] = frozenset()
         self.group: Any = None
+        self.beside: Value | None = None  # to be computed by that one's kernel, if it can be
         self.output = False
         self.position = 0
         self.shares = False  # a further part of an operand whose parts are used once each

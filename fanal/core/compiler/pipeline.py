@@ -9,9 +9,10 @@ import numpy as np
 
 from fanal.core.base.dim import fixed
 from fanal.core.base.dtype import int64, uint8
+from fanal.core.compiler.again import compute_again
 from fanal.core.compiler.build import NOT_ZERO, Builder, Unmappable
 from fanal.core.compiler.column_sums import begin_column_sums
-from fanal.core.compiler.fuse import SAME, Group, fuse, note_readers, scan
+from fanal.core.compiler.fuse import SAME, Group, choose_roots, fuse, note_readers, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
@@ -99,7 +100,9 @@ class _Lowering:
     def fuse(self) -> list[Group]:
         """Decide what is computed together."""
         values = self.graph.values
-        self.groups = fuse(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
+        choose_roots(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
+        compute_again(self.graph)
+        self.groups = fuse(self.graph)
         begin_column_sums(self.graph, self.groups)
         note_readers(self.groups)
         place_parts(values)

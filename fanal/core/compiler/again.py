@@ -1,0 +1,101 @@
+"""Computing a value again in the backward, by the kernel that reads what it comes of there anyway.
+
+A product reads its operand from memory, twice in a train step: forward, and for the weight's gradient. Where that
+operand is a few operations on a value that the backward reads as well (GELU of what went into it, a layer norm's weight
+and bias on the normalised rows), the kernel that reads it there writes the operand a second time. That costs one write,
+and the operand takes no memory in between.
+"""
+from __future__ import annotations
+
+from fanal.core.compiler.fuse import FAR, SAME, scan
+from fanal.core.compiler.graph import VIEWS, Graph, Value
+
+_MOST_OPS = 16  # of an expression computed again
+
+Users = dict[Value, list[Value]]
+
+
+def compute_again(graph: Graph) -> None:
+    """Let far uses of cheap values read a twin. Enters and leaves: a graph whose roots are chosen."""
+    users: Users = {}
+    for v in graph.values:
+        for i in v.inputs:
+            users.setdefault(i, []).append(v)
+    made: dict[Value, list[Value]] = {}  # by the value whose kernel computes them
+    for v in graph.values:
+        if not v.root or v.role != "inline" or v.output or v.ops > _MOST_OPS:
+            continue
+        if v.row is None or v.row.kind != "point":
+            continue
+        near, far = _uses(v, users)
+        host = _host(v, near, far[0][-1].position, users) if far else None
+        if host is not None:
+            made.setdefault(host, []).extend(_replace(v, far, host))
+    if made:
+        graph.values = [x for v in graph.values for x in (v, *made.get(v, ()))]
+
+
+def _uses(v: Value, users: Users) -> tuple[int, list[list[Value]]]:
+    """Return the position of the last use before a long pause, and the uses after it.
+
+    Those are lists: views, each of the one before, and what reads the last.
+    """
+    uses: list[list[Value]] = []
+    ahead = [[u] for u in users.get(v, ())]
+    while ahead:
+        chain = ahead.pop()
+        if chain[-1].name in VIEWS and not chain[-1].root:
+            ahead += [[*chain, u] for u in users.get(chain[-1], ())]
+        else:
+            uses.append(chain)
+    uses.sort(key=lambda chain: chain[-1].position)
+    at = [chain[-1].position for chain in uses]
+    for k in range(1, len(uses)):
+        if at[k] - at[k - 1] >= FAR:
+            return at[k - 1], uses[k:]
+    return 0, []
+
+
+def _host(v: Value, near: int, before: int, users: Users) -> Value | None:
+    """Return the first value after `near` that is made of the same as `v`, but for little, at the same places.
+
+    It comes before whatever is to read the twin, so it can need none of that.
+    """
+    big = [(r, how) for r, how in scan(v).items() if r.size * 8 > v.size]
+    if len(big) != 1 or big[0][1] != SAME or big[0][0].size != v.size:
+        return None
+    source = big[0][0]
+    found: list[Value] = []
+    ahead, seen = list(users.get(source, ())), set()
+    while ahead:
+        u = ahead.pop()
+        if u in seen or u.size != v.size or u.role != "inline" or u.position >= before:
+            continue
+        seen.add(u)
+        if not u.root:
+            ahead += users.get(u, ())
+        elif u.position - near >= FAR and scan(u).get(source) == SAME:
+            found.append(u)
+    return min(found, key=lambda u: u.position, default=None)
+
+
+def _replace(v: Value, far: list[list[Value]], host: Value) -> list[Value]:
+    """Let far uses read a twin of `v` beside `host`; return it and the views of it."""
+    twins: dict[Value, Value] = {}
+
+    def twin(of: Value, inputs: tuple[Value, ...]) -> Value:
+        if of not in twins:
+            assert of.row is not None
+            new = twins[of] = Value(of.row, inputs, of.params, of.shape, of.dtype, of.where)
+            new.root, new.role, new.ops, new.uses = of.root, of.role, of.ops, of.uses
+            new.position = host.position
+        return twins[of]
+    last = twin(v, v.inputs)
+    last.beside = host
+    for *views, user in far:
+        old, new = v, last
+        for view in views:
+            new = twin(view, tuple([new if i is old else i for i in view.inputs]))
+            old = view
+        user.inputs = tuple([new if i is old else i for i in user.inputs])
+    return list(twins.values())
