@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
@@ -49,7 +50,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul20:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul21:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -82,6 +83,14 @@ def tile_rows(w: Writer, rows: Value, choices: list[int]) -> Value:
     return high
 
 
+class Stream(NamedTuple):
+    """Memory asked for long before its use: as much as a row of the tile in each of the first turns of its loop."""
+
+    base: Value
+    step: Value  # bytes from one turn to the next
+    turns: Value
+
+
 class Tile:
     """The register tile: `rows` x `vectors` accumulators over one panel of B."""
 
@@ -94,10 +103,12 @@ class Tile:
 
     def product(self, rows: int, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value,
                 masks: list[Value] | None, start: list[Value],
-                between: Callable[[Value], None] | None = None) -> list[Value]:
+                between: Callable[[Value], None] | None = None, stream: Stream | None = None,
+                steps_a_turn: int = _UNROLL) -> list[Value]:
         """Write the loop over k. Steps are in bytes; `start` and the result are rows*vectors accumulators.
 
         With `between`, the loop has as many parts as there are rows, and `between(row)` is written ahead of each.
+        The first turns of the loop also ask for the lines of `stream`.
         """
         w, v = self.w, self.spec.vectors
         strided = self.spec.a_form == "k"
@@ -117,8 +128,10 @@ class Tile:
         line = max(1, 64 // (self.lanes * self.size))
         ends = [0] if self.spec.a_copy else [0, (rows - 1) * self.size]  # a step of a copy is one line
 
-        def fetch(base: Value, at: int) -> None:
-            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(base, str(at))), ("i32", "0"), ("i32", "3"), ("i32", "1"))
+        def fetch(base: Value, at: int, level: int = 1) -> None:
+            """Ask for a line in the cache of a level."""
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(base, str(at))), ("i32", "0"), ("i32", str(4 - level)),
+                   ("i32", "1"))
 
         def steps(count: int, *carried: Value) -> list[Value]:
             pointers, b_now, acc = list(carried[:len(bases)]), carried[len(bases)], list(carried[len(bases) + 1:])
@@ -151,20 +164,34 @@ class Tile:
 
         carried = [*(("ptr", p) for p in first), ("ptr", b), *((self.vector, x) for x in start)]
         kinds = [kind for kind, _ in carried]
-        unroll = _UNROLL if large and not strided else 1  # with a pointer for every few rows, registers spill
+        unroll = steps_a_turn if large and not strided else 1  # with a pointer for every few rows, registers spill
         whole = depth if unroll == 1 else w.let(f"and i64 {depth}, {-unroll}")
 
         def run(low: Value, high: Value, values: Sequence[Value], count: int = unroll) -> list[Value]:
             return w.loop(low, high, str(count), lambda _, *c: steps(count, *c), list(zip(kinds, values, strict=True)))
 
+        def run_ahead(low: Value, high: Value, values: Sequence[Value], stream: Stream) -> list[Value]:
+            def turn(_: Value, now: Value, *values: Value) -> list[Value]:
+                for at in range(0, v * self.lanes * self.size, 64):
+                    fetch(now, at, level=2)
+                return [w.at(now, stream.step), *steps(unroll, *values)]
+            now = w.at(stream.base, w.mul(w.div(low, str(unroll)), stream.step))
+            return w.loop(low, high, str(unroll), turn, list(zip(("ptr", *kinds), (now, *values), strict=True)))[1:]
+
         if between:
             share = w.mul(w.div(w.add(whole, str(unroll * rows - 1)), str(unroll * rows)), str(unroll))
             share = w.max(share, str(_LEAST_SHARE))
+            turns = w.mul(stream.turns, str(unroll)) if stream else ""
 
             def part(row: Value, *values: Value) -> list[Value]:
                 between(row)
                 low = w.mul(row, share)
-                return run(low, w.min(w.add(low, share), whole), values)
+                high = w.min(w.add(low, share), whole)
+                if stream:
+                    middle = w.min(high, turns)
+                    values = run_ahead(low, middle, values, stream)
+                    low = w.max(low, middle)
+                return run(low, high, values)
             done = w.loop("0", str(rows), "1", part, carried, once=True)
         else:
             done = run("0", whole, [x for _, x in carried])
@@ -173,10 +200,12 @@ class Tile:
         return done[len(bases) + 1:]
 
 
-def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choices: list[int]) -> str:
+def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choices: list[int],
+                 edges: bool = False) -> str:
     """Return the function that computes a tile of one of several heights into memory, going on from it if `resume`.
 
     Steps are in bytes; `acc_step` leads from a row of the tile to the next. `cols` counts for masked tiles only.
+    With `edges` it is for what full tiles leave, and shorter code.
     """
     w = Writer(target, declared)
     tile = Tile(w, spec)
@@ -204,7 +233,8 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
             w.do(f"br label %{go}")
             w.label(go)
             start = [w.let(f"phi {tile.vector} [ zeroinitializer, %{before} ], [ {x}, %{again} ]") for x in kept]
-        done = tile.product(h, "%a", "%a_step", "%b", "%b_step", "%depth", masks, start)
+        done = tile.product(h, "%a", "%a_step", "%b", "%b_step", "%depth", masks, start,
+                            steps_a_turn=1 if edges else _UNROLL)
         for p, x in zip(at, done, strict=True):
             w.store(tile.vector, x, p, None, tile.size)
         w.do("ret void")
@@ -215,10 +245,10 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
 def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | None) -> str:
     """Return the module of one product kernel."""
     declared: set[str] = set()
-    functions = [_Product(target, declared, spec, name, epilogue).write(),
-                 _finish(target, declared, spec, name, epilogue)]
+    product = _Product(target, declared, spec, name, epilogue)
+    functions = [product.write(), _finish(target, declared, spec, name, epilogue)]
     if not spec.tiles:
-        functions.append(partial_tile(target, declared, spec, name + "_part", heights(spec.height)))
+        functions.append(partial_tile(target, declared, spec, name + "_part", heights(spec.height), product.inline))
     return module(functions, declared)
 
 
@@ -231,9 +261,11 @@ class _Product:
         self.tile = Tile(self.w, spec)
         self.width = self.tile.lanes * spec.vectors
         self.a_vectors = -(-spec.height // self.tile.lanes)  # of a row of packed A
-        self.tile_bytes = spec.height * self.width * self.tile.size
+        self.row_bytes = self.width * self.tile.size
+        self.tile_bytes = spec.height * self.row_bytes
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
         self.inline = not spec.tiles and not spec.blocked and (epilogue is None or epilogue.cost <= 4)
+        self.streams = self.inline and (spec.b_copy in ("n", "k") or (not spec.b_copy and spec.a_copy == "k"))
         self.per_word = self.tile.size * 8 // bits(SCALAR[spec.a]) if spec.tiles else 1
 
     def write(self) -> str:
@@ -267,6 +299,8 @@ class _Product:
         mc, nc = w.word(args, MC), w.word(args, NC)
         i0, j0 = w.mul(ib, mc), w.mul(jb, nc)
         i1, j1 = w.min(w.add(i0, mc), self.m), w.min(w.add(j0, nc), self.n)
+        if self.streams:
+            self.look_ahead(a, b, i0, i1, j0, j1, ib, jb, u)
         if spec.blocked:
             kc = w.word(args, KC)
 
@@ -278,6 +312,46 @@ class _Product:
         else:
             self.block(a, b, shift, i0, i1, j0, j1, "0", self.k)
         return [group]
+
+    def look_ahead(self, a: Value, b: Value, i0: Value, i1: Value, j0: Value, j1: Value, ib: Value, jb: Value,
+                   u: Value) -> None:
+        """Find what is packed next: the panels of the next unit, or this unit's share of the rows after these.
+
+        Its lines are asked for while tiles are multiplied, which leave the memory idle.
+        """
+        w, spec, args = self.w, self.spec, "%args"
+        nb, tiles, self.first = w.word(args, NB), w.div(w.sub(i1, i0), str(spec.height)), "0"
+        if spec.b_copy:  # every panel's tiles ask for the same panel of the next unit
+            size = bits(SCALAR[spec.b]) // 8
+            step_n = w.mul(w.word(args, B_COL), str(size))
+            self.ahead, self.ahead_panel = w.at(b, w.mul(j1, step_n)), w.mul(step_n, str(self.width))
+            more, begins = w.less(w.add(jb, "1"), nb), w.add(u, "1")
+            if spec.b_copy == "n":
+                self.ahead_step, count = w.mul(self.b_k, str(size)), self.k
+            else:
+                self.ahead_step, count = str(self.row_bytes), w.div(self.ahead_panel, str(self.row_bytes))
+        else:
+            row = w.mul(self.a_row, str(bits(SCALAR[spec.a]) // 8))
+            self.ahead, self.ahead_step = w.at(a, w.mul(i1, row)), str(self.row_bytes)
+            more, begins = w.less(w.add(ib, "1"), w.word(args, MB)), w.add(w.sub(u, jb), nb)
+            count = w.div(w.mul(w.word(args, MC), row), self.ahead_step)
+            self.first = w.div(w.mul(count, jb), nb)
+            count = w.sub(w.div(w.mul(count, w.add(jb, "1")), nb), self.first)
+            tiles = w.mul(tiles, w.div(w.sub(j1, j0), str(self.width)))
+        tiles = w.max(tiles, "1")
+        count = w.select(w.let(f"and i1 {more}, {w.less(begins, '%hi')}"), count, "0")
+        self.share = w.div(w.add(count, w.sub(tiles, "1")), tiles)
+
+    def stream(self, i: Value, j: Value, panels: Value) -> Stream:
+        """Return what the tile at (i, j) of a unit of so many panels asks for of what is packed next."""
+        w = self.w
+        number, panel, base = w.div(i, str(self.spec.height)), w.div(j, str(self.width)), self.ahead
+        if self.spec.b_copy:
+            base = w.at(base, w.mul(panel, self.ahead_panel))
+        else:
+            number = w.add(w.mul(number, panels), panel)
+        at = w.add(self.first, w.mul(number, self.share))
+        return Stream(w.at(base, w.mul(at, self.ahead_step)), self.ahead_step, self.share)
 
     def pack(self, form: str, of: str, vectors: int, src: Value, src_k: Value, src_col: Value, cols: Value,
              width: int, k0: Value, depth: Value, out: Value, right: bool) -> None:
@@ -389,10 +463,12 @@ class _Product:
 
                 def full() -> None:
                     offset = w.add(w.add(shift, w.mul(i, self.ldc)), j)
+                    panels = w.div(w.sub(j1, j0), str(self.width))
+                    stream = self.stream(w.sub(i, i0), w.sub(j, j0), panels) if self.streams else None
                     acc = self.tile.product(
                         spec.height, a_at(i), a_step, b_now, b_step, depth, None,
                         ["zeroinitializer"] * (spec.height * spec.vectors),
-                        lambda row: self.fetch_row(w.add(offset, w.mul(row, self.ldc))))
+                        lambda row: self.fetch_row(w.add(offset, w.mul(row, self.ldc))), stream)
                     for r in range(spec.height):
                         for v in range(spec.vectors):
                             lane = v * self.tile.lanes

@@ -58,13 +58,12 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
     from_, to = f"<{lanes} x {source}>", f"<{lanes} x {target}>"
 
     def rows(masks: list[Value] | None) -> None:
-        def row(k: Value) -> list[Value]:
-            at, out = w.at(src, w.mul(k, src_k), size), w.at(dst, w.mul(k, str(width)), wide)
+        def row(_: Value, src: Value, dst: Value) -> list[Value]:
             for j in range(vectors):
-                x = w.load(from_, w.at(at, str(j * lanes), size), masks[j] if masks else None)
-                w.store(to, w.cast(from_, to, x), w.at(out, str(j * lanes), wide))
-            return []
-        w.loop("0", depth, "1", row)
+                x = w.load(from_, w.at(src, str(j * lanes), size), masks[j] if masks else None)
+                w.store(to, w.cast(from_, to, x), w.at(dst, str(j * lanes), wide))
+            return [w.at(src, src_k, size), w.at(dst, str(width), wide)]
+        w.loop("0", depth, "1", row, [("ptr", src), ("ptr", dst)])
 
     def elements(k_from: Value, col_from: Value, span: int) -> None:
         """Columns col_from.. of rows k_from.. one by one."""
@@ -109,10 +108,7 @@ def pack_panel(w: Writer, form: str, source: str, target: str, vectors: int, src
     if form == "n":
         def partial() -> None:
             rows([w.lane_mask(lanes, w.sub(cols, str(j * lanes))) for j in range(vectors)])
-        if w.target.masks:
-            partial()
-        else:
-            w.when(w.less(cols, str(width)), partial, lambda: rows(None))
+        w.when(w.less(cols, str(width)), partial, lambda: rows(None))
     elif form == "any":
         elements("0", "0", width)
     else:
