@@ -27,7 +27,7 @@ from fanal.optim.update import (
 @functools.cache
 def _formula(amsgrad: bool, decay: bool, decoupled: bool, maximize: bool, near: bool) -> Formula:
     def rule(p: Node, g: Node, states: Sequence[Node], n: Sequence[Node]) -> tuple[Node, Sequence[Node]]:
-        weight_decay, share1, beta2, share2, root_correction, eps, minus_step = n
+        weight_decay, share1, beta2, share2, eps, minus_step = n
         if maximize:
             g = P.neg(g)
         if decay and decoupled:
@@ -37,7 +37,7 @@ def _formula(amsgrad: bool, decay: bool, decoupled: bool, maximize: bool, near: 
         m = lerp(states[0], g, share1, near)
         v = addcmul(P.mul(states[1], beta2), g, g, share2)
         top = P.max_(states[2], v) if amsgrad else v
-        denom = P.add(P.div(P.sqrt(top), root_correction), eps)
+        denom = P.add(P.sqrt(top), eps)
         return addcdiv(p, m, denom, minus_step), (m, v, top) if amsgrad else (m, v)
 
     return Formula(
@@ -129,12 +129,14 @@ class Adam(Stepper):
     def _numbers(self, group: dict[str, Any], when: float, lr: float) -> list[float]:
         beta1, beta2 = map(scalar, group["betas"])
         decay = group["weight_decay"]
+        # sqrt(v / correction) + eps is the root of v plus eps, both over the root of the correction, which the size of
+        # the step takes: a division less for every element (end of section 2 of the paper).
+        root = (1 - beta2**when) ** 0.5
         return [
             1 - lr * decay if group["decoupled_weight_decay"] else decay,
             1 - beta1,
             beta2,
             1 - beta2,
-            (1 - beta2**when) ** 0.5,
-            group["eps"],
-            -(lr / (1 - beta1**when)),
+            group["eps"] * root,
+            -(lr * root / (1 - beta1**when)),
         ]
