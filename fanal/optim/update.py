@@ -173,7 +173,7 @@ class Stepper(Optimizer):
         if closure is not None:
             with grad_mode(True):
                 loss = closure()
-        if any(what is self for what in session.owed):
+        if session.owed and any(what is self for what in session.owed):
             flush("optimizer.step")  # the numbers of its last step are still to be read
         known, self._gathered = self._gathered, None  # an interrupted step leaves nothing that may be stale
         if known is None or not known.holds(self):

@@ -11,10 +11,13 @@ from fanal.core.base.dtype import dtype
 class State(threading.local):
     """Modes of the current thread. `mode` is what the engine compares before it follows a segment."""
 
-    grad: bool = True
-    inference: bool = False
-    autocast: dtype | None = None  # to what operators that lose little are cast; None: nothing is cast
-    cast_once: bool = True  # a weight that several operators cast is cast once
+    def __init__(self) -> None:
+        self.grad: bool = True
+        self.inference: bool = False
+        # To what operators that lose little are cast, None: nothing is cast. A weight that several cast is cast once.
+        self.autocast: dtype | None = None
+        self.cast_once: bool = True
+
     anomaly: bool = False
     check_nan: bool = True
     where: tuple | None = None
@@ -24,7 +27,8 @@ class State(threading.local):
 
     @property
     def mode(self) -> tuple:
-        return self.grad, self.inference, self.autocast, self.cast_once
+        own = self.__dict__  # to ask which thread this is takes longer than the rest
+        return own["grad"], own["inference"], own["autocast"], own["cast_once"]
 
     @mode.setter
     def mode(self, mode: tuple) -> None:

@@ -330,12 +330,14 @@ def commit(path: Path) -> bool:
 def _run_steady(again: bool, path: Path, steady: Steady) -> None:
     if again:
         steady.take_turns(None)
-    bases = path.views.bases(path)  # the run lets go of them
+    viewed = path.held and path.views.outs
+    bases = path.views.bases(path) if viewed else None  # the run lets go of them
     steady.run(again)
     path.undo.clear()
     session.effects.clear()
-    if path.held:
+    if bases is not None:
         path.views.stand(path, path.held, bases)
+    if path.held:
         _hand_over(path, steady)
     for i in path.leaves:
         path.outs[i]._grad = None
@@ -480,16 +482,17 @@ def _settle_written(path: Path) -> None:
 
 def _expect_next(again: bool, ended: Path) -> None:
     """Set the cursor where the next segment probably begins."""
-    s = session
-    known = paths()
+    own = session.__dict__
+    known = own["paths"] or paths()
     if known.last is not None and not again:
         known.last.successor = ended
     nxt = ended.successor
     known.last = ended
-    if nxt is None or s.levels or state.levels or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
-            or not _enter(again, nxt):
+    if nxt is None or own["levels"] or state.levels or not nxt.steps or nxt.mode != state.mode or not current(nxt) \
+            or not matcher.set_cursor(nxt.steps[0].native):
         matcher.set_cursor(None)
-        s.path = None
+        nxt = None
+    own["path"] = nxt
 
 
 def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:

@@ -408,19 +408,21 @@ def changed() -> None:
 
 def flush(reason: str) -> None:
     """Run everything pending on this thread."""
-    s = session
-    if s.flushing:
+    own = session.__dict__  # to ask which thread this is takes longer than to read from a dict
+    if own["flushing"]:
         return
-    s.flushing = True
-    depth, s.depth = s.depth, 1
+    own["flushing"] = True
+    depth, own["depth"] = own["depth"], 1
     try:
         _flusher(reason)
     finally:
-        s.depth = depth
-        s.flushing = False
-        s.notes, s.older, s.owed = [], [], []
-    if s.due:
-        _make_checks(s)
+        own["depth"] = depth
+        own["flushing"] = False
+        for left in ("notes", "older", "owed"):
+            if own[left]:
+                own[left] = []
+    if own["due"]:
+        _make_checks(session)
 
 
 def flush_after(what: Any, reason: str) -> None:

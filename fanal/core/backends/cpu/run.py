@@ -111,6 +111,7 @@ class Executable:
         self._owner = 0  # the Python thread that is running it
         self._known = {value: np.ascontiguousarray(array) for value, array in lowered.known.items()}
         self._checks = np.zeros(len(lowered.checks), np.int64)
+        self._watched = memoryview(self._checks)
         self._outside = {value: i for i, value in enumerate(lowered.inputs)}
         self._results = {value: i for i, value in reversed([*enumerate(lowered.outputs)])
                          if value not in self._outside and value not in self._known}
@@ -322,7 +323,7 @@ class Executable:
                 twin.again(inputs, outputs, profile)
                 return
             self._owner = threading.get_ident()
-            saved = [(inputs[j], inputs[j].copy()) for j in self._saves]
+            saved = [(inputs[j], inputs[j].copy()) for j in self._saves] if self._saves else ()
             try:
                 self._binding.bind(inputs + outputs)
                 self._launch(inputs, outputs, profile)
@@ -372,13 +373,14 @@ class Executable:
         try:
             if space.address != self._space or space.nbytes < self._need:
                 self._settle(space)
-            if self._only is not None and profile is None:
-                threads.pool.run(self._only.address, self._only.parallel)
+            only = self._only
+            if only is not None and profile is None:
+                threads.pool.run(only.address, only.parallel)
             else:
                 self._walk(space, inputs, outputs, profile)
         finally:
             _idle.append(space)
-        if len(self._checks) and any(self._checks.tolist()):
+        if self._watched and any(self._watched):
             self._complain()
 
     def _walk(self, space: _Workspace, inputs: Arrays, outputs: Arrays,

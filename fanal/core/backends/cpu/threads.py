@@ -105,7 +105,8 @@ class Runner:
         two = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         entry = {role: table(i) for i, role in enumerate(runner_ir.ENTRIES)}
         self.run = two(entry["run"])
-        self.bind = two(entry["bind"])  # bind(id of a list of arrays, binding)
+        self.bind = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(
+            entry["bind"])  # bind(id of a list of arrays, binding): looks at Python's objects, and keeps the GIL
         self.stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry["stop"])
         self.worker = entry["worker"]
 
