@@ -68,3 +68,14 @@ def test_nothing_else_is_copied(write: Any) -> None:
     steps = ledger.executables[-1].exe.lowered.steps
     whole = 2 * cache.numel() * 4
     assert all(step.nbytes < whole for step in steps), [(step.label, step.nbytes) for step in steps]
+
+
+def test_a_part_of_what_is_joined_that_a_result_reads_through_a_view() -> None:
+    d, p = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in ((26, 6), (1, 6)))
+
+    def results(t: Any) -> list[Any]:
+        a, b = t.tensor(d), t.tensor(p)
+        x = a * b
+        return [x[:, ::2].clone(), t.cat([a, x], 0).sum()]
+    for want, got in zip(results(torch), results(fanal)):
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5)

@@ -113,7 +113,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
     for v in reversed(values):
         if v.shares:
             continue
-        through, until = (v.uses, v.until) if v.name in VIEWS else (1, v.position)
+        through, until = (v.uses, v.until) if v.name in VIEWS and not v.output else (1, v.position)
         for i in v.inputs:
             i.uses += through
             i.until = max(i.until, until)
