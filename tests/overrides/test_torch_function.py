@@ -255,3 +255,13 @@ def test_matmul_with_assignment_makes_another_tensor() -> None:
         a @= t.ones(3, 4)
         return a.tolist(), tuple(b.shape)
     agree(product)
+
+
+def test_a_tensor_of_the_other_library_is_refused_by_both() -> None:
+    ours, theirs = fanal.tensor(1.0), torch.tensor(1.0)
+    for f in (operator.eq, operator.add, fanal.add, torch.add):
+        for pair in ((ours, theirs), (theirs, ours)):
+            with pytest.raises(TypeError, match="__torch_function__"):
+                f(*pair)
+    assert (ours == fanal.tensor(1.0)).item()
+    assert (theirs == torch.tensor(1.0)).item()

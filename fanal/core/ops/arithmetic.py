@@ -146,8 +146,10 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
     def fn(input: Any, other: Any) -> Any:
         need_tensors(name, input, other)
         a, b = nodes_of(input, other)
-        if a.dtype.category < 2:
-            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(a.dtype)}'")
+        d = a.dtype
+        if d.category < 2:
+            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        a, b = wide(a), wide(b)
         x, y = P.detach(a), P.detach(b)
         first = P.lt(P.real(y), P.real(x))
         most, least = P.where(first, x, y), P.where(first, y, x)
@@ -159,7 +161,7 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
             one = P.num(a, 1)
             return [P.mul(g, P.conj(P.div(one, P.add(one, exp(P.sub(o, s)))))) for s, o in ((a, b), (b, a))]
 
-        return result(with_gradient(v, rule, a, b), input, other)
+        return result(P.convert(with_gradient(v, rule, a, b), d), input, other)
 
     fn.__name__, fn.__doc__ = name, doc
     return public(name, out=True)(fn)

@@ -27,6 +27,10 @@ def distance_node(d: Node, p: float) -> Node:
             return [P.where(hit, P.mul(P.reshape(g, keep), P.sign(d)), P.num(d, 0))]
 
         return with_gradient(y, rule, d)
+    if p == 0:
+        a = P.detach(d)
+        differs = P.where(P.eq(a, a), P.convert(P.ne(a, P.num(a, 0)), a.dtype), a)  # NaN stays
+        return with_gradient(P.sum_(differs, last), lambda g, y, d: [P.zeros(d.shape, d.dtype)], d)
     return norm_node(d, p, last, False)
 
 

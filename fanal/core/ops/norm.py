@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, wrap_dims
 from fanal.core.base.state import grad_mode
@@ -290,11 +292,9 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
     _need_float(x0, "rms_norm")
     if not x0.size:
         return result(P.alias(x0), input)
-    if eps is None:
-        import ml_dtypes
-
-        eps = float(ml_dtypes.finfo(x0.dtype.np).eps)
     x = wide(x0)
+    if eps is None:
+        eps = float(np.finfo(x.dtype.np).eps)
     dims = tuple(range(len(x.shape) - len(shape), len(x.shape)))
     r = reciprocal_deviation(_mean(P.mul(x, x), dims), eps)
 

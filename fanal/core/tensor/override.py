@@ -34,6 +34,7 @@ class _Overrides(threading.local):
         self.recording: list[unfollowed] = []  # one for each mode
         self.subclasses = True  # whether arguments are asked
         self.everything = True  # whether modes are, too
+        self.asked: list[tuple] = []  # what is being answered: by whom, a call, its arguments
 
     def enter(self, mode: Any) -> None:
         """Let a mode answer, and follow nothing, so that every call reaches it."""
@@ -123,13 +124,32 @@ def answer(public: Callable, found: list[Any], args: tuple, kwargs: dict) -> Any
         if out is not NotImplemented:
             return out
     for a in found:
-        out = a.__torch_function__(public, types, args, kwargs)
+        with _Asking(type(a), public, args) as new:
+            out = a.__torch_function__(public, types, args, kwargs) if new else NotImplemented
         if out is not NotImplemented:
             return out
     name = f"{public.__module__}.{getattr(public, '__qualname__', public)}".replace("fanal", "torch", 1)
     raise TypeError(
         f"no implementation found for '{name}' on types that implement __torch_function__: {list(types)}"
     )
+
+
+class _Asking:
+    """Says whether a class is not being asked the same already.
+
+    PyTorch's own tensors answer by calling back, with a guard that only PyTorch knows of; so do ours when PyTorch asks.
+    """
+
+    def __init__(self, cls: type, func: Callable, args: tuple) -> None:
+        self.call = (cls, func, *map(id, args))
+
+    def __enter__(self) -> bool:
+        new = self.call not in overrides.asked
+        overrides.asked.append(self.call)
+        return new
+
+    def __exit__(self, *exc: object) -> None:
+        overrides.asked.pop()
 
 
 class without:
@@ -226,7 +246,9 @@ def _default(cls: type, func: Callable, types: Iterable[type], args: tuple = (),
     """Run a call as for plain tensors, and return its tensors as this class."""
     if not all(issubclass(cls, t) for t in types):
         return NotImplemented
-    with without():
+    with _Asking(Tensor, func, args) as new, without():
+        if not new:
+            return NotImplemented
         out = func(*args, **(kwargs or {}))
         return out if getattr(func, "__self__", None) is vars(Tensor)["grad"] else converted(out, cls)
 

@@ -465,5 +465,6 @@ def lgamma(m: Any, x: Any) -> Any:
     far = far - m.where(small, m.log(m.where(small, rising, 1.0)), 0.0)
     above = m.where(y < 3, near, far)
     below = math.log(math.pi) - m.log(m.abs(m.sin(math.pi * (x - m.round(x))))) - above
+    below = m.where(m.equal(m.round(x), x), math.inf, below)  # all large numbers are whole
     above = m.where(m.equal(y, math.inf), math.inf, above)
     return m.where(m.equal(m.abs(x), math.inf), math.inf, m.where(x < 0.5, below, above))
