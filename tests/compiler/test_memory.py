@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+import fanal
 from fanal.core.backends.cpu import memory, run
 
 
@@ -26,3 +28,12 @@ def test_a_workspace_that_grows_leaves_nothing_behind() -> None:
     space.grow(1 << 20)
     space.grow(1 << 21)
     assert space.nbytes == 1 << 21 and memory._Counts.kept == 0
+
+
+@pytest.mark.parametrize("make", [
+    lambda: fanal.randn(999, 333), lambda: fanal.rand(999, 333), lambda: fanal.nn.Linear(333, 999).weight,
+    lambda: fanal.tensor(np.ones((999, 334), np.float32)[:, 1:]), lambda: fanal.tensor(fanal.ones(999, 333)),
+])
+def test_tensors_begin_on_a_cache_line(make) -> None:
+    tensors = [make() for _ in range(3)]  # NumPy's own memory is so by chance
+    assert [x.data_ptr() % memory.ALIGN for x in tensors] == [0, 0, 0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.backends.cpu.memory import aligned_copy
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
@@ -42,7 +43,7 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
                 raise RuntimeError(f"value cannot be converted to type {d.np.name} without overflow")
         with np.errstate(all="ignore"):
             a = _convert_ref(dt.plain(a), d) if d is not dt.complex32 else dt.pairs(a)
-    return np.array(a, order="C", copy=True) if isinstance(data, (Handle, np.ndarray, np.generic)) else a, d
+    return aligned_copy(a) if isinstance(data, (Handle, np.ndarray, np.generic)) else a, d
 
 
 _NUMBERS = frozenset((int, float, bool, complex))

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 
+from fanal.core.backends.cpu.memory import empty_aligned
 from fanal.core.backends.cpu.random_ir import BLOCK
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
@@ -74,7 +75,7 @@ def fill(
     `out`, if given, is a C-contiguous array of that shape and dtype, which is filled and returned.
     """
     if name_of(dtype) in ("float32", "float64"):
-        return gen.fill(loop, np.empty(shape, dtype) if out is None else out, a, b)
+        return gen.fill(loop, empty_aligned(shape, dtype) if out is None else out, a, b)
     return into(out, narrow(gen.fill(loop, np.empty(shape, wide), a, b), dtype))
 
 

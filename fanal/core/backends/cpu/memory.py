@@ -85,6 +85,13 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.ndarray(shape, dtype, raw.view(_Block))
 
 
+def aligned_copy(a: np.ndarray) -> np.ndarray:
+    """Return a C-contiguous copy at an address divisible by 64, as kernels read it fastest."""
+    copy = empty_aligned(a.shape, a.dtype)
+    copy[...] = a
+    return copy
+
+
 def _new(size: int) -> _Raw:
     try:
         whole = np.empty(size + ALIGN, np.uint8)

@@ -11,6 +11,7 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept_if
 
 _PAGE = 4096
+_ROWS_AHEAD = 3
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
@@ -344,10 +345,11 @@ class RowsWriter(LoopWriter):
             return w.loop(low, high, str(LANES), masked, list(zip(kinds, sums)))
         whole = body(lambda at: None)
         middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
-        if carried:
+        if carried or self.streams:
             # Four vectors at a time, so that the accumulators stay in their registers and need not change places.
             def four(at: Value, *accs: Value) -> list[Value]:
                 now = list(accs)
+                self._fetch(p, at)
                 for k in range(4):
                     now = whole(w.add(at, str(k * LANES)), *now)
                 return now
@@ -383,8 +385,6 @@ class RowsWriter(LoopWriter):
             args = [self.lane_value(a) for a in op.args]
             where = addresses.get(op.params if op.kind == "load" else -1 - i, "0")
             self.body[i] = self.vector_op(i, op, args, where, at, mask)
-        if mask is None:
-            self._fetch(p, at)
         for i in plan.kept[p]:
             self._cache(i, loop.ops[i], at, row, self.body[i])
         for i, access in plan.stores[p]:
@@ -403,16 +403,16 @@ class RowsWriter(LoopWriter):
         return out
 
     def _fetch(self, p: int, at: Value) -> None:
-        """Ask for a share of the row after the next; where a row is one pass, for what comes a page later."""
+        """Ask for the share of four vectors in the third row from here; where a row is one pass, in the next page."""
         w, passes = self.w, self.plan.count
         if self.streams and passes > 1:
             at = w.div(w.add(w.mul(self.length, str(p)), at), str(passes))
         for access in self._fetched():
             size = self.accesses[access].dtype.itemsize
             row = self.strides[access][self.first - 1]
-            ahead = str(_PAGE) if passes == 1 else w.mul(row, "2")
+            ahead = str(_PAGE) if passes == 1 else w.mul(row, str(_ROWS_AHEAD))
             there = w.at(w.at(self.bases[access], at, size), ahead)
-            for line in range(0, LANES * size, 64):
+            for line in range(0, 4 * LANES * size // passes, 64):
                 w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),
                        ("i32", "3"), ("i32", "1"))
 
