@@ -185,3 +185,89 @@ def test_a_zero_below_zero_before_a_branch() -> None:
         return found
 
     assert run(fanal) == run(torch)
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t.view(-1), lambda t: t.detach(), lambda t: t.view(-1).detach()[1:], lambda t: t.detach().as_strided((2,), (1,)),
+    lambda t: t.view(-1)[1:].detach()[1:],
+], ids=range(5))
+@pytest.mark.parametrize("write", [
+    lambda m, t, p: t.mul_(p[0]), lambda m, t, p: t.index_copy_(0, m.tensor([0]), t[1:2] * p[0]), lambda m, t, p: t.__setitem__(0, p.sum()),
+], ids=range(3))
+def test_a_detached_tensor_that_is_written_with_a_gradient_has_a_history_of_its_own(view: Any, write: Any) -> None:
+    """The history went to what it was detached from, and its own gradients were lost."""
+    def program(m: Any) -> list[Any]:
+        found, p = [], m.arange(1., 4.).requires_grad_()
+        for k in range(3):
+            x = m.ones(2, 3) * k + p
+            t = view(x)
+            part = t[..., :1]
+            write(m, t, p)
+            y = (t * t).sum() + part.sum()
+            if k:
+                y.item()
+            g = m.autograd.grad(y, p, retain_graph=True)[0]
+            found += [x, t, part, g, m.autograd.grad(x.sum(), p)[0], m.tensor(t.detach().requires_grad)]
+        return found
+    of_both(program)
+
+
+def test_of_two_tensors_detached_from_one_that_were_written_with_gradients_the_first_says_so() -> None:
+    x, p = fanal.ones(2), fanal.ones(2).requires_grad_()
+    a = x.detach()
+    a.mul_(p)
+    b = x.detach()
+    b.mul_(p * 3)
+    assert fanal.autograd.grad(b.sum(), p)[0].tolist() == [3, 3]
+    with pytest.raises(RuntimeError, match="clone"):
+        a.sum()
+
+
+def cut_of_a_leaf(m: Any, p: Any) -> tuple:
+    with m.no_grad():
+        return p[...], p.view(-1)
+
+
+@pytest.mark.parametrize("views", [
+    cut_of_a_leaf, lambda m, p: (p * 2).split(1), lambda m, p: (p * 2).unbind(0)], ids=["no_grad", "split", "unbind"])
+def test_views_that_may_not_be_written_outlive_a_read(views: Any) -> None:
+    """From the third step on, they were taken for views whose base had been written."""
+    def program(m: Any) -> list[Any]:
+        p, found = (m.arange(6.).view(2, 3) * 1).requires_grad_(), []
+        for _ in range(6):
+            a, b = views(m, p)
+            (p.detach() * 2).sum().item()
+            ((a * a).sum() + (b * 3).sum() + p.sum()).backward()
+            with m.no_grad():
+                p -= p.grad * 0.1
+            found += [p.detach().clone(), a.detach(), p.grad]
+            p.grad = None
+        return found
+    of_both(program)
+
+
+@pytest.mark.parametrize("program", [
+    lambda m, a: [a * 30 // a.max()], lambda m, a: [a % a.sum(), a], lambda m, a: [(a * 0.5).long() // a.float().mean().long(), a],
+    lambda m, a: [m.eye(9).gather(1, a.argmax().reshape(1, 1).expand(9, 1)), m.ones(2).sum()],
+    lambda m, a: [m.eye(9)[a.min()].sum() + a.min()],
+], ids=range(5))
+def test_what_is_checked_comes_from_the_kernel_that_uses_it(program: Any) -> None:
+    """A divisor or an index that its kernel had reduced to one number was not there when it was checked."""
+    of_both(lambda m: program(m, m.arange(1, 9)))
+
+
+def test_gradients_kept_by_a_second_run_of_a_loop_are_its_own() -> None:
+    """Two known segments that begin alike exchanged their tensors but not their memory: the next step wrote into a .grad
+    that somebody had kept."""
+    def program(m: Any) -> list[Any]:
+        p, found = (m.arange(6.).view(2, 3) * 1).requires_grad_(), []
+        for _ in range(4):
+            p.sum().item()
+            (p * p).sum().backward()
+            with m.no_grad():
+                p -= p.grad * 0.1
+            found.append(p.grad)
+            p.grad = None
+        return found
+    for _ in range(3):
+        of_both(program)

@@ -23,7 +23,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, hold, session
 from fanal.core.ir.prims import add, detach, full, sum_to, tape, zeros
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import read, value, write
+from fanal.core.tensor.alias import cut, read, value, write
 from fanal.core.tensor.tensor import Tensor, blank, wrap
 
 
@@ -301,7 +301,7 @@ def among(x: Any, xs: Any) -> bool:
 
 def _cut(o: Any) -> Any:
     t = blank(Tensor, o._storage, o._chain, o._shape, o._dtype, o._node, o._strides, o._offset)
-    t._detached, t._seen = True, -1
+    t._detached, t._seen = cut(t._storage), -1
     value(t)
     return t
 

@@ -17,6 +17,7 @@ _TAIL_OPS = 8
 FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
 _LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
 
+CHECKED = ("gather", "take", "idiv")  # not every second operand will do
 ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its own; K > 0: at the index of its row of K
 
 
@@ -474,8 +475,13 @@ def fuse(graph: Graph) -> list[Group]:
     return groups
 
 
-def note_readers(groups: list[Group]) -> None:
+def note_readers(groups: list[Group], values: list[Value]) -> None:
     """Mark the values that kernels other than their own read."""
+    for v in values:
+        if v.name in CHECKED:  # the check is a kernel of its own
+            i = v.inputs[1]
+            for r in (i,) if i.root else i.reads:
+                r.outside = r.group is not None
     for g in groups:
         for v in g.reads:
             if v.group is not None and v.group is not g:

@@ -104,7 +104,7 @@ class _Lowering:
         compute_again(self.graph)
         self.groups = fuse(self.graph)
         begin_column_sums(self.graph, self.groups)
-        note_readers(self.groups)
+        note_readers(self.groups, values)
         place_parts(values)
         return self.groups
 

@@ -234,19 +234,29 @@ def _takes(a: Path, b: Path, s: tuple, t: tuple) -> bool:
 
 
 def _exchange(a: Path, b: Path, k: int) -> None:
-    """Swap the tensors of the first k events, with the storages they stand on, between two paths."""
+    """Swap the tensors of the first k events, with the storages they stand on and their memory, between two paths."""
     which = handed_out(a, k)
     groups: dict[int, int] = {}
     for i in which:
         if not a.groups[a.out_groups[i]].external:
             groups.setdefault(a.out_groups[i], b.out_groups[i])
     finish(_assign, a, b, [(i, a.outs[i], b.outs[i]) for i in which],
-           [(ga, gb, a.groups[ga].storage, b.groups[gb].storage) for ga, gb in groups.items()])
+           [(ga, gb, _standing(a, ga), _standing(b, gb)) for ga, gb in groups.items()])
+
+
+def _standing(p: Path, g: int) -> tuple:
+    group = p.groups[g]
+    return group.storage, group.stub, group.value
 
 
 def _assign(again: bool, a: Path, b: Path, outs: list[tuple], storages: list[tuple]) -> None:
     for ga, gb, sa, sb in storages:
-        a.groups[ga].storage, b.groups[gb].storage = sb, sa
+        for p, g, (storage, stub, value) in ((a, ga, sb), (b, gb, sa)):
+            group = p.groups[g]
+            group.storage, group.stub, group.value = storage, stub, value
+            for i in [i for i, k in p.own if k == g]:  # where the run writes, if it writes into memory that was there
+                p.results[i] = None if value is None else value.buffer
+                p.unmade = [k for k in p.unmade if k != i] + ([i] if value is None else [])
     for i, oa, ob in outs:
         install(a, i, ob)
         install(b, i, oa)

@@ -40,7 +40,7 @@ def copy_handle(o: Any, storage: Storage, node: Node) -> Any:
     t._grad = t._hooks = t._leaf_node = None
     base = o._base_ref
     if type(base) is Origin:  # as many versions ago as in the original
-        since = storage.version - (counted(o._storage) - base.version)
+        since = counted(storage) - (counted(o._storage) - base.version)
         base = base.copy(since, None if base.leaf is None else ViewOfLeaf)
     t._base_ref = ViewOfLeaf if isinstance(base, Handle) else base  # keeps no user's tensor
     t._path = True  # the value and its history are promised

@@ -51,7 +51,7 @@ class Handle:
     """A tensor without its methods: a storage and a chain of views onto it.
 
     `_node` caches the value as of version `_seen`. `_leaf` says that gradients are collected here,
-    `_detached` that the value is cut from the history of the storage.
+    `_detached` that the value is cut from the history of the storage (True, or a number: see `tensor.alias.cut`).
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Handle:
     _grad: Any
     _strides: Shape | None
     _offset: int
-    _detached: bool
+    _detached: int
     _hooks: Any
     _leaf_node: Node | None
     _retain: bool

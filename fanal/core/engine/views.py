@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from fanal.core.engine.carry import Carried, leaf_node
+from fanal.core.engine.handle import Origin, counted
 from fanal.core.ir.prims import detach
 from fanal.core.ir.program import Node
 
@@ -84,6 +85,9 @@ class Views:
     def __init__(self, outs: list[Any], slots: list[Any], outside: dict[int, Node], place_of: Any) -> None:
         """outs: the tensors it returns. outside: values by slot. place_of(leaf) -> its specification or None."""
         self.slots = [slot for slot in slots if slot.tensor._chain]
+        # By out: how many versions ago its storage was as it was made, where PyTorch asks for that.
+        self.ages = {i: counted(o._storage) - o._base_ref.version for i, o in enumerate(outs)
+                     if type(o._base_ref) is Origin}
         self.related = _related(outside)
         keys: dict[int, int] = {}
         above = {id(n): k for k, n in outside.items()}
@@ -122,6 +126,9 @@ class Views:
 
     def stand(self, path: Any, held: Iterable[int], bases: tuple[dict[int, Node], dict[tuple, Any]]) -> None:
         """Make the values of the views that somebody holds."""
+        for i, age in self.ages.items():
+            o = path.outs[i]
+            o._base_ref.version = counted(o._storage) - age
         if not self.outs:
             return
         outside, leaves = bases

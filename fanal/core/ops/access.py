@@ -15,7 +15,7 @@ from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.level import CONTROL_FLOW, ITEM
 from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable, written_ahead
-from fanal.core.tensor.alias import UNCOUNTED, check_origin, value
+from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, value
 from fanal.core.tensor.tensor import Tensor, compute, strides_of
 
 
@@ -238,7 +238,7 @@ def _data(self: Any) -> Any:
     from fanal.core.tensor.tensor import adopt
 
     t = adopt(Tensor, self)
-    t._detached = True
+    t._detached = cut(t._storage)
     t._seen = -1
     t._base_ref = UNCOUNTED
     value(t)

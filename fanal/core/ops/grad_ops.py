@@ -10,7 +10,7 @@ from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, changed, leave_path, unfollowable
 from fanal.core.ops.build import public
-from fanal.core.tensor.alias import value
+from fanal.core.tensor.alias import cut, value
 from fanal.core.tensor.tensor import Tensor, adopt
 
 
@@ -76,7 +76,7 @@ def backward(self: Any, gradient: Any = None, retain_graph: bool | None = None, 
 def detach(self: Any) -> Any:
     """Return a tensor that shares the storage and is cut from the history."""
     t = adopt(Tensor, self)
-    t._detached = True
+    t._detached = cut(t._storage)
     t._seen = -1
     value(t)  # now, while the history to be cut is at hand: a known segment copies what the tensor holds
     return t
@@ -97,7 +97,7 @@ def detach_(self: Any) -> Any:
     leave_path()
     unfollowable("detach_ changes a tensor in place")
     self._leaf, self._leaf_node = False, None
-    self._detached, self._seen, self._retain = True, -1, False
+    self._detached, self._seen, self._retain = cut(self._storage), -1, False
     changed()
     return self
 

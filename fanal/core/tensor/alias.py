@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from sys import getrefcount
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.handle import BASE, Chain, Handle, Origin, copied, counted, shared_outside
+from fanal.core.engine.handle import BASE, Chain, Handle, Origin, Storage, copied, counted, shared_outside
 from fanal.core.engine.level import check_written
-from fanal.core.engine.record import busy, flush, hold, note_snapshot, note_write, session
+from fanal.core.engine.record import busy, flush, hold, note_snapshot, note_write, session, unfollowable
 from fanal.core.ir.prims import (
     alias,
     bitcast,
@@ -64,7 +64,7 @@ def history(t: Handle) -> Node:
             n = derive(s.node, t._chain) if leaf is None else \
                 derive(read(leaf), t._chain[len(leaf._chain):])  # a leaf's view is still part of the leaf
     if t._detached:
-        n = detach(n)
+        n = _of_cut(t, detach(n), t._chain)
     t._node, t._seen = n, s.version
     if n.home is None:
         n.home = (ref(s), s.version)
@@ -78,6 +78,58 @@ def _outlived(n: Node, root: Node) -> bool:
     while n is not root and len(n.inputs) == 1:
         n = n.inputs[0]
     return n is not root
+
+
+class _Cut:
+    """The history that a storage has for tensors that were detached from it, since one was written with a gradient.
+
+    Those with `_detached` = `number` have it; those detached later, before the next such write, begin with none.
+    """
+
+    __slots__ = ("number", "shadow")
+
+    def __init__(self, number: int, shadow: Storage) -> None:
+        self.number, self.shadow = number, shadow
+
+
+_cuts: WeakKeyDictionary[Storage, _Cut] = WeakKeyDictionary()
+
+
+def cut(s: Storage) -> int:
+    """Return the `_detached` of a tensor that is detached now."""
+    return _cuts[s].number + 1 if s in _cuts else True
+
+
+def _of_cut(t: Handle, n: Node, chain: Chain) -> Node:
+    """Return the value `n` of a detached tensor, or of another chain of views, with the history it was given since."""
+    known = _cuts.get(t._storage)
+    if known is None or known.number < t._detached:
+        return n
+    if known.number > t._detached:
+        raise RuntimeError("the history of this tensor is not known any more: it was detached, then written with what "
+                           "requires gradients, and then another detached one of the same memory was; clone() them")
+    with grad_mode(True):
+        return tape((n, derive(known.shadow.node, chain)), _pass)
+
+
+def _gives_history(t: Handle, new: Node) -> bool:
+    """Tell whether writing `new` changes the history of a detached tensor. That of `.data` ends with the statement."""
+    if not t._detached or not state.grad or t._base_ref is UNCOUNTED:
+        return False
+    return new.needs_grad or (t._storage in _cuts and _cuts[t._storage].number == t._detached)
+
+
+def _write_cut(t: Handle, new: Node) -> Node:
+    """Return the root value after a write of `new`, which requires gradients, through a detached tensor: the history
+    is that tensor's, not the storage's."""
+    s = t._storage
+    unfollowable("a detached tensor was written with what requires gradients")
+    root = write_through(_of_cut(t, detach(s.node), ()), t._chain, new)
+    shadow = Storage(alias(root))
+    shadow.node.home = (ref(shadow), 0)
+    hold(shadow)
+    _cuts[s] = _Cut(t._detached, shadow)
+    return detach(root)
 
 
 def _snapshot(t: Handle) -> Node:
@@ -154,7 +206,9 @@ def _required(t: Handle, origin: Origin) -> bool:
 def check_origin(t: Handle, n: Node) -> None:
     """Raise PyTorch's error if `t`, whose value is `n`, is a view that does not survive the writes since."""
     origin = t._base_ref
-    if type(origin) is Origin and origin.version != counted(t._storage) and (n.needs_grad or _required(t, origin)):
+    if type(origin) is not Origin or t._path:  # what following hands out was looked at when it was recorded
+        return
+    if origin.version != counted(t._storage) and (n.needs_grad or _required(t, origin)):
         raise RuntimeError(origin.text(BASE))
 
 
@@ -202,7 +256,10 @@ def write(t: Handle, new: Node) -> None:
     if session.levels:
         check_written(s, new)
     old = s.node
-    root = write_through(old, t._chain, new)
+    if _gives_history(t, new):
+        root = _write_cut(t, new)
+    else:
+        root = write_through(old, t._chain, detach(new) if t._detached and new.needs_grad else new)
     if t._detached or not state.grad:
         if old.needs_grad:  # values change, history does not: gradients pass as if nothing had been written
             root = tape((root, old), _unseen)

@@ -17,7 +17,7 @@ from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import UNCOUNTED, check_origin, derive, leaf_of, of_history, value
+from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, derive, leaf_of, of_history, value
 
 
 class Tensor(Handle):
@@ -194,7 +194,7 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
         cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset
     )
     if value(data).needs_grad or data._detached:
-        t._detached = True
+        t._detached = cut(t._storage)
         t._seen = -1
         value(t)
     t._leaf = requires_grad
