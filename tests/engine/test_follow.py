@@ -392,6 +392,16 @@ def test_shapes_and_dimensions_are_not_frozen() -> None:
     agree(work, 5)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_positions_are_not_frozen(sign: int) -> None:
+    """Those that count from the end neither."""
+    def work(log: Log) -> None:
+        x = torch.arange(10.0)
+        for k in range(8):
+            log(x[torch.tensor([sign * (k + 1), k if k < 6 else -k])] * 2)
+    agree(work)
+
+
 def test_the_same_tensor_twice() -> None:
     def work(log: Log) -> None:
         xs, ys = batches(9, 3), batches(9, 3, seed=1)

@@ -228,6 +228,38 @@ def test_sizes_that_do_not_fit_raise_at_the_call() -> None:
     assert on_a_thread(body) == [*right[:6], wrong.format(9, 8), right[6], wrong.format(7, 6)]
 
 
+def test_rows_taken_by_an_index_and_added_by_one() -> None:
+    """Messages along the edges of graphs of any size."""
+    def work(log: Log) -> None:
+        w = torch.randn(6, 5, requires_grad=True)
+        r = np.random.default_rng(0)
+        for n in (20, 31, 25, 18, 27, 30, 19, 22, 28, 21, 17, 29):
+            m = int(r.integers(40, 60))
+            source, target = (torch.tensor(r.integers(-n, n, m)) for _ in range(2))
+            h = rows(n) @ w
+            h = h + torch.zeros(n, 5).index_add(0, target % n, h[source])
+            h[[1, -2]].sum().backward()
+            log((h, w.grad))
+            w.grad = None
+    agree(work, 40)
+
+
+def test_planned_indices_are_checked_for_every_size() -> None:
+    def body() -> list[str]:
+        said = []
+        for n in (12, 9, 11, 14, 10, 13, 8):
+            try:
+                y = rows(n)[[0, 8]] * 2
+                y.sum().item()
+                said.append(str(y.shape))
+            except IndexError as e:
+                said.append(str(e).split(" at ")[0])
+        return said
+    *fine, bad = on_a_thread(body)
+    assert fine == ["torch.Size([2, 6])"] * 6
+    assert bad.startswith("index 8 is out of bounds") and bad.endswith("with size 8")
+
+
 def test_bad_indices_name_the_size_of_now() -> None:
     def body() -> str:
         for n in (4, 5, 6, 7, 8, 9, 10, 11):

@@ -342,7 +342,8 @@ def _same_program(p: Any, q: Any) -> bool:
         other.setdefault(id(b), len(other))
     for (kind, x), (same, y) in zip(p.sources, q.sources):
         if kind == "scalar" and type(p.scalars[x][2]) is Dim:
-            if same != "constant" or y != p.scalars[x][2].now():
+            there = y if same == "constant" else now(q.scalars[y][2]) if same == "scalar" else None
+            if there != p.scalars[x][2].now():
                 return False
         elif kind == "constant":
             if same != kind or not np.array_equal(x, y):

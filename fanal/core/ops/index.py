@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.dim import index, limits
+from fanal.core.base.dim import index, limits, plainly
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
 from fanal.core.engine.handle import Chain, Handle
 from fanal.core.engine.record import unfollowable
@@ -205,11 +205,12 @@ def _positions(plan: Plan) -> dict[int, Node]:
 def _checked(i: Node, dim: int, size: int) -> Node:
     """Return positions counted from the front. What is known already is checked here, the rest where it is used."""
     if i.buffer is not None:
-        a = i.buffer
-        if a.size and (a.min() < -size or a.max() >= size):
-            bad = next(int(v) for v in a.flat if not -size <= v < size)
-            raise IndexError(f"index {bad} is out of bounds for dimension {dim} with size {size}")
-        return P.given(np.where(a < 0, a + size, a), dt.int64) if a.size and a.min() < 0 else i
+        a, n = i.buffer, plainly(size)
+        if a.size and (a.min() < -n or a.max() >= n):
+            bad = next(int(v) for v in a.flat if not -n <= v < n)
+            raise IndexError(f"index {bad} is out of bounds for dimension {dim} with size {n}")
+        if not a.size or a.min() >= 0:
+            return i
     return P.where(P.lt(i, P.num(i, 0)), P.add(i, P.num(i, size)), i)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import plainly
 from fanal.core.base.shape import broadcast_shapes, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -19,12 +20,12 @@ from fanal.core.ops.rearrange import plain
 
 
 def _in_range(i: Node, n: int, kind: type, text: str, negative: bool = False) -> Node:
-    """Check positions that are known already; others are checked where they are used."""
+    """Check positions that are known already; others are checked where they are used. `text` names index and size."""
     if i.buffer is not None and i.buffer.size:
-        a = i.buffer
+        a, n = i.buffer, plainly(n)
         if a.max() >= n or a.min() < (-n if negative else 0):
             bad = next(int(v) for v in a.flat if v >= n or v < (-n if negative else 0))
-            raise kind(text.format(bad))
+            raise kind(text.format(bad, n))
     return i
 
 
@@ -37,7 +38,7 @@ def element_index(input: Any, dim: int, index: Any, name: str) -> tuple[Node, in
     if i.size and max(len(i.shape), 1) != max(len(input._shape), 1):
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     n = input._shape[d] if input._shape else 1
-    return _in_range(i, n, RuntimeError, f"index {{}} is out of bounds for dimension {d} with size {n}"), d
+    return _in_range(i, n, RuntimeError, f"index {{}} is out of bounds for dimension {d} with size {{}}"), d
 
 
 def _vector(x: Node) -> Node:
@@ -252,7 +253,7 @@ def _slices(input: Any, dim: int, index: Any, source: Any, name: str) -> tuple[N
             i,
             x.shape[d],
             IndexError if name == "index_copy" else RuntimeError,
-            f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}",
+            f"index {{}} is out of bounds for dimension {d} with size {{}}",
         ),
         v,
         d,
@@ -294,7 +295,7 @@ def index_fill(input: Any, dim: int, index: Any, value: Any) -> Any:
         i,
         x.shape[d],
         IndexError,
-        f"index {{}} is out of bounds for dimension {d} with size {x.shape[d]}",
+        f"index {{}} is out of bounds for dimension {d} with size {{}}",
         True,
     )
     hit = P.put(P.full((x.shape[d],), False, dt.bool_), i, P.full((i.size,), True, dt.bool_), 0, "set")
@@ -324,7 +325,7 @@ def _flat_index(index: Any, n: int) -> Node:
         )
     i = read(index)
     return _in_range(
-        i, n, IndexError, f"out of range: tried to access index {{}} on a tensor of {n} elements.", True
+        i, n, IndexError, "out of range: tried to access index {} on a tensor of {} elements.", True
     )
 
 
