@@ -1,8 +1,13 @@
 """Convolutions against PyTorch."""
 
+from math import prod
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+import fanal
 from tests.ops.against_torch import compare, same_error
 
 CASES = [
@@ -57,3 +62,20 @@ WRONG = [
 @pytest.mark.parametrize(("name", "tensors", "kwargs"), WRONG)
 def test_errors(name, tensors, kwargs):
     same_error(name, *tensors, **kwargs)
+
+
+def test_gradients_of_weights_round_hardly_more_than_pytorchs() -> None:
+    """The sum over all pixels went through one chain of additions."""
+    shape = (2, 4, 3, 4, 5)
+
+    def gradient(m: Any, dtype: Any) -> Any:
+        numbers = m.linspace(-1, 3, prod(shape), dtype=m.float64)
+        x = (numbers * 12345.678).sin().add(1).view(shape).to(dtype)
+        w = m.ones(5, 4, 3, 3, 3, dtype=dtype).requires_grad_()
+        y = m.nn.functional.conv3d(x, w, padding=1)
+        g = (m.linspace(0, 1, y.numel(), dtype=m.float64) * 23456.789).cos().view(y.shape).to(dtype)
+        y.backward(g + 1)
+        return w.grad.double().numpy()
+    exact = gradient(torch, torch.float64)
+    ours, theirs = (np.square(gradient(m, m.float32) - exact).mean() ** 0.5 for m in (fanal, torch))
+    assert ours < 1.5 * theirs

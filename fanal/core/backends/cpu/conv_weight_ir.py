@@ -115,6 +115,20 @@ class _Weight(Convolution):
         w.loop("0", p[words.M], str(self.width), panel)
 
 
+def _resumed(w: Writer, vector: str, at: list[Value], done: list[Value], size: int) -> list[Value]:
+    """Return the sums of a band, with those that stand in memory added if `%resume`.
+
+    They are added last: one chain of additions through all bands would round as often as there are pixels.
+    """
+    before, again, go = w.block, w.fresh("resume"), w.fresh("go")
+    w.do(f"br i1 %resume, label %{again}, label %{go}")
+    w.label(again)
+    sums = [w.let(f"fadd {vector} {w.load(vector, p, None, size)}, {x}") for p, x in zip(at, done, strict=True)]
+    w.do(f"br label %{go}")
+    w.label(go)
+    return [w.let(f"phi {vector} [ {x}, %{before} ], [ {y}, %{again} ]") for x, y in zip(done, sums, strict=True)]
+
+
 def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> str:
     """Return the function adding the pixels of a band to a tile of (channel, tap) x output channels."""
     w = Writer(target, declared)
@@ -124,15 +138,6 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
     outs = [
         w.at("%acc", w.mul(w.min(str(r), "%last"), "%acc_step")) for r in range(h)
     ]  # rows too many repeat
-    again, go = w.fresh("resume"), w.fresh("go")
-    w.do(f"br i1 %resume, label %{again}, label %{go}")
-    w.label(again)
-    kept = [
-        w.load(vector, w.at(outs[r], str(j * lanes), size), None, size) for r in range(h) for j in range(v)
-    ]
-    w.do(f"br label %{go}")
-    w.label(go)
-    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
 
     def line(_: Value, *outer: Value) -> list[Value]:
         def pixel(x: Value, *inner: Value) -> list[Value]:
@@ -151,11 +156,11 @@ def _weight_part(target: Target, declared: set[str], spec: ConvSpec, name: str) 
         return [w.at(outer[0], "%pitch", size), *done]
 
     done = w.loop(
-        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *((vector, x) for x in start)], once=True
+        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%b"), *[(vector, "zeroinitializer")] * (h * v)], once=True
     )
-    for r in range(h):
-        for j in range(v):
-            w.store(vector, done[2 + r * v + j], w.at(outs[r], str(j * lanes), size), None, size)
+    at = [w.at(out, str(j * lanes), size) for out in outs for j in range(v)]
+    for p, x in zip(at, _resumed(w, vector, at, done[2:], size), strict=True):
+        w.store(vector, x, p, None, size)
     return w.function(
         f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %b, "
         " ptr %acc, i64 %acc_step, i64 %rows, i64 %cols, i64 %pitch, i1 %resume) nounwind"
@@ -302,16 +307,9 @@ def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> 
     h, lanes, size, vector = spec.height, tile.lanes, tile.size, tile.vector
     offsets = [w.let(f"load i64, ptr {w.at('%table', str(r), 8)}, align 8") for r in range(h)]
     outs = [w.at("%acc", w.mul(w.min(str(r), "%last"), str(lanes)), size) for r in range(h)]
-    again, go = w.fresh("resume"), w.fresh("go")
     tail = w.let(f"and i64 %cols, {-lanes}")
     rest = w.sub("%cols", tail)
     mask = w.lane_mask(lanes, rest)
-    w.do(f"br i1 %resume, label %{again}, label %{go}")
-    w.label(again)
-    kept = [w.load(vector, p, None, size) for p in outs]
-    w.do(f"br label %{go}")
-    w.label(go)
-    start = [w.let(f"phi {vector} [ zeroinitializer, %entry ], [ {x}, %{again} ]") for x in kept]
 
     def line(_: Value, *outer: Value) -> list[Value]:
         def step(x: Value, acc: list[Value], mask: Value | None) -> list[Value]:
@@ -339,9 +337,9 @@ def _dot_part(target: Target, declared: set[str], spec: ConvSpec, name: str) -> 
         return [w.at(outer[0], "%pitch", size), w.at(outer[1], "%cols", size), *acc]
 
     done = w.loop(
-        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%g"), *((vector, x) for x in start)], once=True
+        "0", "%rows", "1", line, [("ptr", "%x"), ("ptr", "%g"), *[(vector, "zeroinitializer")] * h], once=True
     )
-    for p, x in zip(outs, done[2:], strict=True):
+    for p, x in zip(outs, _resumed(w, vector, outs, done[2:], size), strict=True):
         w.store(vector, x, p, None, size)
     return w.function(
         f"internal void @{name}_part(ptr %x, ptr %table, i64 %last, ptr %g, ptr %acc, i64 %rows, "
