@@ -83,3 +83,58 @@ def test_number_types_are_dtypes():
         assert m.ones(2).sum(dtype=float).dtype is m.float64
         assert m.softmax(m.ones(2), 0, dtype=float).dtype is m.float64
         assert complex(m.tensor(1j)) == 1j and float(m.tensor(2 + 0j)) == 2.0
+
+
+BY_NAME = {
+    "reduction as a number": lambda m: m.hinge_embedding_loss(m.arange(3.0), m.ones(3), 1.0, 2),
+    "reduction none": lambda m: m.margin_ranking_loss(m.ones(2), m.zeros(2), m.ones(2), reduction=0),
+    "reduction sum": lambda m: m.cosine_embedding_loss(m.ones(2, 3), m.eye(2, 3), -m.ones(2), 0.1, 2),
+    "reduction of triplets": lambda m: m.triplet_margin_loss(
+        m.ones(2, 3), m.zeros(2, 3), m.ones(2, 3), 1.0, 2.0, 1e-6, False, 2
+    ),
+    "swapaxes": lambda m: m.swapaxes(m.eye(2, 3), axis0=0, axis1=1),
+    "swapaxes method": lambda m: m.eye(2, 3).swapaxes(axis0=0, axis1=1),
+    "split method": lambda m: m.arange(4).split(split_size=3)[1],
+    "unsafe_split": lambda m: m.unsafe_split(input=m.arange(4), split_size=3)[1],
+    "tensor_split at indices": lambda m: m.tensor_split(m.arange(4), indices=(1, 3))[1],
+    "tensor_split in sections": lambda m: m.arange(5).tensor_split(sections=2)[0],
+    "hsplit": lambda m: m.hsplit(m.arange(4), sections=2)[1],
+    "vsplit": lambda m: m.vsplit(m.eye(4), indices=(1,))[1],
+    "det": lambda m: m.det(input=m.eye(2)),
+    "inverse": lambda m: m.inverse(input=2 * m.eye(1)),
+    "cholesky": lambda m: m.linalg.cholesky(input=m.eye(2)),
+    "cholesky_solve": lambda m: m.cholesky_solve(input=m.ones(2, 1), input2=m.eye(2)),
+    "eigh": lambda m: m.linalg.eigh(input=m.eye(2)).eigenvalues,
+    "lstsq": lambda m: m.linalg.lstsq(input=m.eye(2), b=m.ones(2, 1)).solution,
+    "norm": lambda m: m.linalg.norm(input=m.ones(2)),
+    "ormqr": lambda m: m.ormqr(input=m.eye(2), input2=m.zeros(2), input3=m.ones(2, 2)),
+    "one_hot": lambda m: m.nn.functional.one_hot(input=m.tensor([0, 2])),
+    "copy_": lambda m: m.ones(2).copy_(other=m.zeros(2)),
+    "resize_as_": lambda m: m.ones(2).resize_as_(the_template=m.ones(1)),
+    "in-place relu": lambda m: m.nn.functional.relu(m.tensor([-1.0, 2.0]), inplace=True),
+    "in-place threshold": lambda m: m.threshold_(m.tensor([-1.0, 2.0]), threshold=0, value=3.0),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_arguments_have_the_names_and_the_order_of_pytorchs_parser(name):
+    torch.testing.assert_close(torch.tensor(BY_NAME[name](fanal).tolist()), torch.tensor(BY_NAME[name](torch).tolist()))
+
+
+UNKNOWN = {
+    "relu": lambda m: m.relu(m.ones(2), inplace=True),
+    "relu method": lambda m: m.ones(2).relu(True),
+    "celu": lambda m: m.celu(m.ones(2), inplace=True),
+    "threshold": lambda m: m.threshold(m.ones(2), 0, 1, inplace=True),
+    "max_pool1d": lambda m: m.max_pool1d(m.ones(1, 1, 4), 2, return_indices=True),
+    "max_pool2d": lambda m: m.max_pool2d(m.ones(1, 1, 4, 4), 2, return_indices=True),
+    "reduction as a name": lambda m: m.hinge_embedding_loss(m.ones(2), m.ones(2), reduction="sum"),
+    "two ways to split": lambda m: m.tensor_split(m.ones(2), 2, sections=2),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_torch_has_no_arguments_of_nn_functional(name):
+    for m in (torch, fanal):
+        with pytest.raises(TypeError):
+            UNKNOWN[name](m)

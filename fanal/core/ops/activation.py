@@ -22,7 +22,7 @@ from fanal.core.ops.build import (
     result,
     wide,
 )
-from fanal.core.ops.pointwise import relu, sigmoid, sigmoid_node, tanh, with_gradient
+from fanal.core.ops.pointwise import relu_node, sigmoid, sigmoid_node, tanh, with_gradient
 
 Rule = Callable[..., list[Node | None]]
 
@@ -61,6 +61,15 @@ def _sigmoid(x: Node) -> Node:
 def gate(test: Node, g: Node, other: Any = 0) -> Node:
     """g where the test holds, else a constant."""
     return P.where(test, g, P.num(g, other))
+
+
+@public("relu", module="nn.functional", method=False)
+def relu_functional(input: Any, inplace: bool = False) -> Any:
+    """Return max(input, 0); the gradient at 0 is 0."""
+    return _apply(input, inplace, relu_node(read(input)))
+
+
+public("relu_", module="nn.functional", method=False)(lambda input: relu_functional(input, True))
 
 
 @public(module="nn.functional", method=False)
@@ -129,9 +138,10 @@ public("elu_", module="nn.functional", method=False)(lambda input, alpha=1.0: el
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
-def _both(fn: Callable, name: str) -> None:
-    """Register an activation as torch function, its in-place form, and in nn.functional with `inplace`."""
-    public(name, method=False, inplace=True)(fn)
+def _both(name: str, fn: Callable, plain: Callable) -> None:
+    """Register an activation in nn.functional, where it takes `inplace`, and `plain`, which does not, as torch's."""
+    plain.__name__, plain.__qualname__, plain.__doc__ = name, name, fn.__doc__
+    public(name, method=False, inplace=True)(plain)
     public(name, module="nn.functional", method=False)(fn)
     public(name + "_", module="nn.functional", method=False)(
         lambda input, *a, **k: fn(input, *a, **k, inplace=True)
@@ -150,8 +160,8 @@ def selu(input: Any, inplace: bool = False) -> Any:
     return _apply(input, inplace, _elu(need_float(input, "elu_cpu"), _SELU_ALPHA, _SELU_SCALE, 1.0))
 
 
-_both(celu, "celu")
-_both(selu, "selu")
+_both("celu", celu, lambda input, alpha=1.0: celu(input, alpha))
+_both("selu", selu, lambda input: selu(input))
 _INV_SQRT2, _INV_SQRT_2PI = 1 / math.sqrt(2), 1 / math.sqrt(2 * math.pi)
 _TANH_K, _TANH_C = math.sqrt(2 / math.pi), 0.044715
 
@@ -322,7 +332,7 @@ def softshrink(input: Any, lambd: float = 0.5) -> Any:
     )
 
 
-def threshold(input: Any, threshold: float, value: float, inplace: bool = False) -> Any:
+def thresholded(input: Any, threshold: float, value: float, inplace: bool = False) -> Any:
     """Return input where it exceeds the threshold, `value` elsewhere."""
     x = read(input)
     t, v, d = number(threshold, x.dtype), number(value, x.dtype), P.detach(x)
@@ -330,7 +340,7 @@ def threshold(input: Any, threshold: float, value: float, inplace: bool = False)
     return _apply(input, inplace, with_gradient(y, lambda g, y, x: [P.where(P.le(x, t), P.num(g, 0), g)], x))
 
 
-_both(threshold, "threshold")
+_both("threshold", thresholded, lambda input, threshold, value: thresholded(input, threshold, value))
 
 
 @public(module="nn.functional", method=False, out="same")
@@ -400,14 +410,12 @@ def prelu(input: Any, weight: Any) -> Any:
 
 
 def rrelu(
-    input: Any,
-    lower: float = 1 / 8,
-    upper: float = 1 / 3,
-    training: bool = False,
-    inplace: bool = False,
-    generator: Any = None,
+    input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Any:
-    """Return input where positive, a * input elsewhere; a is drawn from [lower, upper), or their mean in evaluation."""
+    """Return input where positive, a * input elsewhere; a is drawn from [lower, upper), or their mean in evaluation.
+
+    Differs from torch: the random numbers, which do not come from a `generator`.
+    """
     x = need_float(input, "rrelu_with_noise_out_cpu" if training else "leaky_relu_cpu")
     if lower > upper:
         raise RuntimeError(
@@ -428,7 +436,11 @@ def rrelu(
     )
 
 
-_both(rrelu, "rrelu")
+_both(
+    "rrelu",
+    rrelu,
+    lambda input, lower=1 / 8, upper=1 / 3, training=False, generator=None: rrelu(input, lower, upper, training),
+)
 
 
 def _softmax_axis(x: Node, dim: int) -> int:
@@ -567,7 +579,6 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
 
 public("tanh", module="nn.functional", method=False)(lambda input: tanh(input))
 public("sigmoid", module="nn.functional", method=False)(lambda input: sigmoid(input))
-public("relu_", module="nn.functional", method=False)(lambda input: relu(input, True))
 
 __all__ = [
     "gate",

@@ -184,7 +184,7 @@ def _adaptive_max(input: Any, output_size: Any, indices: bool, n: int) -> Any:
     return (wrap_like(y, input), wrap_like(at, input)) if indices else wrap_like(y, input)
 
 
-def _register_adaptive_max(n: int) -> Any:
+def _register_adaptive_max(n: int) -> None:
     def plain(input: Any, output_size: Any, return_indices: bool = False) -> Any:
         return _adaptive_max(input, output_size, return_indices, n)
 
@@ -199,10 +199,10 @@ def _register_adaptive_max(n: int) -> Any:
     both.__doc__ = f"Return the maxima of {n}-dimensional windows and their flat positions."
     public(name, module="nn.functional", method=False)(plain)
     public(name + "_with_indices", module="nn.functional", method=False)(both)
-    return plain
 
 
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(_register_adaptive_max, (1, 2, 3))
+for _n in (1, 2, 3):
+    _register_adaptive_max(_n)
 public("adaptive_max_pool1d", method=False)(
     lambda input, output_size: _adaptive_max(input, output_size, True, 1)
 )

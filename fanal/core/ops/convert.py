@@ -159,18 +159,18 @@ def type_(self: Any, dtype: Any = None, non_blocking: bool = False, **kwargs: An
 
 
 @public(function=False)
-def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
+def copy_(self: Any, other: Any, non_blocking: bool = False) -> Any:
     """Write the elements of src, broadcast and converted, into this tensor."""
-    if not isinstance(src, Handle):
-        if not is_number(src):
+    if not isinstance(other, Handle):
+        if not is_number(other):
             raise TypeError(
-                f"copy_(): argument 'other' (position 1) must be Tensor, not {type(src).__name__}"
+                f"copy_(): argument 'other' (position 1) must be Tensor, not {type(other).__name__}"
             )
-        n = node_of(src, self._dtype)
+        n = node_of(other, self._dtype)
     else:
-        if src._storage.meta and not self._storage.meta:
+        if other._storage.meta and not self._storage.meta:
             raise NotImplementedError("Cannot copy out of meta tensor; no data!")
-        n = read(src)
+        n = read(other)
     if n.shape != self._shape:
         shape = broadcast_shapes(self._shape, n.shape)
         if shape != self._shape:
@@ -221,9 +221,9 @@ def resize_(self: Any, *sizes: Any, memory_format: Any = None) -> Any:
 
 
 @public()
-def resize_as_(self: Any, other: Any, memory_format: Any = None) -> Any:
+def resize_as_(self: Any, the_template: Any, memory_format: Any = None) -> Any:
     """Change the shape in place to that of another tensor."""
-    return resize_(self, other._shape)
+    return resize_(self, the_template._shape)
 
 
 @public(function=False)
@@ -322,11 +322,11 @@ def can_cast_public(from_: dt.dtype, to: dt.dtype) -> bool:
 
 
 @public("result_type", method=False, event=False)
-def result_type_public(tensor1: Any, tensor2: Any) -> dt.dtype:
+def result_type_public(tensor: Any, other: Any) -> dt.dtype:
     """Return the dtype of an operation on two tensors or numbers."""
     from fanal.core.ops.build import result_type
 
-    return result_type(tensor1, tensor2)
+    return result_type(tensor, other)
 
 
 __all__ = ["converted"]

@@ -1,7 +1,6 @@
 """Connectionist temporal classification: the probability of a label sequence over all its alignments.
 
-Source: Graves et al. 2006, "Connectionist temporal "
-                            "classification". Forward and backward variables run on the host.
+Source: Graves et al. 2006, "Connectionist temporal classification". Forward and backward variables run on the host.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, public, read, wrap
-from fanal.core.ops.loss import reduction_of
+from fanal.core.ops.loss import reduction_by_number, reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
 Array = np.ndarray
@@ -147,15 +146,8 @@ def torch_ctc_loss(
     zero_infinity: bool = False,
 ) -> Any:
     """Return the CTC loss; reduction: 0 none, 1 mean, 2 sum."""
-    return ctc_loss(
-        log_probs,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank,
-        ("none", "mean", "sum")[reduction],
-        zero_infinity,
-    )
+    how = reduction_by_number(reduction, "ctc_loss")
+    return ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, how, zero_infinity)
 
 
 @public(module="nn.functional", method=False)

@@ -277,14 +277,14 @@ def _class_check(n: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @public(module="nn.functional", method=False)
-def one_hot(tensor: Any, num_classes: int = -1) -> Any:
+def one_hot(input: Any, num_classes: int = -1) -> Any:
     """Return vectors of 0 with a 1 at each index. Shapes: (*) -> (*, num_classes), int64.
 
     num_classes: 1 + the largest index by default. Raises, when computed, for an index outside [0, num_classes).
     """
-    if tensor._dtype is not dt.int64:
+    if input._dtype is not dt.int64:
         raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
-    i = read(tensor)
+    i = read(input)
     if not i.size:
         if num_classes <= 0:
             raise RuntimeError("Can not infer total number of classes from empty tensor.")
@@ -294,7 +294,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
             raise RuntimeError("num_classes should be positive")
         from fanal.core.tensor.tensor import compute
 
-        a = compute(tensor)
+        a = compute(input)
         if a.min() < 0:
             raise RuntimeError("Class values must be non-negative.")
         num_classes = int(a.max()) + 1

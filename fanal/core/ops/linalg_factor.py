@@ -34,16 +34,16 @@ def _cholesky(a: Any, upper: bool) -> tuple[Any, Any]:
 
 
 @public(module="linalg", method=False, out=True, check=failure("linalg.cholesky", _MINOR))
-def cholesky(A: Any, *, upper: bool = False) -> Any:
+def cholesky(input: Any, *, upper: bool = False) -> Any:
     """Return the Cholesky factor L of positive-definite matrices A = L L^H, or L^H if `upper`.
 
     Shapes: (*, n, n). Dtypes: float32, float64, complex64, complex128. Raises LinAlgError, naming the leading
     minor that is not positive-definite. Source: Golub & Van Loan, "Matrix Computations", 4.2, through
     LAPACK's potrf.
     """
-    need_square(A, "linalg.cholesky")
-    need_floating(A, "linalg.cholesky")
-    return _cholesky(A, upper)
+    need_square(input, "linalg.cholesky")
+    need_floating(input, "linalg.cholesky")
+    return _cholesky(input, upper)
 
 
 @public("cholesky", out=True, check=failure("cholesky", _MINOR))
@@ -54,14 +54,14 @@ def torch_cholesky(input: Any, upper: bool = False) -> Any:
 
 
 @public(module="linalg", method=False, out=True)
-def cholesky_ex(A: Any, *, upper: bool = False, check_errors: bool = False) -> Any:
+def cholesky_ex(input: Any, *, upper: bool = False, check_errors: bool = False) -> Any:
     """Return the Cholesky factor and info: 0, or the order of the minor that is not positive-definite.
 
     Differs from torch: where info is not 0 the factor is NaN as a whole.
     """
-    need_square(A, "linalg.cholesky")
-    need_floating(A, "linalg.cholesky")
-    factor, info = _cholesky(A, upper)
+    need_square(input, "linalg.cholesky")
+    need_floating(input, "linalg.cholesky")
+    factor, info = _cholesky(input, upper)
     if check_errors:
         failure("linalg.cholesky_ex", _MINOR)(info)
     return named("linalg_cholesky_ex", "L", "info")(factor, info)
@@ -172,7 +172,6 @@ def _block_reflector(a: Node, tau: Node) -> tuple[Node, Node]:
 
 
 @public(module="linalg", method=False, out=True)
-@public("orgqr", out=True)
 def householder_product(input: Any, tau: Any) -> Any:
     """Return the first n columns of the product of Householder reflectors, as geqrf gives them.
 
@@ -188,14 +187,23 @@ def householder_product(input: Any, tau: Any) -> Any:
     return wrap(P.sub(P.convert(eye, a.dtype), left))
 
 
+@public(out=True)
+def orgqr(input: Any, input2: Any) -> Any:
+    """Return the first columns of the product of reflectors, as torch.linalg.householder_product."""
+    return householder_product(input, input2)
+
+
 def _rows(x: Node, n: int) -> Node:
     return P.slice_(x, (0,) * len(x.shape), (*x.shape[:-2], n, x.shape[-1]), (1,) * len(x.shape))
 
 
 @public(out=True)
-def ormqr(input: Any, tau: Any, other: Any, left: bool = True, transpose: bool = False) -> Any:
-    """Return Q C, or C Q unless `left`, or with Q^H if `transpose`: Q the product of reflectors from
-    geqrf."""
+def ormqr(input: Any, input2: Any, input3: Any, left: bool = True, transpose: bool = False) -> Any:
+    """Return Q C, or C Q unless `left`, or with Q^H if `transpose`: Q the product of geqrf's reflectors.
+
+    input, input2: what geqrf returns, the reflectors and their factors tau. input3: C.
+    """
+    tau, other = input2, input3
     for t, which in ((input, "input"), (other, "other")):
         if len(t._shape) < 2:
             raise RuntimeError(f"torch.ormqr: {which} must have at least 2 dimensions.")
@@ -346,21 +354,21 @@ def _ldl(A: Any, hermitian: bool) -> Node:
 
 
 @public(module="linalg", method=False, out=True, check=_singular_ldl)
-def ldl_factor(A: Any, *, hermitian: bool = False) -> Any:
+def ldl_factor(input: Any, *, hermitian: bool = False) -> Any:
     """Return the factors of symmetric (or Hermitian) matrices P A P^T = L D L^T in one matrix, and pivots.
 
     Shapes: (*, n, n) -> (*, n, n), (*, n). The lower triangle is read. Raises LinAlgError for a zero in D. No
     gradient. Source: Bunch & Kaufman (1977); the layout is LAPACK's sytrf.
     """
-    y = _ldl(A, hermitian)
+    y = _ldl(input, hermitian)
     made = named("linalg_ldl_factor", "LD", "pivots")
     return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1))), wrap(whole_part(y, 2))
 
 
 @public(module="linalg", method=False, out=True)
-def ldl_factor_ex(A: Any, *, hermitian: bool = False, check_errors: bool = False) -> Any:
+def ldl_factor_ex(input: Any, *, hermitian: bool = False, check_errors: bool = False) -> Any:
     """Return LD, pivots and info: 0, or the place of the first zero in D."""
-    y = _ldl(A, hermitian)
+    y = _ldl(input, hermitian)
     return _with_info(y, named("linalg_ldl_factor_ex", "LD", "pivots", "info"), _singular_ldl if check_errors else None)
 
 

@@ -24,14 +24,18 @@ from fanal.core.ops.pointwise import with_gradient
 
 
 @public(module="linalg", method=False, out=True)
-@public("det")
 def det(A: Any) -> Any:
-    """Return determinants. Shapes: (*, n, n) -> (*). The gradient is the adjugate: right for singular
-    matrices too."""
+    """Return determinants. Shapes: (*, n, n) -> (*). The gradient is the adjugate: right for singular matrices too."""
     need_square(A, "linalg.det")
     need_floating(A, "linalg.det")
     need_kernel(A, "lu_cpu")
     return wrap(P.part(P.lapack((read(A),), "det"), 0))
+
+
+@public("det")
+def torch_det(input: Any) -> Any:
+    """Return determinants, as torch.linalg.det."""
+    return det(input)
 
 
 def _slogdet(A: Any, name: str) -> tuple[Node, Node]:
@@ -67,11 +71,11 @@ def logdet(input: Any) -> Any:
 
 @public(module="linalg", method=False)
 @public("matrix_exp")
-def matrix_exp(A: Any) -> Any:
+def matrix_exp(input: Any) -> Any:
     """Return the matrix exponential. Shapes: (*, n, n). Source: Higham (2005), scaling and squaring."""
-    need_square(A, "linalg.matrix_exp")
-    need_floating(A, "linalg.matrix_exp")
-    return wrap(P.part(P.lapack((read(A),), "expm"), 0))
+    need_square(input, "linalg.matrix_exp")
+    need_floating(input, "linalg.matrix_exp")
+    return wrap(P.part(P.lapack((read(input),), "expm"), 0))
 
 
 @public(module="linalg", method=False, out=True, check=not_invertible)
@@ -151,22 +155,22 @@ def pinv_node(a: Node, atol: Any, rtol: Any, hermitian: bool) -> Node:
 
 
 @public(module="linalg", method=False, out=True)
-def pinv(A: Any, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None) -> Any:
+def pinv(input: Any, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None) -> Any:
     """Return pseudo-inverses. Shapes: (*, m, n) -> (*, n, m).
 
     Singular values up to max(atol, rtol * the largest) count as zero; rtol is eps * max(m, n) by default.
     hermitian: the matrices are, and their lower triangles are read. Source: Golub & Van Loan, "Matrix
     Computations", 5.5.2.
     """
-    if len(A._shape) < 2 or A._dtype not in (dt.float32, dt.float64, dt.complex64, dt.complex128):
+    if len(input._shape) < 2 or input._dtype not in (dt.float32, dt.float64, dt.complex64, dt.complex128):
         raise RuntimeError(
-            f"linalg.pinv({dt.scalar_name(A._dtype)}{{{list(A._shape)}}}): expected a tensor with 2 or more "
+            f"linalg.pinv({dt.scalar_name(input._dtype)}{{{list(input._shape)}}}): expected a tensor with 2 or more "
             f"dimensions "
             "of float, double, cfloat or cdouble types"
         )
     if hermitian:
-        need_square(A, "linalg.pinv")
-    return wrap(pinv_node(read(A), atol, rcond if rtol is None else rtol, hermitian))
+        need_square(input, "linalg.pinv")
+    return wrap(pinv_node(read(input), atol, rcond if rtol is None else rtol, hermitian))
 
 
 @public()
@@ -177,12 +181,12 @@ def pinverse(input: Any, rcond: float = 1e-15) -> Any:
 
 @public(module="linalg", method=False, out=True, check=svd_failed)
 def matrix_rank(
-    A: Any, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+    input: Any, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
 ) -> Any:
     """Return how many singular values exceed max(atol, rtol * the largest). Shapes: (*, m, n) -> (*),
     int64."""
-    need_matrix(A, "torch.linalg.matrix_rank", "input")
-    if A._dtype not in (dt.float32, dt.float64, dt.complex64, dt.complex128):
+    need_matrix(input, "torch.linalg.matrix_rank", "input")
+    if input._dtype not in (dt.float32, dt.float64, dt.complex64, dt.complex128):
         raise RuntimeError("This function doesn't handle types other than float and double")
     for t, which in ((atol, "atol"), (rtol, "rtol"), (tol, "tol")):
         if isinstance(t, Handle) and t._dtype.is_complex:
@@ -191,14 +195,14 @@ def matrix_rank(
                 f"{dt.scalar_name(t._dtype)}"
             )
     if hermitian:
-        need_square(A, "linalg.matrix_rank")
+        need_square(input, "linalg.matrix_rank")
     if tol is not None:
         atol, rtol = tol, 0.0
-    y = P.lapack((P.detach(read(A)),), "eigvalsh" if hermitian else "svdvals")
+    y = P.lapack((P.detach(read(input)),), "eigvalsh" if hermitian else "svdvals")
     s, info = P.abs_(P.part(y, 0)), wrap(whole_part(y, 1))
     if not s.shape[-1]:
         return wrap(P.full(s.shape[:-1], 0, dt.int64)), info
-    above = P.lt(threshold(s, atol, rtol, max(A._shape[-2:])), s)
+    above = P.lt(threshold(s, atol, rtol, max(input._shape[-2:])), s)
     return wrap(P.sum_(P.convert(above, dt.int64), (len(above.shape) - 1,))), info
 
 

@@ -64,9 +64,9 @@ def _vector_norm(x: Any, ord: float, dim: Any, keepdim: bool, dtype: dt.dtype | 
 
 
 @public(module="linalg", method=False, out=True)
-def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def vector_norm(input: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Return the norm of order `ord` of the elements over `dim` (all by default). The result is real."""
-    return _vector_norm(x, ord, dim, keepdim, dtype)
+    return _vector_norm(input, ord, dim, keepdim, dtype)
 
 
 def _pair(dim: Any, n: int, name: str) -> Shape:
@@ -113,15 +113,15 @@ def _extreme(s: Node, d: int, ord: float) -> Node:
 
 @public(module="linalg", method=False, out=True)
 def matrix_norm(
-    A: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
+    input: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     """Return the norm of matrices: "fro", "nuc", or of order 1, -1, 2, -2, inf, -inf. Shapes: (*, m, n) ->
     (*)."""
-    return _matrix_norm(A, ord, dim, keepdim, dtype)
+    return _matrix_norm(input, ord, dim, keepdim, dtype)
 
 
 @public("norm", module="linalg", method=False, out=True)
-def linalg_norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def linalg_norm(input: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Return a vector norm or a matrix norm, as numpy.linalg.norm.
 
     Without `ord`, the 2-norm of all elements (over `dim`). With `ord`: of vectors if `dim` is one dimension,
@@ -130,20 +130,20 @@ def linalg_norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False,
     dims = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
     if dims is not None and len(dims) not in (1, 2):
         raise RuntimeError(f"linalg.norm: If dim is specified, it must be of length 1 or 2. Got {list(dims)}")
-    rank = len(A._shape)
+    rank = len(input._shape)
     if isinstance(ord, str):
         if dims is not None and len(dims) != 2:
             raise RuntimeError(f"linalg.matrix_norm: dim must be a 2-tuple. Got {' '.join(map(str, dims))}")
-        return _matrix_norm(A, ord, (-2, -1) if dims is None else dims, keepdim, dtype)
+        return _matrix_norm(input, ord, (-2, -1) if dims is None else dims, keepdim, dtype)
     if ord is None:
-        return _vector_norm(A, 2, dims, keepdim, dtype)
+        return _vector_norm(input, 2, dims, keepdim, dtype)
     if dims is None and rank not in (1, 2):
         raise RuntimeError(
             f"linalg.norm: If dim is not specified but ord is, the input must be 1D or 2D. Got {rank}D."
         )
     if (len(dims) if dims is not None else rank) == 2:
-        return _matrix_norm(A, ord, (0, 1) if dims is None else dims, keepdim, dtype)
-    return _vector_norm(A, ord, dims, keepdim, dtype)
+        return _matrix_norm(input, ord, (0, 1) if dims is None else dims, keepdim, dtype)
+    return _vector_norm(input, ord, dims, keepdim, dtype)
 
 
 @public(out="same")
@@ -172,16 +172,16 @@ def frobenius_norm(input: Any, dim: Any, keepdim: bool = False) -> Any:
 
 
 @public(module="linalg", method=False, out=True)
-def cond(A: Any, p: Any = None) -> Any:
+def cond(input: Any, p: Any = None) -> Any:
     """Return condition numbers |A| |inv(A)| in the norm p; by default and for 2, -2 from singular values.
 
     Shapes: (*, m, n) -> (*); square but for 2 and -2. Infinite for singular matrices.
     """
-    need_matrix(A, "linalg.cond", "")
+    need_matrix(input, "linalg.cond", "")
     if p is None or (not isinstance(p, str) and abs(p) == 2):
         from fanal.core.ops.linalg_spectrum import svdvals
 
-        s = read(svdvals(A)[0])
+        s = read(svdvals(input)[0])
         if not s.shape[-1]:
             return wrap(P.full(s.shape[:-1], 0, s.dtype))
         zero, lead, k = (0,) * len(s.shape), s.shape[:-1], s.shape[-1]
@@ -191,13 +191,13 @@ def cond(A: Any, p: Any = None) -> Any:
         return wrap(P.div(last, first) if p == -2 else P.div(first, last))
     if p not in ("fro", "nuc") and (isinstance(p, str) or abs(p) not in (1, math.inf)):
         raise RuntimeError(f"linalg.cond got an invalid norm type: {p}")
-    need_floating(A, "linalg.inv", low=False)
-    need_square(A, f"linalg.cond(ord={p})")
-    if A.numel() == 0:
-        return wrap(P.full(A._shape[:-2], 0, A._dtype.to_real()))
-    y = P.lapack((read(A),), "inverse")
+    need_floating(input, "linalg.inv", low=False)
+    need_square(input, f"linalg.cond(ord={p})")
+    if input.numel() == 0:
+        return wrap(P.full(input._shape[:-2], 0, input._dtype.to_real()))
+    y = P.lapack((read(input),), "inverse")
     inverse = wrap(P.part(y, 0))
-    found = P.mul(*(read(_matrix_norm(t, p, (-2, -1), False, None)) for t in (A, inverse)))
+    found = P.mul(*(read(_matrix_norm(t, p, (-2, -1), False, None)) for t in (input, inverse)))
     info = P.real(P.detach(P.part(y, 1)))
     failed = P.ne(info, P.num(info, 0))
     return wrap(P.where(failed, P.num(found, math.inf), found))

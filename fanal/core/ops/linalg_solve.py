@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fanal.core.base import dtype as dt
@@ -40,7 +41,6 @@ def inverse_of(A: Any, name: str = "linalg.inv") -> tuple[Any, Any]:
 
 
 @public(module="linalg", method=False, out=True, check=not_invertible)
-@public("inverse", out=True, check=not_invertible)
 def inv(A: Any) -> Any:
     """Return inverses of square matrices.
 
@@ -48,6 +48,12 @@ def inv(A: Any) -> Any:
     matrix.
     """
     return inverse_of(A)
+
+
+@public(out=True, check=not_invertible)
+def inverse(input: Any) -> Any:
+    """Return inverses of square matrices, as torch.linalg.inv."""
+    return inverse_of(input)
 
 
 @public(module="linalg", method=False, out=True)
@@ -125,19 +131,20 @@ def solve_ex(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -
 
 
 @public(module="linalg", method=False, out=True)
-def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
-    """Return X with A X = B (or X A = B unless `left`) for triangular A. A zero on the diagonal gives inf and
-    NaN.
+def solve_triangular(input: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """Return X with A X = B (or X A = B unless `left`) for triangular A, `input`.
+
+    A zero on the diagonal gives inf and NaN.
 
     Shapes: (*, n, n), (*, n, k) -> (*, n, k); batches broadcast. Source: Golub & Van Loan, 3.1.
     """
     name = "linalg.solve_triangular"
-    need_square(A, name)
+    need_square(input, name)
     need_matrix(B, name, "B")
-    need_fitting(A, B, left, name)
-    need_same(A, B, name)
-    need_kernel(A, "triangular_solve_cpu")
-    a, b = together(A, B)
+    need_fitting(input, B, left, name)
+    need_same(input, B, name)
+    need_kernel(input, "triangular_solve_cpu")
+    a, b = together(input, B)
     if not left:
         a, b = P.swap(a), P.swap(b)
     x = P.part(P.lapack((a, b), "triangular", bool(upper) == bool(left), bool(unitriangular)), 0)
@@ -175,37 +182,39 @@ def _from_cholesky(b: Node, f: Node, upper: bool) -> Node:
 
 
 @public(out=True)
-def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
-    """Return X with A X = B, from the Cholesky factor of A. Shapes: (*, n, k), (*, n, n) -> (*, n, k)."""
-    for t, which in ((B, "b"), (L, "u")):
+def cholesky_solve(input: Any, input2: Any, upper: bool = False) -> Any:
+    """Return X with A X = B, for B `input` and the Cholesky factor `input2` of A.
+
+    Shapes: (*, n, k), (*, n, n) -> (*, n, k).
+    """
+    for t, which in ((input, "b"), (input2, "u")):
         if len(t._shape) < 2:
             raise RuntimeError(
                 f"{which} should have at least 2 dimensions, but has {len(t._shape)} dimensions instead"
             )
-    m, n = L._shape[-2:]
+    m, n = input2._shape[-2:]
     if m != n:
         raise RuntimeError(
             f"cholesky_solve: A must be batches of square matrices, but they are {m} by {n} matrices"
         )
-    if B._shape[-2] != n:
+    if input._shape[-2] != n:
         raise RuntimeError(
             f"Incompatible matrix sizes for cholesky_solve: each A matrix is {n} by {n} but each b matrix is "
-            f"{B._shape[-2]} by {B._shape[-1]}"
+            f"{input._shape[-2]} by {input._shape[-1]}"
         )
-    if B._dtype is not L._dtype:
+    if input._dtype is not input2._dtype:
         raise RuntimeError("cholesky_solve: Expected B and L to have the same dtype")
-    need_kernel(B, "cholesky_solve_cpu")
-    b, f = together(B, L)
+    need_kernel(input, "cholesky_solve_cpu")
+    b, f = together(input, input2)
     return wrap(_from_cholesky(b, f, upper))
 
 
 @public(out=True, check=failure("cholesky_inverse", _NOT_INVERTIBLE))
-def cholesky_inverse(L: Any, upper: bool = False) -> Any:
-    """Return the inverse of A from its Cholesky factor. Raises LinAlgError for a zero on the factor's
-    diagonal."""
-    need_square(L, "cholesky_inverse")
-    need_kernel(L, "cholesky_inverse_out_cpu")
-    y = P.lapack((read(L),), "from_cholesky", upper)
+def cholesky_inverse(input: Any, upper: bool = False) -> Any:
+    """Return the inverse of A from its Cholesky factor. Raises LinAlgError for a zero on the factor's diagonal."""
+    need_square(input, "cholesky_inverse")
+    need_kernel(input, "cholesky_inverse_out_cpu")
+    y = P.lapack((read(input),), "from_cholesky", upper)
     return wrap(P.part(y, 0)), wrap(whole_part(y, 1))
 
 
@@ -244,65 +253,52 @@ def lu_solve(LU: Any, pivots: Any, B: Any, *, left: bool = True, adjoint: bool =
 
 
 @public("lu_solve", out=True)
-def torch_lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Any:
+def torch_lu_solve(input: Any, LU_data: Any, LU_pivots: Any) -> Any:
     """Return X with A X = b, as torch.linalg.lu_solve."""
-    return lu_solve(LU_data, LU_pivots, b)
+    return lu_solve(LU_data, LU_pivots, input)
 
 
 # Tensors as matrices.
 
 
 @public(module="linalg", method=False, out=True, check=not_invertible)
-def tensorinv(A: Any, ind: int = 2) -> Any:
-    """Return the inverse of `A` seen as a linear map from its last dimensions to its first `ind`."""
+def tensorinv(input: Any, ind: int = 2) -> Any:
+    """Return the inverse of `input` seen as a linear map from its last dimensions to its first `ind`."""
     if ind <= 0:
         raise RuntimeError(f"Expected a strictly positive integer for 'ind', but got {ind}")
-    first, last = A._shape[:ind], A._shape[ind:]
-    rows, cols = 1, 1
-    for k in first:
-        rows *= k
-    for k in last:
-        cols *= k
+    first, last = input._shape[:ind], input._shape[ind:]
+    rows, cols = math.prod(first), math.prod(last)
     if rows != cols:
         raise RuntimeError(
             f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
             f"but got "
             f"{cols} != {rows}"
         )
-    found, info = inverse_of(wrap(P.reshape(read(A), (rows, cols))))
+    found, info = inverse_of(wrap(P.reshape(read(input), (rows, cols))))
     return wrap(P.reshape(read(found), (*last, *first))), info
 
 
 @public(module="linalg", method=False, out=True, check=singular)
-def tensorsolve(A: Any, B: Any, dims: Any = None) -> Any:
-    """Return X with tensordot(A, X, X.ndim) = B; the dimensions `dims` of A are moved to its end first."""
+def tensorsolve(input: Any, other: Any, dims: Any = None) -> Any:
+    """Return X with tensordot(input, X, X.ndim) = other; the dimensions `dims` of input are moved to its end first."""
     from fanal.core.ops.shape import movedim
 
     if dims is not None:
-        n = len(A._shape)
-        A = movedim(A, tuple(dims), tuple(range(n - len(dims), n)))
-    shape = A._shape[len(B._shape) :]
-    cols = 1
-    for k in shape:
-        cols *= k
-    b = read(B)
-    if cols * b.size != _count(A._shape):
-        raise RuntimeError(f"shape '{[b.size, cols]}' is invalid for input of size {_count(A._shape)}")
+        n = len(input._shape)
+        input = movedim(input, tuple(dims), tuple(range(n - len(dims), n)))
+    shape = input._shape[len(other._shape) :]
+    cols = math.prod(shape)
+    b = read(other)
+    if cols * b.size != math.prod(input._shape):
+        raise RuntimeError(f"shape '{[b.size, cols]}' is invalid for input of size {math.prod(input._shape)}")
     if cols != b.size:
         raise RuntimeError(
             "Expected self to satisfy the requirement prod(self.shape[other.ndim:]) == "
             "prod(self.shape[:other.ndim]), "
             f"but got {cols} != {b.size}"
         )
-    found, info = _solve(wrap(P.reshape(read(A), (b.size, cols))), wrap(P.reshape(b, (b.size,))), True)
+    found, info = _solve(wrap(P.reshape(read(input), (b.size, cols))), wrap(P.reshape(b, (b.size,))), True)
     return wrap(P.reshape(read(found), shape)), info
-
-
-def _count(shape: Any) -> int:
-    n = 1
-    for k in shape:
-        n *= k
-    return n
 
 
 # Least squares.
@@ -325,9 +321,8 @@ def _by_singular_values(a: Node, b: Node, rcond: float) -> tuple[Node, Node, Nod
 
 
 @public(module="linalg", method=False, out=True)
-def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
-    """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular
-    values.
+def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular values.
 
     Shapes: (*, m, n), (*, m, k) or (*, m) -> (*, n, k). Singular values up to `rcond` times the largest count
     as zero (eps * max(m, n) by default). Residuals, ranks and singular values are empty where PyTorch's
@@ -339,7 +334,7 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
     from fanal.core.ops.pointwise import with_gradient
     from fanal.core.tensor.tensor import compute
 
-    name = "torch.linalg.lstsq"
+    A, B, name = input, b, "torch.linalg.lstsq"
     if len(A._shape) < 2:
         raise RuntimeError(f"{name}: input must have at least 2 dimensions.")
     if len(B._shape) < 1:

@@ -35,22 +35,22 @@ def _triangle_of(A: Any, UPLO: str) -> Any:
 
 
 @public(module="linalg", method=False, out=True, check=_eigh_failed)
-def eigh(A: Any, UPLO: str = "L") -> Any:
+def eigh(input: Any, UPLO: str = "L") -> Any:
     """Return the eigenvalues (real, ascending) and eigenvectors of symmetric or Hermitian matrices.
 
     Shapes: (*, n, n) -> (*, n), (*, n, n). UPLO: the triangle that is read. The gradient of the vectors is
     finite only where the values differ. Source: Golub & Van Loan, "Matrix Computations", 8.3, through
     LAPACK's syevd.
     """
-    y = P.lapack((_triangle_of(A, UPLO),), "eigh")
+    y = P.lapack((_triangle_of(input, UPLO),), "eigh")
     made = named("linalg_eigh", "eigenvalues", "eigenvectors")
     return made(wrap(P.real(P.part(y, 0))), wrap(P.part(y, 1))), wrap(whole_part(y, 2))
 
 
 @public(module="linalg", method=False, out=True, check=_eigh_failed)
-def eigvalsh(A: Any, UPLO: str = "L") -> Any:
+def eigvalsh(input: Any, UPLO: str = "L") -> Any:
     """Return the eigenvalues of symmetric or Hermitian matrices, ascending. Shapes: (*, n, n) -> (*, n)."""
-    y = P.lapack((_triangle_of(A, UPLO),), "eigvalsh")
+    y = P.lapack((_triangle_of(input, UPLO),), "eigvalsh")
     return wrap(P.real(P.part(y, 0))), wrap(whole_part(y, 1))
 
 
@@ -62,22 +62,22 @@ def _need_eig(A: Any, name: str) -> None:
 
 
 @public(module="linalg", method=False, out=True, check=_eig_failed)
-def eig(A: Any) -> Any:
+def eig(input: Any) -> Any:
     """Return the eigenvalues and eigenvectors of square matrices, complex.
 
     Shapes: (*, n, n) -> (*, n), (*, n, n). Source: Golub & Van Loan, 7.5, through LAPACK's geev.
     """
-    _need_eig(A, "linalg.eig")
-    y = P.lapack((read(A),), "eig")
+    _need_eig(input, "linalg.eig")
+    y = P.lapack((read(input),), "eig")
     made = named("linalg_eig", "eigenvalues", "eigenvectors")
     return made(wrap(P.part(y, 0)), wrap(P.part(y, 1))), wrap(whole_part(y, 2))
 
 
 @public(module="linalg", method=False, out=True, check=_eig_failed)
-def eigvals(A: Any) -> Any:
+def eigvals(input: Any) -> Any:
     """Return the eigenvalues of square matrices, complex. Shapes: (*, n, n) -> (*, n)."""
-    _need_eig(A, "linalg.eigvals")
-    y = P.lapack((read(A),), "eigvals")
+    _need_eig(input, "linalg.eigvals")
+    y = P.lapack((read(input),), "eigvals")
     return wrap(P.part(y, 0)), wrap(whole_part(y, 1))
 
 

@@ -31,6 +31,16 @@ def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -
     return reduction
 
 
+def reduction_by_number(number: Any, name: str) -> str:
+    """Return the reduction as torch's own functions are told it: 1 mean, 2 sum, else none.
+
+    Raises TypeError for anything but a whole number.
+    """
+    if not isinstance(number, int):
+        raise TypeError(f"{name}(): argument 'reduction' must be int, not {type(number).__name__}")
+    return {1: "mean", 2: "sum"}.get(number, "none")
+
+
 def _need_float(x: Node, kernel: str) -> None:
     if x.dtype.category < 2:
         raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
@@ -276,7 +286,8 @@ def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None
 @public("poisson_nll_loss", method=False)
 def torch_poisson_nll_loss(input: Any, target: Any, log_input: bool, full: bool, eps: float, reduction: int) -> Any:
     """Return the negative log-likelihood of counts under Poisson rates; reduction: 0 none, 1 mean, 2 sum."""
-    return poisson_nll_loss(input, target, log_input, full, eps=eps, reduction=("none", "mean", "sum")[reduction])
+    how = reduction_by_number(reduction, "poisson_nll_loss")
+    return poisson_nll_loss(input, target, log_input, full, eps=eps, reduction=how)
 
 
 @public(module="nn.functional", method=False)

@@ -10,7 +10,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.distance import pairwise_node
-from fanal.core.ops.loss import picked, reduced, reduction_of
+from fanal.core.ops.loss import picked, reduced, reduction_by_number, reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
 
@@ -28,7 +28,6 @@ def _by_sign(t: Node, one: Node, other: Node) -> Node:
     return P.add(P.where(P.eq(t, P.num(t, 1)), one, zero), P.where(P.eq(t, P.num(t, -1)), other, zero))
 
 
-@public(method=False)
 @public(module="nn.functional", method=False)
 def hinge_embedding_loss(
     input: Any,
@@ -47,7 +46,6 @@ def hinge_embedding_loss(
     return wrap(reduced(y, reduction))
 
 
-@public(method=False)
 @public(module="nn.functional", method=False)
 def margin_ranking_loss(
     input1: Any,
@@ -72,7 +70,6 @@ def margin_ranking_loss(
     return wrap(reduced(positive_part(P.add(y, number(float(margin), y.dtype))), reduction))
 
 
-@public(method=False)
 @public(module="nn.functional", method=False)
 def cosine_embedding_loss(
     input1: Any,
@@ -112,7 +109,6 @@ def _triplet(near: Node, far: Node, other: Node | None, margin: float, reduction
     return wrap(reduced(positive_part(P.sub(P.add(near, number(float(margin), near.dtype)), far)), reduction))
 
 
-@public(method=False)
 @public(module="nn.functional", method=False)
 def triplet_margin_loss(
     anchor: Any,
@@ -260,3 +256,47 @@ def multilabel_margin_loss(
     wanted = P.and_(P.reshape(counts, (n, c, 1)), P.not_(P.reshape(is_target, (n, 1, c))))
     y = P.div(P.sum_(P.where(wanted, z, P.num(z, 0)), (1, 2)), counted(c, x.dtype))
     return wrap(reduced(P.reshape(y, ()) if flat and reduction == "none" else y, reduction))
+
+
+# torch's own functions: the reduction is a number.
+
+
+@public("hinge_embedding_loss", method=False)
+def torch_hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: int = 1) -> Any:
+    """Return the hinge embedding loss; reduction: 0 none, 1 mean, 2 sum."""
+    how = reduction_by_number(reduction, "hinge_embedding_loss")
+    return hinge_embedding_loss(input, target, margin, reduction=how)
+
+
+@public("margin_ranking_loss", method=False)
+def torch_margin_ranking_loss(
+    input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: int = 1
+) -> Any:
+    """Return the margin ranking loss; reduction: 0 none, 1 mean, 2 sum."""
+    how = reduction_by_number(reduction, "margin_ranking_loss")
+    return margin_ranking_loss(input1, input2, target, margin, reduction=how)
+
+
+@public("cosine_embedding_loss", method=False)
+def torch_cosine_embedding_loss(
+    input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: int = 1
+) -> Any:
+    """Return the cosine embedding loss; reduction: 0 none, 1 mean, 2 sum."""
+    how = reduction_by_number(reduction, "cosine_embedding_loss")
+    return cosine_embedding_loss(input1, input2, target, margin, reduction=how)
+
+
+@public("triplet_margin_loss", method=False)
+def torch_triplet_margin_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: int = 1,
+) -> Any:
+    """Return the triplet margin loss; reduction: 0 none, 1 mean, 2 sum."""
+    how = reduction_by_number(reduction, "triplet_margin_loss")
+    return triplet_margin_loss(anchor, positive, negative, margin, p, eps, swap, reduction=how)

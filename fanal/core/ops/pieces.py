@@ -190,13 +190,13 @@ def _need_dims(t: Any, name: str) -> None:
         raise RuntimeError(f"{name} expects at least a 1-dimensional tensor")
 
 
-def _split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
-    if not isinstance(split_size_or_sections, int):
-        return _split_with_sizes(tensor, split_size_or_sections, dim)
-    k = split_size_or_sections
-    _need_dims(tensor, "split")
-    d = wrap_dim(dim, len(tensor._shape))
-    n = tensor._shape[d]
+def _split(input: Any, split_size: Any, dim: int = 0) -> tuple:
+    if not isinstance(split_size, int):
+        return _split_with_sizes(input, split_size, dim)
+    k = split_size
+    _need_dims(input, "split")
+    d = wrap_dim(dim, len(input._shape))
+    n = input._shape[d]
     if k < 0:
         raise RuntimeError(f"split expects split_size be non-negative, but got split_size={k}")
     if k == 0:
@@ -204,16 +204,22 @@ def _split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
             raise RuntimeError(
                 f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
             )
-        return (sliced(tensor, d, 0, 0),)
+        return (sliced(input, d, 0, 0),)
     starts = [i * k for i in range(fixed(-(-max(n, 1) // k)))]
-    return tuple(sliced(tensor, d, a, min(a + k, n)) for a in starts)
+    return tuple(sliced(input, d, a, min(a + k, n)) for a in starts)
 
 
-@public()
+@public(method=False)
 def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
-    """Return views of `split_size` positions each, or of the given sizes."""
+    """Return views of `split_size_or_sections` positions each, or of the given sizes."""
     sized = isinstance(split_size_or_sections, int)
     return _many(_split(tensor, split_size_or_sections, dim), "Split" if sized else "SplitWithSizes")
+
+
+@public("split", function=False)
+def split_method(self: Any, split_size: Any, dim: int = 0) -> tuple:
+    """Return views of `split_size` positions each, or of the given sizes."""
+    return split(self, split_size, dim)
 
 
 def _split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
@@ -273,9 +279,25 @@ for _name, _fn in _UNSAFE.items():
     public(_name)(_fn)
 
 
+def _cuts(given: Any, indices: Any, sections: Any, name: str) -> Any:
+    """Return where to split: PyTorch takes it in place, or by either name."""
+    found = [x for x in (given, indices, sections) if x is not None]
+    if len(found) != 1:
+        raise TypeError(f"{name}() received an invalid combination of arguments: give either indices or sections")
+    if isinstance(found[0], str):
+        raise TypeError(f"{name}(): argument 'indices' (position 2) must be tuple of ints, not str")
+    return found[0]
+
+
 @public()
 def tensor_split(
-    input: Any, indices_or_sections: Any, dim: int = 0, *, indices: Any = None, sections: Any = None
+    input: Any,
+    indices_or_sections: Any = None,
+    dim: int = 0,
+    *,
+    indices: Any = None,
+    sections: Any = None,
+    tensor_indices_or_sections: Any = None,
 ) -> tuple:
     """Return views that divide a dimension into sections, or at indices; sizes need not be equal."""
     if not input._shape:
@@ -283,7 +305,8 @@ def tensor_split(
             "tensor_split expected at least a 1-dimensional tensor, but got a tensor with 0 dims"
         )
     d = wrap_dim(dim, len(input._shape))
-    n, at = input._shape[d], indices_or_sections
+    given = tensor_indices_or_sections if indices_or_sections is None else indices_or_sections
+    n, at = input._shape[d], _cuts(given, indices, sections, "tensor_split")
     if isinstance(at, Handle):
         if at._dtype.name != "int64":
             raise RuntimeError(
@@ -302,33 +325,27 @@ def tensor_split(
     return tuple(sliced(input, d, a, max(a, b)) for a, b in pairwise(bounds))
 
 
-def _split_along(t: Any, how: Any, dim: int, name: str) -> tuple:
-    if isinstance(how, str):
-        raise TypeError(f"{name}(): argument 'indices' (position 2) must be tuple of ints, not str")
-    if isinstance(how, int):
-        n = t._shape[dim]
-        if how <= 0 or n % how:
+def _splitter(name: str, need: int, dim: int) -> None:
+    def fn(input: Any, indices_or_sections: Any = None, *, indices: Any = None, sections: Any = None) -> tuple:
+        rank = len(input._shape)
+        if rank < need:
             raise RuntimeError(
-                f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension {n} is "
+                f"torch.{name} requires a tensor with at least {need} dimension, but "
+                f"got a tensor with {rank} dimensions!"
+            )
+        d, how = 0 if rank == 1 else dim, _cuts(indices_or_sections, indices, sections, name)
+        n = input._shape[d]
+        if isinstance(how, int) and (how <= 0 or n % how):
+            raise RuntimeError(
+                f"torch.{name} attempted to split along dimension {d}, but the size of the dimension {n} is "
                 f"not divisible by the split_size {how}!"
             )
-    return tensor_split(t, how, dim)
-
-
-def _splitter(name: str, need: int, dim: int) -> Any:
-    def fn(input: Any, indices_or_sections: Any) -> tuple:
-        n = len(input._shape)
-        if n < need:
-            raise RuntimeError(
-                f"torch.{name} requires a tensor with at least {need} dimension{'s' if need == 0 else ''}, but "
-                f"got a tensor with {n} dimensions!"
-            )
-        return _split_along(input, indices_or_sections, 0 if n == 1 else dim, name)
+        return tensor_split(input, how, d)
 
     fn.__name__, fn.__doc__ = name, f"Return views that divide dimension {dim}, as numpy.{name}."
-    return public(name)(fn)
+    public(name)(fn)
 
 
-hsplit = _splitter("hsplit", 1, 1)
-vsplit = _splitter("vsplit", 2, 0)
-dsplit = _splitter("dsplit", 3, 2)
+_splitter("hsplit", 1, 1)
+_splitter("vsplit", 2, 0)
+_splitter("dsplit", 3, 2)

@@ -125,14 +125,9 @@ def relu_node(x: Node) -> Node:
 
 
 @public(inplace=True)
-@public(module="nn.functional", method=False)
-def relu(input: Any, inplace: bool = False) -> Any:
+def relu(input: Any) -> Any:
     """Return max(input, 0); the gradient at 0 is 0."""
-    y = relu_node(read(input))
-    if inplace:
-        from fanal.core.ops.build import assign
-        return assign(input, y)
-    return result(y, input)
+    return result(relu_node(read(input)), input)
 
 
 @public(inplace=True, out=True, aliases=("subtract",), tensors=0)

@@ -169,94 +169,54 @@ def _check_max1(
         raise NotImplementedError(f"\"max_pool1d_impl\" not implemented for '{dt.scalar_name(input._dtype)}'")
 
 
-@public("max_pool1d_with_indices", method=False)
-@public("max_pool1d_with_indices", module="nn.functional", method=False)
-def max_pool1d_with_indices(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = True,
-) -> Any:
-    """Return the maxima of windows of (N, C, L), and their positions."""
-    _check_max1(input, kernel_size, stride, padding, dilation, True, ceil_mode)
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 1)
+def _register_max(n: int) -> Any:
+    """Make max_pool{n}d: with positions where they are asked for (nn.functional), never (torch), or always."""
+
+    def pooled(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        if n == 1:
+            _check_max1(input, kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, n)
+
+    def plain(
+        input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    ) -> Any:
+        return pooled(input, kernel_size, stride, padding, dilation, ceil_mode)
+
+    def both(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = True,
+    ) -> Any:
+        return pooled(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+    name, shape = f"max_pool{n}d", f"(N, C, {('L', 'H, W', 'D, H, W')[n - 1]})"
+    pooled.__doc__ = f"Return the maximum of each window of {shape}; the gradient goes to the first maximum."
+    plain.__doc__ = pooled.__doc__
+    both.__doc__ = f"Return the maxima of windows of {shape}, and their positions in the flattened space."
+    public(name, module="nn.functional", method=False)(pooled)
+    public(name, method=False)(plain)
+    public(name + "_with_indices", module="nn.functional", method=False)(both)
+    return both
 
 
-@public(method=False)
-@public(module="nn.functional", method=False)
-def max_pool1d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """Return the maximum of each window of (N, C, L); the gradient goes to the first maximum."""
-    _check_max1(input, kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 1)
-
-
-@public("max_pool2d_with_indices", module="nn.functional", method=False)
-def max_pool2d_with_indices(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = True,
-) -> Any:
-    """Return the maxima of windows of (N, C, H, W), and their positions in H * W."""
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 2)
-
-
-@public(method=False)
-@public(module="nn.functional", method=False)
-def max_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """Return the maximum of each window of (N, C, H, W); the gradient goes to the first maximum."""
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 2)
-
-
-@public("max_pool3d_with_indices", module="nn.functional", method=False)
-def max_pool3d_with_indices(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = True,
-) -> Any:
-    """Return the maxima of windows of (N, C, D, H, W), and their positions in D * H * W."""
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, 3)
-
-
-@public(method=False)
-@public(module="nn.functional", method=False)
-def max_pool3d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """Return the maximum of each window of (N, C, D, H, W); the gradient goes to the first maximum."""
-    return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 3)
+_maxima1, *_ = map(_register_max, (1, 2, 3))
+public("max_pool1d_with_indices", method=False)(
+    lambda input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False: _maxima1(
+        input, kernel_size, stride, padding, dilation, ceil_mode
+    )
+)
 
 
 def _counts(w: Windows, include_pad: bool, d: dt.dtype) -> Node:

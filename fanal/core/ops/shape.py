@@ -69,9 +69,8 @@ def view_shape(t: Any, size: Shape) -> Any:
     shape = infer_size(size, math.prod(t._shape))
     strides = view_strides(t._shape, strides_of(t), shape)
     if strides is None:
-        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one "
-                           "dimension spans "
-                           "across two contiguous subspaces). Use .reshape(...) instead.")
+        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one dimension "
+                           "spans across two contiguous subspaces). Use .reshape(...) instead.")
     return view_of(t, ((P.reshape, (shape,)),), shape, strides)
 
 
@@ -161,9 +160,8 @@ def unflatten(input: Any, dim: int, sizes: Any) -> Any:
     if sizes.count(-1) > 1:
         raise RuntimeError("unflatten got an unexpected error:\nonly one dimension can be inferred")
     if (known != n) if -1 not in sizes else (not known or n % known):
-        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim "
-                           f"{d} ({n}) in the "
-                           "input tensor")
+        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {d} ({n}) "
+                           "in the input tensor")
     sizes = infer_size(sizes, n)
     return view_shape(input, (*input._shape[:d], *sizes, *input._shape[d + 1:]))
 
@@ -180,9 +178,8 @@ def permute(input: Any, *axes: Any, dims: Any = None) -> Any:
     order = ints(axes if dims is None else (dims,), "permute", "dims")
     n = len(input._shape)
     if len(order) != n:
-        raise RuntimeError("permute(sparse_coo): number of dimensions in the tensor input does not match "
-                           "the length of the "
-                           f"desired ordering of dimensions i.e. input.dim() = {n} is not equal to "
+        raise RuntimeError("permute(sparse_coo): number of dimensions in the tensor input does not match the length "
+                           f"of the desired ordering of dimensions i.e. input.dim() = {n} is not equal to "
                            f"len(dims) = {len(order)}")
     order = tuple(wrap_dim(d, n) for d in order)
     if len(set(order)) != n:
@@ -196,12 +193,18 @@ def _swapped(n: int, a: int, b: int) -> Shape:
     return tuple(order)
 
 
-@public(aliases=("swapaxes", "swapdims"))
+@public(aliases=("swapdims",))
 def transpose(input: Any, dim0: int, dim1: int) -> Any:
     """Return a view with two dimensions swapped."""
     n = len(input._shape)
     a, b = wrap_dim(dim0, n), wrap_dim(dim1, n)
     return permuted(input, _swapped(n, a, b) if n else ())
+
+
+@public()
+def swapaxes(input: Any, axis0: int, axis1: int) -> Any:
+    """Return a view with two dimensions swapped."""
+    return transpose(input, axis0, axis1)
 
 
 @public()
@@ -218,10 +221,8 @@ def reversed_dims(self: Any) -> Any:
     """The tensor with its dimensions reversed."""
     n = len(self._shape)
     if n not in (0, 2):
-        warnings.warn("The use of `x.T` on tensors of dimension other than 2 to reverse their shape is "
-                      "deprecated and it "
-                      "will throw an error in a future release. Consider `x.mT` to transpose batches of "
-                      "matrices or "
+        warnings.warn("The use of `x.T` on tensors of dimension other than 2 to reverse their shape is deprecated and "
+                      "it will throw an error in a future release. Consider `x.mT` to transpose batches of matrices or "
                       "`x.permute(*torch.arange(x.ndim - 1, -1, -1))` to reverse the dimensions of a tensor.",
                       stacklevel=4)
     return permuted(self, tuple(reversed(range(n))))
@@ -577,8 +578,7 @@ def _in_place_view(name: str, fn: Any) -> None:
 
 
 for _name, _fn in {"squeeze_": squeeze, "unsqueeze_": unsqueeze, "t_": t, "transpose_": transpose,
-                   "swapaxes_": transpose,
-                   "swapdims_": transpose, "as_strided_": as_strided}.items():
+                   "swapaxes_": swapaxes, "swapdims_": transpose, "as_strided_": as_strided}.items():
     _in_place_view(_name, _fn)
 
 

@@ -1,6 +1,7 @@
 """Operators on the storage itself: resize, set, data, and what a tensor says about its memory."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fanal.core.base.shape import Shape
@@ -15,9 +16,7 @@ def resize(t: Any, shape: Shape) -> Any:
 
     Raises: RuntimeError if a shared memory would have to grow.
     """
-    n = 1
-    for d in shape:
-        n *= d
+    n = math.prod(shape)
     leave_path()  # a tensor of a followed segment would get its recorded shape back
     old = value(t)
     if old.size >= n:
