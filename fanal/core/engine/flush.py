@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
+from sys import getrefcount
 from typing import Any
 from weakref import ref
 
@@ -24,6 +25,7 @@ from fanal.core.ir.program import FREED, Node, toposort
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
 MAX_SEEN = 256  # segments remembered at a place
+_LISTED = next(map(getrefcount, [object()]))  # references to what only a list holds, as getrefcount counts them
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
 draft: Callable[[Any], Any] | None = None
@@ -159,9 +161,7 @@ def _run_recorded(touched: dict) -> None:
                 drawn = draft(s)
             drawn.place = place
             refused = refused or drawn.refused or drawn.unnamed
-    handles = (
-        [ref(o) for o in s.outs if o._node.needs_grad and not o._node.freed] if drawn is not None else []
-    )
+    handles = [ref(o) for o in s.outs] if drawn is not None else []
     s.begin()  # whatever is alive from here on is held by somebody else
     live = _pending(touched)
     if s.vmapped:
@@ -170,9 +170,9 @@ def _run_recorded(touched: dict) -> None:
         if s.levels or len(known) < len(live):
             refused = refused or "a value was read inside a function that is mapped, or outlives it"
         live = known
-    held = [o for o in (h() for h in handles) if o is not None]
-    open_ = {id(o._storage) for o in held}
-    if any(st.node.needs_grad and not st.node.freed and id(st) not in open_ for st in live):
+    alive = [o for o in (h() for h in handles) if o is not None]
+    held = [o for o in alive if o._node.needs_grad and not o._node.freed]
+    if _open_elsewhere(live, alive, held):
         refused = refused or "history is left over for a later backward"
     once = refused == EARLIER and drawn is not None and drawn.refused is None and bool(held)
     uncarried = drawn.leave_open(held) if drawn is not None and (refused is None or once) and held else None
@@ -190,6 +190,18 @@ def _run_recorded(touched: dict) -> None:
         ledger.flushes += 1
     if refused:
         ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
+
+
+def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any]) -> bool:
+    """Tell whether the history of a value may be continued by others than `held`, of the tensors that are `alive`.
+
+    A value that only detached tensors show, as the hidden state that a loop takes over, ends its history here.
+    """
+    counts = list(map(getrefcount, live))
+    known = {id(o._storage) for o in held}
+    shown = Counter(id(o._storage) for o in alive)
+    return any(st.node.needs_grad and not st.node.freed and id(st) not in known and count - _LISTED != shown[id(st)]
+               for st, count in zip(live, counts))
 
 
 def _compute(outputs: list[Node], run: Callable[..., list] = run_program) -> None:
