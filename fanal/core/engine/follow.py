@@ -330,14 +330,12 @@ def commit(path: Path) -> bool:
 def _run_steady(again: bool, path: Path, steady: Steady) -> None:
     if again:
         steady.take_turns(None)
-    viewed = path.held and path.views.outs
-    bases = path.views.bases(path) if viewed else None  # the run lets go of them
+    bases = path.views.bases(path)  # the run lets go of them
     steady.run(again)
     path.undo.clear()
     session.effects.clear()
-    if bases is not None:
-        path.views.stand(path, path.held, bases)
     if path.held:
+        path.views.stand(path, path.held, bases)
         _hand_over(path, steady)
     for i in path.leaves:
         path.outs[i]._grad = None
