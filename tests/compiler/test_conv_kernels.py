@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_any_division_of_the_work_gives_the_same_bits(case) -> None:
     for cuts in (2, 3, 5):
         for got, want in zip(one.run(cuts=cuts), whole, strict=True):
             assert (got == want).all()
+
+
+@pytest.mark.parametrize("channels, side", [(64, 32), (128, 16), (256, 8), (512, 4)])
+def test_64_threads_find_even_work(channels: int, side: int) -> None:
+    target = replace(targets.named("avx512"), l2=2 << 20)
+    x, g, out = (Operand(i, dt.float32, (32, channels, side, side), ()) for i in range(3))
+    w = Operand(3, dt.float32, (channels, channels, 3, 3), ())
+    how = ((1, 1), (1, 1), (1, 1), 1)
+    found = [conv.conv_launches(x, w, out, *how, None, target),
+             conv.input_gradient_launches(g, w, x, *how, None, target),
+             conv.weight_gradient_launches(g, x, w, *how, target)]
+    for entries in found:
+        busiest = max((e for e in entries if isinstance(e, Launch)), key=lambda e: e.flops)
+        assert -(-busiest.units // 64) * 64 <= 1.1 * busiest.units
 
 
 @pytest.mark.parametrize("case", [(5, 8, 24, (10, 11), (3, 3), (1, 1), (1, 1), (1, 1), 1), CASES[15], TILED[1],

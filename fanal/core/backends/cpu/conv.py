@@ -31,10 +31,9 @@ from fanal.core.base import dtype as dt
 
 _BAND = 1024  # flat positions of a band of output rows: their accumulators stay in the first-level cache
 _WEIGHT_BYTES = 512 << 10  # weights a unit goes through: they stay in the second-level cache
-_PARTS = 16  # units a weight gradient is divided into when there are images enough
+_PARTS = 32  # units a weight gradient is divided into when there are images enough
 _WIDE_HEIGHTS = {32: 10, 16: 5}  # pixels of a tile in the form for small images: their offsets are in registers
 _WIDE_PIXELS = 96  # pixels taken together there, at least
-_WIDE_UNITS = 16
 _WIDE_GAIN = 1.1
 _FEW_CHANNELS = 4  # output channels to a group below which lanes are better filled with pixels
 _PART_BYTES = 64 << 20  # most memory spent on the parts
@@ -369,8 +368,6 @@ def _wide(c: _Convolution, useful: float, target: Target) -> list[Temp | Launch]
     before, weight = c.laid_out(width, target)
     depth = c.cg * c.count
     parts = -(-n // images)
-    blocks = max(1, min(-(-m // width), _WIDE_UNITS // (parts * c.groups * z.out)))
-    block = _up(-(-m // blocks), width)
     extents, taps, phases = _geometry(c.axes, flat, y.out, size)
     spec = ir.ConvSpec("wide", height, vectors, c.image.dtype.name, flat, x.stride == 1)
     wide = _up(images * area, lanes) + lanes
@@ -381,8 +378,8 @@ def _wide(c: _Convolution, useful: float, target: Target) -> list[Temp | Launch]
         at[word] = scratch
         scratch = _up(scratch + nbytes, 64)
     words = _words(c.axes, c.image, n, c.groups, c.cg, m, extents, taps, phases, flat, y.out)
-    words |= {ir.W: weight, ir.BLOCK: block, ir.WIDE: wide, ir.PARTS: parts, ir.IMAGES: images, **at}
-    units = z.out * parts * c.groups * -(-m // block)
+    words |= {ir.W: weight, ir.WIDE: wide, ir.PARTS: parts, ir.IMAGES: images, **at}
+    units = z.out * parts * c.groups * -(-m // width)
     return [*before, c.launch(spec, wide_ir.wide_source, words, [*taps, *phases], units, scratch, target)]
 
 

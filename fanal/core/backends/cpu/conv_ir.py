@@ -84,7 +84,7 @@ class ConvSpec:
 
     @property
     def key(self) -> str:
-        return "conv5:" + ":".join(str(v) for v in vars(self).values())
+        return "conv6:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Convolution:

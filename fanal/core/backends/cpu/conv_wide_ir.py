@@ -17,8 +17,9 @@ from fanal.core.base import dtype as dt
 
 
 class _Wide(Convolution):
-    """Units are planes x groups of images x groups x blocks of output channels, in that nesting.
+    """Units are panels of output channels x planes x groups of images x groups, in that nesting.
 
+    Neighbouring units that share their images are done together.
     W is the weight packed in panels of output channels, (group, panel, k, lane).
     """
 
@@ -30,12 +31,14 @@ class _Wide(Convolution):
 
     def write(self) -> str:
         self.load_words()
-        self.w.loop("%lo", "%hi", "1", self.unit)
+        self.w.repeat(self.w.less("%lo", "%hi"), self.units, [("i64", "%lo")])
         return self.function()
 
-    def unit(self, u: Value) -> list[Value]:
+    def units(self, u: Value) -> tuple[list[Value], Value]:
         w, p = self.w, self.words
-        oz, part, group, block = self.split(u, p[words.OD], p[words.PARTS], p[words.GROUPS])
+        panels = w.div(w.add(p[words.M], str(self.width - 1)), str(self.width))
+        first_panel, oz, part, group = self.split(u, panels, p[words.OD], p[words.PARTS])
+        count = w.min(w.sub(panels, first_panel), w.sub("%hi", u))
         first = w.mul(part, p[words.IMAGES])
         images = w.min(p[words.IMAGES], w.sub(p[words.N], first))
         channel = w.mul(group, p[words.CG])
@@ -56,10 +59,9 @@ class _Wide(Convolution):
         pixels = self.pixels(images, step)
         area = w.mul(p[words.OH], p[words.OW])
         total = w.mul(images, area)
-        panels = w.div(w.add(p[words.M], str(self.width - 1)), str(self.width))
         packed = w.at(p[words.W], w.mul(w.mul(group, panels), w.mul(depth, str(self.width))), self.size)
-        i0 = w.mul(block, p[words.BLOCK])
-        i1 = w.min(w.add(i0, p[words.BLOCK]), p[words.M])
+        i0 = w.mul(first_panel, str(self.width))
+        i1 = w.min(w.add(i0, w.mul(count, str(self.width))), p[words.M])
         sums = w.at("%scratch", p[words.SUMS_AT])
         shift = w.mul(oz, p[words.Y_Z])
 
@@ -96,7 +98,8 @@ class _Wide(Convolution):
             return []
 
         w.loop(i0, i1, str(self.width), panel)
-        return []
+        following = w.add(u, count)
+        return [following], w.less(following, "%hi")
 
     def pixels(self, images: Value, step: Value) -> Value:
         """Write the table of byte offsets of every output pixel; the last is repeated."""

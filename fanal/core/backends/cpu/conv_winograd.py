@@ -17,7 +17,7 @@ from fanal.core.base import dtype as dt
 
 _CHANNELS = 16  # of input and output at least: fewer do not repay the transforms
 _USEFUL = 0.6  # of the outputs of all tiles, at least
-_UNITS = 16
+_UNITS = 64  # of a weight gradient at least, if there are as many images
 _WEIGHT_TILES = 64  # tiles a weight gradient takes at a time
 _C_BLOCK, _M_BLOCK = 64, 128  # channels whose sums are kept in the second-level cache
 _PART_BYTES = 64 << 20  # most memory spent on partial sums
@@ -110,12 +110,10 @@ def forward(
 
     th, tw = -(-oh // 2), -(-ow // 2)
     v_row = _up(c, lanes) + lanes  # an odd number of vectors, so that rows do not fall on the same cache sets
-    most = max(spec.height, target.l2 // 2 // (ir.PLACES * size * (v_row + panel)))
+    most = max(spec.height, target.l2 * 5 // 8 // (ir.PLACES * size * (v_row + panel)))
     band = _even(th, most // tw)
     images = _even(n, most // (th * tw)) if band == th else 1
     bands, parts = -(-th // band), -(-n // images)
-    blocks = max(1, min(m_up // panel, _UNITS // (bands * parts)))
-    block = _up(-(-m_up // blocks), panel)
     rows = images * band * tw + spec.height
     pixels = _up(4 * band * tw, lanes)
 
@@ -126,8 +124,8 @@ def forward(
     scratch.add(ir.OUT_AT, (pixels + lanes) * panel * size)
     scratch.add(ir.TURNED_AT, pixels * panel * size)
     found: dict[int, Buf | int] = {
-        ir.W: Buf(temp.id), ir.Y: out.buf, ir.BLOCK: block, ir.WIDE: pixels, ir.V_ROW: v_row, ir.ROWS: rows,
-        ir.IMAGES: images, ir.BAND: band, ir.BANDS: bands, ir.PARTS: parts, ir.PITCH: 2 * tw,
+        ir.W: Buf(temp.id), ir.Y: out.buf, ir.WIDE: pixels, ir.V_ROW: v_row, ir.ROWS: rows,
+        ir.IMAGES: images, ir.BAND: band, ir.BANDS: bands, ir.PITCH: 2 * tw,
         **scratch.at, **_shapes(x, c, m, (oh, ow), padding)}  # fmt: skip
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
     args = [found.get(i, 0) for i in range(ir.BASE)]
@@ -146,7 +144,7 @@ def forward(
         Launch(
             Kernel(name, source),
             args,
-            bands * parts * -(-m_up // block),
+            bands * parts * (m_up // panel),
             scratch.nbytes,
             flops,
             nbytes,
@@ -178,7 +176,7 @@ def weight_gradient(
     th, tw = -(-oh // 2), -(-ow // 2)
     band = _even(th, _WEIGHT_TILES // tw)
     c_block, m_block = _up(_even(c, _C_BLOCK), lanes), _up(_even(m, _M_BLOCK), panel)
-    blocks = -(-c // c_block) * -(-m // m_block)
+    blocks = -(-c // c_block) * -(-m // panel)
     wide = _up(m, panel) + lanes  # an odd number of vectors, as above
     one = 9 * c * wide
     parts = max(1, min(n, -(-_UNITS // blocks), _PART_BYTES // (one * size)))

@@ -51,26 +51,31 @@ def _gradients(k: Shared) -> str:
 
 
 class _WeightGradient(Unit):
-    """Units are blocks of input channels x blocks of output channels x groups of images, in that nesting.
+    """Units are panels of output channels x blocks of input channels x groups of images, in that nesting.
 
-    Partial sums go to (part, input channel, tap, output channel).
+    Neighbouring units up to a block of output channels are done together: they share the transformed inputs. Partial
+    sums go to (part, input channel, tap, output channel).
     """
 
     def write(self) -> str:
-        self.w.loop("%lo", "%hi", "1", self.unit)
+        self.w.repeat(self.w.less("%lo", "%hi"), self.units, [("i64", "%lo")])
         return self.function_of_units()
 
-    def unit(self, u: Value) -> list[Value]:
+    def units(self, u: Value) -> tuple[list[Value], Value]:
         w, p = self.w, self.p
         blocks = w.div(w.add(p[words.C], w.sub(p[words.C_BLOCK], "1")), p[words.C_BLOCK])
-        columns = w.div(w.add(p[words.M], w.sub(p[words.BLOCK], "1")), p[words.BLOCK])
-        c_block, m_block, part = self.split(u, blocks, columns)
+        columns = w.div(w.add(p[words.M], str(self.width - 1)), str(self.width))
+        panel, c_block, part = self.split(u, columns, blocks)
+        together = w.div(p[words.BLOCK], str(self.width))
+        count = w.sub(together, w.let(f"urem i64 {panel}, {together}"))
+        count = w.min(w.min(count, w.sub(columns, panel)), w.sub("%hi", u))
         c0, m0, first = (
             w.mul(c_block, p[words.C_BLOCK]),
-            w.mul(m_block, p[words.BLOCK]),
+            w.mul(panel, str(self.width)),
             w.mul(part, p[words.IMAGES]),
         )
-        c1, m1 = w.min(w.add(c0, p[words.C_BLOCK]), p[words.C]), w.min(w.add(m0, p[words.BLOCK]), p[words.M])
+        c1 = w.min(w.add(c0, p[words.C_BLOCK]), p[words.C])
+        m1 = w.min(w.add(m0, w.mul(count, str(self.width))), p[words.M])
         stop = w.min(w.add(first, p[words.IMAGES]), p[words.N])
         values, gradients = self.scratch(words.V_AT), self.scratch(words.Z_AT)
 
@@ -98,7 +103,8 @@ class _WeightGradient(Unit):
 
         w.loop(first, stop, p[words.TOGETHER], images, once=True)
         self.finish(part, c0, c1, m0, m1)
-        return []
+        following = w.add(u, count)
+        return [following], w.less(following, "%hi")
 
     def gradients(self, image: Value, first: Value, stop: Value, tile: Value, rows: Value, to: Value) -> None:
         w, p = self.w, self.p

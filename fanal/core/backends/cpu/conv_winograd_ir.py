@@ -42,7 +42,7 @@ class WinogradSpec:
 
     @property
     def key(self) -> str:
-        return "winograd3:" + ":".join(str(v) for v in vars(self).values())
+        return "winograd4:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Shared:
@@ -304,7 +304,10 @@ class Unit(Shared):
 
 
 class _Forward(Unit):
-    """Units are bands of rows of tiles x groups of images x blocks of panels of output channels, in that nesting."""
+    """Units are panels of output channels x bands of rows of tiles x groups of images, in that nesting.
+
+    Neighbouring units share their inputs, which are transformed for the first.
+    """
 
     def __init__(
         self, target: Target, declared: set[str], spec: WinogradSpec, name: str, epilogue: Epilogue | None
@@ -313,12 +316,14 @@ class _Forward(Unit):
         self.epilogue = epilogue
 
     def write(self) -> str:
-        self.w.loop("%lo", "%hi", "1", self.unit)
+        self.w.loop("%lo", "%hi", "1", self.unit, [("i64", "-1")])
         return self.function_of_units()
 
-    def unit(self, u: Value) -> list[Value]:
+    def unit(self, u: Value, before: Value) -> list[Value]:
         w, p = self.w, self.p
-        band, part, block = self.split(u, p[BANDS], p[PARTS])
+        panels = w.div(w.add(p[M], str(self.width - 1)), str(self.width))
+        panel, group = self.split(u, panels)
+        band, part = self.split(group, p[BANDS])
         first, tile = w.mul(part, p[IMAGES]), w.mul(band, p[BAND])
         images = w.min(p[IMAGES], w.sub(p[N], first))
         rows = w.min(p[BAND], w.sub(p[TH], tile))
@@ -331,28 +336,19 @@ class _Forward(Unit):
             self.inputs(w.add(first, n), "0", p[C], tile, rows, to)
             return []
 
-        w.loop("0", images, "1", image, once=True)
-        i0 = w.mul(block, p[BLOCK])
+        new = w.let(f"icmp ne i64 {group}, {before}")
+        w.when(new, lambda: w.loop("0", images, "1", image, once=True))
+        channel = w.mul(panel, str(self.width))
+        weights = self.at(p[W], w.mul(channel, w.mul(p[C], str(PLACES))))
+        self.products(weights, values, products, total)
 
-        def panel(i: Value) -> list[Value]:
-            weights = self.at(p[W], w.mul(i, w.mul(p[C], str(PLACES))))
-            self.products(weights, values, products, total)
-
-            def image(n: Value) -> list[Value]:
-                self.finish(
-                    self.at(products, w.mul(w.mul(n, each), str(self.width))),
-                    i,
-                    tile,
-                    rows,
-                    w.mul(w.add(first, n), p[Y_IMAGE]),
-                )
-                return []
-
-            w.loop("0", images, "1", image, once=True)
+        def finish(n: Value) -> list[Value]:
+            at = self.at(products, w.mul(w.mul(n, each), str(self.width)))
+            self.finish(at, channel, tile, rows, w.mul(w.add(first, n), p[Y_IMAGE]))
             return []
 
-        w.loop(i0, w.min(w.add(i0, p[BLOCK]), p[M]), str(self.width), panel)
-        return []
+        w.loop("0", images, "1", finish, once=True)
+        return [group]
 
     def products(self, weights: Value, values: Value, products: Value, total: Value) -> None:
         w, p, h = self.w, self.p, self.spec.height
