@@ -138,3 +138,48 @@ def test_torch_has_no_arguments_of_nn_functional(name):
     for m in (torch, fanal):
         with pytest.raises(TypeError):
             UNKNOWN[name](m)
+
+
+WITHOUT_KERNEL = {
+    "hypot": lambda m: m.hypot(m.tensor([3]), m.tensor([4])),
+    "nextafter": lambda m: m.nextafter(m.tensor([1]), m.tensor([2])),
+    "lerp": lambda m: m.lerp(m.tensor([1]), m.tensor([3]), 0.5),
+    "var_mean": lambda m: m.var_mean(m.tensor([1, 2])),
+    "std_mean": lambda m: m.std_mean(m.tensor([1, 2])),
+    "relu": lambda m: m.relu(m.tensor([True])),
+    "clamp": lambda m: m.clamp(m.tensor([1j]), 0),
+    "maximum": lambda m: m.maximum(m.tensor([1j]), m.tensor([1j])),
+    "amax": lambda m: m.amax(m.tensor([1j])),
+    "argmax": lambda m: m.argmax(m.tensor([True])),
+    "argmax of nothing": lambda m: m.argmax(m.zeros(0)),
+    "sign": lambda m: m.sign(m.tensor([1j])),
+    "floor": lambda m: m.floor(m.tensor([1j])),
+    "trunc": lambda m: m.trunc(m.tensor([True])),
+    "round": lambda m: m.round(m.tensor([15]), decimals=-1),
+    "frac": lambda m: m.frac(m.tensor([1])),
+    "abs": lambda m: m.abs(m.tensor([True])),
+    "fmod": lambda m: m.fmod(m.tensor([1j]), 1),
+    "remainder": lambda m: m.remainder(m.tensor([1j]), 1),
+    "floor_divide": lambda m: m.tensor([1j]) // 1,
+    "bitwise_and": lambda m: m.ones(2) & 1,
+    "shift": lambda m: m.ones(2) << 1,
+    "invert": lambda m: ~m.ones(2),
+    "bitwise_not": lambda m: m.bitwise_not(m.ones(2)),
+    "range": lambda m: m.range(1, 0),
+    "range without a step": lambda m: m.range(0, 1, 0),
+    "as_strided": lambda m: m.ones(4).as_strided((2,), (1,), -1),
+    "rot90": lambda m: m.ones(2, 2).rot90(1, (0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_KERNEL)
+def test_what_pytorch_refuses(name):
+    with pytest.raises(Exception) as expected:
+        WITHOUT_KERNEL[name](torch)
+    with pytest.raises(expected.type) as got:
+        WITHOUT_KERNEL[name](fanal)
+    assert str(got.value).split("\n")[0] == str(expected.value).split("\n")[0]
+
+
+def test_combinations_of_none():
+    assert fanal.combinations(fanal.arange(3), 0).shape == torch.combinations(torch.arange(3), 0).shape

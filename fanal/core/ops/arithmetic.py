@@ -1,5 +1,5 @@
-"""Numbers and their parts: sums of products and quotients, angles, divisors, exponents, sums of exponentials, finite
-differences, indices, hashes."""
+"""Numbers and their parts: sums of products and quotients, angles, hypotenuses, divisors, exponents, sums of
+exponentials, finite differences, indices, hashes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
+    Operand,
     constant,
     floating,
     is_number,
@@ -26,6 +27,7 @@ from fanal.core.ops.build import (
     read,
     result,
     result_type,
+    unsupported,
     wide,
     wrap,
 )
@@ -342,3 +344,44 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
                            "perform a true division of tensor1 and tensor2.")
     m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
     return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
+
+
+@public(inplace=True, out=True)
+def lerp(input: Any, end: Any, weight: Operand) -> Any:
+    """Return input + weight * (end - input), computed from the nearer end."""
+    a, b = read(input), read(end)
+    if a.dtype is not b.dtype:
+        raise RuntimeError(f"expected dtype {a.dtype.name} for `end` but got dtype {b.dtype.name}")
+    if a.dtype.category < 2:
+        raise unsupported(f"lerp_kernel_{'scalar' if is_number(weight) else 'tensor'}", a.dtype)
+    d, (a, b) = a.dtype, map(wide, (a, b))
+    w = number(weight, a.dtype) if is_number(weight) else wide(node_of(weight, d))
+    diff = P.sub(b, a)
+    near = P.add(a, P.mul(w, diff))
+    far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))
+    aw = P.abs_(w)
+    return result(P.convert(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), d), input, end, weight)
+
+
+@public(inplace=True, out=True, tensors=2)
+def hypot(input: Any, other: Any) -> Any:
+    """Return sqrt(input**2 + other**2); squares do not overflow."""
+    a, b = nodes_of(input, other)
+    if a.dtype.category != 2:
+        raise unsupported("hypot_cpu", a.dtype)
+    x, y = P.abs_(wide(P.detach(a))), P.abs_(wide(P.detach(b)))
+    large, inf = P.max_(x, y), P.num(x, math.inf)
+    ratio = P.div(P.min_(x, y), P.where(P.eq(large, P.num(x, 0)), P.num(x, 1), large))
+    size = P.mul(large, P.sqrt(P.add(P.num(x, 1), P.mul(ratio, ratio))))
+    size = P.where(P.or_(P.eq(x, inf), P.eq(y, inf)), inf, size)
+    rule = lambda g, y, a, b: [P.div(P.mul(g, a), y), P.div(P.mul(g, b), y)]
+    return result(with_gradient(P.convert(size, a.dtype), rule, a, b), input, other)
+
+
+@public(inplace=True, out=True, tensors=2)
+def nextafter(input: Any, other: Any) -> Any:
+    """Return the next float after input, towards other."""
+    a, b = nodes_of(input, other)
+    if a.dtype.category != 2:
+        raise unsupported("nextafter_cpu", a.dtype)
+    return result(P.nextafter(a, b), input, other)

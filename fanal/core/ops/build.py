@@ -150,6 +150,11 @@ def result_type(*xs: Operand) -> dt.dtype:
     return found
 
 
+def unsupported(kernel: str, d: dt.dtype) -> NotImplementedError:
+    """Return PyTorch's error for a dtype that one of its kernels does not have."""
+    return NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(d)}'")
+
+
 def need_tensors(name: str, input: Any, other: Any) -> None:
     """Raise TypeError unless both operands are tensors."""
     for k, (x, which) in enumerate(((input, "input"), (other, "other")), 1):
@@ -336,6 +341,7 @@ __all__ = [
     "result",
     "result_type",
     "store",
+    "unsupported",
     "value",
     "wide",
     "wrap",

@@ -353,6 +353,10 @@ def range_(
     if end is None:
         start, end = 0, start
     d = dtype or dt.get_default()
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if (end - start) * step < 0:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
     n = math.floor((end - start) / step) + 1
     i = P.iota((n,), 0, dt.float64)
     return placed(wrap(P.convert(P.add(P.mul(i, P.num(i, step)), P.num(i, start)), d)), device, requires_grad)

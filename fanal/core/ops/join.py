@@ -14,7 +14,7 @@ from fanal.core.ops.rearrange import atleast_1d, atleast_2d, atleast_3d
 from fanal.core.ops.shape import reshape, unsqueeze
 
 
-def check_list(tensors: Any, name: str, least: bool = True) -> list:
+def check_list(tensors: Any, name: str) -> list:
     """Return a sequence of tensors as a list. Raises PyTorch's errors for anything else."""
     if isinstance(tensors, Handle) or not isinstance(tensors, (list, tuple)):
         raise TypeError(
@@ -27,8 +27,7 @@ def check_list(tensors: Any, name: str, least: bool = True) -> list:
     return list(tensors)
 
 
-def _joined(xs: Sequence[Any], dim: int) -> Any:
-    d = result_type(*xs)
+def _joined(xs: Sequence[Any], dim: int, d: dt.dtype) -> Any:
     y = wrap(P.concat(tuple(node_of(x, d) for x in xs), dim))
     y._storage.meta = any(x._storage.meta for x in xs)
     return y
@@ -58,10 +57,7 @@ def cat(tensors: Any, dim: int = 0, *, axis: int | None = None) -> Any:
                     f"Sizes of tensors must match except in dimension {d}. Expected size {first._shape[k]} "
                     f"but got size {x._shape[k]} for tensor number {i} in the list."
                 )
-    kind = result_type(*xs)
-    y = wrap(P.concat(tuple(node_of(x, kind) for x in real or xs[:1]), d))
-    y._storage.meta = any(x._storage.meta for x in xs)
-    return y
+    return _joined(real or xs[:1], d, result_type(*xs))
 
 
 @public(method=False, out=True)
@@ -77,7 +73,7 @@ def stack(tensors: Any, dim: int = 0) -> Any:
                 f"stack expects each tensor to be equal size, but got {list(xs[0]._shape)} at entry 0 and "
                 f"{list(x._shape)} at entry {i}"
             )
-    return _joined([unsqueeze(x, d) for x in xs], d)
+    return _joined([unsqueeze(x, d) for x in xs], d, result_type(*xs))
 
 
 def _need(tensors: Any, name: str) -> list:
@@ -161,8 +157,8 @@ def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
         raise RuntimeError(f"Expect a 1D vector, but got shape {list(input._shape)}")
     if r < 0:
         raise RuntimeError(f"Expect a non-negative number, but got {r}")
+    if not r:
+        return wrap(P.full((0,), 0, input._dtype))
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = np.array(list(pick(range(input._shape[0]), r)), np.int64).reshape(-1, r)
-    if not r:
-        rows = np.zeros((0, 0), np.int64).reshape(0)
     return wrap(P.take(read(input), P.given(rows, dt.int64), 0))

@@ -24,6 +24,7 @@ from fanal.core.ops.build import (
     read,
     result,
     result_type,
+    unsupported,
     wide,
 )
 
@@ -117,6 +118,10 @@ def sigmoid(input: Any) -> Any:
 
 def relu_node(x: Node) -> Node:
     """max(x, 0); the gradient at 0 is 0."""
+    if x.dtype is dt.bool_:
+        raise RuntimeError("Boolean inputs not supported for relu")
+    if x.dtype.is_complex:
+        raise NotImplementedError("clamp is not supported for complex types")
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         return [P.where(P.lt(P.num(y, 0), y), g, P.num(g, 0))]
@@ -191,7 +196,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
         a, b = node_of(input, d), node_of(other, d)
         return result(P.convert(P.idiv(a, b), dt.bool_), input, other)
     if d.is_complex:
-        raise RuntimeError("div: rounding_mode is not supported for complex")
+        raise unsupported(f"div_{rounding_mode}_cpu", d)
     a, b = node_of(input, d), node_of(other, d)
     if rounding_mode == "floor":
         return result(floor_divide_nodes(a, b), input, other)
@@ -224,6 +229,8 @@ def remainder_nodes(a: Node, b: Node) -> Node:
 def remainder(input: Operand, other: Operand) -> Any:
     """Return the remainder with the sign of `other`."""
     a, b = nodes_of(input, other)
+    if a.dtype.is_complex:
+        raise unsupported("remainder_cpu", a.dtype)
     no_zero(a.dtype, other)
     return result(remainder_nodes(a, b), input, other)
 
@@ -232,6 +239,8 @@ def remainder(input: Operand, other: Operand) -> Any:
 def fmod(input: Any, other: Operand) -> Any:
     """Return the remainder with the sign of `input`."""
     a, b = nodes_of(input, other)
+    if a.dtype.is_complex:
+        raise unsupported("fmod_cpu", a.dtype)
     no_zero(a.dtype, other)
     if a.dtype.category < 2:
         return result(P.sub(a, P.mul(P.idiv(a, b), b)), input, other)
@@ -296,15 +305,20 @@ def positive(input: Any) -> Any:
 @public("abs", inplace=True, out="same", aliases=("absolute",))
 def abs_(input: Any) -> Any:
     """Return the absolute value; the gradient at 0 is 0."""
-    x = read(input)
-    return result(x if x.dtype is dt.bool_ else P.abs_(x), input)
+    if input._dtype is dt.bool_:
+        raise unsupported("abs_cpu", input._dtype)
+    return result(P.abs_(read(input)), input)
 
 
 def _rounding(name: str, row: Row, *aliases: str) -> Any:
     """Make a rounding operator: integers are returned as they are."""
     def fn(input: Any) -> Any:
         x = read(input)
-        return result(P.alias(x) if x.dtype.category < 2 else row(x), input)
+        if x.dtype.is_complex:
+            raise NotImplementedError(f"{name} is not supported for complex inputs")
+        if x.dtype is dt.bool_:
+            raise unsupported(f"{name}_vml_cpu", x.dtype)
+        return result(P.alias(x) if x.dtype.category == 1 else row(x), input)
     fn.__name__, fn.__doc__ = name, f"Return {name} of each element, in its dtype."
     return public(name, inplace=True, out="same", aliases=aliases)(fn)
 
@@ -318,7 +332,11 @@ trunc = _rounding("trunc", P.trunc, "fix")
 def round_(input: Any, *, decimals: int = 0) -> Any:
     """Return the nearest integer (halves to even), or the nearest multiple of 10**-decimals."""
     x = read(input)
-    if x.dtype.category < 2:
+    if x.dtype.category in (0, 3):
+        raise unsupported("round_vml_cpu", x.dtype)
+    if x.dtype.category == 1:
+        if decimals:
+            raise unsupported("round_cpu", x.dtype)
         return result(P.alias(x), input)
     if not decimals:
         return result(P.round_(x), input)
@@ -331,20 +349,25 @@ def round_(input: Any, *, decimals: int = 0) -> Any:
 def frac(input: Any) -> Any:
     """Return the part after the point."""
     x = read(input)
+    if x.dtype.category != 2:
+        raise unsupported("frac_cpu", x.dtype)
     return result(P.sub(x, P.trunc(x)), input)
 
 
 @public(inplace=True, out="same")
 def sign(input: Any) -> Any:
     """Return -1, 0 or 1."""
-    x = read(input)
-    return result(P.alias(x) if x.dtype is dt.bool_ else P.sign(x), input)
+    if input._dtype.is_complex:
+        raise NotImplementedError("Unlike NumPy, torch.sign is not intended to support complex numbers. Please use "
+                                  "torch.sgn instead.")
+    return sgn(input)
 
 
 @public(inplace=True, out="same")
 def sgn(input: Any) -> Any:
     """Return the sign; of complex numbers, the point on the unit circle."""
-    return sign(input)
+    x = read(input)
+    return result(P.alias(x) if x.dtype is dt.bool_ else P.sign(x), input)
 
 
 @public(inplace=True, out=True)
@@ -384,6 +407,8 @@ def _binary(name: str, row: Callable[[Node, Node], Node], *aliases: str, inplace
     def fn(input: Operand, other: Operand) -> Any:
         d = result_type(input, other)
         d = d if integers else floating(d)
+        if d.is_complex:
+            raise RuntimeError(f"{name} not implemented for complex tensors.")
         if d is dt.bool_:
             y = (P.or_ if row is P.max_ else P.and_)(node_of(input, d), node_of(other, d))
         else:
@@ -393,14 +418,9 @@ def _binary(name: str, row: Callable[[Node, Node], Node], *aliases: str, inplace
     return public(name, inplace=inplace, out=True, aliases=aliases, tensors=2)(fn)
 
 
-maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the "
-                                         "gradient.")
-minimum = _binary("minimum", P.min_, doc="Return the elementwise minimum; NaN propagates, ties share the "
-                                         "gradient.")
-atan2 = _binary("atan2", P.atan2, "arctan2", inplace=True, integers=False, doc="Return the angle of (other, "
-                                                                               "input).")
-nextafter = _binary("nextafter", P.nextafter, inplace=True, doc="Return the next float after input, towards "
-                                                                "other.")
+maximum = _binary("maximum", P.max_, doc="Return the elementwise maximum; NaN propagates, ties share the gradient.")
+minimum = _binary("minimum", P.min_, doc="Return the elementwise minimum; NaN propagates, ties share the gradient.")
+atan2 = _binary("atan2", P.atan2, "arctan2", inplace=True, integers=False, doc="Return the angle of (other, input).")
 
 
 def _ignore_nan(name: str, row: Row) -> Any:
@@ -420,25 +440,14 @@ fmax = _ignore_nan("fmax", P.max_)
 fmin = _ignore_nan("fmin", P.min_)
 
 
-@public(inplace=True, out=True, tensors=2)
-def hypot(input: Any, other: Any) -> Any:
-    """Return sqrt(input**2 + other**2); squares do not overflow."""
-    a, b = nodes_of(input, other)
-    x, y = P.abs_(wide(P.detach(a))), P.abs_(wide(P.detach(b)))
-    large, inf = P.max_(x, y), P.num(x, math.inf)
-    ratio = P.div(P.min_(x, y), P.where(P.eq(large, P.num(x, 0)), P.num(x, 1), large))
-    size = P.mul(large, P.sqrt(P.add(P.num(x, 1), P.mul(ratio, ratio))))
-    size = P.where(P.or_(P.eq(x, inf), P.eq(y, inf)), inf, size)
-    rule = lambda g, y, a, b: [P.div(P.mul(g, a), y), P.div(P.mul(g, b), y)]
-    return result(with_gradient(P.convert(size, a.dtype), rule, a, b), input, other)
-
-
 @public(inplace=True, out=True, aliases=("clip",))
 def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
     """Return input limited to [min, max]; the gradient at the limits is 1."""
     if min is None and max is None:
         raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
     d = result_type(input, min, max)
+    if d.is_complex:
+        raise NotImplementedError("clamp is not supported for complex types")
     for bound in (min, max):
         if is_number(bound) and isinstance(input, Handle):
             dt.check_fits(bound, d)
@@ -481,21 +490,6 @@ def clamp_min(input: Any, min: Operand) -> Any:
 def clamp_max(input: Any, max: Operand) -> Any:
     """Return input limited from above."""
     return clamp(input, max=max)
-
-
-@public(inplace=True, out=True)
-def lerp(input: Any, end: Any, weight: Operand) -> Any:
-    """Return input + weight * (end - input), computed from the nearer end."""
-    a, b = read(input), read(end)
-    if a.dtype is not b.dtype:
-        raise RuntimeError(f"expected dtype {a.dtype.name} for `end` but got dtype {b.dtype.name}")
-    d, (a, b) = a.dtype, map(wide, (a, b))
-    w = number(weight, a.dtype) if is_number(weight) else wide(node_of(weight, d))
-    diff = P.sub(b, a)
-    near = P.add(a, P.mul(w, diff))
-    far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))
-    aw = P.abs_(w)
-    return result(P.convert(P.where(P.lt(aw, P.num(aw, 0.5)), near, far), d), input, end, weight)
 
 
 @public(out="same")
@@ -552,39 +546,46 @@ def nan_to_num(input: Any, nan: float | None = None, posinf: float | None = None
     return result(P.where(P.eq(x, P.num(x, -math.inf)), P.num(x, -big if neginf is None else neginf), y), input)
 
 
-def _bits(name: str, row: Row, dunder: str, reverse: str) -> Any:
+def _bits(name: str, row: Row, kernel: str) -> Any:
     def fn(input: Operand, other: Operand) -> Any:
         a, b = nodes_of(input, other)
         if a.dtype.category >= 2:
-            raise RuntimeError(f'"{name}_cpu" not implemented for \'{dt.scalar_name(a.dtype)}\'')
+            raise unsupported(f"{kernel}_cpu", a.dtype)
         return result(row(a, b), input, other)
     fn.__name__, fn.__doc__ = name, f"Return {name} of the bits (of the truth values, for booleans)."
     return public(name, inplace=True, out=True)(fn)
 
 
-bitwise_and = _bits("bitwise_and", P.and_, "__and__", "__rand__")
-bitwise_or = _bits("bitwise_or", P.or_, "__or__", "__ror__")
-bitwise_xor = _bits("bitwise_xor", P.xor, "__xor__", "__rxor__")
-bitwise_left_shift = _bits("bitwise_left_shift", P.shl, "__lshift__", "__rlshift__")
-bitwise_right_shift = _bits("bitwise_right_shift", P.shr, "__rshift__", "__rrshift__")
+bitwise_and = _bits("bitwise_and", P.and_, "bitwise_and")
+bitwise_or = _bits("bitwise_or", P.or_, "bitwise_or")
+bitwise_xor = _bits("bitwise_xor", P.xor, "bitwise_xor")
+bitwise_left_shift = _bits("bitwise_left_shift", P.shl, "lshift")
+bitwise_right_shift = _bits("bitwise_right_shift", P.shr, "rshift")
 
 
 @public(inplace=True, out="same")
 def bitwise_not(input: Any) -> Any:
     """Return the bits inverted (the truth value, for booleans)."""
     if input._dtype.category >= 2:
-        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+        raise unsupported("bitwise_not_cpu", input._dtype)
     return result(P.not_(read(input)), input)
+
+
+@public("__invert__", function=False)
+def invert(input: Any) -> Any:
+    """Return the bits inverted. Raises TypeError for what has none."""
+    if input._dtype.category >= 2:
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+    return bitwise_not(input)
 
 
 def _flipped(fn: Any) -> Any:
     return lambda self, other: fn(other, self)
 
 
-for _name, _fn, _other in (("add", add, True), ("sub", sub, True), ("mul", mul, True), ("truediv", div, True),
-                           ("floordiv", floor_divide, True), ("mod", remainder, True), ("pow", pow, True),
-                           ("and", bitwise_and, True), ("or", bitwise_or, True), ("xor", bitwise_xor, True),
-                           ("lshift", bitwise_left_shift, True), ("rshift", bitwise_right_shift, True)):
+for _name, _fn in {"add": add, "sub": sub, "mul": mul, "truediv": div, "floordiv": floor_divide, "mod": remainder,
+                   "pow": pow, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
+                   "lshift": bitwise_left_shift, "rshift": bitwise_right_shift}.items():
     public(f"__{_name}__", function=False, dunder=True)(_fn)
     public(f"__r{_name}__", function=False, dunder=True)(
         (lambda self, other: mul(reciprocal(self), other)) if _fn is div else _flipped(_fn))  # as PyTorch divides
@@ -592,4 +593,3 @@ for _name, _fn, _other in (("add", add, True), ("sub", sub, True), ("mul", mul, 
 public("__neg__", function=False)(neg)
 public("__pos__", function=False)(positive)
 public("__abs__", function=False)(abs_)
-public("__invert__", function=False)(bitwise_not)

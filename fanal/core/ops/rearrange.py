@@ -89,14 +89,11 @@ def rot90(input: Any, k: int = 1, dims: Any = (0, 1)) -> Any:
         raise RuntimeError(f"expected total rotation dims == 2, but got dims = {len(dims)}")
     if n < 2:
         raise RuntimeError(f"expected total dims >= 2, but got total dims = {n}")
-    if dims[0] == dims[1] or abs(dims[0] - dims[1]) == n:
+    a, b = wrap_dim(dims[0], n), wrap_dim(dims[1], n)
+    if a == b:
         raise RuntimeError(
             f"expected rotation dims to be different, but got dim0 = {dims[0]} and dim1 = {dims[1]}"
         )
-    for i, d in enumerate(dims):
-        if not -n <= d < n:
-            raise RuntimeError(f"Rotation dim{i} out of range, dim{i} = {d}")
-    a, b = wrap_dim(dims[0], n), wrap_dim(dims[1], n)
     x = read(input)
     order = list(range(n))
     order[a], order[b] = b, a

@@ -12,7 +12,7 @@ from fanal.core.base.shape import reduced_shape, wrap_dim, wrap_dims
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
 from fanal.core.ir.row import Row
-from fanal.core.ops.build import counted, floating, node_of, number, public, read, result, wrap
+from fanal.core.ops.build import counted, floating, node_of, public, read, unsupported, wrap
 from fanal.core.ops.named import named
 
 
@@ -133,6 +133,8 @@ def _nonempty(x: Node, dims: Shape, name: str) -> None:
 def extreme_node(x: Node, dims: Shape, keepdim: bool, row: Row, name: str) -> Node:
     """Largest or smallest over dimensions; equal elements share the gradient evenly."""
     _nonempty(x, dims, name)
+    if x.dtype.is_complex:
+        raise unsupported("max_values_cpu" if row is P.max_of else "min_values_cpu", x.dtype)
     if x.dtype is dt.bool_:
         return keep(P.convert(row(P.convert(x, dt.uint8), dims), dt.bool_), x.shape, dims, keepdim)
     return keep(row(x, dims), x.shape, dims, keepdim)
@@ -178,28 +180,25 @@ def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
     return keep(y, x.shape, (d,), keepdim)
 
 
+def _position(input: Any, dim: int | None, keepdim: bool, row: Row, name: str) -> Any:
+    x = read(input)
+    if x.dtype is dt.bool_:
+        raise RuntimeError(f"{name}(): does not support bool input")
+    if x.size == 0 and (dim is None or x.shape[wrap_dim(dim, len(x.shape))] == 0):
+        raise IndexError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0.")
+    return wrap_like(arg_node(x, dim, keepdim, row), input)
+
+
 @public(out="same")
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the largest element (the first of equals)."""
-    x = read(input)
-    if x.size == 0 and (dim is None or x.shape[wrap_dim(dim, len(x.shape))] == 0):
-        raise IndexError(
-            "argmax(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
-            "with the 'dim' argument."
-        )
-    return wrap_like(arg_node(x, dim, keepdim, P.argmax), input)
+    return _position(input, dim, keepdim, P.argmax, "argmax")
 
 
 @public(out="same")
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the smallest element (the first of equals)."""
-    x = read(input)
-    if x.size == 0 and (dim is None or x.shape[wrap_dim(dim, len(x.shape))] == 0):
-        raise IndexError(
-            "argmin(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
-            "with the 'dim' argument."
-        )
-    return wrap_like(arg_node(x, dim, keepdim, P.argmin), input)
+    return _position(input, dim, keepdim, P.argmin, "argmin")
 
 
 def pick(x: Node, at: Node, dim: int) -> Node:
@@ -276,9 +275,7 @@ def _var_args(dim: Any, unbiased: Any) -> tuple[Any, Any]:
 def _need_float(input: Any, name: str) -> None:
     if input._dtype.category < 2:
         raise RuntimeError(
-            f"{name} and std only support floating point and complex dtypes"
-            if name == "var"
-            else f"{name} only support floating point and complex dtypes"
+            f"{'var and std' if name == 'var' else name} only support floating point and complex dtypes"
         )
 
 
@@ -333,6 +330,7 @@ def var_mean(
 ) -> Any:
     """Return variance and mean over `dim`."""
     dim, unbiased = _var_args(dim, unbiased)
+    _need_float(input, "var_mean")
     x, dims = read(input), _dims(dim, input.ndim)
     return (
         wrap_like(var_node(x, dims, _correction(unbiased, correction), keepdim), input),
@@ -346,6 +344,7 @@ def std_mean(
 ) -> Any:
     """Return standard deviation and mean over `dim`."""
     dim, unbiased = _var_args(dim, unbiased)
+    _need_float(input, "std_mean")
     x, dims = read(input), _dims(dim, input.ndim)
     return (
         wrap_like(std_node(x, dims, _correction(unbiased, correction), keepdim), input),
@@ -437,5 +436,3 @@ def count_nonzero(input: Any, dim: Any = None) -> Any:
     x = read(input)
     return wrap_like(P.sum_(P.convert(P.ne(x, P.num(x, 0)), dt.int64), _dims(dim, input.ndim)), input)
 
-
-__all__ = ["number", "result"]

@@ -392,6 +392,8 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
     offset = input._offset if storage_offset is None else storage_offset
     if len(shape) != len(st):
         raise RuntimeError("mismatch in length of strides and shape")
+    if offset < 0:
+        raise RuntimeError(f"Tensor: invalid storage offset {offset}")
     if any(s < 0 for s in st):
         raise RuntimeError(f"as_strided: Negative strides are not supported at the moment, got strides: "
                            f"{list(st)}")
