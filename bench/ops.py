@@ -48,6 +48,7 @@ RESULTS = results.FOLDER / "ops.txt"
 CALLS = {"small": 50, "large": 2}
 WARM_UP = 3
 LEAST = {"small": 30, "large": 3}  # repetitions
+SLOW = 5.0  # seconds that three repetitions are enough for: some entries have no small sample
 LIMITS = {"small": {"median": 0.5, "worst": 20.0}, "large": {"median": 1.0, "p90": 2.0, "worst": 20.0}}
 
 
@@ -86,8 +87,8 @@ def compare(op: Any, call: Arguments, size: str, seconds: float) -> tuple[float,
     for _ in range(WARM_UP):
         peer(), mine()
     times: list[tuple[float, float]] = []
-    end = time.thread_time() + seconds
-    while time.thread_time() < end or len(times) < LEAST[size]:
+    begin = time.thread_time()
+    while (spent := time.thread_time() - begin) < seconds or len(times) < (LEAST[size] if spent < SLOW else 3):
         times.append((peer(), mine()))
     return tuple(statistics.median(column) / calls for column in zip(*times))
 

@@ -121,9 +121,12 @@ def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     a = compute(input).reshape(-1)
     low, high = _limits(a, min, max, "torch.histc")
     a = a.astype(np.float64) if a.dtype.kind != "f" else a
-    inside = a[(a >= low) & (a <= high)]
+    inside = (a >= low) & (a <= high)
     k = a.dtype.type
-    at = np.minimum(((inside - k(low)) * k(bins) / (k(high) - k(low))).astype(np.int64), bins - 1)
+    part = (a if inside.all() else a[inside]) - k(low)
+    part *= k(bins)
+    part /= k(high) - k(low)
+    at = np.minimum(part.astype(np.intp), bins - 1)
     return wrap_array(np.bincount(at, minlength=bins).astype(input._dtype.np), input._dtype)
 
 
@@ -141,17 +144,39 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
             raise RuntimeError(f"torch.histogramdd(): bins must be > 0, but got {bins} for dimension 0")
         low, high = _limits(a, *(range or (0, 0)), "torch.histogram", 0.5)
         edges = _edges(low, high, bins, d)
-    at = np.searchsorted(edges, a, "right") - 1
-    at[a == edges[-1]] = len(edges) - 2
-    ok = (at >= 0) & (at < len(edges) - 1) & (a <= edges[-1])
-    w = np.ones(a.shape, d.np) if weight is None else compute(weight).reshape(-1)
-    out = np.zeros(len(edges) - 1, d.np)
-    np.add.at(out, at[ok], w[ok])
+    at, ok = _bins(a, edges, not isinstance(bins, Handle))
+    out = _totals(at, ok, weight, len(edges) - 1, d)
     if density:
         out = (out / out.sum() / np.diff(edges)).astype(d.np)
     return named("histogram", "hist", "bin_edges")(
         wrap_array(out, d), wrap_array(np.array(edges), d)
     )
+
+
+def _bins(a: np.ndarray, edges: np.ndarray, equal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bin of each element, and which of them are in one; the last bin has its upper edge.
+
+    In `equal` bins a division finds it, but for one to either side: sooner, where there are many elements.
+    """
+    last = len(edges) - 2
+    ok = (a >= edges[0]) & (a <= edges[-1])
+    if not equal or len(a) < 1 << 10 or last >= 1 << 16:
+        return np.minimum(np.searchsorted(edges, a, "right") - 1, last), ok
+    part = np.where(ok, a, edges[0])
+    part -= edges[0]
+    part *= (last + 1) / (float(edges[-1]) - float(edges[0]))
+    at = part.astype(np.intp)
+    np.minimum(at, last, out=at)
+    at -= a < edges[at]
+    at += a >= np.append(edges[1:-1], np.inf).astype(edges.dtype)[at]
+    return at, ok
+
+
+def _totals(at: np.ndarray, ok: np.ndarray, weight: Any, bins: int, d: dt.dtype) -> np.ndarray:
+    """Return how many elements are in each bin, or the sum of their weights."""
+    at = np.where(ok, at, bins)  # one bin more takes the rest
+    w = None if weight is None else compute(weight).reshape(-1)
+    return np.bincount(at, w, bins + 1)[:bins].astype(d.np)
 
 
 @functools.lru_cache(maxsize=256)
@@ -221,16 +246,13 @@ def histogramdd(
             "last dimension, and its dtype"
         )
     edges = _ranges(a, bins, range, d)
-    ok = np.ones(len(a), bool)
-    at = []
+    equal = not (isinstance(bins, Handle) or (isinstance(bins, (list, tuple)) and isinstance(bins[0], Handle)))
+    at, ok = np.zeros(len(a), np.intp), np.ones(len(a), bool)
     for x, e in zip(a.T, edges):
-        k = np.searchsorted(e, x, "right") - 1
-        k[x == e[-1]] = len(e) - 2
-        ok &= (k >= 0) & (k < len(e) - 1) & (x <= e[-1])
-        at.append(k)
-    w = np.ones(len(a), d.np) if weight is None else compute(weight).reshape(-1)
-    out = np.zeros(tuple(len(e) - 1 for e in edges), d.np)
-    np.add.at(out, tuple(k[ok] for k in at), w[ok])
+        k, inside = _bins(np.ascontiguousarray(x), e, equal)
+        at, ok = at * (len(e) - 1) + k, ok & inside
+    shape = tuple(len(e) - 1 for e in edges)
+    out = _totals(at, ok, weight, math.prod(shape), d).reshape(shape)
     if density:
         volume: Any = 1.0
         for k, e in enumerate(edges):
