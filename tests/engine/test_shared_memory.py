@@ -151,3 +151,30 @@ def test_a_look_between_calls_is_part_of_none() -> None:
         fanal.nn.Parameter(fanal.from_numpy(a))
         found.append((y + fanal.from_numpy(b)).sum().item())
     assert found == [6.0 * k + 3 for k in range(8)]
+
+
+def test_rows_of_a_shared_buffer_are_followed() -> None:
+    """A replay buffer in NumPy, seen through tensors made once, of which a batch is picked by an index."""
+    def train(lib: Any) -> tuple[list[float], list[int]]:
+        states, rewards = np.linspace(-1, 1, 80, dtype=np.float32).reshape(20, 4), np.ones(20, np.float32)
+        buffer = lib.from_numpy(states), lib.from_numpy(rewards)
+        layer = lib.nn.Linear(4, 1)
+        with lib.no_grad():
+            layer.weight.fill_(0.1)
+            layer.bias.zero_()
+        opt = lib.optim.SGD(layer.parameters(), lr=0.1)
+        losses, recorded = [], []
+        for k in range(10):
+            states[k], rewards[k] = k, -k
+            i = lib.from_numpy(np.arange(k, k + 6))
+            s, r = buffer[0][i], buffer[1][i]
+            loss = ((layer(s).squeeze(1) - r) ** 2).mean() * 0.01
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+            recorded.append(ledger.recorded)
+        return losses, recorded
+    losses, recorded = train(fanal)
+    np.testing.assert_allclose(losses, train(torch)[0], 1e-5)
+    assert recorded[-1] == recorded[3]

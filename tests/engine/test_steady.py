@@ -14,6 +14,7 @@ from test_follow import Log, agree, batches
 
 import fanal as torch
 from fanal import nn
+from fanal.core.engine import steady
 from fanal.core.engine.follow import paths
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -345,3 +346,17 @@ def test_lists_are_compared_by_the_matcher() -> None:
     path = paths().last
     assert path is not None and path.steady is not None
     assert len(path.steady.listed) == 3
+
+
+def test_a_path_that_is_armed_for_nothing_is_armed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch joined of examples, of which one comes twice: the short way does not take that."""
+    made = []
+    start = steady.Steady.__init__
+    monkeypatch.setattr(steady.Steady, "__init__", lambda self, *args: (made.append(1), start(self, *args))[1])
+    examples = [torch.full((1, 3), float(k)) for k in range(60)]
+    scale, found = torch.ones(3), []
+    for k in range(50):
+        second = examples[k] if k > 5 else examples[k + 2]
+        found.append((torch.cat([examples[k], examples[k + 1], second]) * scale).sum().item())
+    assert found == [3.0 * (3 * k + (1 if k > 5 else 3)) for k in range(50)]
+    assert 0 < len(made) <= 12

@@ -332,6 +332,7 @@ def _run_steady(again: bool, path: Path, steady: Steady) -> None:
         steady.take_turns(None)
     bases = path.views.bases(path)  # the run lets go of them
     steady.run(again)
+    steady.ran = True
     path.undo.clear()
     session.effects.clear()
     if path.held:

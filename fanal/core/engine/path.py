@@ -20,7 +20,7 @@ from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts
-from fanal.core.engine.steady import NOBODY, Steady
+from fanal.core.engine.steady import NOBODY, Patience, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.engine.views import join
 from fanal.core.ir.prims import input_
@@ -55,6 +55,7 @@ class Path:
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
         self.steady: Steady | None = None
+        self.patience = Patience()
         self.sizes: Any = None  # those that may be others in the next run: Sizes, or None
         # Groups whose value must be in memory afterwards: the union over all runs.
         self.live = {k for k, g in enumerate(self.groups) if not g.external and g.weak() is not None}
@@ -209,13 +210,12 @@ class Path:
                 return False
             written = slot.group in self.writes
             for o in self.slots if written or t._leaf or g.slots > 1 else self.changing:
-                if o is slot or o.tensor is None or (o.moves and o.place > slot.place):
+                if o.tensor is None or (same := o.tensor._storage is s) == (o.group == slot.group) or o is slot:
+                    continue
+                if o.moves and o.place > slot.place:
                     continue  # it comes later, and is looked at then
-                if o.group == slot.group:
-                    if o.tensor._storage is not s:
-                        return False  # two views of one tensor became views of two
-                elif o.tensor._storage is s and (written or t._leaf or o.group in self.writes):
-                    return False  # what was two tensors became one, and a write to it would be missed
+                if not same or written or t._leaf or o.group in self.writes:
+                    return False  # two views of one became views of two, or two became one and a write is missed
             g.storage = s
             for k in g.outs:  # their value is read anew, whatever version the other storage is at
                 self.outs[k]._storage, self.outs[k]._seen = s, -1
@@ -257,7 +257,7 @@ class Path:
                 and all(exe.makes[i] is not None for i, _ in self.made) \
                 and all(exe.makes[i] is not None for pair in self.kept_rows for i in pair[:2]) \
                 and not any(slot.moves and slot.group in self.writes for slot in self.slots) \
-                and not self.views.may_change():
+                and not self.views.may_change() and self.patience.over():
             self.steady = Steady(self, counts)
 
     def disarm(self) -> bool:

@@ -50,6 +50,26 @@ def _looks() -> int:
 _LOOKED_AT = _looks()
 
 
+class Patience:
+    """How many runs to wait before a path is armed again: more and more, if it was armed for nothing.
+
+    A batch joined of examples does that, of which one may come twice, and arming costs as much as some runs.
+    """
+
+    def __init__(self) -> None:
+        self.vain = self.runs = 0
+
+    def note(self, ran: bool) -> None:
+        """Note whether an armed path ran the short way before it had to take the long one."""
+        self.vain = 0 if ran else min(self.vain + 1, 6)
+        self.runs = 1 << self.vain >> 2  # the first two times are as good as none
+
+    def over(self) -> bool:
+        """Tell whether the waiting is over, one run later."""
+        self.runs -= 1
+        return self.runs < 0
+
+
 class Steady:
     """What the next run of an armed path needs, laid out once.
 
@@ -59,6 +79,7 @@ class Steady:
     def __init__(self, path: Path, counts: list[int]) -> None:
         """`counts` are the references to what the path handed out, as its last run found them."""
         self.path = path
+        self.ran = False
         groups = path.groups
         self.held = [(i, counts[i]) for i in path.held]
         self.sequences = counts[len(path.outs):]
@@ -207,6 +228,7 @@ class Steady:
 
     def release(self) -> None:
         """Take the tables away. What the matcher took over meanwhile stays in `held`."""
+        self.path.patience.note(self.ran)
         for s in self.guard:
             s.native.guard = 0
             s.native.key = 0  # as steps with gradients have it
@@ -231,7 +253,7 @@ class Steady:
         if self.sequences and list(map(getrefcount, path.sequences)) != self.sequences:
             return False
         inputs = self.given
-        seen = []
+        seen = set()
         for j, slot in self.inputs:
             t = slot.uses[0][0].held if slot in self.rebound else None
             if t is None:
@@ -239,9 +261,9 @@ class Steady:
                 if t is None:
                     return False
             storage = t._storage
-            if id(storage) in self.outside or storage in seen:
+            if id(storage) in self.outside or id(storage) in seen:
                 return False  # one memory behind two names
-            seen.append(storage)
+            seen.add(id(storage))
             inputs[j] = storage.node.buffer
         for entry in path.markers:
             entry[1][()] = entry[2].now()

@@ -310,7 +310,8 @@ def getitem(self: Any, index: Any) -> Any:
     plan = parse(self, index)
     if not plan.at:
         return plan.view
-    return plain(taken(read(plan.view), _positions(plan)), self)
+    source = self if plan.view._shape == self._shape else plan.view  # no new name for it: its memory may be shared
+    return plain(taken(read(source), _positions(plan)), self)
 
 
 def fit(n: Node, shape: Shape) -> Node:
