@@ -116,7 +116,7 @@ F.cosine_embedding_loss({x}, {y} + 1, torch.ones({x}.shape[0])) | F.hinge_embedd
 F.margin_ranking_loss({x}, {y}, torch.ones(1)) | F.multilabel_soft_margin_loss({x}, ({y} > 0).float())
 F.cross_entropy({x}, {x}.argmax(1) * 0, label_smoothing=0.1, ignore_index=-1)
 F.multilabel_margin_loss({x}, ({y} > 0).long() * 0)
-F.ctc_loss(({x} * torch.ones(6))[:, None].log_softmax(-1), torch.tensor([[1, 2]]), [{x}.shape[0]], [2]) | {x}.deg2rad()
+F.ctc_loss(({x} * torch.ones({x}.shape[0], 6))[:, None].log_softmax(-1), torch.tensor([[1, 2]]), [{x}.shape[0]], [2]) | {x}.deg2rad()
 {x}.diagflat() | {x}.diagonal_scatter({x}.diagonal() * 2) | {x}.select_scatter({x}.select({d}, 0) * 2, {d}, 0)
 {x}.slice_scatter({x}[:1] * 2, 0, 0, 1) | {x}.dist({y} + 1) | torch.equal({x}, {y}) * {x}
 torch.special.erfcx({x}).clamp(max=3) | {x}.clamp(-0.9, 0.9).erfinv() | torch.empty_like({x}).fill_(0.5)
@@ -176,7 +176,7 @@ torch.func.vmap(torch.func.vmap(lambda z: {f}))({x})
 (lambda y, back: back(torch.cos(y))[0])(*torch.func.vjp(lambda z: {f}, {x}))
 torch.func.jacrev(lambda z: {f})({x}) | torch.func.jacfwd(lambda z: {f})({x})
 torch.func.hessian(lambda z: ({f}).square().sum())({x})
-torch.func.linearize(lambda z: ({f}) * 1.5, {x})[1](torch.cos({x}))
+torch.func.linearize(lambda z: ({f}) * 1.5, {x}.detach())[1](torch.cos({x}))
 torch.autograd.functional.jvp(lambda z: {f}, {x}, torch.ones_like({x}))[1]
 torch.autograd.functional.hvp(lambda z: ({f}).square().sum(), {x}, {x}.detach())[1]
 torch.func.vmap(lambda z, c: ({f}) * c, in_dims=(0, None))({x}, {x}[0])

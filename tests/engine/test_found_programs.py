@@ -119,7 +119,8 @@ def test_a_vmap_that_cannot_begin_leaves_nothing_open() -> None:
     lambda m: m.nn.functional.pairwise_distance(m.tensor(0.5), m.tensor(2.), keepdim=True), lambda m: m.tensor(0.5).mT, lambda m: m.tensor(1j).mH,
     lambda m: m.searchsorted(m.tensor([0.1, 0.2]), m.tensor([0.1], dtype=m.float64)), lambda m: m.bucketize(m.tensor([1, 2]), m.tensor([0.5, 1.5])),
     lambda m: m.searchsorted(m.tensor([1, 2, 3]), m.tensor([1.5, 2.5])), lambda m: m.nn.functional.instance_norm(m.ones(1, 0, 6)),
-], ids=range(7))
+    lambda m: m.linalg.vecdot(m.tensor(2.), m.tensor(3.)), lambda m: m.linalg.vecdot(m.tensor(2j), m.tensor(3j), dim=0),
+], ids=range(9))
 def test_operators(program: Any) -> None:
     """No dimensions; boundaries of another dtype than the values."""
     of_both(program)
@@ -271,3 +272,12 @@ def test_gradients_kept_by_a_second_run_of_a_loop_are_its_own() -> None:
         return found
     for _ in range(3):
         of_both(program)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_join_of_what_had_no_dimensions(shape: tuple[int, ...]) -> None:
+    """The compiler looked for a dimension that only the first part had before it was reshaped."""
+    def program(m: Any) -> Any:
+        x = m.arange(1., 4.)
+        return m.cat([(x[:1] * 2).reshape(shape), x.sum().reshape(shape), x[2].reshape(shape)])
+    of_both(program)

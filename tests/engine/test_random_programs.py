@@ -24,17 +24,18 @@ BLOCK = 50
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run as many programs as --programs and --surface say, in blocks."""
+    """Run as many programs as --programs and --surface say, in blocks, from --first on."""
+    first = metafunc.config.getoption("first")
     for name, option in (("block", "programs"), ("surface", "surface")):
         if name in metafunc.fixturenames:
-            count = metafunc.config.getoption(option)
-            metafunc.parametrize(name, [range(k, min(count, k + BLOCK)) for k in range(0, count, BLOCK)],
+            end = first + metafunc.config.getoption(option)
+            metafunc.parametrize(name, [range(k, min(end, k + BLOCK)) for k in range(first, end, BLOCK)],
                                  ids=lambda b: f"{b.start}-{b.stop - 1}")
 
 
 def _array(t: Any) -> np.ndarray:
     t = t.detach().resolve_conj().resolve_neg()
-    return np.array((t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy())
+    return np.array((t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy(force=True))  # of PyTorch's ZeroTensor, too
 
 
 def compare(seed: int, change: Callable[[str], str] = str, module: ModuleType = programs) -> None:

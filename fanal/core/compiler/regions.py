@@ -55,7 +55,8 @@ def joined(parts: Sequence[Value], dim: int, shape: Shape, where: Any, make: Cal
         parts = [p.inputs[0] for p in parts]
         first = parts[0].shape
         d = next((d for d in range(len(first)) if math.prod(first[:d]) == outer), None)
-        if d is not None and all((*p.shape[:d], *p.shape[d + 1:]) == (*first[:d], *first[d + 1:]) for p in parts):
+        if d is not None and all(len(p.shape) == len(first) and (*p.shape[:d], *p.shape[d + 1:]) ==
+                                 (*first[:d], *first[d + 1:]) for p in parts):
             full = (*first[:d], sum(p.shape[d] for p in parts), *first[d + 1:])
             whole = _whole(parts, d, full)
     if whole is None:

@@ -482,7 +482,7 @@ def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
     """Return sums of products along a dimension, the first operand conjugated."""
     a, b = nodes_of(x, y)
     p = P.mul(P.conj(a), b)
-    return wrap(P.sum_(p, (wrap_dim(dim, len(p.shape)),)))
+    return wrap(P.sum_(p, (wrap_dim(dim, max(1, len(p.shape))),) if p.shape else ()))
 
 
 @public(module="nn.functional", method=False, out="same")
