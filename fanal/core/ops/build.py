@@ -69,6 +69,7 @@ def public(
     out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
     tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
     prepare: returns (args, kwargs) for the event, given those of the call;
+    ahead: returns the arguments by position for the event, of a call whose arguments are not those expected;
     and check: the function returns (result, info), and check(info) raises if info, once computed, tells of a failure.
     """
 

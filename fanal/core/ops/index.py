@@ -12,7 +12,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.dim import index, limits, plainly
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
 from fanal.core.engine.handle import Chain, Handle
-from fanal.core.engine.record import unfollowable
+from fanal.core.engine.record import session, unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
@@ -74,6 +74,41 @@ def _width(item: Any) -> int:
     if isinstance(item, Handle):
         return len(item._shape) if item._dtype in (dt.bool_, dt.uint8) else 1
     return 1
+
+
+def _is_mask(item: Any) -> bool:
+    return isinstance(item, Handle) and bool(item._shape) and item._dtype in (dt.bool_, dt.uint8)
+
+
+def _unmasked(x: Any, index: Any) -> Any:
+    """Return an index with masks turned into the positions of their true elements, as tensors that come from outside.
+
+    The size of the result is known before the call then, which can be followed. An index that is not right stays.
+    """
+    items = _as_tuple(index)
+    if not any(map(_is_mask, items)) or session.levels or x._storage.meta:
+        return index
+    n, used = len(x._shape), sum(map(_width, items))
+    new: list[Any] = []
+    d = 0
+    for item in items:
+        if _is_mask(item):
+            if x._shape[d:d + len(item._shape)] != item._shape or item._storage.meta:
+                return index
+            new += [wrap(P.given(np.ascontiguousarray(c, np.int64), dt.int64)) for c in np.nonzero(compute(item))]
+        else:
+            new.append(item)
+        d += n - used if item is ... else _width(item)
+    return tuple(new)
+
+
+def _read_unmasked(x: Any, index: Any) -> tuple:
+    return x, _unmasked(x, index)
+
+
+def _written_unmasked(x: Any, index: Any, value: Any) -> tuple:
+    one = not isinstance(value, Handle) or math.prod(value._shape) == 1  # that is a choice by the mask
+    return x, index if one else _unmasked(x, index), value
 
 
 class Plan:
@@ -304,7 +339,7 @@ def placed(x: Node, at: dict[int, Node], v: Node, mode: str) -> Node:
     return P.permute(P.reshape(y, tuple(x.shape[d] for d in order)), inverse)
 
 
-@public("__getitem__", function=False)
+@public("__getitem__", function=False, ahead=_read_unmasked)
 def getitem(self: Any, index: Any) -> Any:
     """Return x[index]: a view for ints, slices, None and Ellipsis; a copy where tensors or lists say the positions."""
     plan = parse(self, index)
@@ -349,7 +384,7 @@ def _value(self: Any, value: Any) -> Node:
     )
 
 
-@public("__setitem__", function=False)
+@public("__setitem__", function=False, ahead=_written_unmasked)
 def setitem(self: Any, index: Any, value: Any) -> None:
     """Write `value` into x[index]."""
     plan = parse(self, index)

@@ -167,8 +167,8 @@ def _operator(fn: Callable) -> Callable:
 _SHOWN_AS = {"__pow__": "pow", "__ipow__": "pow_", "__rtruediv__": "__rdiv__"}
 
 
-def event(name: str, fn: Callable, owner: type | None = None, **options: Any) -> Any:
-    """Return the public function of an operator: a call of it is an event."""
+def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | None = None, **options: Any) -> Any:
+    """Return the public function of an operator: a call of it is an event. ahead: see `build.public`."""
     op = OPS[name] = Op(name, fn, **options)
     public: Any = None
 
@@ -180,6 +180,8 @@ def event(name: str, fn: Callable, owner: type | None = None, **options: Any) ->
             other = elsewhere(args, kwargs)
             if other is not None:
                 return other(name, args, kwargs)
+        if ahead is not None and not session.depth and not kwargs:
+            args = ahead(*args)
         return drive(dispatch(op, args, kwargs))
 
     short = name.rpartition(".")[2]
