@@ -16,7 +16,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.level import CONTROL_FLOW, ITEM
 from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable, written_ahead
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, value
-from fanal.core.tensor.tensor import Tensor, compute, strides_of
+from fanal.core.tensor.tensor import Tensor, adopt, compute, strides_of
 
 
 def _plain(name: str, f: Any) -> None:
@@ -128,10 +128,6 @@ def tolist(self: Any) -> Any:
     return a.tolist()
 
 
-def _scalar(self: Any) -> Any:
-    return item_public(self)
-
-
 def _bool(self: Any) -> bool:
     n = math.prod(self._shape)
     if n == 0:
@@ -144,10 +140,9 @@ def _bool(self: Any) -> bool:
 def _index(self: Any) -> int:
     if self._dtype.category > 1 or math.prod(self._shape) != 1:
         raise TypeError("only integer tensors of a single element can be converted to an index")
-    return int(item_public(self))
+    return int(item(self))
 
 
-item_public = item
 _plain("item", item)
 _plain("tolist", tolist)
 
@@ -162,7 +157,7 @@ def _number(kind: type, name: str) -> None:
     def call(self: Tensor) -> Any:
         if math.prod(self._shape) != 1:
             raise ValueError("only one element tensors can be converted to Python scalars")
-        v = item_public(self)
+        v = item(self)
         if isinstance(v, complex) and kind is not complex:
             if v.imag:
                 raise RuntimeError(
@@ -176,16 +171,6 @@ def _number(kind: type, name: str) -> None:
 
 for _name, _kind in (("__float__", float), ("__int__", int), ("__complex__", complex)):
     _number(_kind, _name)
-_plain(
-    "__format__",
-    lambda self, spec: (
-        format(item_public(self), spec)
-        if not self._shape and spec
-        else repr(self)
-        if spec == ""
-        else object.__format__(self, spec)
-    ),
-)
 
 
 def _iter(self: Any) -> Any:
@@ -235,8 +220,6 @@ Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]
 
 
 def _data(self: Any) -> Any:
-    from fanal.core.tensor.tensor import adopt
-
     t = adopt(Tensor, self)
     t._detached = cut(t._storage)
     t._seen = -1
@@ -262,9 +245,7 @@ Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]
 
 
 def _is_view(self: Any) -> bool:
-    return (
-        (bool(self._chain) and self._strides is not None) or self._base_ref is not None or bool(self._chain)
-    )
+    return bool(self._chain) or self._base_ref is not None
 
 
 _plain("_is_view", _is_view)

@@ -14,7 +14,6 @@ from fanal.core.ops.build import (
     assign,
     counted,
     floating,
-    is_number,
     node_of,
     number,
     public,
@@ -22,7 +21,7 @@ from fanal.core.ops.build import (
     result,
     wide,
 )
-from fanal.core.ops.pointwise import relu_node, sigmoid, sigmoid_node, tanh, with_gradient
+from fanal.core.ops.pointwise import neg, relu_node, sigmoid, sigmoid_node, tanh, with_gradient
 
 Rule = Callable[..., list[Node | None]]
 
@@ -343,16 +342,19 @@ def thresholded(input: Any, threshold: float, value: float, inplace: bool = Fals
 _both("threshold", thresholded, lambda input, threshold, value: thresholded(input, threshold, value))
 
 
+def log_sigmoid_node(x: Node) -> Node:
+    """log(sigmoid(x)), without overflow."""
+
+    def f(x: Node) -> Node:
+        return P.sub(P.min_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
+
+    return smooth(x, f, lambda g, x: P.div(g, P.add(P.num(x, 1), P.exp(x))))
+
+
 @public(module="nn.functional", method=False, out="same")
 def logsigmoid(input: Any) -> Any:
     """Return log(sigmoid(input))."""
-    x = need_float(input, "log_sigmoid_cpu")
-
-    def f(x: Node) -> Node:
-        zero = P.num(x, 0)
-        return P.sub(P.min_(x, zero), P.log1p(P.exp(P.neg(P.abs_(x)))))
-
-    return result(smooth(x, f, lambda g, x: P.mul(g, _sigmoid(P.neg(x)))), input)
+    return result(log_sigmoid_node(need_float(input, "log_sigmoid_cpu")), input)
 
 
 @public(module="nn.functional", method=False)
@@ -547,8 +549,6 @@ def log_softmax(input: Any, dim: int, dtype: dt.dtype | None = None) -> Any:
 @public(module="nn.functional", method=False)
 def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: dt.dtype | None = None) -> Any:
     """Return softmax(-input) along `dim`."""
-    from fanal.core.ops.pointwise import neg
-
     return _softmaxes(neg(input), dim, dtype, "softmax", softmax_node)
 
 
@@ -579,15 +579,3 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
 
 public("tanh", module="nn.functional", method=False)(lambda input: tanh(input))
 public("sigmoid", module="nn.functional", method=False)(lambda input: sigmoid(input))
-
-__all__ = [
-    "gate",
-    "is_number",
-    "log_softmax_node",
-    "need_float",
-    "sigmoid_node",
-    "smooth",
-    "softmax_node",
-    "softplus_wide",
-    "wide",
-]

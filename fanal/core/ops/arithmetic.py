@@ -19,7 +19,6 @@ from fanal.core.ops.build import (
     constant,
     floating,
     is_number,
-    need_tensors,
     node_of,
     nodes_of,
     number,
@@ -75,7 +74,6 @@ def _integers(name: str, f: Callable[[Node, Node], Node], doc: str) -> Any:
     """Make an operator on whole numbers, composed by f(a, b)."""
 
     def fn(input: Any, other: Any) -> Any:
-        need_tensors(name, input, other)
         d = result_type(input, other)
         if d.category != 1:
             raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
@@ -83,7 +81,7 @@ def _integers(name: str, f: Callable[[Node, Node], Node], doc: str) -> Any:
         return result(f(a, b), input, other)
 
     fn.__name__, fn.__doc__ = name, doc
-    return public(name, inplace=True, out=True)(fn)
+    return public(name, inplace=True, out=True, tensors=2)(fn)
 
 
 def _gcd(a: Node, b: Node) -> Node:
@@ -135,10 +133,9 @@ def frexp(input: Any) -> Any:
     return named("frexp", "mantissa", "exponent")(result(mantissa, input), result(exponent, input))
 
 
-@public(inplace=True, out=True)
+@public(inplace=True, out=True, tensors=2)
 def ldexp(input: Any, other: Any) -> Any:
     """Return input * 2**other."""
-    need_tensors("ldexp", input, other)
     return mul(input, pow(2.0, other))
 
 
@@ -146,7 +143,6 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
     """Make log(exp(a) + exp(b)) around the larger operand; equal infinities stay as they are."""
 
     def fn(input: Any, other: Any) -> Any:
-        need_tensors(name, input, other)
         a, b = nodes_of(input, other)
         d = a.dtype
         if d.category < 2:
@@ -166,7 +162,7 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
         return result(P.convert(with_gradient(v, rule, a, b), d), input, other)
 
     fn.__name__, fn.__doc__ = name, doc
-    return public(name, out=True)(fn)
+    return public(name, out=True, tensors=2)(fn)
 
 
 logaddexp = _log_of_sum("logaddexp", P.exp, P.log1p, "Return log(exp(input) + exp(other)).")

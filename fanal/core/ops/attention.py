@@ -10,8 +10,7 @@ from fanal.core.base.state import state
 from fanal.core.compiler.loopir import ROW_BLOCK
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.activation import wide
-from fanal.core.ops.build import counted, number, public, read, wrap
+from fanal.core.ops.build import counted, number, public, read, wide, wrap
 from fanal.core.ops.dropout import dropped
 from fanal.core.ops.matmul import linear
 from fanal.core.ops.pointwise import with_gradient
@@ -137,8 +136,9 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
     """
     q, k, v = read(query), read(key), read(value)
     if not q.dtype is k.dtype is v.dtype:
-        raise RuntimeError("Expected query, key, and value to have the same dtype, but got query.dtype: "
-                           f"{_cpp(q)} key.dtype: {_cpp(k)} and value.dtype: {_cpp(v)} instead.")
+        names = [dt.c_name(x.dtype) for x in (q, k, v)]
+        raise RuntimeError("Expected query, key, and value to have the same dtype, but got query.dtype: {} "
+                           "key.dtype: {} and value.dtype: {} instead.".format(*names))
     for x in (q, k, v):
         if len(x.shape) < 2:
             raise RuntimeError("Expected query, key, and value to all be  at least 2 dimensional, but got "
@@ -152,9 +152,9 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
             raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when "
                                "is_causal=True")
         if mask.dtype is not dt.bool_ and mask.dtype is not q.dtype:
-            raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but "
-                               "got "
-                               f"attn_mask.dtype: {_cpp(mask)} and  query.dtype: {_cpp(q)} instead.")
+            raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+                               f"attn_mask.dtype: {dt.c_name(mask.dtype)} and  query.dtype: {dt.c_name(q.dtype)} "
+                               "instead.")
         if mask.dtype is not dt.bool_:
             mask = P.convert(mask, q.dtype)
     if enable_gqa:
@@ -174,11 +174,6 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: An
         return wrap(fused_attention(q, k, v, mask, is_causal, scale))
     out, _ = attention_nodes(q, k, v, mask, dropout_p, is_causal, scale)
     return wrap(out)
-
-
-def _cpp(x: Node) -> str:
-    return {"float32": "float", "float64": "double", "float16": "c10::Half", "bfloat16": "c10::BFloat16",
-            "int64": "long int", "int32": "int"}.get(x.dtype.name, x.dtype.name)
 
 
 def _additive(mask: Any, name: str, d: dt.dtype) -> Node | None:

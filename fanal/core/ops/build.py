@@ -156,13 +156,6 @@ def unsupported(kernel: str, d: dt.dtype) -> NotImplementedError:
     return NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(d)}'")
 
 
-def need_tensors(name: str, input: Any, other: Any) -> None:
-    """Raise TypeError unless both operands are tensors."""
-    for k, (x, which) in enumerate(((input, "input"), (other, "other")), 1):
-        if not isinstance(x, Handle):
-            raise TypeError(f"{name}(): argument '{which}' (position {k}) must be Tensor, not {type(x).__name__}")
-
-
 def node_of(x: Operand, d: dt.dtype) -> Node:
     """Return an operand as a value of dtype `d`."""
     if isinstance(x, Handle):
@@ -274,7 +267,7 @@ def check_cast(source: dt.dtype, to: dt.dtype) -> None:
         )
 
 
-def assign(t: Any, n: Node, name: str = "") -> Any:
+def assign(t: Any, n: Node) -> Any:
     """Write a value into a tensor, in place, with PyTorch's checks; return the tensor."""
     check_inplace(t, n)
     if n.shape != t._shape:
@@ -333,7 +326,6 @@ __all__ = [
     "floating",
     "is_number",
     "kept_strides",
-    "need_tensors",
     "node_of",
     "nodes_of",
     "number",

@@ -57,11 +57,7 @@ _RELATIONS = {
 
 
 def _relation(name: str, rule: Any, aliases: tuple[str, ...]) -> Any:
-    def fn(input: Operand, other: Operand) -> Any:
-        if not isinstance(input, Handle):
-            raise TypeError(
-                f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
-            )
+    def fn(input: Any, other: Operand) -> Any:
         d = result_type(input, other)
         if name not in ("eq", "ne"):
             _ordered(d, name)
@@ -91,22 +87,12 @@ def logical_not(input: Any) -> Any:
     return result(P.not_(truth(read(input))), input)
 
 
-def need_tensor(x: Any, name: str, argument: str = "other") -> None:
-    """Raise PyTorch's TypeError if an argument is no tensor."""
-    if not isinstance(x, Handle):
-        raise TypeError(
-            f"{name}(): argument '{argument}' (position 2) must be Tensor, not {type(x).__name__}"
-        )
-
-
 def _logical(name: str, row: Any) -> Any:
     def fn(input: Any, other: Any) -> Any:
-        need_tensor(input, name, "input")
-        need_tensor(other, name)
         return result(row(truth(read(input)), truth(read(other))), input, other)
 
     fn.__name__, fn.__doc__ = name, f"Return {name} of truth values."
-    return public(name, inplace=True, out=True)(fn)
+    return public(name, inplace=True, out=True, tensors=2)(fn)
 
 
 logical_and = _logical("logical_and", P.and_)
@@ -197,11 +183,10 @@ def _sign_bit(x: Node) -> Node:
 
 
 @public(inplace=True, out=True)
-def copysign(input: Operand, other: Operand) -> Any:
+def copysign(input: Any, other: Operand) -> Any:
     """Return the magnitude of input with the sign of other."""
     from fanal.core.ops.pointwise import with_gradient
 
-    need_tensor(input, "copysign", "input")
     d = floating(result_type(input, other))
     a, b = node_of(input, d), node_of(other, d)
     m = P.abs_(P.detach(a))
@@ -214,11 +199,9 @@ def copysign(input: Operand, other: Operand) -> Any:
     return result(with_gradient(y, rule, a), input, other)
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="same", tensors=2)
 def heaviside(input: Any, values: Any) -> Any:
     """Return 0 below zero, 1 above, `values` at zero."""
-    need_tensor(input, "heaviside", "input")
-    need_tensor(values, "heaviside", "values")
     a, b = read(input), read(values)
     if a.dtype is not b.dtype:
         raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
@@ -246,11 +229,9 @@ def close_node(a: Node, b: Node, rtol: float, atol: float, equal_nan: bool) -> N
     return P.or_(same, P.and_(finite, P.le(gap, allowed)))
 
 
-@public()
+@public(tensors=2)
 def isclose(input: Any, other: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Any:
     """Return where |input - other| <= atol + rtol * |other|."""
-    need_tensor(input, "isclose", "input")
-    need_tensor(other, "isclose")
     if input._dtype is not other._dtype:
         raise RuntimeError(f"{dt.scalar_name(input._dtype)} did not match {dt.scalar_name(other._dtype)}")
     if rtol < 0 or atol < 0:

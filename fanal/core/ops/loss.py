@@ -11,9 +11,21 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.activation import log_softmax_node, smooth, wide
+from fanal.core.ops.activation import log_sigmoid_node, log_softmax_node
 from fanal.core.ops.autocast import casting
-from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
+from fanal.core.ops.build import (
+    counted,
+    floating,
+    node_of,
+    nodes_of,
+    number,
+    public,
+    read,
+    result_type,
+    unsupported,
+    wide,
+    wrap,
+)
 from fanal.core.ops.pointwise import pow_node, with_gradient
 from fanal.core.ops.reduce import mean_node
 
@@ -43,7 +55,7 @@ def reduction_by_number(number: Any, name: str) -> str:
 
 def _need_float(x: Node, kernel: str) -> None:
     if x.dtype.category < 2:
-        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported(kernel, x.dtype)
 
 
 def mean_all(x: Node) -> Node:
@@ -188,15 +200,6 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     return _lost(y, reduction)
 
 
-def _log_sigmoid(x: Node) -> Node:
-    def f(x: Node) -> Node:
-        return P.sub(P.min_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
-
-    def slope(g: Node, x: Node) -> Node:
-        return P.div(g, P.add(P.num(x, 1), P.exp(x)))
-    return smooth(x, f, slope)
-
-
 @public(module="nn.functional", method=False)
 def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None, size_average: Any = None,
                                      reduce: Any = None, reduction: str = "mean", pos_weight: Any = None) -> Any:
@@ -215,7 +218,7 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         return P.add(P.num(t, 1), P.mul(P.sub(wide(p), P.num(t, 1)), t))
 
     dx, s = wide(P.detach(x)), wide(P.detach(t))
-    log = _log_sigmoid(dx)
+    log = log_sigmoid_node(dx)
     y = P.sub(P.mul(P.sub(P.num(s, 1), s), dx), log if p is None else P.mul(log, scaled(s)))
     asked = target.requires_grad
 
@@ -224,7 +227,7 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         one = P.num(x, 1)
         y = P.div(one, P.add(one, P.exp(P.neg(x))))
         slope = P.sub(y, t) if p is None else P.sub(P.mul(scaled(t), y), P.mul(wide(p), t))
-        rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), one), _log_sigmoid(x)))
+        rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), one), log_sigmoid_node(x)))
         return [P.mul(slope, g), P.neg(P.mul(rise, g)) if asked else None]
 
     y = with_gradient(P.convert(y, d), rule, x, t)
@@ -239,7 +242,7 @@ def soft_margin_loss(input: Any, target: Any, size_average: Any = None, reduce: 
     """Return the mean of log(1 + exp(-target * input))."""
     reduction = reduction_of(reduction, size_average, reduce)
     x, t = nodes_of(input, target)
-    return _lost(P.neg(_log_sigmoid(P.mul(x, t))), reduction)
+    return _lost(P.neg(log_sigmoid_node(P.mul(x, t))), reduction)
 
 
 @public(module="nn.functional", method=False)
@@ -249,7 +252,7 @@ def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, siz
     reduction = reduction_of(reduction, size_average, reduce)
     x, t = nodes_of(input, target)
     one = P.num(x, 1)
-    y = P.neg(P.add(P.mul(t, _log_sigmoid(x)), P.mul(P.sub(one, t), _log_sigmoid(P.neg(x)))))
+    y = P.neg(P.add(P.mul(t, log_sigmoid_node(x)), P.mul(P.sub(one, t), log_sigmoid_node(P.neg(x)))))
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
     last = len(y.shape) - 1

@@ -20,31 +20,12 @@ def _same_dtype(a: Any, b: Any, text: str) -> None:
         raise RuntimeError(text.format(a=dt.scalar_name(a._dtype), b=dt.scalar_name(b._dtype)))
 
 
-_CPP = {
-    "Float": "float",
-    "Double": "double",
-    "Half": "c10::Half",
-    "BFloat16": "c10::BFloat16",
-    "Long": "long int",
-    "Int": "int",
-    "Short": "short",
-    "Char": "signed char",
-    "Byte": "unsigned char",
-    "Bool": "bool",
-    "ComplexFloat": "c10::complex<float>",
-    "ComplexDouble": "c10::complex<double>",
-}
-
-
 def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
     (m, k), (l, n) = sizes or (a._shape, b._shape)
     if k != l:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({m}x{k} and {l}x{n})")
     if a._dtype is not b._dtype:
-        x, y = (
-            _CPP.get(dt.scalar_name(a._dtype), a._dtype.name),
-            _CPP.get(dt.scalar_name(b._dtype), b._dtype.name),
-        )
+        x, y = dt.c_name(a._dtype), dt.c_name(b._dtype)
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
 
 
@@ -74,8 +55,7 @@ def int_mm(self: Any, mat2: Any) -> Any:
     for x, text, fits in ((self, "self dtype to be int8 or uint8", (dt.int8, dt.uint8)),
                           (mat2, "mat2 dtype to be of type int8", (dt.int8,))):
         if x._dtype not in fits:
-            kind = _CPP.get(dt.scalar_name(x._dtype), x._dtype.name)
-            raise RuntimeError(f"int_mm_out_cpu: Expected {text} but got {kind}")
+            raise RuntimeError(f"int_mm_out_cpu: Expected {text} but got {dt.c_name(x._dtype)}")
     return wrap(P.dot(read(self), read(mat2), dt.int32))
 
 

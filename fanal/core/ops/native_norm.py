@@ -7,8 +7,7 @@ from typing import Any
 from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.activation import wide
-from fanal.core.ops.build import public, read, wrap
+from fanal.core.ops.build import public, read, wide, wrap
 from fanal.core.ops.convert import converted
 from fanal.core.ops.norm import layer_norm, moments, reciprocal_deviation, torch_batch_norm, torch_group_norm
 from fanal.core.ops.pointwise import with_gradient

@@ -17,8 +17,7 @@ from fanal.core.base.shape import Shape, wrap_dims
 from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.activation import wide
-from fanal.core.ops.build import counted, number, public, read, result
+from fanal.core.ops.build import counted, number, public, read, result, unsupported, wide
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.reduce import norm_node
 from fanal.core.tensor.alias import value, write
@@ -80,7 +79,7 @@ def _affine(t: Any, d: dt.dtype, shape: Shape) -> Node | None:
 
 def _need_float(x: Node, kernel: str) -> None:
     if x.dtype.category < 2:
-        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported(kernel, x.dtype)
 
 
 def _one_dtype(x: Node, *parameters: Any) -> None:

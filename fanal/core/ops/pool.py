@@ -10,7 +10,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import number, public, read
-from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.pointwise import pow_node, relu_node
 from fanal.core.ops.reduce import wrap_like
 
 
@@ -319,20 +319,12 @@ def avg_pool3d(
 
 
 def _lp(input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool, n: int) -> Any:
-    from fanal.core.ops.pointwise import pow_node
-
     x = read(input)
     w = Windows(f"avg_pool{n}d", x.shape, kernel_size, stride, 0, 1, ceil_mode, n)
     y = average(pow_node(x, norm_type), w, ceil_mode, True, None)
     k = number(math.prod(w.kernel), x.dtype)
-    positive = P.mul(
-        P.sign(y), with_gradient(P.max_(P.detach(P.abs_(y)), P.num(y, 0)), _relu_rule, P.abs_(y))
-    )
+    positive = P.mul(P.sign(y), relu_node(P.abs_(y)))
     return wrap_like(pow_node(P.mul(positive, k), 1.0 / norm_type), input)
-
-
-def _relu_rule(g: Node, y: Node, x: Node) -> list[Node]:
-    return [P.where(P.lt(P.num(y, 0), y), g, P.num(g, 0))]
 
 
 @public(module="nn.functional", method=False)
@@ -358,5 +350,3 @@ def lp_pool3d(
     """Return the p-norm of each window of (N, C, D, H, W)."""
     return _lp(input, norm_type, kernel_size, stride, ceil_mode, 3)
 
-
-__all__ = ["Windows", "average", "pooled_size", "spread"]

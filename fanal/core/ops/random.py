@@ -183,10 +183,6 @@ def _drawn_from(d: dt.dtype, draw: Callable[..., np.ndarray], *operands: Any) ->
     return examples(wrap_array(_dense(draw(*values)), d), own_draws())
 
 
-def _size(size: tuple) -> Shape:
-    return shape_of(size)
-
-
 @public(method=False, out="fill", event=False)
 def rand(
     *size: Any,
@@ -202,7 +198,7 @@ def rand(
     d = dtype or dt.get_default()
     if d.category < 2:
         raise NotImplementedError(f"\"check_uniform_bounds\" not implemented for '{dt.scalar_name(d)}'")
-    return _made(_size(size), d, lambda s: draws.uniform(stream(generator), s, d.np), device, requires_grad)
+    return _made(shape_of(size), d, lambda s: draws.uniform(stream(generator), s, d.np), device, requires_grad)
 
 
 @public(method=False, out="fill", event=False)
@@ -220,7 +216,7 @@ def randn(
     d = dtype or dt.get_default()
     if d.category < 2:
         raise NotImplementedError(f"\"normal_kernel_cpu\" not implemented for '{dt.scalar_name(d)}'")
-    return _made(_size(size), d, lambda s: draws.normal(stream(generator), s, d.np), device, requires_grad)
+    return _made(shape_of(size), d, lambda s: draws.normal(stream(generator), s, d.np), device, requires_grad)
 
 
 @public(method=False, out="fill", event=False)
@@ -249,7 +245,7 @@ def randint(
     lo, hi = int(scalar_of(low)) if low is not None else 0, int(scalar_of(high))
     d = dtype or dt.int64
     return _made(
-        _size((size,)), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad
+        shape_of((size,)), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad
     )
 
 
@@ -291,7 +287,7 @@ def normal(
     if size is not None:
         d = dtype or dt.get_default()
         return _made(
-            _size((size,)),
+            shape_of((size,)),
             d,
             lambda s: draws.normal(stream(generator), s, d.np, float(mean), float(std)),
             device,

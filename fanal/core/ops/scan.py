@@ -30,10 +30,6 @@ def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     return plain(P.scan(x, "add", d) if x.shape else P.alias(x), input)
 
 
-def _reversed_sum(g: Node, d: int) -> Node:
-    return P.flip(P.scan(P.flip(g, (d,)), "add", d), (d,))
-
-
 @public(out="fill")
 def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""

@@ -10,8 +10,16 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops import pointwise, reduce
-from fanal.core.ops.activation import wide
-from fanal.core.ops.build import Operand, floating, need_tensors, node_of, number, public, result, result_type
+from fanal.core.ops.build import (
+    Operand,
+    floating,
+    node_of,
+    number,
+    public,
+    result,
+    result_type,
+    wide,
+)
 from fanal.core.ops.pointwise import with_gradient
 
 
@@ -89,16 +97,10 @@ gammainc = _pair("gammainc", "the regularised lower incomplete gamma function P(
 gammaincc = _pair("gammaincc", "the regularised upper incomplete gamma function Q(input, other)")
 
 
-def _igamma(name: str, of: Any) -> None:
+def _igamma(name: str, fn: Any) -> None:
     """Make torch.<name>, which takes tensors only."""
-
-    def fn(input: Any, other: Any) -> Any:
-        need_tensors(name, input, other)
-        return of(input, other)
-
-    fn.__name__, fn.__doc__ = name, of.__doc__
-    public(name, inplace=True, out=True)(fn)
-    public(of.__name__, module="special", method=False, out=True)(fn)
+    public(name, inplace=True, out=True, tensors=2)(fn)
+    public(fn.__name__, module="special", method=False, out=True, tensors=2)(fn)
 
 
 _igamma("igamma", gammainc)
