@@ -348,6 +348,7 @@ def test_lists_are_compared_by_the_matcher() -> None:
     assert len(path.steady.listed) == 3
 
 
+@native
 def test_a_path_that_is_armed_for_nothing_is_armed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch joined of examples, of which one comes twice: the short way does not take that."""
     made = []
