@@ -281,3 +281,22 @@ def test_a_join_of_what_had_no_dimensions(shape: tuple[int, ...]) -> None:
         x = m.arange(1., 4.)
         return m.cat([(x[:1] * 2).reshape(shape), x.sum().reshape(shape), x[2].reshape(shape)])
     of_both(program)
+
+
+@pytest.mark.parametrize("formula", ["...ik,...j->ij", "i,kj->j", "ij,kl->ik", "ij,ij->i", "ij->i"])
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_einsum_of_integers_sums_one_operand_in_int64(formula: str, dtype: str) -> None:
+    def program(m: Any) -> Any:
+        operands = [m.arange(9 ** len(part.strip("."))).view(*[9] * len(part.strip("."))).to(getattr(m, dtype))
+                    for part in formula.split("->")[0].split(",")]
+        return m.einsum(formula, *operands)
+    of_both(program)
+
+
+@pytest.mark.parametrize(("formula", "dtypes"), [
+    ("i,j->ij", ("int32", "float32")), ("i,j->ij", ("float32", "float64")), ("i,j->ij", ("uint8", "int16")),
+    ("i,j->ij", ("float32", "complex64")), ("i,i->", ("int32", "float32")), ("i,i->", ("float32", "float64")),
+])
+def test_einsum_of_different_dtypes(formula: str, dtypes: tuple[str, str]) -> None:
+    """The product had the dtype of the first operand: fractions were cut off."""
+    of_both(lambda m: m.einsum(formula, *((m.arange(3) * 1.5).to(getattr(m, d)) for d in dtypes)))

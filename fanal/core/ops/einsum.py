@@ -89,7 +89,10 @@ def _diagonal(x: Node, labels: Labels) -> tuple[Node, Labels]:
 
 
 def _sum_out(x: Node, labels: Labels, needed: set[int]) -> tuple[Node, Labels]:
+    """Sum over the labels that are not needed: integers in int64, as `sum` does."""
     dims = tuple(d for d, v in enumerate(labels) if v not in needed)
+    if dims and x.dtype.category < 2:
+        x = P.convert(x, dt.int64)
     return P.sum_(x, dims), tuple(v for v in labels if v in needed)
 
 
@@ -112,6 +115,11 @@ def _product(a: Node, la: Labels, b: Node, lb: Labels, needed: set[int]) -> tupl
             sizes[v] = n if sizes.get(v, 1) == 1 else sizes[v]
     a, la = _sum_out(a, la, needed | set(lb))
     b, lb = _sum_out(b, lb, needed | set(la))
+    if a.dtype is not b.dtype:
+        if max(a.dtype.category, b.dtype.category) > 1 and any(v in lb and v not in needed for v in la):
+            raise RuntimeError(f"expected scalar type {a.dtype} but found {b.dtype}")
+        both = dt.promote_types(a.dtype, b.dtype)
+        a, b = P.convert(a, both), P.convert(b, both)
     shared = [v for v in la if v in lb]
     a = P.broadcast(a, tuple(sizes[v] for v in la))
     b = P.broadcast(b, tuple(sizes[v] for v in lb))
@@ -190,8 +198,6 @@ def einsum(*args: Any) -> Any:
     for k, (y, other) in enumerate(parts[1:], 2):
         later = set(out).union(*(row for _, row in parts[k:]))
         x, have = _product(x, have, y, other, later)
-    if x.dtype.category < 2 and any(v not in out for v in have):
-        x = P.convert(x, dt.int64)
     x, have = _sum_out(x, have, set(out))
     return wrap(P.permute(x, tuple(have.index(v) for v in out)))
 
