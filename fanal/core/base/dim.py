@@ -11,7 +11,6 @@ computes sizes uses `fixed`, `limits`, `index` and `whole` there, and `engine.na
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +34,8 @@ class Dims:
         self.names: list[int] = []  # their values now
         self.atoms: list[tuple[Form, Form] | int] = []  # a name by its number, or a quotient rounded down
         self.monomials: dict[Monomial, int] = {(): 0}  # numbered as in `numbers`
-        self._numbers = np.ones(1, np.int64)
+        self._values: dict[int, int] = {}  # of the atoms that were asked for
+        self._numbers: np.ndarray | None = None
         self.conditions: dict[Form, tuple[int, int, bool]] = {}  # the least, the most, and whether zero is allowed
         self._quotients: dict[tuple[Form, Form], int] = {}
         self._tests: tuple[Any, ...] | None = None
@@ -118,23 +118,35 @@ class Dims:
     def set(self, values: Sequence[int]) -> None:
         """Give the names these values: what `Formulas` return follows."""
         self.names[:] = values
-        atoms: list[int] = []
+        self._values.clear()
+        self._numbers = None
 
-        def value(form: Form) -> int:
-            return sum([c * math.prod([atoms[i] for i in m]) for m, c in form])
-        for a in self.atoms:
-            if isinstance(a, int):
-                atoms.append(values[a])
-            else:
-                divisor = value(a[1])
-                atoms.append(value(a[0]) // divisor if divisor else 0)  # by a condition it is not
-        self._numbers = np.array([math.prod([atoms[i] for i in m]) for m in self.monomials], np.int64)
+    def value(self, form: Form) -> int:
+        """Return what a form is for the present values of the names."""
+        return sum([c * self._product(m) for m, c in form])
+
+    def _product(self, m: Monomial) -> int:
+        product = 1
+        for i in m:
+            known = self._values.get(i)
+            product *= self._atom(i) if known is None else known
+        return product
+
+    def _atom(self, i: int) -> int:
+        a = self.atoms[i]
+        if isinstance(a, int):
+            found = self.names[a]
+        else:
+            divisor = self.value(a[1])
+            found = self.value(a[0]) // divisor if divisor else 0  # by a condition it is not
+        self._values[i] = found
+        return found
 
     @property
     def numbers(self) -> np.ndarray:
         """The value of every monomial now."""
-        if len(self._numbers) != len(self.monomials):
-            self.set(list(self.names))
+        if self._numbers is None or len(self._numbers) != len(self.monomials):
+            self._numbers = np.array([self._product(m) for m in self.monomials], np.int64)
         return self._numbers
 
     def hold(self, count: int | None = None) -> bool:
@@ -148,11 +160,17 @@ class Dims:
             forms = Formulas(self, [self._dim(0, form) for form in self.conditions])
             least, most, zero = zip(*self.conditions.values())
             self._tests = (forms, np.array(least), np.array(most), np.array(zero),
-                           np.array([_last(form, last) for form in self.conditions]))
+                           [_last(form, last) for form in self.conditions])
         forms, least, most, zero, lasts = self._tests
+        if count is not None and count < len(self.names):
+            return all(self._meets(form, *limits) for (form, limits), last in zip(self.conditions.items(), lasts)
+                       if last < count)
         values = forms.values()
-        fine = (values >= least) & (values <= most) & (zero | (values != 0))
-        return bool(fine.all() if count is None else fine[lasts < count].all())
+        return bool(((values >= least) & (values <= most) & (zero | (values != 0))).all())
+
+    def _meets(self, form: Form, least: int, most: int, zero: bool) -> bool:
+        value = self.value(form)
+        return least <= value <= most and (zero or value != 0)
 
 
 def _last(form: Form, last: list[int]) -> int:
@@ -224,8 +242,7 @@ class Dim(int):
 
     def now(self) -> int:
         """Return what it is for the present values of the names."""
-        numbers, place = self.dims.numbers, self.dims.monomials
-        return sum([c * int(numbers[place[m]]) for m, c in self.form])
+        return self.dims.value(self.form)
 
     def fixed(self) -> int:
         """Return the plain int, noting that it must be the same next time."""

@@ -102,11 +102,10 @@ class Sizes:
         if after in self.family.frequent or first in self.wrong:
             return False
         dims.set(after)
-        possible = dims.hold()
-        if not possible and not dims.hold(len(first)):
+        if not dims.hold(len(first)):
             self.wrong.add(first)
         elif path.disarm():
-            self.possible, self.settled = possible, False
+            self.possible, self.settled = len(first) == len(after), False
             self._follow()
             return True
         dims.set(before)
