@@ -20,7 +20,7 @@ def _cache_dir() -> Path:
 
 native: bool = _flag("FANAL_NATIVE", True)  # LLVM-made event matcher; off: the pure-Python one
 follow: bool = _flag("FANAL_FOLLOW", True)  # follow known event streams; off: record every step
-sizes: bool = _flag("FANAL_SIZES", False)  # follow steps in other sizes; off: plan every size by itself
+sizes: bool = _flag("FANAL_SIZES", True)  # follow steps in other sizes; off: plan every size by itself
 compile: bool = _flag("FANAL_COMPILE", True)  # generate kernels; off: the NumPy interpreter runs everything
 cache: bool = _flag("FANAL_CACHE", True)  # keep compiled objects on disk
 cache_dir: Path = _cache_dir()
