@@ -31,7 +31,7 @@ _EXACT_ROWS = 14
 # use it.
 _OFTEN, _OFTEN_BYTES = 64, 32 << 10
 _OFTEN_COLS = 512  # columns from which A is packed, so that loads of it need fewer instructions,
-_LARGE_COLS = 192  # or where it is large: many rows that meet whole panels, or steps of k that fill a cache,
+_LARGE_COLS = 192  # or where many rows of it meet whole panels,
 _AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
@@ -247,10 +247,7 @@ def _plan(
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
     else:
-        if a_form == "k":
-            large = m > _UNIT_PACK_ROWS and n % (2 * lanes) == 0
-        else:
-            large = m * k * size >= target.l2 // 2
+        large = a_form == "k" and m > _UNIT_PACK_ROWS and n % (2 * lanes) == 0
         often = n >= (_LARGE_COLS if large else _OFTEN_COLS)
         packed = packed or a.dtype is not acc or (m >= _EXACT_ROWS and often)
         height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
