@@ -23,7 +23,7 @@ def _trained(model: Any, opt: Any, batches: list[tuple[Any, ...]], loss_of: Call
         loss.backward()
         opt.step()
         return loss
-    step.model = model  # type: ignore[attr-defined]
+    step.model, step.batches = model, batches  # type: ignore[attr-defined]
     return step
 
 

@@ -84,8 +84,8 @@ class _InterpretedRun:
 class Compiled(Runnable):
     """A program run as kernels. When the ledger profiles, a few runs are timed kernel by kernel."""
 
-    def __init__(self, program: Program, dims: Dims | None = None) -> None:
-        """`dims`: the sizes in the program that may be others in a later run, see `resize`."""
+    def __init__(self, program: Program, dims: Dims | None = None, sparing: bool = False) -> None:
+        """`dims`: the sizes that may be others in a later run, see `resize`. sparing: see `executable`."""
         # The backend loader: one of the two late imports of the house.
         from fanal.core.backends.cpu.backend import default
         from fanal.core.backends.cpu.run import Executable
@@ -93,7 +93,7 @@ class Compiled(Runnable):
 
         begin = time.perf_counter()
         with dims or nullcontext():
-            lowered = lower(program, default())
+            lowered = lower(program, default(sparing))
         self.exe = Executable(lowered, None, dims)
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [
@@ -192,10 +192,11 @@ def structure(program: Program) -> Any:
     return (len(program.inputs), whole)
 
 
-def executable(program: Program, dims: Dims | None = None) -> Runnable:
+def executable(program: Program, dims: Dims | None = None, sparing: bool = False) -> Runnable:
     """Return something that runs `program`, from the cache when its structure was seen before.
 
-    What has sizes that may change (`dims`) is its owner's alone.
+    What has sizes that may change (`dims`) is its owner's alone. sparing: it may come only once, and is made of kernels
+    that are there, if it can.
     """
     if not knobs.compile:
         ledger.plans += 1
@@ -215,7 +216,7 @@ def executable(program: Program, dims: Dims | None = None) -> Runnable:
                 del _seen[next(iter(_seen))]
             return Interpreted(program)
     ledger.plans += 1
-    exe = Compiled(program)
+    exe = Compiled(program, sparing=sparing)
     if key is not None:
         _plans[key] = exe
         if len(_plans) > MAX_PLANS:

@@ -168,6 +168,11 @@ class Families:
         self.all.insert(0, Family(p))
         del self.all[MAX_FAMILIES:]
 
+    def other_sizes(self, p: Any) -> bool:
+        """Tell whether a path is one that is known but for its sizes, as that of a last partial batch is."""
+        kind = operations(p)
+        return any(f.operations == kind and bool(differences(f.samples[-1], p)) for f in self.all)
+
     def forget(self, p: Any) -> None:
         """Do without a path."""
         self.all = [f for f in self.all if all(q is not p for q in f.samples)]

@@ -40,8 +40,10 @@ _ROUTINES: dict[str, Callable[[Value, Target], Any]] = {
 class CpuBackend:
     """Lowers for one instruction set."""
 
-    def __init__(self, target: Target | None = None) -> None:
+    def __init__(self, target: Target | None = None, sparing: bool = False) -> None:
+        """sparing: prefer kernels that are there to those that are a little faster."""
         self.target = target or targets.host()
+        self.sparing = sparing
 
     def stores(self, dtype: DType) -> bool:
         """Tell whether kernels can load and store a dtype."""
@@ -86,7 +88,7 @@ class CpuBackend:
             return pool_launches(v, operands, self.target)
         if v.name in ATTENTION:
             return attention(v, operands, self.target)
-        return contract_launches(v, operands, tail, self.target)
+        return contract_launches(v, operands, tail, self.target, self.sparing)
 
     def routine(self, v: Value) -> list[Temp | Launch] | None:
         """Return the launches of a value that else its NumPy reference computes, or None."""
@@ -120,6 +122,6 @@ def _emits(name: str, *dtypes: DType) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def default() -> Any:
+def default(sparing: bool = False) -> Any:
     """Return the backend of this machine."""
-    return CpuBackend()
+    return CpuBackend(sparing=sparing)

@@ -50,14 +50,17 @@ def attention(v: Value, operands: list[strided.Operand], target: Target) -> list
 
 
 def contract_launches(
-    v: Value, operands: list[strided.Operand], tail: Tail, target: Target
+    v: Value, operands: list[strided.Operand], tail: Tail, target: Target, sparing: bool = False
 ) -> list[Temp | Launch]:
-    """Return what computes a contraction and its tail. Raises ValueError for a layout that cannot be read."""
+    """Return what computes a contraction and its tail; sparing: see `matmul_launches`.
+
+    Raises ValueError for a layout that cannot be read.
+    """
     epilogue, out_id, out_dtype = _epilogue(v, tail)
     a, b = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset, o.fixed) for o in operands)
     out = Operand(out_id, out_dtype, v.shape, contiguous_strides(v.shape))
     if v.name == "dot":
-        found = matmul_launches(a, b, out, epilogue, target)
+        found = matmul_launches(a, b, out, epilogue, target, sparing)
     else:
         for o in operands:
             if not o.contiguous:

@@ -39,6 +39,11 @@ def compile_many(kernels: Sequence[Kernel], target: Target | None = None) -> dic
     return {k.name: _addresses[k.name] for k in kernels}
 
 
+def known(name: str) -> bool:
+    """Tell whether a kernel is ready in this process."""
+    return name in _addresses
+
+
 def _compile_missing(missing: dict[str, Kernel], target: Target) -> None:
     global compiled
     store = cache.objects(target.key)

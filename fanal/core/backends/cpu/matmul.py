@@ -10,8 +10,8 @@ from itertools import chain
 from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
+from fanal.core.backends.cpu import jit, thin_ir, tiles_ir
 from fanal.core.backends.cpu import target as targets
-from fanal.core.backends.cpu import thin_ir, tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue
 from fanal.core.backends.cpu.matmul_ir import Spec, heights, product_source
 from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
@@ -43,6 +43,7 @@ _LARGEST = {False: 1 << 23, True: 1 << 28}  # most work of a unit, without and w
 # Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
 # matrix unit, where A stays in the second-level cache and there are enough panels to share out.
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
+_MANY_ROWS = 1 << 16  # more than any of these bounds
 _LEAST_ROWS = 224  # of a unit when K is blocked, if there are: they share what is read of B
 _UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
 _TILE_ROWS = {False: 128, True: 480}  # the same with the matrix unit, where B stays in that cache and where not
@@ -84,9 +85,12 @@ class Problem:
 
 
 def matmul_launches(
-    a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None, target: Target | None = None
+    a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None, target: Target | None = None,
+    sparing: bool = False
 ) -> list[Temp | Launch]:
     """Return what computes `out = epilogue(a @ b)`: temporary buffers first, then launches in order.
+
+    sparing: rather by the kernels that there are, of products with more or fewer rows, than by others.
 
     Shapes: a (*batch, M, K), b (*batch, K, N), out (*batch, M, N); batch axes of a and b broadcast.
     Dtypes: float32, float64, float16, bfloat16; half types are accumulated in float32. Sums run over k in order. With a
@@ -109,7 +113,17 @@ def matmul_launches(
     p = _problem(a, b, out)
     if _thin(p, a, b, acc, target):
         return [_thin_launch(p, a, b, out, acc, epilogue, target)]
-    return _plan(p, a, b, out, acc, epilogue, target)
+    best = _plan(p, a, b, out, acc, epilogue, target, plainly(p.m))
+    if sparing and plainly(p.m) >= _EXACT_ROWS and not _known(best):
+        for rows in (_MANY_ROWS, _MOST_PACK_ROWS[tiled], _UNIT_PACK_ROWS, _OFTEN):
+            other = _plan(p, a, b, out, acc, epilogue, target, rows)
+            if _known(other):
+                return other
+    return best
+
+
+def _known(plan: list[Temp | Launch]) -> bool:
+    return all(jit.known(step.kernel.name) for step in plan if isinstance(step, Launch))
 
 
 def _accumulator(dtype: dt.dtype) -> dt.dtype:
@@ -228,15 +242,16 @@ def _unit(
 
 
 def _plan(
-    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
+    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target, m: int
 ) -> list[Temp | Launch]:
+    """Return a way to compute the product that is good for `m` rows, and right for any number from _EXACT_ROWS up."""
     size = acc.itemsize
     lanes = target.lanes(size)
     # A is packed where it needs conversion, has no contiguous axis, or is read often enough with steps that are far
     # apart; it is copied besides where it has fewer rows than a tile.
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
     # What changes no result is decided by the sizes at hand, also for others that are to be served.
-    m, n, k, apart = plainly((p.m, p.n, p.k, p.a))
+    n, k, apart = plainly((p.n, p.k, p.a))
     far = apart[1] * k * size >= _FAR_PAGES if a_form == "m" else apart[0] * size >= _FAR_ROWS
     tiles = target.tiles and (a.dtype, b.dtype) in TILED
     per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
