@@ -97,3 +97,22 @@ def test_places_that_something_else_reads_are_computed() -> None:
         y = f(x, slice(None))
         two = y[:, 0] + y[:, 1]
     np.testing.assert_array_equal(two.numpy(), y.numpy()[:, 0] + y.numpy()[:, 1])
+
+
+@pytest.mark.parametrize("rows", [6, 40])
+def test_a_column_of_a_sum_is_summed_as_all_are(rows: int) -> None:
+    def loss(p: Any, read: bool) -> Any:
+        means = p.mean(0, keepdim=True)
+        first = means[:, :1]
+        if read:
+            means.detach().sum().item()
+        return (p * p).sum() + p.sum() + (first / (first.abs() + 1)).sum()
+    r = np.random.default_rng(5)
+    for _ in range(12):
+        p = fanal.tensor(r.standard_normal((rows, 4)).astype(np.float32)).requires_grad_()
+        found = []
+        for read in (False, True):
+            loss(p, read).backward()
+            found.append(p.grad.tolist())
+            p.grad = None
+        assert found[0] == found[1]

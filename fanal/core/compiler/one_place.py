@@ -216,9 +216,9 @@ class _Gradients(_Rewrite):
         x, dims = v.inputs[0], v.params[0]
         (outer, n, inner, _), z = self.known[x]
         d, *rest = self.at(x)  # type: ignore[misc]
-        if d not in dims:
+        if d < min(dims):
             self.result(v, (d - sum(k < d for k in dims), *rest), (z,))  # type: ignore[arg-type]
-        elif dims == tuple(range(len(dims))) and len(dims) < len(x.shape) and inner == v.size:
+        elif d in dims and dims == tuple(range(len(dims))) and len(dims) < len(x.shape) and inner == v.size:
             # In every block of the sum there is at most one row, and one block of all those rows.
             if outer == 1:
                 self.changes.append((v, "reshape", (z,), (v.shape,)))
@@ -350,6 +350,8 @@ def _needs(v: Value, region: Region) -> list[Region] | None:
             own = _onto(i, v, cut)
             needs.append(region_of(i.shape, own) if own else _ALL)
     elif v.name in REDUCES:
+        if d >= min(v.params[0]):
+            return None  # one column is summed in another order than many
         kept = [k for k in range(len(x.shape)) if k not in v.params[0]]
         needs = [region_of(x.shape, (kept[d], *rest))]  # type: ignore[arg-type]
     elif v.name == "dot":
