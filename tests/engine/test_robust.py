@@ -94,9 +94,9 @@ def test_kernels_assemble_for_neon(monkeypatch: pytest.MonkeyPatch) -> None:
     programs = []
     compiled = cache.Compiled
 
-    def collect(program: Any, dims: Any = None) -> Any:
+    def collect(program: Any, *more: Any, **named: Any) -> Any:
         programs.append(program)
-        return compiled(program, dims)
+        return compiled(program, *more, **named)
     monkeypatch.setattr(cache, "Compiled", collect)
     monkeypatch.setattr(cache, "_plans", type(cache._plans)())
     for name in ("mlp", "gpt"):

@@ -501,7 +501,7 @@ def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
         p.sizes = Sizes(p, draft.naming)
     program = p.program()
     if program.outputs:
-        p.exe = executable(program, None if p.sizes is None else p.sizes.dims, paths().families.other_sizes(p))
+        p.exe = executable(program, None if p.sizes is None else p.sizes.dims, paths().families.partial(p))
         arrays = []
         for k in p.bound:  # as of the start of the segment: storages stand at their new version
             kind, x = p.sources[k]

@@ -168,10 +168,11 @@ class Families:
         self.all.insert(0, Family(p))
         del self.all[MAX_FAMILIES:]
 
-    def other_sizes(self, p: Any) -> bool:
-        """Tell whether a path is one that is known but for its sizes, as that of a last partial batch is."""
+    def partial(self, p: Any) -> bool:
+        """Tell whether a path is a known one but for smaller sizes, as that of a last partial batch is."""
         kind = operations(p)
-        return any(f.operations == kind and bool(differences(f.samples[-1], p)) for f in self.all)
+        found = [differences(q, p) for f in self.all if f.operations == kind for q in f.samples]
+        return any(sizes and all(now < known for known, now in sizes.values()) for sizes in found)
 
     def forget(self, p: Any) -> None:
         """Do without a path."""

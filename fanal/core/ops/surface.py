@@ -186,11 +186,12 @@ def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | 
 
     short = name.rpartition(".")[2]
     short = _SHOWN_AS.get(short, short)
+    taken = parameters(fn) if matcher.name == "python" else None  # native code compares whatever comes
     if owner is not None:
-        public = matcher.method(owner, op.key, slow, short, fn.__doc__, parameters(fn))
+        public = matcher.method(owner, op.key, slow, short, fn.__doc__, taken)
     else:
         home = MODULES.get(name.rpartition(".")[0], "fanal")
-        public = matcher.function(op.key, slow, short, fn.__doc__, home, parameters(fn))
+        public = matcher.function(op.key, slow, short, fn.__doc__, home, taken)
     return public
 
 
