@@ -172,7 +172,7 @@ class Families:
         """Tell whether a path is a known one but for smaller sizes, as that of a last partial batch is."""
         kind = operations(p)
         found = [differences(q, p) for f in self.all if f.operations == kind for q in f.samples]
-        return any(sizes and all(now < known for known, now in sizes.values()) for sizes in found)
+        return any(sizes and all(new < known for known, new in sizes.values()) for sizes in found)
 
     def forget(self, p: Any) -> None:
         """Do without a path."""

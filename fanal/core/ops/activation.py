@@ -19,6 +19,7 @@ from fanal.core.ops.build import (
     public,
     read,
     result,
+    unsupported,
     wide,
 )
 from fanal.core.ops.pointwise import neg, relu_node, sigmoid, sigmoid_node, tanh, with_gradient
@@ -29,7 +30,7 @@ Rule = Callable[..., list[Node | None]]
 def need_float(t: Any, name: str) -> Node:
     """Return the value of `t`. Raises NotImplementedError if it is not floating point."""
     if t._dtype.category < 2:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(t._dtype)}'")
+        raise unsupported(name, t._dtype)
     return read(t)
 
 
@@ -512,7 +513,7 @@ def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, f
             if name == "softmax"
             else f"{name}_kernel_impl"
         )
-        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported(kernel, x.dtype)
     return result(form(x, d), input)
 
 

@@ -13,7 +13,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read
+from fanal.core.ops.build import public, read, unsupported
 from fanal.core.ops.pool import Windows, average, spread
 from fanal.core.ops.reduce import mean_node, wrap_like
 
@@ -102,9 +102,7 @@ def _adaptive_avg(input: Any, output_size: Any, n: int) -> Any:
     out = _target(x.shape, output_size, n)
     _check(x.shape, out, n, f"adaptive_avg_pool{n}d")
     if x.dtype.category != 2:
-        raise NotImplementedError(
-            f"\"adaptive_avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'"
-        )
+        raise unsupported(f"adaptive_avg_pool{max(n, 2)}d", x.dtype)
     return wrap_like(adaptive_average(x, out), input)
 
 
@@ -163,9 +161,7 @@ def _adaptive_max(input: Any, output_size: Any, indices: bool, n: int) -> Any:
     out = _target(x.shape, output_size, n)
     _check(x.shape, out, n, f"adaptive_max_pool{n}d")
     if x.dtype.category != 2:
-        raise NotImplementedError(
-            f"\"adaptive_max_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(x.dtype)}'"
-        )
+        raise unsupported(f"adaptive_max_pool{max(n, 2)}d", x.dtype)
     if 0 in out or 0 in x.shape:
         shape = (*x.shape[:-n], *out)
         y, at = (

@@ -76,7 +76,7 @@ def _integers(name: str, f: Callable[[Node, Node], Node], doc: str) -> Any:
     def fn(input: Any, other: Any) -> Any:
         d = result_type(input, other)
         if d.category != 1:
-            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
+            raise unsupported(f"{name}_cpu", d)
         a, b = node_of(input, d), node_of(other, d)
         return result(f(a, b), input, other)
 
@@ -146,7 +146,7 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
         a, b = nodes_of(input, other)
         d = a.dtype
         if d.category < 2:
-            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
+            raise unsupported(f"{name}_cpu", d)
         a, b = wide(a), wide(b)
         x, y = P.detach(a), P.detach(b)
         first = P.lt(P.real(y), P.real(x))
@@ -312,7 +312,7 @@ def hash_tensor(input: Any, dim: Any = (), *, keepdim: bool = False, mode: int =
     if mode != 0:
         raise RuntimeError(f"Unknown hash_tensor mode: {mode}")
     if input._dtype.is_complex:
-        raise NotImplementedError(f"\"hash_tensor\" not implemented for '{dt.scalar_name(input._dtype)}'")
+        raise unsupported("hash_tensor", input._dtype)
     x = read(input)
     dims = wrap_dims(None if dim == () else dim, len(x.shape))
     wide = np.float64 if x.dtype.category == 2 else np.int64

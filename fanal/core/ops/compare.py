@@ -22,6 +22,7 @@ from fanal.core.ops.build import (
     read,
     result,
     result_type,
+    unsupported,
     wrap,
 )
 from fanal.core.tensor.tensor import Tensor, compute
@@ -29,7 +30,7 @@ from fanal.core.tensor.tensor import Tensor, compute
 
 def _ordered(d: dt.dtype, name: str) -> None:
     if d.is_complex:
-        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported(f"{name}_cpu", d)
 
 
 def less(a: Node, b: Node) -> Node:

@@ -15,7 +15,7 @@ from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, wrap
+from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, unsupported, wrap
 from fanal.core.ops.create import filled, held, shape_of, tensor
 from fanal.core.ops.shape import as_strided, ints
 from fanal.core.tensor.tensor import compute
@@ -317,7 +317,7 @@ def arange(
         start, end = 0, start
     d = dtype or _numbers(start, end, step)
     if d is dt.bool_ or d.is_complex:
-        raise NotImplementedError(f"\"arange_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported("arange_cpu", d)
     for v in (start, end):
         if not math.isfinite(plain(v)):
             raise RuntimeError(f"unsupported range: {start:g} -> {end:g}")

@@ -13,7 +13,7 @@ from fanal.core.base.shape import broadcast_shapes
 from fanal.core.engine.record import session, unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import read
+from fanal.core.ops.build import read, unsupported
 from fanal.core.tensor.tensor import compute
 
 LAPACK = (dt.float32, dt.float64, dt.complex64, dt.complex128)
@@ -45,7 +45,7 @@ def need_floating(t: Any, name: str, low: bool = True) -> None:
 def need_kernel(t: Any, kernel: str) -> None:
     """Raise for dtypes that LAPACK does not have, naming PyTorch's kernel."""
     if t._dtype not in LAPACK:
-        raise NotImplementedError(f"\"{kernel}\" not implemented for '{dt.scalar_name(t._dtype)}'")
+        raise unsupported(kernel, t._dtype)
 
 
 def need_same(a: Any, b: Any, name: str) -> None:

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, public, read
+from fanal.core.ops.build import number, public, read, unsupported
 from fanal.core.ops.pointwise import pow_node, relu_node
 from fanal.core.ops.reduce import wrap_like
 
@@ -123,7 +123,7 @@ class Windows:
 
 def _check_max_dtype(d: dt.dtype, name: str) -> None:
     if d is dt.bool_ or d.is_complex:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported(name, d)
 
 
 def _max_pool(
@@ -166,7 +166,7 @@ def _check_max1(
     if out <= 0:
         raise RuntimeError(f"max_pool1d() Invalid computed output size: {out}")
     if not indices and input._dtype.category == 1:
-        raise NotImplementedError(f"\"max_pool1d_impl\" not implemented for '{dt.scalar_name(input._dtype)}'")
+        raise unsupported("max_pool1d_impl", input._dtype)
 
 
 def _register_max(n: int) -> Any:
@@ -267,9 +267,7 @@ def _check_avg(
     if n == 2 and len(input._shape) == 2:
         raise IndexError("Dimension out of range (expected to be in range of [-2, 1], but got -3)")
     if input._dtype.category != 2 and input._dtype not in (dt.int64,):
-        raise NotImplementedError(
-            f"\"avg_pool{max(n, 2)}d\" not implemented for '{dt.scalar_name(input._dtype)}'"
-        )
+        raise unsupported(f"avg_pool{max(n, 2)}d", input._dtype)
     return Windows(f"avg_pool{n}d", input._shape, kernel, stride, padding, 1, ceil, n)
 
 

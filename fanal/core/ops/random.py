@@ -22,7 +22,7 @@ from fanal.core.engine.level import SAME, for_each, own_draws
 from fanal.core.engine.record import flush, session, unfollowable
 from fanal.core.engine.rng import rng
 from fanal.core.ir.prims import broadcast, given
-from fanal.core.ops.build import assign, check_inplace, kept_strides, public, read, wrap
+from fanal.core.ops.build import assign, check_inplace, kept_strides, public, read, unsupported, wrap
 from fanal.core.ops.create import shape_of
 from fanal.core.ops.factory import placed, scalar_of
 from fanal.core.ops.vmap import examples, whole
@@ -197,7 +197,7 @@ def rand(
     """Return numbers drawn uniformly from [0, 1)."""
     d = dtype or dt.get_default()
     if d.category < 2:
-        raise NotImplementedError(f"\"check_uniform_bounds\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported("check_uniform_bounds", d)
     return _made(shape_of(size), d, lambda s: draws.uniform(stream(generator), s, d.np), device, requires_grad)
 
 
@@ -215,7 +215,7 @@ def randn(
     """Return numbers drawn from the standard normal distribution."""
     d = dtype or dt.get_default()
     if d.category < 2:
-        raise NotImplementedError(f"\"normal_kernel_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported("normal_kernel_cpu", d)
     return _made(shape_of(size), d, lambda s: draws.normal(stream(generator), s, d.np), device, requires_grad)
 
 

@@ -17,7 +17,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.adaptive_pool import adaptive_average
-from fanal.core.ops.build import public, read
+from fanal.core.ops.build import public, read, unsupported
 from fanal.core.ops.reduce import wrap_like
 
 LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
@@ -247,7 +247,7 @@ def interpolate(
         )
     if x.dtype.category != 2 and not (x.dtype is dt.uint8 and (mode in NEAREST or n == 2)):
         name = {"bicubic": "upsample_bicubic2d"}.get(mode, f"upsample_{mode.replace('-', '_')}{n}d")
-        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported(name, x.dtype)
     kind = mode if mode in NEAREST else "cubic" if mode == "bicubic" else "linear"
     return wrap_like(resample(x, out, kind, bool(align_corners), scales, antialias), input)
 

@@ -10,7 +10,7 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import assign, floating, node_of, nodes_of, public, read
+from fanal.core.ops.build import assign, floating, node_of, nodes_of, public, read, unsupported
 from fanal.core.ops.join import cat
 from fanal.core.ops.named import named
 from fanal.core.ops.pieces import sliced
@@ -56,7 +56,7 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     if x.dtype.category < 2:
-        raise NotImplementedError(f"\"logcumsumexp_out_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported("logcumsumexp_out_cpu", x.dtype)
     if not x.shape:
         return plain(P.alias(x), input)
     y = P.scan(P.detach(x), "logaddexp", d)
@@ -89,7 +89,7 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     if x.dtype.is_complex:
-        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported(f"{name}_cpu", x.dtype)
     at = _running_position(P.detach(x), d, "max" if name == "cummax" else "min")
     y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
     return named(name, "values", "indices")(plain(y, input), plain(at, input))

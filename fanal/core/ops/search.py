@@ -15,7 +15,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program, toposort
-from fanal.core.ops.build import is_number, public, read, result_type
+from fanal.core.ops.build import is_number, public, read, result_type, unsupported
 from fanal.core.ops.named import named
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.spaced import points
@@ -115,7 +115,7 @@ def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.
 def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     """Return how many elements fall into each of `bins` equal parts of [min, max] (of their range by default)."""
     if not input._dtype.is_floating_point:
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(input._dtype)}'")
+        raise unsupported("histogram_cpu", input._dtype)
     if bins <= 0:
         raise RuntimeError(f"bins must be > 0, but got {bins} for dimension 0")
     a = compute(input).reshape(-1)
@@ -135,7 +135,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     """Return counts (or weights, or densities) in bins, and the edges of the bins."""
     d = input._dtype
     if d not in (dt.float32, dt.float64):
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported("histogram_cpu", d)
     a = compute(input).reshape(-1)
     if isinstance(bins, Handle):
         edges = compute(bins).astype(d.np)
@@ -236,7 +236,7 @@ def histogramdd(
     """
     d = input._dtype
     if d not in (dt.float32, dt.float64):
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported("histogram_cpu", d)
     if input.ndim < 2:
         raise RuntimeError("torch.histogramdd: input tensor should have at least 2 dimensions")
     a = compute(input).reshape(-1, input._shape[-1])

@@ -14,7 +14,7 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read
+from fanal.core.ops.build import public, read, unsupported
 from fanal.core.ops.compare import nan_node
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
@@ -124,7 +124,7 @@ _LOWER_MEDIAN = {skip: functools.partial(_lower_median, skip=skip) for skip in (
 def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
     x = read(input)
     if x.dtype.is_complex:
-        raise NotImplementedError(f"\"median_cpu\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported("median_cpu", x.dtype)
     skip = name == "nanmedian"
     if dim is not None:
         d = wrap_dim(dim, len(x.shape))

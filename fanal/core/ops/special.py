@@ -18,6 +18,7 @@ from fanal.core.ops.build import (
     public,
     result,
     result_type,
+    unsupported,
     wide,
 )
 from fanal.core.ops.pointwise import with_gradient
@@ -26,7 +27,7 @@ from fanal.core.ops.pointwise import with_gradient
 def real_operand(input: Any, name: str) -> Node:
     """Return an operand in floating point. Raises NotImplementedError for complex numbers."""
     if input._dtype.is_complex:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(input._dtype)}'")
+        raise unsupported(name, input._dtype)
     return node_of(input, floating(input._dtype))
 
 
@@ -81,7 +82,7 @@ def pair_nodes(a: Operand, b: Operand, name: str) -> tuple[Node, Node]:
         raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(a).__name__}")
     d = floating(result_type(a, b))
     if d.is_complex:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{dt.scalar_name(d)}'")
+        raise unsupported(name, d)
     return node_of(a, d), node_of(b, d)
 
 
@@ -127,7 +128,7 @@ def zeta(input: Operand, other: Operand) -> Any:
     """Return the Hurwitz zeta function: the sum of (other + k)**-input over k >= 0."""
     x, q = pair_nodes(input, other, "zeta")
     if x.dtype not in (dt.float32, dt.float64):
-        raise NotImplementedError(f"\"zeta\" not implemented for '{dt.scalar_name(x.dtype)}'")
+        raise unsupported("zeta", x.dtype)
     return result(P.special2(x, q, "zeta"), input, other)
 
 
