@@ -18,6 +18,7 @@ import pytest
 import fanal as torch
 from fanal import nn
 from fanal.core.base import knobs
+from fanal.core.engine import record
 from fanal.core.engine.ledger import ledger
 from fanal.nn import functional as F
 
@@ -848,3 +849,23 @@ def test_what_was_followed_is_not_what_was_held_before() -> None:
         x.add_(1)
         found.append((x * 2).tolist()[0][0])
     assert found == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("calls", [3, 4])
+def test_a_loop_that_reads_nothing_is_run_at_the_limit_and_followed_to_it(
+        calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments end where the limit of pending calls does, wherever in the loop that is; one that goes on is recorded."""
+    monkeypatch.setattr(record, "MAX_PENDING", 20)
+
+    def work(log: Log) -> None:
+        x = torch.ones(3, requires_grad=True)
+        for k in range(150):
+            y = x * 0.5
+            y = y + x
+            if calls == 4:
+                y.detach().mul_(2)
+            y.detach().sum()
+            if k in (100, 120):
+                log(y)
+        log(y)
+    agree(work, 200)

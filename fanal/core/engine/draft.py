@@ -119,9 +119,9 @@ class Group:
 class Step:
     """One event of a path."""
 
-    __slots__ = ("alone", "built", "copies", "first_sequence", "flat", "grads", "hooked", "index", "key", "kwnames",
-                 "manual", "mode", "native", "op", "out", "positional", "returns_list", "sequences", "specs", "walks",
-                 "watch", "where")
+    __slots__ = ("alone", "built", "copies", "first_sequence", "flat", "flush", "grads", "hooked", "index", "key",
+                 "kwnames", "manual", "mode", "native", "op", "out", "positional", "returns_list", "sequences", "specs",
+                 "walks", "watch", "where")
 
     op: Any
     specs: list[tuple]
@@ -136,6 +136,7 @@ class Step:
     hooked: list[tuple]  # (leaf, which kinds of hooks it must have)
     copies: dict[tuple, Any]  # by specification, what it reads of memory shared with NumPy: as of the event
     manual: bool  # matched in Python: something beside the event must run
+    flush: bool  # run everything pending when it ends
     native: Any
     index: int
     watch: Watch | None  # what the call depends on besides its arguments
@@ -479,7 +480,7 @@ class Draft:
                 self.groups[self.out_groups[index[id(new)]]].grad = True
         s.built = [(place(leaf), tuple([index[id(t)] for t in parts]), build) for leaf, parts, build in e.built]
         s.hooked = [(place(leaf), kinds) for leaf, kinds in e.hooked]
-        s.manual = e.manual
+        s.manual, s.flush = e.manual, e.flush
         s.copies = {}
         return s
 

@@ -113,7 +113,7 @@ def _take(path: Path, k: int, op: Op) -> Any:
     if step.returns_list:
         path.hand(step)
     out = step.native.out
-    if op.flush:
+    if step.flush:
         record.flush_after(op, op.name)
     return out
 
@@ -181,15 +181,15 @@ def _again(path: Path, step: Any) -> None:
     values = [path.value(spec) for spec in step.specs]
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
     state.mode = step.mode
-    flush_after, step.op.flush = step.op.flush, False
     s.shown = {id(path.value(spec)): x for spec, x in step.copies.items()}
     s.again = step.native.out, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
     try:
         record.run_event(step.op, args, kwargs, step.where)
     finally:
         s.again, s.shown = None, {}
-        step.op.flush = flush_after
     event = s.events[-1]
+    event.flush |= step.flush
+    event.manual |= step.manual
     event.out = _graft(path, step.out, event.out, s)
     grads = []
     for (_, _, new), (t, before, made) in zip(step.grads, event.grads):

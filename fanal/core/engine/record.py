@@ -52,7 +52,7 @@ class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
     __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
-                 "walks", "hooked", "manual", "snapshots")
+                 "walks", "hooked", "manual", "flush", "snapshots")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
@@ -71,6 +71,7 @@ class Event:
         self.walks: list[Carried] = []  # graphs of earlier segments that it went through
         self.hooked: list[tuple[Any, int]] = []  # (leaf, which kinds of hooks it had when its gradient arrived)
         self.manual = op.manual or bool(session.asked)  # matched in Python: something beside the event must run
+        self.flush = op.flush  # run everything pending when it ends
 
 
 class Session(threading.local):
@@ -234,8 +235,11 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
         else:
             with naming:
                 out = _make(event, *named)
-    if op.flush or ((len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing):
-        flush_after(op, op.name)
+    if s.again is None:  # what is recorded after the fact ends where it was followed to
+        if (len(s.touched) > MAX_PENDING or len(s.events) > MAX_PENDING) and not s.flushing:
+            event.flush = event.manual = True
+        if event.flush:
+            flush_after(op, op.name)
     return out
 
 
