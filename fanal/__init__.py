@@ -65,8 +65,8 @@ for _d in _dt.ALL:
     globals()[_d.name] = _d
 for _name, _d in _dt.ALIASES.items():
     globals()[_name] = _d
-globals().update(_surface.FUNCTIONS["torch"])
 globals().update(_surface.CONSTANTS)
+_FUNCTIONS = _surface.FUNCTIONS["torch"]
 
 # Names that live in a submodule, resolved on first use.
 _ELSEWHERE = {
@@ -111,10 +111,15 @@ _ELSEWHERE = {
     **dict.fromkeys(("vmap",), "func"),
 }
 
+_PRIVATE = {*_SUBMODULES, "core", "Any", "annotations", "importlib"}  # not what `from torch import *` gives
+
 _mark_absent(Tensor, "torch.Tensor")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        value = globals()[name] = _FUNCTIONS[name]
+        return value
     if name in _SUBMODULES:
         try:
             return importlib.import_module(f"fanal.{name}")
@@ -132,8 +137,10 @@ def __getattr__(name: str) -> Any:
         if value is not None:
             globals()[name] = value
             return value
+    if name == "__all__":
+        return sorted({n for n in (*globals(), *_FUNCTIONS, *_ELSEWHERE) if n[0] != "_"} - _PRIVATE)
     raise _absent("torch", name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES, *_ELSEWHERE})
+    return sorted({*globals(), *_FUNCTIONS, *_SUBMODULES, *_ELSEWHERE})

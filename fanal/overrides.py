@@ -72,12 +72,13 @@ def is_tensor_like(inp: Any) -> bool:
 def _names() -> dict[Callable, str]:
     """Every function and method that can be overridden, with its full name."""
     found: dict[Callable, str] = {}
-    for name, member in vars(Tensor).items():
+    for name in list(vars(Tensor)):
+        member = getattr(Tensor, name, None)
         if isinstance(member, property):
             found[member.__get__] = f"torch.Tensor.{name}.__get__"
             found[member.__set__] = f"torch.Tensor.{name}.__set__"
         elif callable(member) and name not in ("__new__", "__init__"):
-            found.setdefault(getattr(Tensor, name), f"torch.Tensor.{name}")
+            found.setdefault(member, f"torch.Tensor.{name}")
     for module, functions in FUNCTIONS.items():
         for name, f in functions.items():
             if not isinstance(f, type) and name not in _IGNORED:

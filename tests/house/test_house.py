@@ -125,11 +125,13 @@ def test_nothing_left_unfinished() -> None:
 def test_import_is_light() -> None:
     """Importing loads no more than the core, NumPy and ml_dtypes; LLVM and the rest come on first use."""
     code = ("import sys, fanal\n"
+            "from fanal.core.engine.record import Op\n"
             "heavy = [m for m in ('llvmlite.binding', 'torch', 'matplotlib', 'scipy', 'fanal.nn', 'fanal.optim', 'numpy.random',"
             " 'asyncio', 'unittest') if m in sys.modules]\n"
-            "print(len([m for m in sys.modules if m.startswith('fanal')]), heavy)")
+            "print(len([m for m in sys.modules if m.startswith('fanal')]), Op.count, heavy)")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # the first run may compile the matcher
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    count, heavy = out.split(maxsplit=1)
+    count, forms, heavy = out.split(maxsplit=2)
     assert heavy.strip() == "[]"
     assert int(count) < 165
+    assert int(forms) < 50  # of a thousand public functions and methods, each made when it is first asked for

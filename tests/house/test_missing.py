@@ -47,3 +47,14 @@ def test_a_module_that_has_nothing_else():
         AttributeError, match=r"module 'torch.nested' has no attribute 'nested_tensor' in Fanal yet"
     ):
         finder("torch.nested")("nested_tensor")
+
+
+def test_what_a_star_gives():
+    """`from torch import *` gives what PyTorch gives, as far as it is there."""
+    theirs, ours = {}, {}
+    exec("from torch import *", theirs)
+    exec("from fanal import *", ours)
+    submodules = {"cpp", "export"}  # which torch leaves there by chance
+    lacking = {n for n in theirs.keys() - ours.keys() - submodules if hasattr(fanal, n)}
+    assert not lacking
+    assert not {"Any", "annotations", "importlib", "nn"} & ours.keys()

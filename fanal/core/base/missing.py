@@ -41,16 +41,16 @@ _NOT_PLANNED = {
 
 
 @cache
-def names() -> dict[str, tuple[str, ...]]:
+def names() -> dict[str, list[str]]:
     """Return the public names of PyTorch 2.13 by module, from the list that docs/coverage.py writes."""
-    found: dict[str, tuple[str, ...]] = {}
-    path = ""
+    found: dict[str, list[str]] = {}
     for line in Path(__file__).with_name("names.txt").read_text().splitlines():
         if line.startswith("#"):
             continue
         if not line.startswith(" "):
             path, line = line.split(":", 1)
-        found[path] = (*found.get(path, ()), *line.split())
+            found[path] = []
+        found[path] += line.split()
     return found
 
 
@@ -99,6 +99,5 @@ class Absent:
 
 def mark_absent(cls: type, module: str) -> None:
     """Mark the names of PyTorch's class `module` that `cls`, which is complete, does not have."""
-    for name in names()[module]:
-        if not hasattr(cls, name):
-            setattr(cls, name, Absent(module, name))
+    for name in set(names()[module]).difference(dir(cls)):
+        setattr(cls, name, Absent(module, name))

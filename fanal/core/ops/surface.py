@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from threading import RLock
 from typing import Any
 
 from fanal.core.autograd.callbacks import drive
@@ -83,7 +85,51 @@ TOPICS = (
     "native_norm",
     "recurrence",
 )
-FUNCTIONS: dict[str, dict[str, Callable]] = {}
+
+
+class Forms(Mapping[str, Any]):
+    """The public functions of a module by name. Each is made when it is first asked for: `import` does not wait for
+    thousands of forms of which a script uses fifty."""
+
+    def __init__(self) -> None:
+        self._make: dict[str, Callable[[], Any]] = {}
+        self._made: dict[str, Any] = {}
+
+    def later(self, name: str, make: Callable[[], Any]) -> None:
+        """Have `make` called for the function `name`."""
+        self._make[name] = make
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            with _MAKING:
+                if name not in self._made:
+                    self._made[name] = self._make[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+
+class _Later:
+    """Stands in Tensor for a method until that is first asked for."""
+
+    __slots__ = ("make", "name")
+
+    def __init__(self, name: str, make: Callable[[], Any]) -> None:
+        self.name, self.make = name, make
+
+    def __get__(self, tensor: Any, owner: type) -> Any:
+        with _MAKING:
+            if vars(Tensor)[self.name] is self:
+                setattr(Tensor, self.name, self.make())
+        return vars(Tensor)[self.name].__get__(tensor, owner)
+
+
+_MAKING = RLock()  # two threads must not have two functions under one name
+FUNCTIONS: defaultdict[str, Forms] = defaultdict(Forms)
 CONSTANTS: dict[str, Any] = {
     "pi": math.pi,
     "e": math.e,
@@ -92,7 +138,6 @@ CONSTANTS: dict[str, Any] = {
     "newaxis": None,
     **layout.CONSTANTS,
 }
-OPS: dict[str, Op] = {}
 
 
 def _beside_info(fn: Callable, name: str, way: bool | str) -> Callable:
@@ -169,7 +214,7 @@ _SHOWN_AS = {"__pow__": "pow", "__ipow__": "pow_", "__rtruediv__": "__rdiv__"}
 
 def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | None = None, **options: Any) -> Any:
     """Return the public function of an operator: a call of it is an event. ahead: see `build.public`."""
-    op = OPS[name] = Op(name, fn, **options)
+    op = Op(name, fn, **options)
     public: Any = None
 
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -215,17 +260,37 @@ def install(*topics: str) -> None:
 
 
 def _install(e: Entry) -> None:
-    dunder = e.options.pop("dunder", False)
-    prop, setter = e.options.pop("property", False), e.options.pop("setter", None)
-    if dunder == "inplace":
-        setattr(Tensor, e.name, event(f"Tensor.{e.name}", _operator(_in_place(e.fn)), Tensor))
+    """Put an operator where its users look for it."""
+    dunder, prop, setter = (e.options.pop(name, None) for name in ("dunder", "property", "setter"))
+    if dunder:
+        fn = _operator(_in_place(e.fn)) if dunder == "inplace" else casting(_operator(e.fn), e.name, e.module)
+        _method(e.name, lambda: event(f"Tensor.{e.name}", fn, Tensor, **e.options))
         return
-    is_event = e.options.pop("event", True)  # else it makes a tensor from data at once, as if it came from outside
-    tensors = e.options.pop("tensors", None)
-    check = e.options.pop("check", None)  # of what is returned beside the result, once that is computed
-    prepare = e.options.pop("prepare", None)  # random numbers are drawn before the event, which can be followed then
+    make = _former(e)
+    if e.function:
+        FUNCTIONS[e.module].later(e.name, lambda: make(e.fn, e.name))
+    if prop:
+        setattr(Tensor, e.method, property(make(e.fn, e.method, True), setter))
+    elif e.method:
+        _method(e.method, lambda: make(e.fn, e.method, True))
+    if e.inplace:
+        name = e.name + "_"
+        _method(name, lambda: make(_in_place(e.fn), name, True))
+        if e.module == "torch" and e.function:
+            FUNCTIONS[e.module].later(name, lambda: make(_in_place(e.fn), name))
 
-    def form(fn: Callable, name: str, method: bool = False) -> Callable:
+
+def _method(name: str, make: Callable[[], Any]) -> None:
+    setattr(Tensor, name, _Later(name, make))
+
+
+def _former(e: Entry) -> Callable[..., Any]:
+    """Return what makes the public forms of an operator: form(fn, name, method)."""
+    options = dict(e.options)
+    is_event = options.pop("event", True)  # else it makes a tensor from data at once, as if it came from outside
+    tensors, check, prepare = (options.pop(name, None) for name in ("tensors", "check", "prepare"))  # see build.public
+
+    def form(fn: Callable, name: str, method: bool = False) -> Any:
         made = taking_tensors(fn, name, tensors, method)
         takes_out = _beside_info if check else accepting_out
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
@@ -237,26 +302,13 @@ def _install(e: Entry) -> None:
             factory = e.out == "fill" or e.name == "tensor"
             return overridable(made, name, not factory) if factory or _takes_tensor(e.fn) else made
         if method:
-            made = event(f"Tensor.{name}", made, Tensor, **e.options)
+            made = event(f"Tensor.{name}", made, Tensor, **options)
         else:
-            made = event(f"{e.module}.{name}", made, **e.options)
+            made = event(f"{e.module}.{name}", made, **options)
         made = _prepared(made, prepare) if prepare else made
         return _checked(made, check) if check else made
 
-    if dunder:
-        operator = casting(_operator(e.fn), e.name, e.module)
-        setattr(Tensor, e.name, event(f"Tensor.{e.name}", operator, Tensor, **e.options))
-        return
-    if e.function:
-        FUNCTIONS.setdefault(e.module, {})[e.name] = form(e.fn, e.name)
-    if e.method:
-        method = form(e.fn, e.method, True)
-        setattr(Tensor, e.method, property(method, setter) if prop else method)
-    if e.inplace:
-        written, name = _in_place(e.fn), e.name + "_"
-        setattr(Tensor, name, form(written, name, True))
-        if e.module == "torch" and e.function:
-            FUNCTIONS.setdefault(e.module, {})[name] = form(written, name)
+    return form
 
 
 install(*TOPICS)

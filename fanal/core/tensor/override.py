@@ -204,7 +204,9 @@ def _prepare(cls: type) -> None:
     cls._asked = overrides_calls(cls)  # type: ignore[attr-defined]
     if not cls._asked:  # type: ignore[attr-defined]
         return
-    for name, member in vars(Tensor).items():
+    for name in list(vars(Tensor)):
+        hasattr(Tensor, name)  # a method that nobody has asked for yet is made now
+        member = vars(Tensor)[name]
         if (name.startswith("_") and name not in _SPECIAL) or name == "as_subclass":
             continue
         if getattr_static(cls, name) is not member:
