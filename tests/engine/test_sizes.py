@@ -12,6 +12,7 @@ from fanal import nn
 from fanal.core.base import knobs
 from fanal.core.engine.branch import paths
 from fanal.core.engine.ledger import ledger
+from fanal.core.engine.sizes import STAYS
 from fanal.nn import functional as F
 
 SIZES = (3, 4, 5, 6, 9, 10, 11, 17, 18, 40, 50, 64, 65, 70, 12, 5, 2, 1, 31, 1, 140)
@@ -270,3 +271,36 @@ def test_bad_indices_name_the_size_of_now() -> None:
                 return str(e)
         return ""
     assert "11" in on_a_thread(body)
+
+
+def test_sizes_that_stay_get_a_program_of_their_own() -> None:
+    """Of the sizes that a path has run in often, in a row; in others it goes on with the program for all."""
+    def work(log: Log) -> None:
+        w = torch.randn(6, 5, requires_grad=True)
+        for n in (17, 19, 20, *[22] * 60, *[23] * 40, 24, 22):
+            loss = torch.softmax(rows(n) @ w, -1).square().sum() / n
+            loss.backward()
+            log((loss, w.grad))
+            w.grad = None
+    agree(work, 100)
+
+    def body() -> list[tuple[bool, int]]:
+        at: list[tuple[bool, int]] = []
+        work(lambda t: at.append((t[0].tolist(), (
+            paths().last.sizes is not None and paths().last.sizes.general is not None, ledger.plans))[1]))
+        return at
+    at = on_a_thread(body)
+    assert [own for own, _ in at[3:63]] == [False] * STAYS + [True] * (60 - STAYS)
+    assert at[62][1] == at[40][1] and not at[-1][0]
+
+
+def test_a_path_that_takes_no_other_sizes_keeps_its_tensors() -> None:
+    """What the loop passes again and again is not taken over anew in every step."""
+    def body() -> list[bool]:
+        for n in (16, 24, 200):
+            x, w = rows(n), rows(n, n)
+            for _ in range(5):
+                (w @ x).sum()
+                torch.cpu.synchronize()
+        return [slot.moves for slot in paths().last.slots]
+    assert on_a_thread(body) == [False, False]

@@ -289,6 +289,10 @@ def commit(path: Path) -> bool:
 
     Returns False, and does nothing, when somebody holds a tensor with a history that following did not make.
     """
+    if path.sizes is not None and path.sizes.stayed():
+        if not path.disarm():
+            return False
+        path.sizes.specialise()
     steady = path.steady
     if steady is not None:
         if steady.ready():

@@ -4,12 +4,15 @@ from __future__ import annotations
 from typing import Any
 
 from fanal.core.base.dim import Dim, Dims, now, plainly, varies
+from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.naming import Naming, forget_names, resized, same_make
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
-from fanal.core.ir.program import Node, Shape
+from fanal.core.ir.program import Node, Program, Shape
+
+STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
 
 
 class Sizes:
@@ -23,6 +26,8 @@ class Sizes:
         self.path, self.dims, self.family = path, naming.dims, naming.family
         self.possible = True  # the conditions hold
         self.settled = True  # and the program has these sizes
+        self.runs = 0  # in a row, of the present sizes
+        self.general: Any = None  # the program for all sizes, while that of the present ones alone runs
         self.wrong: set[tuple[int, ...]] = set()  # values of the first names that do not meet them
         known: dict[Any, Any] = {}
 
@@ -106,6 +111,8 @@ class Sizes:
             self.wrong.add(first)
         elif path.disarm():
             self.possible, self.settled = len(first) == len(after), False
+            if self.general is not None:
+                path.exe, self.general = self.general, None
             self._follow()
             return True
         dims.set(before)
@@ -150,7 +157,7 @@ class Sizes:
         if not (self.possible or self.dims.hold()) or not all(map(self._fits, self.slots)):
             return False
         self.path.exe.resize()
-        self.settled = True
+        self.settled, self.runs = True, 0
         self.family.ran(tuple(self.dims.names))
         return True
 
@@ -158,9 +165,26 @@ class Sizes:
     def _fits(slot: Any) -> bool:
         return slot.tensor is not None and slot.tensor._storage.node.shape == slot.signature[1]
 
+    def stayed(self) -> bool:
+        """Count a run; tell whether it is time that the present sizes got a program of their own."""
+        self.runs += 1
+        return self.runs == STAYS and self.settled
+
+    def specialise(self) -> None:
+        """Give the present sizes a program of their own, which is faster: its kernels are chosen for them."""
+        path = self.path
+        if isinstance(path.exe, Compiled):
+            program = _as_now(path.program())
+            own = executable(program)
+            # What the interpreter would run the first time is compiled the second.
+            self.general, path.exe = path.exe, own if isinstance(own, Compiled) else executable(program)
+            for slot in self.slots:
+                slot.moves = False  # until another tensor comes
+
     def compiled(self) -> Dims:
         """Return the sizes for a program that is to be compiled."""
         self.possible = self.settled = False
+        self.general = None
         return self.dims
 
     def give_up(self) -> None:
@@ -170,13 +194,24 @@ class Sizes:
         for s, place, _ in self.numbers:
             matcher.set_arg(s.native, place, s.specs[place][1])
         for slot in self.slots:
-            slot.template = None
+            slot.template, slot.moves = None, False
         self.path.sizes = None
 
 
 def _form(x: Any) -> Any:
     """Return something equal only for what follows from the names in the same way."""
     return (Dim, x.form) if type(x) is Dim else tuple(map(_form, x)) if type(x) is tuple else x
+
+
+def _as_now(program: Program) -> Program:
+    """Return a program with plain sizes, as they are now."""
+    made: dict[int, Node] = {}
+    for n in (*program.inputs, *program.nodes):
+        if id(n) not in made:  # a value that several steps compute comes several times
+            made[id(n)] = Node(n.row, tuple([made[id(i)] for i in n.inputs]), now(n.params), now(n.shape), n.dtype)
+            made[id(n)].where = n.where
+    inputs, nodes, outputs = ([made[id(n)] for n in some] for some in (program.inputs, program.nodes, program.outputs))
+    return Program(inputs, nodes, outputs, program.writes)
 
 
 def _stub(n: Node, shape: Shape) -> Node:
