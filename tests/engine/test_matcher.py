@@ -597,6 +597,17 @@ def test_a_function_with_known_parameters_is_called_in_every_way(m):
         assert f(*args, **names) == spelled(*args, **names)
 
 
+def test_a_parameter_under_another_name(m):
+    f = m.function(3, lambda *args, **names: ("slow", args, names), "f", None, None, Parameters(("first",), 0, 1, ("x",)))
+    p, q = Thing(), Thing()
+    step, = expect(m, (3, (p,), None, "out"))
+    assert f(x=p) == ("slow", (), {"x": p}) and f(p, q) == ("slow", (p, q), {}) and m.get_cursor() is step
+    assert f(p) == "out"
+    expect(m, (3, (p,), ("x",), "out"))
+    assert f(p) == ("slow", (p,), {})
+    assert f(x=p) == ("out" if m.name == "native" else ("slow", (), {"x": p}))
+
+
 def test_wrong_calls_of_a_function_with_known_parameters(m):
     f = m.function(3, spelled, "f", None, None, KNOWN)
     x = Thing()

@@ -32,11 +32,16 @@ NEVER = -1  # the key of freed steps; no function may have it
 
 
 class Parameters(NamedTuple):
-    """The parameters of a function: their names, how many have none in a call, and how many have a position."""
+    """The parameters of a function: their names, how many have none in a call, and how many have a position.
+
+    others: further names of parameters that every call must have, so that one given instead is seen by what lacks: such
+    a call is never matched. One given besides, which is an error, is not seen where the call without it is expected.
+    """
 
     names: tuple[str, ...]
     positional_only: int
     positional: int
+    others: tuple[str, ...] = ()
 
 
 class Matcher(Protocol):
@@ -317,11 +322,11 @@ def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[s
 
     bound: it has a home.
     """
-    names, positional_only, positional = parameters
-    if positional < len(names):
+    names, positional_only, positional, others = parameters
+    if positional < len(names) + len(others):
         names = (*names[:positional], "_none", *names[positional:])
     first = min(positional, 3)
-    parts = [f"{name}=_absent" for name in names]
+    parts = [f"{name}=_absent" for name in (*names, *others)]
     if positional_only:
         parts.insert(positional_only, "/")
     if bound:
@@ -333,8 +338,8 @@ def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[s
                     f"_step.more is not _absent and all(map(is_, _step.more, ({', '.join(more)},))))")
     text = _TEMPLATE.format(
         free="_here, _key, _slow" if bound else "_here, _key, _owner, _slow", parameters=", ".join(parts),
-        same=" and ".join(same) or "True", names=names, positional=positional,
-        values="".join(f"{name}, " for name in names),
+        same=" and ".join(same) or "True", names=(*names, *others), positional=positional,
+        values="".join(f"{name}, " for name in (*names, *others)),
         check="" if bound else f"_check_self(_follow, _owner, {(*names, '_absent')[0]})")
     scope: dict[str, Any] = {"_absent": _absent}
     exec(text, scope)

@@ -29,8 +29,10 @@ def parameters(fn: Callable) -> Parameters | None:
     if code is None or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS):
         return None
     own = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
-    names = (*own, *dict.fromkeys(n for n in added if n not in own))
-    return Parameters(names, code.co_posonlyargcount, code.co_argcount)
+    must = own[:code.co_argcount - len(fn.__defaults__ or ())]
+    others = tuple(n for n in dict.fromkeys(added) if n not in own and _NUMPY.get(n) in must)
+    names = (*own, *dict.fromkeys(n for n in added if n not in (*own, *others)))
+    return Parameters(names, code.co_posonlyargcount, code.co_argcount, others)
 
 
 def taking_tensors(fn: Callable, name: str, tensors: int | None, method: bool = False) -> Callable:
