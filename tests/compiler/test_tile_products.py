@@ -48,6 +48,20 @@ def test_blocks_of_k() -> None:
 
 
 @needs_tiles
+def test_b_goes_past_the_first_cache_where_rows_of_a_stay() -> None:
+    """Whatever the size of the cache, the bits are the same."""
+    a, b = make((100, 448), HALF), make((448, 150), HALF)
+    got = [run(a, b, target=replace(HOST, l1=size << 10)) for size in (8, 48, 256)]
+    check(got[0], a, b)
+    assert (got[0] == got[1]).all() and (got[0] == got[2]).all()
+    out, kernels = np.empty((100, 150), HALF), set()
+    for size in (8, 48, 256):
+        entries = matmul_launches(operand(0, a), operand(1, b), operand(2, out), None, replace(HOST, l1=size << 10))
+        kernels.add(next(e.kernel.name for e in entries if isinstance(e, Launch) and e.flops))
+    assert len(kernels) == 2
+
+
+@needs_tiles
 def test_strides_and_batches() -> None:
     for a, b in ((make((40, 120), HALF)[:, ::2], make((60, 80), HALF)[:, ::2]),
                  (make((2, 3, 40, 60), HALF), make((3, 50, 60), HALF).swapaxes(-1, -2))):

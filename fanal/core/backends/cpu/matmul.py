@@ -334,6 +334,8 @@ def _plan(
         blocked,
         len(p.batch),
         tiles,
+        # What a tile reads of A would stay in the first-level cache, but not beside what it reads of B.
+        tiles and height * plain(kc) * size <= target.l1 * 2 // 3 and (height + width) * plain(kc) * size >= target.l1,
     )
     result: list[Temp | Launch] = []
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]

@@ -47,10 +47,11 @@ class Spec:
     blocked: bool = False  # K is done in blocks
     batch: int = 0  # number of batch axes
     tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
+    past: bool = False  # there: B is read past the first-level cache
 
     @property
     def key(self) -> str:
-        return "matmul21:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul22:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -519,7 +520,7 @@ class _Product:
             if spec.a_copy:
                 step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
             tiles_ir.product(w, (spec.a, spec.b), tiles, spec.vectors, a, step, across, on, b, b_step, depth, acc,
-                             str(self.width * self.tile.size), resume, parts, between)
+                             str(self.width * self.tile.size), resume, parts, between, spec.past)
         choices = heights(spec.height, True)
         if len(choices) == 1:
             product(1)

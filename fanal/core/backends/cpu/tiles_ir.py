@@ -41,8 +41,10 @@ def release(w: Writer) -> None:
 
 def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value,
             a_next: Value, b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value,
-            parts: Value, between: Callable[[Value], None]) -> None:
+            parts: Value, between: Callable[[Value], None], past: bool) -> None:
     """Write the product of `rows` x `vectors` tiles into memory, going on from what lies there if `resume`.
+
+    past: B is read past the first-level cache, which is to keep the rows of A.
 
     Steps are in bytes: of a row of A, of a tile of A to the one below, of A to the next 16 words, of a word of B, of a
     row of C. The loop over k has `parts` parts, one at least, and `between(part)` is written ahead of each: what it
@@ -73,7 +75,7 @@ def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Valu
                                                     (_RIGHT, j, w.at(b, str(_BYTES * j)), b_step)):
                     if held.get(register) != index:
                         held[register] = index
-                        tile("tileloadd64", register, at, across)
+                        tile("tileloaddt164" if past and register == _RIGHT else "tileloadd64", register, at, across)
                 w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT)),
                        ("i8", str(_RIGHT)))
         return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
