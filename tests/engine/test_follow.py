@@ -444,6 +444,26 @@ def test_separate_tensors_and_views_of_one() -> None:
     agree(work, 5)
 
 
+def test_views_of_another_tensor_in_every_step() -> None:
+    def work(log: Log) -> None:
+        for k, x in enumerate(batches(12, 4)):
+            parts = (x * 2).unbind()
+            float(parts[0])
+            log((parts[1] * parts[2] - (x[0] if k % 4 == 3 else parts[3])) * parts[1])
+    agree(work, 40)
+
+
+def test_a_batch_that_was_read_before_becomes_the_one_written() -> None:
+    def work(log: Log) -> None:
+        x = torch.zeros(3)
+        for k, (a, b) in enumerate(zip(batches(12, 3), batches(12, 3, seed=1))):
+            a, x = (x, x) if k % 5 == 4 else (a, b)
+            float(a.sum() + x.sum())
+            a.add_(1)
+            log(a + x)
+    agree(work, 20)
+
+
 def test_views_at_different_places() -> None:
     def work(log: Log) -> None:
         table = torch.arange(20.0).reshape(5, 4).clone()

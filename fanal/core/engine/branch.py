@@ -53,7 +53,7 @@ class Paths:
 
     def _forget_batches(self) -> None:
         """Drop old paths that hold too much of what nobody else may need: the batches of steps that came once."""
-        found = [p.batches() for p in self.all]
+        found = [_batches(p) for p in self.all]
         uses = Counter(key for held in found for key in held)  # what several paths hold belongs to a model
         total = 0
         for age, (p, held) in enumerate(zip(self.all[::-1], found[::-1])):
@@ -61,6 +61,13 @@ class Paths:
             total += own
             if own and total > MAX_BATCH_BYTES and age >= KEPT_PATHS and p is not session.path and p is not self.last:
                 self.drop(p)
+
+
+def _batches(p: Path) -> dict[int, int]:
+    """Return the bytes of the tensors from outside that a path holds and does not write, by their ids; a path that
+    came again holds no batch, since its slots move."""
+    return {id(slot.tensor): slot.tensor._storage.node.nbytes for slot in p.slots
+            if slot.tensor is not None and not slot.tensor._leaf and slot.group not in p.writes}
 
 
 def paths() -> Paths:

@@ -208,14 +208,18 @@ class Path:
             spread(s)
             if s.node.buffer is None:
                 return False
-            written = slot.group in self.writes
-            for o in self.slots if written or t._leaf or g.slots > 1 else self.changing:
-                if o.tensor is None or (same := o.tensor._storage is s) == (o.group == slot.group) or o is slot:
-                    continue
-                if o.moves and o.place > slot.place:
-                    continue  # it comes later, and is looked at then
-                if not same or written or t._leaf or o.group in self.writes:
-                    return False  # two views of one became views of two, or two became one and a write is missed
+        written = slot.group in self.writes
+        for o in self.slots if written or t._leaf or g.slots > 1 else self.changing:
+            if o.tensor is None or (same := o.tensor._storage is s) == (o.group == slot.group) or o is slot:
+                continue
+            if o.place > slot.place and (o.moves or o.step >= 0):  # it comes later, and is looked at then
+                if not o.moves:
+                    self.disarm()
+                    o.moves = True
+                    self.release(o)
+            elif not same or written or t._leaf or o.group in self.writes:
+                return False  # two views of one became views of two, or two became one and a write is missed
+        if g.storage is not s:
             g.storage = s
             for k in g.outs:  # their value is read anew, whatever version the other storage is at
                 self.outs[k]._storage, self.outs[k]._seen = s, -1
@@ -236,12 +240,6 @@ class Path:
         """Keep what a step reads of memory shared with NumPy, before it is changed there."""
         for spec in s.copies:
             s.copies[spec] = copied(self.value(spec))
-
-    def batches(self) -> dict[int, int]:
-        """Return the bytes of the tensors from outside that the path holds and does not write, by their ids; a path
-        that came again holds no batch, since its slots move."""
-        return {id(slot.tensor): slot.tensor._storage.node.nbytes for slot in self.slots
-                if slot.tensor is not None and not slot.tensor._leaf and slot.group not in self.writes}
 
     def may_write(self, storage: Any) -> bool:
         """Tell whether the segment writes to a storage from outside."""

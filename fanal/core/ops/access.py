@@ -14,7 +14,8 @@ from fanal.core.base import layout
 from fanal.core.base.shape import Size, is_contiguous, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.level import CONTROL_FLOW, ITEM
-from fanal.core.engine.record import changed, flush, leave_path, set_grad, unfollowable, written_ahead
+from fanal.core.engine.record import changed, flush, leave_path, set_grad, written_ahead
+from fanal.core.ops.build import public
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, value
 from fanal.core.tensor.tensor import Tensor, adopt, compute, strides_of
 
@@ -219,19 +220,9 @@ def _grad_fn(self: Any) -> GradFn | None:
 Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]
 
 
-def _data(self: Any) -> Any:
-    t = adopt(Tensor, self)
-    t._detached = cut(t._storage)
-    t._seen = -1
-    t._base_ref = UNCOUNTED
-    value(t)
-    return t
-
-
 def _set_data(self: Any, new: Any) -> None:
     """t.data = x: take over the storage of x."""
     flush("data")
-    unfollowable(".data was assigned")
     if not isinstance(new, Handle):
         raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
     self._storage, self._chain, self._shape, self._dtype = new._storage, new._chain, new._shape, new._dtype
@@ -241,7 +232,15 @@ def _set_data(self: Any, new: Any) -> None:
     changed()
 
 
-Tensor.data = property(_data, _set_data)  # type: ignore[attr-defined]
+@public("_data", function=False, method="data", property=True, setter=_set_data)
+def data(self: Any) -> Any:
+    """The tensor outside its history. PyTorch's version counter does not see what is written through it."""
+    t = adopt(Tensor, self)
+    t._detached = cut(t._storage)
+    t._seen = -1
+    t._base_ref = UNCOUNTED
+    value(t)
+    return t
 
 
 def _is_view(self: Any) -> bool:
