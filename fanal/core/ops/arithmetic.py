@@ -58,7 +58,8 @@ def angle(input: Any) -> Any:
         x = node_of(input, floating(d))
         zero = P.num(x, 0)
         side = P.where(P.lt(x, zero), P.num(x, math.pi), zero)
-        return result(P.where(P.ne(x, x), P.detach(x), side), input)
+        y = P.where(P.ne(x, x), P.detach(x), side)
+        return result(with_gradient(y, lambda g, y, x: [P.full(x.shape, 0, x.dtype)], x), input)
     z = read(input)
     w = P.detach(z)
 

@@ -162,6 +162,8 @@ def read(t: Handle) -> Node:
             known.leaf = t
             known.needs_grad = True
             known.home = (ref(t._storage), t._storage.version)
+        elif n.home and n.home != known.home and n.home[0]() is t._storage:
+            known.home = n.home  # a write was taken back, and the version that it had counts as one more
         return known
     if type(t._base_ref) is Origin and state.grad:
         check_origin(t, n)
