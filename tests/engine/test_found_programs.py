@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from oracle import agree
 
@@ -300,3 +301,58 @@ def test_einsum_of_integers_sums_one_operand_in_int64(formula: str, dtype: str) 
 def test_einsum_of_different_dtypes(formula: str, dtypes: tuple[str, str]) -> None:
     """The product had the dtype of the first operand: fractions were cut off."""
     of_both(lambda m: m.einsum(formula, *((m.arange(3) * 1.5).to(getattr(m, d)) for d in dtypes)))
+
+
+@pytest.mark.parametrize("write, dtype, numbers", [
+    (lambda m, x, v: x.fill_(v), "int8", [100, 101, 102, 1000, 103, -1000]), (lambda m, x, v: x.masked_fill_(x == 0, v), "uint8", [100, 101, -5, 1000, 102]),
+    (lambda m, x, v: x.__setitem__(0, v), "int16", [7, 8, 9, 100000, 8]), (lambda m, x, v: x.clamp_(v), "float16", [2.5, 3.5, 1e6, 4.5, float("inf")]),
+    (lambda m, x, v: x.add_(x, alpha=v), "float16", [2.5, 3.5, 1e6, 4.5]), (lambda m, x, v: x.add_(v), "int64", [2, 3, 1 << 62, 4]),
+], ids=range(6))
+def test_numbers_that_have_no_place_in_the_dtype_are_refused_in_followed_steps_too(write: Any, dtype: str, numbers: list[Any]) -> None:
+    def program(m: Any, v: Any) -> Any:
+        x = m.zeros(3, dtype=getattr(m, dtype))
+        write(m, x, v)
+        return x * 1
+    for v in [type(v)(str(v)) for n in numbers for v in ([n] if n is not numbers[0] else [n] * 4)]:  # a new object each time
+        of_both(lambda m, v=v: program(m, v))
+
+
+def test_a_loop_that_catches_an_error_of_a_followed_step_goes_on() -> None:
+    """The step was taken back, yet what backward reads of the parameter was taken for overwritten, ever after."""
+    def program(m: Any) -> list[Any]:
+        p, caught = m.ones(2, 3).requires_grad_(), []
+        opt = m.optim.AdamW([p], lr=0.1)
+
+        def step(i: Any) -> None:
+            t = m.zeros(1)
+            m.gather(m.ones(1) * 1, -1, i % 2, out=t)
+            (p * p).sum().backward()
+            opt.step()
+        for k in range(7):
+            p.grad = None
+            try:
+                step(m.tensor([k in (3, 4)], dtype=m.int64))
+            except (IndexError, RuntimeError):
+                caught.append(k)
+                p.grad = None
+        return [p.detach(), m.tensor(caught)]
+    of_both(program)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_numbers_beside_16_bit_floats_are_rounded_where_pytorch_rounds_them(dtype: str) -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.tensor(np.random.default_rng(0).standard_normal(64).astype(np.float32)).to(getattr(m, dtype)).requires_grad_()
+        s, F = m.tensor(0.3), m.nn.functional
+        y = [x * 0.3, 0.3 * x, x / 0.3, 0.3 / x, x * s, s * x, x / s, x + 0.3, x.add(x * x, alpha=0.3), x.sub(1, alpha=0.3), x.div(0.3, rounding_mode="floor"),
+             F.leaky_relu(x, 0.3), F.softshrink(x, 0.3), F.rrelu(x, 0.3, 0.3)]
+        return [*y, *(m.autograd.grad(y[k], x, y[5].detach())[0] for k in (0, 2, 4, 6, 11))]
+    of_both(program)
+
+
+def test_the_angle_of_real_numbers_has_a_gradient() -> None:
+    def program(m: Any) -> Any:
+        x = m.tensor([1.5, -2., 0.], requires_grad=True)
+        x.angle().sum().backward()
+        return x.grad
+    of_both(program)

@@ -5,6 +5,9 @@ Source of the promotion rules: PyTorch documentation, "Tensor Attributes", secti
 
 from __future__ import annotations
 
+import functools
+import math
+
 import ml_dtypes
 import numpy as np
 
@@ -231,19 +234,30 @@ def c_name(d: dtype) -> str:
     return _C_NAMES.get(d.name, d.name)
 
 
-def check_fits(value: complex, d: dtype) -> None:
-    """Raise PyTorch's RuntimeError if a Python number has no place in dtype `d`, as in fill_."""
-    if d.category in (0, 3):
-        return
-    whole = not isinstance(value, complex) or value.imag == 0
-    value = value.real
+@functools.cache
+def _limits(d: dtype) -> tuple[float, float]:
+    """Return the least and the largest number that has a place in a dtype of whole or real numbers."""
     if d.category == 1:
         info = np.iinfo(d.np)
-        low = info.min if d.is_signed else -info.max  # PyTorch lets negative numbers wrap in unsigned types
-        fits = whole and low <= value <= info.max
-    else:
-        fits = whole and (not abs(value) > float(ml_dtypes.finfo(d.np).max) or abs(value) == float("inf"))
-    if not fits:
+        return info.min if d.is_signed else -info.max, info.max  # PyTorch lets unsigned types wrap below 0
+    big = float(ml_dtypes.finfo(d.np).max)
+    return -big, big
+
+
+def fits(value: complex, d: dtype) -> bool:
+    """Tell whether a Python number has a place in dtype `d`, as fill_ sees it."""
+    if d.category in (0, 3):
+        return True
+    if isinstance(value, complex) and value.imag:
+        return False
+    value = value.real  # that a named size is below 2 ** 63 is no condition: its real part is a plain int
+    low, high = _limits(d)
+    return low <= value <= high or (d.category == 2 and (value != value or abs(value) == math.inf))
+
+
+def check_fits(value: complex, d: dtype) -> None:
+    """Raise PyTorch's RuntimeError if a Python number has no place in dtype `d`, as in fill_."""
+    if not fits(value, d):
         name = f"{d.name}_t" if d.category == 1 and d.name != "int32" else c_name(d)
         raise RuntimeError(f"value cannot be converted to type {name} without overflow")
 

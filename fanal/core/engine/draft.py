@@ -352,7 +352,7 @@ class Draft:
         """Copy the graph without its values, and note where each input comes from."""
         self.inputs: list[Node] = []
         self.sources: list[tuple[str, Any]] = []  # ("group", k) | ("scalar", k) | ("constant", array)
-        self.scalars: list[list] = []  # [value, array, marker, (matcher step, place)]
+        self.scalars: list[list] = []  # [value, array, marker, (matcher step, place), dtypes that have a place for it]
         known: dict[int, tuple[str, Any]] = {}
         self.starting = {self.group_of[sid]: node for sid, (_, node, _) in starts.items()}
         for sid, (_, node, _) in starts.items():
@@ -415,7 +415,7 @@ class Draft:
         for node, value in e.scalars:
             if type(value) not in (int, float):
                 known[id(node)] = ("scalar", len(self.scalars))
-                self.scalars.append([None, node.buffer, value, None])
+                self.scalars.append([None, node.buffer, value, None, []])
                 continue
             at = places.get(id(value), ())
             if len(at) != 1:
@@ -429,7 +429,7 @@ class Draft:
                 specs[k] = (CONST, value)
                 continue
             j = mine[id(value)] = len(self.scalars)
-            self.scalars.append([value, np.array(node.buffer), None, None])
+            self.scalars.append([value, np.array(node.buffer), None, None, [node.dtype]])
             known[id(node)] = ("scalar", j)
             specs[k] = (RUNTIME, j)
         for key, j in mine.items():  # a number used in two types stays a constant
@@ -439,6 +439,9 @@ class Draft:
                     if id(value) == key:
                         known.pop(id(node), None)
                 self.scalars[j][0] = None
+        for value, d in e.fitted:
+            if id(value) in mine:
+                self.scalars[mine[id(value)]][4].append(d)
 
     def _handles(self, outs: list[Any]) -> None:
         """Make the tensors that following will hand out."""

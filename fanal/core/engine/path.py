@@ -13,6 +13,7 @@ from weakref import ref
 import numpy as np
 
 from fanal.core.base.dim import Dim, now
+from fanal.core.base.dtype import fits
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Carried, Taken
 from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
@@ -309,11 +310,7 @@ class Path:
             return a is x or alike(a, x) or (type(x) is Dim and self.sizes.take(spec, a))
         if kind == RUNTIME:
             entry = self.scalars[x]
-            if a is not entry[0]:
-                if type(a) is not type(entry[0]):
-                    return False
-                self.set_number(entry, a)
-            return True
+            return a is entry[0] or self.set_number(entry, a)
         if kind == SEQUENCE:
             made, specs = x
             if type(a) is made is slice:
@@ -358,13 +355,16 @@ class Path:
             self.known.pop(key, None)
 
     @staticmethod
-    def set_number(entry: list, v: Any) -> None:
-        """Take over a runtime number. The matcher compares addresses: it must know the object held."""
+    def set_number(entry: list, v: Any) -> bool:
+        """Take over a runtime number, unless its type is another or it has no place where the last one had."""
+        if type(v) is not type(entry[0]) or any(not fits(v, d) for d in entry[4]):
+            return False
         entry[0] = v
         entry[1][()] = v
         if entry[3] is not None:
             native, place = entry[3]
-            matcher.set_arg(native, place, v)
+            matcher.set_arg(native, place, v)  # it compares addresses: it must know the object held
+        return True
 
     def _numbers(self, specs: list[tuple], a: Any) -> bool:
         """Match a list of numbers, taking over what changed."""
@@ -373,10 +373,8 @@ class Path:
             if kind == RUNTIME:
                 entry = scalars[x]
                 old = entry[0]
-                if v != old or v == 0 or type(v) is not type(old):  # zero has two signs
-                    if type(v) is not type(old):
-                        return False
-                    self.set_number(entry, v)
+                if (v != old or v == 0 or type(v) is not type(old)) and not self.set_number(entry, v):
+                    return False  # zero has two signs
             elif not self.matches((kind, x), v):
                 return False
         return True

@@ -52,7 +52,7 @@ class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
     __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
-                 "walks", "hooked", "manual", "flush", "snapshots")
+                 "walks", "hooked", "manual", "flush", "snapshots", "fitted")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
@@ -64,6 +64,7 @@ class Event:
         self.out: Any = None
         self.mode = state.mode
         self.scalars: list[tuple[Node, Any]] = []  # numbers that may differ next time
+        self.fitted: list[tuple[Any, dtype]] = []  # numbers that must have a place in a dtype
         self.grads: list[
             tuple[Any, Any, Any]
         ] = []  # (leaf, .grad before, new .grad or None when added in place)
@@ -331,6 +332,12 @@ def runtime(node: Node, value: Any) -> Node:
     if session.event is not None:
         session.event.scalars.append((node, value))
     return node
+
+
+def note_fit(value: Any, d: dtype) -> None:
+    """Note that a number has a place in dtype `d`: another one without is not this event again."""
+    if session.event is not None:
+        session.event.fitted.append((value, d))
 
 
 def note_snapshot(node: Node, t: Handle) -> None:

@@ -99,16 +99,18 @@ public("hardtanh_", module="nn.functional", method=False)(
 
 
 def _leaky(x: Node, slope: Node) -> Node:
+    """x where positive, slope * x elsewhere; the slope comes in the precision of the product."""
+    def bend(v: Node, x: Node) -> Node:
+        return P.where(P.lt(P.num(x, 0), x), v, P.convert(P.mul(wide(v), slope), x.dtype))
     d = P.detach(x)
-    y = P.where(P.lt(P.num(d, 0), d), d, P.mul(d, slope))
-    return with_gradient(y, lambda g, y, x: [P.where(P.lt(P.num(x, 0), x), g, P.mul(g, slope))], x)
+    return with_gradient(bend(d, d), lambda g, y, x: [bend(g, x)], x)
 
 
 @public(module="nn.functional", method=False)
 def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
     """Return input where positive, negative_slope * input elsewhere."""
     x = need_float(input, "leaky_relu_cpu")
-    return _apply(input, inplace, _leaky(x, number(float(negative_slope), x.dtype)))
+    return _apply(input, inplace, _leaky(x, number(float(negative_slope), wide(x).dtype)))
 
 
 public("leaky_relu_", module="nn.functional", method=False)(
@@ -323,13 +325,11 @@ def softshrink(input: Any, lambd: float = 0.5) -> Any:
             "lambda must be in range [0, 3.40282e+38] for input dtype "
             f"{dt.scalar_name(x.dtype)}, but found {float(lambd):g}"
         )
-    d = P.detach(x)
-    k = number(float(lambd), x.dtype)
+    d = wide(P.detach(x))
+    k = number(float(lambd), d.dtype)
     y = P.where(P.lt(k, d), P.sub(d, k), P.where(P.lt(d, P.neg(k)), P.add(d, k), P.mul(d, P.num(d, 0))))
-    return result(
-        with_gradient(y, lambda g, y, x: [P.where(P.and_(P.le(P.neg(k), x), P.le(x, k)), P.num(g, 0), g)], x),
-        input,
-    )
+    rule = lambda g, y, x: [P.where(P.and_(P.le(P.neg(k), wide(x)), P.le(wide(x), k)), P.num(g, 0), g)]
+    return result(with_gradient(P.convert(y, x.dtype), rule, x), input)
 
 
 def thresholded(input: Any, threshold: float, value: float, inplace: bool = False) -> Any:
@@ -425,7 +425,7 @@ def rrelu(
             f"Lower bound should be less than or equal to the upper bound, got lower={lower}, upper={upper}"
         )
     if not training:
-        return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, x.dtype)))
+        return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, wide(x).dtype)))
     from fanal.core.ops.dropout import uniform_node
 
     u = wide(uniform_node(x.shape, x.dtype))

@@ -18,7 +18,7 @@ from fanal.core.base.dim import Dim, plain
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.base.state import state
 from fanal.core.engine.handle import ITSELF, Handle, Origin
-from fanal.core.engine.record import runtime, unfollowable
+from fanal.core.engine.record import note_fit, runtime, unfollowable
 from fanal.core.ir.prims import convert, full, given
 from fanal.core.ir.program import NOWHERE, Node
 from fanal.core.tensor.alias import read, value, write
@@ -100,6 +100,12 @@ def number(x: Any, d: dt.dtype) -> Node:
     return convert(runtime(node, x), d)
 
 
+def check_fits(x: Any, d: dt.dtype) -> None:
+    """Raise RuntimeError if a Python number has no place in dtype `d`, whenever the call comes."""
+    dt.check_fits(x, d)
+    note_fit(x, d)
+
+
 def counted(x: int | float, d: dt.dtype) -> Node:
     """Return a number that an operation computed (a count, 1 - p) as a 0-d value of dtype `d`.
 
@@ -179,6 +185,15 @@ def wide(x: Node) -> Node:
     """Return `x` in the precision in which it is computed: 16-bit and 8-bit floats in float32."""
     to = dt.ACCUMULATE.get(x.dtype)
     return convert(x, to) if to else x
+
+
+def scaling(x: Operand, factor: Operand, d: dt.dtype) -> tuple[Node, Node]:
+    """Return the operands of a product or quotient that is converted to dtype `d` afterwards.
+
+    A factor that is a number or a 0-d tensor is not rounded to 16 bits before, as in PyTorch's kernels.
+    """
+    to = d if isinstance(factor, Handle) and factor._shape else dt.ACCUMULATE.get(d, d)
+    return convert(node_of(x, d), to), node_of(factor, to)
 
 
 def kept_strides(shape: Shape, *xs: Operand) -> Shape | None:

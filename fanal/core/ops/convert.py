@@ -15,7 +15,17 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.arguments import of_python
-from fanal.core.ops.build import assign, check_inplace, is_number, node_of, public, read, result, wrap
+from fanal.core.ops.build import (
+    assign,
+    check_fits,
+    check_inplace,
+    is_number,
+    node_of,
+    public,
+    read,
+    result,
+    wrap,
+)
 from fanal.core.ops.shape import clone, contiguous, ints
 from fanal.core.ops.storage_ops import resize
 from fanal.core.tensor.tensor import Tensor, compute
@@ -189,7 +199,7 @@ def fill(input: Any, value: Any) -> Any:
             "dimensions."
         )
     if not isinstance(value, Handle):
-        dt.check_fits(value, input._dtype)
+        check_fits(value, input._dtype)
     return result(P.broadcast(node_of(value, input._dtype), input._shape), input)
 
 

@@ -17,6 +17,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
     assign,
+    check_fits,
     check_inplace,
     constant,
     is_number,
@@ -378,7 +379,7 @@ def _value(self: Any, value: Any) -> Node:
         kind = type(value)
         name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"can't assign a {name} to a torch.{dt.scalar_name(self._dtype)}Tensor")
-    dt.check_fits(value, self._dtype)
+    check_fits(value, self._dtype)
     return number(
         int(value) if self._dtype.category == 1 and not isinstance(value, bool) else value, self._dtype
     )

@@ -14,6 +14,7 @@ from fanal.core.ops.arguments import no_zero
 from fanal.core.ops.build import (
     Handle,
     Operand,
+    check_fits,
     counted,
     floating,
     is_number,
@@ -24,6 +25,7 @@ from fanal.core.ops.build import (
     read,
     result,
     result_type,
+    scaling,
     unsupported,
     wide,
 )
@@ -59,24 +61,30 @@ erf = _float_unary("erf", P.erf)
 erfc = _float_unary("erfc", P.erfc)
 
 
+def _plus(row: Row, input: Operand, other: Operand, alpha: Any, d: dt.dtype) -> Node:
+    """row(input, alpha * other) in dtype `d`, rounded once."""
+    a, b = node_of(input, d), node_of(other, d)
+    if isinstance(alpha, int) and alpha == 1:
+        return row(a, b)
+    if d.category < 2 and isinstance(alpha, float):
+        raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
+    check_fits(alpha, d)
+    return P.convert(row(wide(a), P.mul(wide(b), wide(number(alpha, d)))), d)
+
+
 @public(inplace=True, out=True, tensors=0)
 def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     """Return input + alpha * other. Shapes broadcast; dtypes promote."""
     d = result_type(input, other)
-    a, b = node_of(input, d), node_of(other, d)
-    if not (isinstance(alpha, int) and alpha == 1):
-        if d.category < 2 and isinstance(alpha, float):
-            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point "
-                               "number.")
-        b = P.mul(b, number(alpha, d))
-    return result(P.or_(a, b) if d is dt.bool_ else P.add(a, b), input, other)
+    return result(_plus(P.or_ if d is dt.bool_ else P.add, input, other, alpha, d), input, other)
 
 
 @public(inplace=True, out=True, aliases=("multiply",), tensors=0)
 def mul(input: Operand, other: Operand) -> Any:
     """Return input * other. Shapes broadcast; dtypes promote."""
-    a, b = nodes_of(input, other)
-    return result(P.and_(a, b) if a.dtype is dt.bool_ else P.mul(a, b), input, other)
+    d = result_type(input, other)
+    a, b = scaling(input, other, d)
+    return result(P.and_(a, b) if d is dt.bool_ else P.convert(P.mul(a, b), d), input, other)
 
 
 @public(inplace=True, out=True)
@@ -145,12 +153,7 @@ def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Any:
     if any(isinstance(x, bool) or getattr(x, "_dtype", None) is dt.bool_ for x in (input, other)):
         raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
                            "invert a mask, use the `~` or `logical_not()` operator instead.")
-    a, b = node_of(input, d), node_of(other, d)
-    if not (isinstance(alpha, int) and alpha == 1):
-        if d.category < 2 and isinstance(alpha, float):
-            raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
-        b = P.mul(b, number(alpha, d))
-    return result(P.sub(a, b), input, other)
+    return result(_plus(P.sub, input, other, alpha, d), input, other)
 
 
 @public(inplace=True)
@@ -186,7 +189,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     d = result_type(input, other)
     if rounding_mode is None:
         d = floating(d)
-        return result(P.div(node_of(input, d), node_of(other, d)), input, other)
+        return result(P.convert(P.div(*scaling(input, other, d)), d), input, other)
     no_zero(d, other)
     if rounding_mode not in ("trunc", "floor"):
         raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
@@ -197,10 +200,12 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
         return result(P.convert(P.idiv(a, b), dt.bool_), input, other)
     if d.is_complex:
         raise unsupported(f"div_{rounding_mode}_cpu", d)
-    a, b = node_of(input, d), node_of(other, d)
+    a, b = scaling(input, other, d)
     if rounding_mode == "floor":
-        return result(floor_divide_nodes(a, b), input, other)
-    return result(P.idiv(a, b) if d.category < 2 else P.trunc(P.div(a, b)), input, other)
+        y = floor_divide_nodes(a, b)
+    else:
+        y = P.idiv(a, b) if d.category < 2 else P.trunc(P.div(a, b))
+    return result(P.convert(y, d), input, other)
 
 
 @public("true_divide", inplace=True, out=True, tensors=0)
@@ -450,7 +455,7 @@ def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
         raise NotImplementedError("clamp is not supported for complex types")
     for bound in (min, max):
         if is_number(bound) and isinstance(input, Handle):
-            dt.check_fits(bound, d)
+            check_fits(bound, d)
     x = node_of(input, d)
     lo = None if min is None else node_of(min, d)
     hi = None if max is None else node_of(max, d)
@@ -527,7 +532,7 @@ def masked_fill(input: Any, mask: Any, value: Operand) -> Any:
                            f"{len(value._shape)} dimension(s).")
     x = read(input)
     if is_number(value):
-        dt.check_fits(value, x.dtype)
+        check_fits(value, x.dtype)
     elif value._dtype.is_complex and not x.dtype.is_complex:
         raise RuntimeError(f"value cannot be converted to type {dt.c_name(x.dtype)} without overflow")
     return result(P.where(m, node_of(value, x.dtype), x), input)
@@ -588,7 +593,7 @@ for _name, _fn in {"add": add, "sub": sub, "mul": mul, "truediv": div, "floordiv
                    "lshift": bitwise_left_shift, "rshift": bitwise_right_shift}.items():
     public(f"__{_name}__", function=False, dunder=True)(_fn)
     public(f"__r{_name}__", function=False, dunder=True)(
-        (lambda self, other: mul(reciprocal(self), other)) if _fn is div else _flipped(_fn))  # as PyTorch divides
+        mul if _fn is mul else (lambda self, other: mul(reciprocal(self), other)) if _fn is div else _flipped(_fn))
     public(f"__i{_name}__", function=False, dunder="inplace")(_fn)
 public("__neg__", function=False)(neg)
 public("__pos__", function=False)(positive)
