@@ -99,6 +99,19 @@ def test_places_that_something_else_reads_are_computed() -> None:
     np.testing.assert_array_equal(two.numpy(), y.numpy()[:, 0] + y.numpy()[:, 1])
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_token_of_an_attention_with_a_mask(batch: int) -> None:
+    x = np.random.default_rng(0).normal(size=(batch, 5, 32)).astype(np.float32)
+
+    def last(t: Any) -> Any:
+        t.manual_seed(0)
+        layer, head = t.nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True), t.nn.Linear(32, 7)
+        mask = t.triu(t.full((5, 5), float("-inf")), 1)
+        with t.no_grad():
+            return array(head(layer(t.tensor(x), src_mask=mask))[:, -1].argmax(-1))
+    assert (last(fanal) == last(torch)).all()
+
+
 @pytest.mark.parametrize("rows", [6, 40])
 def test_a_column_of_a_sum_is_summed_as_all_are(rows: int) -> None:
     def loss(p: Any, read: bool) -> Any:

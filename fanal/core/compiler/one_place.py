@@ -297,6 +297,10 @@ class _Values(_Rewrite):
                 needs = [(v.name == "slice" and _cut(v)) or _ALL] * len(v.inputs)
             for i, region in zip(v.inputs, needs):
                 wanted[i] = region if wanted.get(i, region) == region else _ALL
+        for v in order:  # of an attention that is computed as a whole, no place can be cut where the result lies flat
+            if v in of and any(r != _ALL and i not in of and along(i.shape, r) is None
+                               for i, r in zip(v.inputs, of[v])):
+                del of[v]
         if not any(v.row and v.row.kind in ("contract", "reduce") for v in of):
             return order
         few: dict[Value, Value] = {}
