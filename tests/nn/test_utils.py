@@ -10,6 +10,7 @@ import torch.nn.utils.prune
 
 import fanal
 from fanal import nn
+from fanal.core.engine.ledger import ledger
 
 PAIRS = [(fanal, nn), (torch, torch.nn)]
 
@@ -156,3 +157,14 @@ def test_sequences():
     for lengths, text in (([1, 2], "sorted in decreasing"), ([2, 0], "greater than 0"), ([2], "batch_size")):
         with pytest.raises(RuntimeError, match=text):
             nn.utils.rnn.pack_padded_sequence(fanal.ones(2, 2), lengths)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"padding_value": -1.5, "padding_side": "left"}],
+                         ids=str)
+def test_sequences_that_are_in_memory_are_padded_there(options: dict) -> None:
+    arrays = [np.arange(2.0 * n, dtype=np.float32).reshape(n, 2) for n in (3, 1, 4)]
+    before = ledger.recorded + ledger.followed
+    got = fanal.nn.utils.rnn.pad_sequence([fanal.from_numpy(a) for a in arrays], **options)
+    assert ledger.recorded + ledger.followed == before, "a loop over batches of other lengths would be recorded"
+    want = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a in arrays], **options)
+    assert got.tolist() == want.tolist() and got.stride() == want.stride()

@@ -10,6 +10,7 @@ from typing import Any
 import fanal
 from fanal import Tensor
 from fanal.core.base.missing import finder
+from fanal.core.tensor.host import pad_rows
 
 __all__ = [
     "PackedSequence", "invert_permutation", "pack_padded_sequence", "pack_sequence", "pad_packed_sequence",
@@ -212,6 +213,9 @@ def pad_sequence(
         raise RuntimeError("received an empty list of sequences")
     if padding_side not in ("left", "right"):
         raise RuntimeError(f"padding_side should be either 'right' or 'left', got '{padding_side}'")
+    padded = pad_rows(sequences, padding_value, padding_side == "left", batch_first)
+    if padded is not None:
+        return padded
     longest, rest = max(s.size(0) for s in sequences), tuple(sequences[0].shape[1:])
     rows = []
     for sequence in sequences:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import fanal
-from fanal.utils.data.host import stack_rows
+from fanal.core.tensor.host import stack_rows
 
 __all__ = ["collate", "default_collate", "default_convert"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import fanal
+from fanal.core.tensor.host import take_rows
 from fanal.utils.data.collate import default_collate
 from fanal.utils.data.dataset import Subset, TensorDataset
-from fanal.utils.data.host import take_rows
 
 __all__ = ["MapFetcher", "StreamFetcher"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fanal.core.tensor.tensor import Tensor, compute, wrap_array
 
-__all__ = ["stack_rows", "take_rows"]
+__all__ = ["pad_rows", "stack_rows", "take_rows"]
 
 
 def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
@@ -25,6 +25,23 @@ def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
     if any(tensor.dtype != first.dtype or tensor.shape != first.shape for tensor in tensors):
         return None  # types promote, and shapes raise, as in `stack`
     return wrap_array(np.stack([compute(tensor) for tensor in tensors]), first.dtype)
+
+
+def pad_rows(tensors: Sequence[Any], value: float, left: bool, batch_first: bool) -> Tensor | None:
+    """Stack tensors (L, ...) to one (B, longest L, ...) or (longest L, B, ...), filled up with a value; or return None
+    where the host cannot."""
+    first = tensors[0]
+    rest = first.shape[1:]
+    if not all(_is_ready(t) and t.dtype is first.dtype and t.ndim and t.shape[1:] == rest for t in tensors):
+        return None
+    if not (first.dtype.is_floating_point or value == 0):
+        return None  # a value may have no place in a dtype, which `full` decides
+    sizes = len(tensors), max(t.shape[0] for t in tensors)
+    padded = np.full((*(sizes if batch_first else sizes[::-1]), *rest), value, first.dtype.np)
+    for row, tensor in zip(padded if batch_first else padded.swapaxes(0, 1), tensors):
+        n = tensor.shape[0]
+        row[len(row) - n if left else 0:][:n] = compute(tensor)
+    return wrap_array(padded, first.dtype)
 
 
 def take_rows(tensor: Any, keys: list[int]) -> Tensor | None:
