@@ -85,10 +85,18 @@ def _lent_memory_does_not_grow(lib: Any) -> Any:
     return n.tolist(), x.resize_(5)
 
 
+def _resized_alike(lib: Any) -> Any:
+    """A size that is there already leaves strides, and whose memory it is."""
+    x = lib.arange(6.0).reshape(2, 3)
+    x.t().resize_(3, 2)[0, 1] = 7
+    return x.tolist(), x.t().resize_as_(lib.ones(3, 2)).stride()
+
+
 CASES: dict[str, Callable[[Any], Any]] = {
     **{f.__name__: f for f in (
         _numpy, _asarray_then_in_place, _strided_array, _capsule, _capsule_of_array, _array_of_capsule, _copy,
         _used_twice, _buffer, _lent_memory_does_not_grow,
+        _resized_alike,
     )},
     "negative strides": lambda lib: lib.from_numpy(np.arange(3)[::-1]),
     "requires grad": lambda lib: lib.ones(2, requires_grad=True).numpy(),

@@ -82,6 +82,10 @@ def directions(roots: list[Node]) -> list[Node]:
 def flush_recorded(reason: str) -> None:
     """Run every pending value of this thread that anybody still holds."""
     s = session
+    if not (s.touched or s.events):  # nothing is pending
+        s.unfollowable = None
+        s.begin()
+        return
     touched, s.touched = s.touched, {}
     calls, writes, grads = [e.where for e in s.events], s.writes, s.regrads
     # A plan is a great many objects that stay: the collector would look through all of them again and again.

@@ -226,8 +226,11 @@ def resize_(self: Any, *sizes: Any, memory_format: Any = None) -> Any:
     """Change the shape in place; new elements are zero."""
     if self.requires_grad:
         raise RuntimeError("cannot resize variables that require grad")
+    shape = ints(sizes, "resize_", "size")
+    if shape == self._shape:
+        return self
     unfollowable("a tensor was resized")
-    return resize(self, ints(sizes, "resize_", "size"))
+    return resize(self, shape)
 
 
 @public()

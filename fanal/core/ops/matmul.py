@@ -415,20 +415,13 @@ def kron(input: Any, other: Any) -> Any:
     )
 
 
-def _turned(x: Node, d: int, by: int) -> Node:
-    """Shift the three elements along `d`: element i becomes element (i + by) % 3."""
-    zero, full, one = (0,) * len(x.shape), x.shape, (1,) * len(x.shape)
-    at = tuple(by if i == d else v for i, v in enumerate(zero))
-    end = tuple(by if i == d else v for i, v in enumerate(full))
-    return P.concat((P.slice_(x, at, full, one), P.slice_(x, zero, end, one)), d)
-
-
 def _cross(a: Any, b: Any, dim: int) -> Any:
     x, y = nodes_of(a, b)
     shape = broadcast_shapes(x.shape, y.shape)
     d = wrap_dim(dim, len(shape))
-    x, y = P.broadcast(x, shape), P.broadcast(y, shape)
-    return wrap(P.sub(P.mul(_turned(x, d, 1), _turned(y, d, 2)), P.mul(_turned(x, d, 2), _turned(y, d, 1))))
+    xs, ys = ([P.span(P.broadcast(n, shape), d, i, i + 1) for i in range(3)] for n in (x, y))
+    parts = [P.sub(P.mul(xs[i - 2], ys[i - 1]), P.mul(xs[i - 1], ys[i - 2])) for i in range(3)]
+    return wrap(P.concat(parts, d))
 
 
 @public(out="same")

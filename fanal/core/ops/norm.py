@@ -27,10 +27,14 @@ def _kept(x: Node, dims: Shape) -> Shape:
     return tuple(1 if d in dims else n for d, n in enumerate(x.shape))
 
 
+def _sum(x: Node, dims: Shape) -> Node:
+    """Sum over dimensions, which stay with size 1."""
+    return P.reshape(P.sum_(x, dims), _kept(x, dims))
+
+
 def _mean(x: Node, dims: Shape) -> Node:
     """Mean over dimensions, which stay with size 1."""
-    n = math.prod(x.shape[d] for d in dims)
-    return P.reshape(P.div(P.sum_(x, dims), counted(n, x.dtype)), _kept(x, dims))
+    return P.div(_sum(x, dims), counted(math.prod(x.shape[d] for d in dims), x.dtype))
 
 
 def moments(x: Node, dims: Shape) -> tuple[Node, Node]:
@@ -50,26 +54,31 @@ def _given(*nodes: Node | None) -> list[Node]:
 
 
 def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: Shape) -> Node:
-    """(x - m) * r * w + b, for the mean m and reciprocal deviation r of x itself over `dims`."""
-    dx, dm, dr = (P.detach(n) for n in (x, m, r))
-    y = P.mul(P.sub(dx, dm), dr)
-    if w is not None:
-        y = P.mul(y, P.detach(w))
-    if b is not None:
-        y = P.add(y, P.detach(b))
+    """(x - m) * r * w + b, for the mean m and reciprocal deviation r of x itself over `dims`.
+
+    w and b have as many dimensions as x.
+    """
+    affine = _given(w, b)
+    # Over these neither w nor b changes: gradients are summed over them first, and once.
+    even = tuple(d for d in dims if all(t.shape[d] == 1 for t in affine))
 
     def rule(g: Node, y: Node, x: Node, m: Node, r: Node, *rest: Node) -> list[Node | None]:
+        weighed = (lambda t: t) if w is None else (lambda t: P.mul(t, rest[0]))
         unit = P.mul(P.sub(x, m), r)
-        h = g if w is None else P.mul(g, rest[0])
-        centred = P.sub(P.sub(h, _mean(h, dims)), P.mul(unit, _mean(P.mul(h, unit), dims)))
+        shift, scale = _sum(g, even), _sum(P.mul(g, unit), even)
+        n = counted(math.prod(x.shape[d] for d in dims), x.dtype)
+        mean, slope = (P.div(_sum(weighed(t), dims), n) for t in (shift, scale))
+        centred = P.sub(P.sub(weighed(g), mean), P.mul(unit, slope))
         out: list[Node | None] = [P.mul(centred, r), None, None]
         if w is not None:
-            out.append(P.sum_to(P.mul(g, unit), w.shape) if rest[0].varies else None)
+            out.append(P.sum_to(scale, w.shape) if rest[0].varies else None)
         if b is not None:
-            out.append(P.sum_to(g, b.shape))
+            out.append(P.sum_to(shift, b.shape))
         return out
 
-    return with_gradient(y, rule, x, m, r, *_given(w, b))
+    by = P.detach(r) if w is None else P.mul(P.detach(r), P.detach(w))
+    y = P.mul(P.sub(P.detach(x), P.detach(m)), by)
+    return with_gradient(y if b is None else P.add(y, P.detach(b)), rule, x, m, r, *affine)
 
 
 def _affine(t: Any, d: dt.dtype, shape: Shape) -> Node | None:
@@ -220,7 +229,7 @@ def layer_norm_node(x0: Node, weight: Any, bias: Any, k: int, eps: float) -> Nod
     """Normalise over the last k dimensions."""
     x = wide(x0)
     dims = tuple(range(len(x.shape) - k, len(x.shape)))
-    shape = x.shape[len(x.shape) - k :]
+    shape = (1,) * dims[0] + x.shape[dims[0]:]
     m, v = moments(x, dims)
     w, b = _affine(weight, x.dtype, shape), _affine(bias, x.dtype, shape)
     y = normalized(x, m, reciprocal_deviation(v, eps), w, b, dims)
@@ -340,7 +349,9 @@ def torch_group_norm(
         return result(P.alias(x0), input)
     x = P.reshape(wide(x0), (n, num_groups, c // num_groups, math.prod(x0.shape[2:])))
     row = (1, num_groups, c // num_groups, 1)
-    m, v = moments(x, (2, 3))
+    # The parameters change within a group: as rows of their own, statistics are one kernel.
+    rows = P.reshape(x, (n, num_groups, x.size // (n * num_groups)))
+    m, v = (P.reshape(t, (n, num_groups, 1, 1)) for t in moments(rows, (2,)))
     w, b = _affine(weight, x.dtype, row), _affine(bias, x.dtype, row)
     y = normalized(x, m, reciprocal_deviation(v, eps), w, b, (2, 3))
     return result(P.convert(P.reshape(y, x0.shape), x0.dtype), input)

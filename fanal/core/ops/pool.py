@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, public, read, unsupported
+from fanal.core.ops.build import number, public, read, unsupported, wide
 from fanal.core.ops.pointwise import pow_node, relu_node
 from fanal.core.ops.reduce import wrap_like
 
@@ -103,17 +103,24 @@ class Windows:
         )
         return lead + self.pad, lead + high
 
-    def cut(self, x: Node, fill: float) -> Node:
-        """Return (..., *out, *kernel): the windows of the padded input."""
+    def sums(self, x: Node) -> Node:
+        """Return (..., *out): the sum of each window of the padded input."""
         rank = len(x.shape)
+        first = rank - self.n
+        covered = tuple(o * k for o, k in zip(self.out, self.kernel))
+        if self.stride == self.kernel and not any(self.pad) and set(self.dilation) == {1} and \
+                all(c <= s for c, s in zip(covered, self.size)):
+            # Windows side by side are parts of rows: one dimension after the other is summed as it lies in memory.
+            x = P.corner(x, (*x.shape[:first], *covered))
+            x = P.reshape(x, (*x.shape[:first], *(n for pair in zip(self.out, self.kernel) for n in pair)))
+            for i in range(self.n):
+                x = P.sum_(x, (first + i + 1,))
+            return x
         low, high = self.margins(rank)
-        x = P.pad(x, low, high, fill)
-        dims = tuple(range(rank - self.n, rank))
-        w = P.window(x, dims, self.kernel, self.stride, self.dilation)
-        if w.shape[rank - self.n : rank] != self.out:  # a stride that leaves elements over at the end
-            stops = (*w.shape[: rank - self.n], *self.out, *self.kernel)
-            w = P.slice_(w, (0,) * len(stops), stops, (1,) * len(stops))
-        return w
+        w = P.window(P.pad(x, low, high, 0), tuple(range(first, rank)), self.kernel, self.stride, self.dilation)
+        if w.shape[first:rank] != self.out:  # a stride that leaves elements over at the end
+            w = P.corner(w, (*w.shape[:first], *self.out, *self.kernel))
+        return P.sum_(w, tuple(range(rank, rank + self.n)))
 
     @property
     def geometry(self) -> tuple[Shape, ...]:
@@ -237,21 +244,14 @@ def _counts(w: Windows, include_pad: bool, d: dt.dtype) -> Node:
 
 def average(x: Node, w: Windows, ceil: bool, include_pad: bool, divisor: int | None) -> Node:
     """Average every window; elements outside the input count as zeros."""
-    cut = w.cut(x, 0)
-    y = P.sum_(cut, tuple(range(len(cut.shape) - w.n, len(cut.shape))))
+    y = w.sums(wide(x))
     if divisor is not None:
         by = number(divisor, dt.int64)
     elif ceil or (any(w.pad) and not include_pad):
-        by = _counts(w, include_pad, x.dtype if x.dtype.category == 1 else _real(x.dtype))
+        by = _counts(w, include_pad, y.dtype)
     else:
         by = number(math.prod(w.kernel), dt.int64)
-    if x.dtype.category < 2:
-        return P.idiv(y, P.convert(by, x.dtype))
-    return P.div(y, P.convert(by, x.dtype))
-
-
-def _real(d: dt.dtype) -> dt.dtype:
-    return dt.ACCUMULATE.get(d, d)
+    return P.convert((P.idiv if x.dtype.category < 2 else P.div)(y, P.convert(by, y.dtype)), x.dtype)
 
 
 def _check_avg(

@@ -102,6 +102,20 @@ slice_: Row = _view(
     shifted(_region),
     lambda x, a, b, s: x if not any(a) and b == x.shape and all(k == 1 for k in s) else None,
 )
+
+
+def span(x: Node, dim: int, start: int, stop: int) -> Node:
+    """Return x[start:stop] along one dimension."""
+    low = tuple(start if d == dim else 0 for d in range(len(x.shape)))
+    high = tuple(stop if d == dim else n for d, n in enumerate(x.shape))
+    return slice_(x, low, high, (1,) * len(low))
+
+
+def corner(x: Node, shape: Shape) -> Node:
+    """Return the first `shape[d]` places along every dimension d."""
+    return slice_(x, (0,) * len(shape), shape, (1,) * len(shape))
+
+
 flip: Row = _view(
     "flip",
     same,
@@ -245,10 +259,8 @@ def _concat_grad(g: Node, y: Node, *rest):  # type: ignore[no-untyped-def]
     *xs, dim = rest
     out, at = [], 0
     for x in xs:
-        a = tuple(at if d == dim else 0 for d in range(len(y.shape)))
+        out.append(span(g, dim, at, at + x.shape[dim]))
         at += x.shape[dim]
-        b = tuple(at if d == dim else n for d, n in enumerate(y.shape))
-        out.append(slice_(g, a, b, (1,) * len(a)))
     return out
 
 
