@@ -164,7 +164,7 @@ def _bags(i: Node, offsets: Any, last: bool) -> tuple[Node, Node, int]:
         if not n:
             raise RuntimeError("include_last_offset: number of offset should be at least 1")
         n -= 1
-        o = P.slice_(o, (0,), (n,), (1,))
+        o = P.corner(o, (n,))
     if not i.size:
         return i, i, n
     return i, P.host((P.iota(i.shape, 0, dt.int64), o), _bag_of, i.shape, dt.int64), n
@@ -252,11 +252,18 @@ def embedding_bag(
                 f"{per_sample_weights._dtype}"
             )
         rows = P.mul(rows, P.reshape(read(per_sample_weights), (i.size, 1)))
-    column = P.reshape(valid, (i.size, 1))
-    rows = P.where(column, rows, P.num(rows, 0))
-    y = P.put(P.zeros((n, width), w.dtype), bag, rows, 0, "add")
+    if padding is not None:
+        rows = P.where(P.reshape(valid, (i.size, 1)), rows, P.num(rows, 0))
+
+    def total(t: Node) -> Node:
+        """The sum of each bag; where all bags have one length, that is a sum of rows as they are read."""
+        if len(input._shape) == 2:
+            return P.sum_(P.reshape(t, (n, i.size // n, *t.shape[1:])), (1,))
+        return P.put(P.zeros((n, *t.shape[1:]), w.dtype), bag, t, 0, "add")
+
+    y = total(rows)
     if mode == "mean":
-        count = P.put(P.zeros((n,), w.dtype), bag, P.convert(valid, w.dtype), 0, "add")
+        count = total(P.convert(valid, w.dtype))
         count = P.max_(count, P.num(count, 1))
         y = P.div(y, P.reshape(count, (n, 1)))
     return wrap(y)

@@ -248,6 +248,11 @@ class LoopWriter:
         step = self.strides[op.params][self.vector_dim]
         size = op.dtype.itemsize
         varied = [(i, s) for (i, _), s in zip(a.at, self.at[op.params]) if self.loop.ops[i].deps & ~OUTER]
+        if self.loop.form == "columns":  # an index of the row is one number for all columns
+            for i, s in [(i, s) for i, s in varied if not self.loop.ops[i].deps & INNER]:
+                one = w.let(f"extractelement <{LANES} x i64> {self.lane_value(i).name}, i64 0")
+                address = w.at(address, w.mul(one, s))
+            varied = [(i, s) for i, s in varied if self.loop.ops[i].deps & INNER]
         if not varied and a.strides[self.vector_dim] == 1:
             where = w.let(f"getelementptr {kind}, ptr {address}, i64 {at}")
             return self.vector.unpack(w.load(vector(kind, LANES), where, mask, size), op.dtype, LANES)

@@ -439,6 +439,8 @@ class Executable:
         result = np.asarray(step.fn(*arrays))
         if result.size != target.size:
             raise RuntimeError(f"{step.label} gave shape {list(result.shape)}, expected {list(target.shape)}")
+        if target.dtype.fields and result.dtype == target.dtype:  # NumPy would copy the parts of complex32 one by one
+            target, result = target.view(np.uint32), result.view(np.uint32)
         np.copyto(target, result.reshape(target.shape), casting="unsafe")
 
     def _view(self, value: int, space: _Workspace, inputs: Arrays, outputs: Arrays) -> np.ndarray:
