@@ -12,6 +12,7 @@ from fanal.core.backends.contract import Buf, Launch, Temp
 from fanal.core.backends.cpu import epilogue as epi
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.matmul import Operand, choose_tile, matmul_launches
+from fanal.core.backends.cpu.matmul_ir import MB, MC
 from fanal.core.base import dtype as dt
 
 RNG = np.random.default_rng(0)
@@ -244,6 +245,19 @@ def test_tiles_fit_the_registers() -> None:
             for n in (1, 10, 33, 65, 1000):
                 height, vectors = choose_tile(m, n, lanes, registers)
                 assert height * vectors + vectors + 1 <= registers + 1  # the splat may come from memory
+
+
+def test_units_are_whole_tiles_high() -> None:
+    """Or every unit would end with a partial tile; and they are as high as each other to within one."""
+    for m, k, n in ((300, 700, 320), (788, 768, 192), (2048, 1536, 384), (1024, 1024, 1024)):
+        a, b, out = (np.empty(shape, np.float32) for shape in ((m, k), (k, n), (m, n)))
+        launch = matmul_launches(operand(0, a), operand(1, b), operand(2, out), target=targets.named("avx512"))[-1]
+        assert isinstance(launch, Launch)
+        (high, count), height = (launch.args[i] for i in (MC, MB)), choose_tile(m, n, 16, 32)[0]
+        assert high % height == 0 and -(-m // height) > (high // height - 1) * count
+        assert launch.units % count == 0
+    a, b = make((150, 90)), make((90, 600))
+    assert (run(a, b, cuts=7) == np.concatenate([run(a[i:i + 50], b) for i in (0, 50, 100)])).all()
 
 
 def test_refusals_name_the_case() -> None:

@@ -39,7 +39,9 @@ _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency 
 _PAGE = 4096
 _SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
 _UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
-_LARGEST = {False: 1 << 23, True: 1 << 28}  # most work of a unit, without and with the matrix unit
+# Most work of a unit, by the contiguous axis of A: where its rows lie across memory, more of each line is used at once.
+_LARGEST = {"k": 1 << 22, "m": 1 << 23}
+_LARGEST_TILES = 1 << 28  # with the matrix unit
 # Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
 # matrix unit, where A stays in the second-level cache and there are enough panels to share out.
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
@@ -309,13 +311,10 @@ def _plan(
     most = max(1, min(most_rows, share // (max(1, plain(kc)) * size)) // height)
     high, across = _unit(
         height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
-        plain(stack), _LARGEST[tiles], per_unit, blocked and bool(a_copy), _LEAST_ROWS // height if blocked else 1
+        plain(stack), _LARGEST_TILES if tiles else _LARGEST[a_form], per_unit, blocked and bool(a_copy),
+        _LEAST_ROWS // height if blocked else 1
     )
-    if type(p.m) is Dim:
-        mc = high * height
-    else:
-        mc = _up(-(-p.m // -(-row_tiles // high)), height if tiles else 2) if high < row_tiles else p.m
-        mc = max(mc, min(height, p.m))
+    mc = high * height
     nc = across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)
 

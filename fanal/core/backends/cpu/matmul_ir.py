@@ -51,7 +51,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul22:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul23:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -297,9 +297,12 @@ class _Product:
             ib = w.sub(rest, w.mul(outer, mb))
             in_a, in_b, shift = matrix_at(w, BATCH, spec.batch, outer)
             a, b = w.at(a, in_a, a_size), w.at(b, in_b, b_size)
-        mc, nc = w.word(args, MC), w.word(args, NC)
-        i0, j0 = w.mul(ib, mc), w.mul(jb, nc)
-        i1, j1 = w.min(w.add(i0, mc), self.m), w.min(w.add(j0, nc), self.n)
+        # Units are whole tiles high, as many to within one: only the last row of tiles is partial.
+        high, nc = str(spec.height), w.word(args, NC)
+        tiles = w.div(w.add(self.m, str(spec.height - 1)), high)
+        i0, i1 = (w.mul(w.div(w.mul(i, tiles), mb), high) for i in (ib, w.add(ib, "1")))
+        j0 = w.mul(jb, nc)
+        i1, j1 = w.min(i1, self.m), w.min(w.add(j0, nc), self.n)
         if self.streams:
             self.look_ahead(a, b, i0, i1, j0, j1, ib, jb, u)
         if spec.blocked:
