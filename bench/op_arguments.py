@@ -53,19 +53,19 @@ def elements(x: Any) -> int:
 
 def samples(op: Any, dtype: torch.dtype) -> Iterator[Arguments]:
     """Yield the first samples of an entry that have elements and are not sparse."""
-    for s in itertools.islice(op.sample_inputs("cpu", dtype), 60):
-        call = Arguments((s.input, *s.args), s.kwargs)
+    def fits(call: Arguments) -> bool:
         found = tensors(call)
-        if all(t.layout == torch.strided and t.device.type == "cpu" for t in found) and (not found or elements(call)):
-            yield call
+        return all(t.layout == torch.strided and t.device.type == "cpu" for t in found) and (not found or elements(call) > 0)
+    calls = (Arguments((s.input, *s.args), s.kwargs) for s in op.sample_inputs("cpu", dtype))
+    yield from itertools.islice(filter(fits, calls), 60)
 
 
-def small(op: Any, name: str, dtype: torch.dtype) -> Arguments:
-    """Return the arguments of the small size."""
+def small(op: Any, name: str, dtype: torch.dtype) -> Arguments | None:
+    """Return the arguments of the small size, or None for an entry that has none that are dense."""
     maker = maker_of(name)
     if maker is not None and name in NUMBERS:
         return made(maker, 10)
-    return max(samples(op, dtype), key=elements)
+    return max(samples(op, dtype), key=elements, default=None)
 
 
 def large(op: Any, name: str, dtype: torch.dtype, call: Arguments, run: Callable[..., Any]) -> Arguments | None:

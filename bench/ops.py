@@ -100,11 +100,11 @@ def work(op: Any, sizes: list[str], seconds: float, write: Callable[[dict], None
     for size in sizes:
         torch.manual_seed(0), np.random.seed(0)
         call: Arguments | None = small(op, name, dtype)
-        if size == "large":
+        if size == "large" and call is not None:
             call = large(op, name, dtype, call, op_bridge.operators(op)[0])
         record: dict[str, Any] = {"name": name, "size": size, "shapes": shapes(call) if call else "", "error": ""}
         if call is None:
-            write({**record, "error": "not enlarged"})
+            write({**record, "error": "not enlarged" if size == "large" else "no dense arguments"})
             continue
         try:
             record["torch"], record["fanal"] = compare(op, call, size, seconds)

@@ -104,6 +104,8 @@ def test_ctc(reduction: str) -> None:
         options = {"reduction": reduction, "zero_infinity": zero, "second": False}
         agree("ctc_loss", x, r.ints(5, 3, 4) + 1, torch.tensor([12, 10, 12]), torch.tensor([4, 3, 2]), **options)
         agree("ctc_loss", x, r.ints(5, 9) + 1, (12, 10, 12), (4, 3, 2), **options)
+        repeated = torch.tensor([[1, 1, 2, 2], [3, 3, 3, 3], [1, 2, 3, 4]])  # the second does not fit into 6 steps
+        agree("ctc_loss", x, repeated, (12, 6, 9), (4, 4, 0), **options)
 
 
 def test_large_logits_stay_finite() -> None:

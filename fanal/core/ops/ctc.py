@@ -20,6 +20,7 @@ from fanal.core.ops.loss import reduction_by_number, reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
 Array = np.ndarray
+NEVER = -1e30  # the logarithm of a probability of 0, with which sums and differences stay numbers
 
 
 def _extended(targets: Array, lengths: Array, blank: int) -> Array:
@@ -36,17 +37,28 @@ def _extended(targets: Array, lengths: Array, blank: int) -> Array:
 def _steps(scores: Array, labels: Array, blank: int) -> Array:
     """Forward variables in logarithms, (T, N, 2 S + 1), for emission scores of the same shape."""
     t, n, s = scores.shape
-    skip = np.zeros((n, s), bool)
-    skip[:, 2:] = (labels[:, 2:] != blank) & (labels[:, 2:] != labels[:, :-2])
-    alpha = np.full((t, n, s), -np.inf)
-    alpha[0, :, :2] = scores[0, :, :2]
-    for i in range(1, t):
-        before = alpha[i - 1]
-        total = before.copy()
-        total[:, 1:] = np.logaddexp(total[:, 1:], before[:, :-1])
-        total[:, 2:] = np.where(skip[:, 2:], np.logaddexp(total[:, 2:], before[:, :-2]), total[:, 2:])
-        alpha[i] = total + scores[i]
-    return alpha
+    skip = np.full((n, s), NEVER)  # or 0, where a blank may be skipped
+    skip[:, 2:][(labels[:, 2:] != blank) & (labels[:, 2:] != labels[:, :-2])] = 0
+    alpha = np.full((t, n, s + 2), NEVER)  # two places that nothing reaches come first
+    scores = np.maximum(scores, NEVER)
+    alpha[0, :, 2:4] = scores[0, :, :2]
+    for before, after, score in zip(alpha, alpha[1:], scores[1:]):
+        ways = before[:, 2:], before[:, 1:-1], before[:, :-2] + skip
+        top = np.maximum(np.maximum(ways[0], ways[1]), ways[2])
+        # One of the terms is 1, beside which exp(-700) is nothing; NumPy is slow where exp underflows.
+        total = sum(np.exp(np.maximum(way - top, -700)) for way in ways)
+        after[:, 2:] = np.log(total) + top + score
+    alpha[alpha < NEVER / 2] = -np.inf
+    return alpha[:, :, 2:]
+
+
+def _turned(a: Array, inputs: Array, lengths: Array) -> Array:
+    """Return (T, N, 2 S + 1) with the steps and the labels of each sequence in reverse; beyond its ends stands -inf."""
+    t, n, m = a.shape
+    step = inputs[:, None] - 1 - np.arange(t)[:, None, None]
+    label = 2 * lengths[:, None] - np.arange(m)
+    found = a[np.maximum(step, 0), np.arange(n)[:, None], np.maximum(label, 0)]
+    return np.where((step >= 0) & (label >= 0), found, -np.inf)
 
 
 def _check(log_probs: Array, targets: Array, inputs: Array, lengths: Array) -> None:
@@ -65,15 +77,10 @@ def _check(log_probs: Array, targets: Array, inputs: Array, lengths: Array) -> N
 
 def _ends(alpha: Array, inputs: Array, lengths: Array) -> Array:
     """log p of each sequence: the last label or the blank after it, at the last step."""
-    out = np.full(len(inputs), -np.inf)
-    for b, (t, s) in enumerate(zip(inputs, lengths)):
-        if t == 0:
-            out[b] = 0.0 if s == 0 else -np.inf
-        else:
-            out[b] = alpha[t - 1, b, 2 * s]
-            if s:
-                out[b] = np.logaddexp(out[b], alpha[t - 1, b, 2 * s - 1])
-    return out
+    step, b = np.maximum(inputs - 1, 0), np.arange(len(inputs))
+    last, before = alpha[step, b, 2 * lengths], alpha[step, b, np.maximum(2 * lengths - 1, 0)]
+    out = np.where(lengths > 0, np.logaddexp(last, before), last)
+    return np.where(inputs > 0, out, np.where(lengths == 0, 0.0, -np.inf))
 
 
 def _forward(
@@ -97,23 +104,17 @@ def _loss(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, bl
 def _gradient(log_probs: Array, targets: Array, inputs: Array, lengths: Array, *, blank: int) -> Array:
     """Gradient by log_probs as PyTorch defines it: probability - posterior, as if through log_softmax."""
     labels, scores, alpha = _forward(log_probs, targets, inputs, lengths, blank=blank)
-    grad = np.zeros(log_probs.shape)
+    t, n, c = log_probs.shape
     with np.errstate(all="ignore"):
         total = _ends(alpha, inputs, lengths)
-        for b, (t, s) in enumerate(zip(inputs, lengths)):
-            if t == 0:
-                continue
-            m = 2 * s + 1
-            back = _steps(scores[:t, b : b + 1, :m][::-1, :, ::-1], labels[b : b + 1, :m][:, ::-1], blank)[
-                ::-1, :, ::-1
-            ]
-            both = alpha[:t, b, :m] + back[:, 0] - scores[:t, b, :m] - total[b]
-            grad[:t, b] = np.exp(log_probs[:t, b].astype(np.float64))
-            posterior = np.zeros((t, log_probs.shape[2]))
-            np.add.at(posterior, (slice(None), labels[b, :m]), np.exp(both))
-            grad[:t, b] -= posterior
-            if np.isinf(total[b]):
-                grad[:t, b] = np.nan
+        turned = labels[np.arange(n)[:, None], np.maximum(2 * lengths[:, None] - np.arange(labels.shape[1]), 0)]
+        beta = _turned(_steps(_turned(scores, inputs, lengths), turned, blank), inputs, lengths)
+        share = np.where(np.isneginf(beta), 0, np.exp(alpha + beta - scores - total[:, None]))
+        at = np.arange(t * n).reshape(t, n, 1) * c + labels
+        posterior = np.bincount(at.reshape(-1), share.reshape(-1), t * n * c).reshape(t, n, c)
+        grad = np.exp(log_probs.astype(np.float64)) - posterior
+    grad[:, np.isinf(total)] = np.nan
+    grad[np.arange(t)[:, None] >= inputs] = 0
     return grad.astype(log_probs.dtype)
 
 
