@@ -1,6 +1,6 @@
 """Every operator of PyTorch's operator database, small and large: Fanal beside PyTorch eager, one thread, forward.
 
-Run: make bench-ops, or python bench/ops.py [--ops 'linalg.*,add'] [--sizes small,large] [--seconds 0.1].
+Run: make bench-ops, or python bench/ops.py [--ops 'linalg.*,add'] [--sizes small,large] [--seconds 0.1] [--resume].
 
 How it is timed. A user calls an operator many times on different data before reading anything. So a repetition is
 
@@ -14,7 +14,8 @@ three repetitions that are not timed: what is compared is the compiled steady st
 a figure is the median of the repetitions. The data is the same in all repetitions. Where an entry cannot be enlarged (see
 `op_arguments`), it has no large size, and the report says so.
 
-Every entry runs in a process of its own; one that raises, crashes or takes longer than --timeout is listed.
+Every entry runs in a process of its own; one that raises, crashes or takes longer than --timeout is listed. A run of all
+entries takes most of an hour: what is measured is kept at once, and --resume goes on after the last entry that is.
 """
 from __future__ import annotations
 
@@ -45,6 +46,7 @@ from torch.testing._internal.common_methods_invocations import op_db  # noqa: E4
 import fanal  # noqa: E402
 
 RESULTS = results.FOLDER / "ops.txt"
+HALF = results.FOLDER / "ops.jsonl"  # the records of a run of all entries, until its report is written
 CALLS = {"small": 50, "large": 2}
 WARM_UP = 3
 LEAST = {"small": 30, "large": 3}  # repetitions
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="of processor time for one entry at one size")
     parser.add_argument("--timeout", type=float, default=90, help="for one entry")
     parser.add_argument("--out", default="", help=f"where to keep the results; of all entries: bench/results/{RESULTS.name}")
+    parser.add_argument("--resume", action="store_true", help="go on with the run of all entries that was interrupted")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -183,23 +186,34 @@ def main() -> None:
     entries = [op for op in op_db if measured(op) and any(
         fnmatch.fnmatch(op.name, w) or fnmatch.fnmatch(name_of(op), w) for w in wanted)]
     print("   ratio      fanal      torch  (microseconds a call)", flush=True)
-    records: list[dict] = []
+    whole = options.ops == "*"
+    records: list[dict] = [json.loads(line) for line in HALF.read_text().splitlines()] \
+        if whole and options.resume and HALF.exists() else []
+    known = {r["name"] for r in records}
+    entries = [op for op in entries if name_of(op) not in known]
+    if whole and not records:
+        results.replace(HALF, b"")
     progress = results.Progress(len(entries))
     for op in entries:
         progress.next(name_of(op))
         found = isolated(op, sizes, options.seconds, options.timeout)
         progress.clear()
+        if whole:
+            with HALF.open("a") as f:
+                f.write("".join(json.dumps(r) + "\n" for r in found))
         for r in found:
             records.append(r)
             print(f"{r['size']:5} " + (f"{r['name']}: {r['error']}" if r["error"] else line(r)), flush=True)
     measured_on = f"Measured {time.strftime('%Y-%m-%d')} on {results.machine()}."
     report = [measured_on, *(text for size in sizes for text in summary(records, size))]
     print("\n" + "\n".join(report))
-    out = Path(options.out) if options.out else RESULTS if options.ops == "*" else None
+    out = Path(options.out) if options.out else RESULTS if whole else None
     if out:
         table = [f"{r['size']:5} {line(r)}" for r in records if not r["error"]]
         page = [*report, "", "size    ratio   fanal us   torch us  entry  [shapes]", *table, ""]
         results.replace(out, "\n".join(page).encode())
+    if whole:
+        HALF.unlink()
 
 
 if __name__ == "__main__":
