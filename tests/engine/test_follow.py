@@ -476,6 +476,22 @@ def test_views_at_different_places() -> None:
     agree(work, 5)
 
 
+@pytest.mark.parametrize("kind", ["array", "list", "mask", "number"])
+def test_positions_and_numbers_of_numpy_are_data(kind: str) -> None:
+    def work(log: Log) -> None:
+        r = np.random.default_rng(0)
+        x, w = torch.randn(20, 3), torch.ones(3).requires_grad_()
+        for _ in range(12):
+            b = r.permutation(20)[:8]
+            b = {"array": b, "list": b.tolist(), "mask": np.isin(np.arange(20), b), "number": np.int64(3)}[kind]
+            loss = (x[b] * w * np.float32(r.random())).sum() - r.random(3)[0]
+            loss.backward()
+            x[b] = x[b] + w.detach()
+            log([loss, w.grad, x])
+            w.grad = None
+    agree(work, 60)
+
+
 def test_lists_whose_content_changes() -> None:
     def work(log: Log) -> None:
         pool = batches(6, 3)

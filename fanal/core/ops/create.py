@@ -46,6 +46,19 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
     return aligned_copy(a) if isinstance(data, (Handle, np.ndarray, np.generic)) else a, d
 
 
+_MANY = 8  # numbers in a list from which on it is data, such as a random batch, and no part of the program
+
+
+def data_of(item: Any) -> Any:
+    """Return positions that NumPy or a long list gives as a tensor that comes from outside; other items as they are."""
+    if isinstance(item, np.generic):
+        return item.item()
+    if (isinstance(item, np.ndarray) and item.ndim and item.dtype.kind in "biu") or \
+            (type(item) is list and len(item) >= _MANY and all(type(i) is int for i in item)):
+        return wrap_array(*array_from(item))
+    return item
+
+
 _NUMBERS = frozenset((int, float, bool, complex))
 _OF_KIND = {  # of a NumPy array of numbers
     "b": lambda: dt.bool_,

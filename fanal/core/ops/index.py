@@ -28,6 +28,7 @@ from fanal.core.ops.build import (
     result,
     wrap,
 )
+from fanal.core.ops.create import array_from, data_of
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import view_of
 from fanal.core.tensor.tensor import compute, strides_of
@@ -59,8 +60,6 @@ def _as_tuple(index: Any) -> tuple:
 def _tensor_of(item: Any) -> Any:
     """Return a list or array used as an index as a tensor; other items as they are."""
     if isinstance(item, (list, np.ndarray, range)) or (isinstance(item, tuple)):
-        from fanal.core.ops.create import array_from
-
         a, _ = array_from(item)
         if isinstance(item, (list, tuple, range)) and not a.size:
             return wrap(P.full(a.shape, 0, dt.int64))
@@ -79,6 +78,15 @@ def _width(item: Any) -> int:
 
 def _is_mask(item: Any) -> bool:
     return isinstance(item, Handle) and bool(item._shape) and item._dtype in (dt.bool_, dt.uint8)
+
+
+def _with_data(index: Any) -> Any:
+    """Return an index with the arrays in it as tensors that come from outside: others may be followed then."""
+    items = _as_tuple(index)
+    if session.levels or not any(isinstance(i, (list, np.ndarray, np.generic)) for i in items):
+        return index
+    items = tuple(map(data_of, items))
+    return items[0] if len(items) == 1 else items
 
 
 def _unmasked(x: Any, index: Any) -> Any:
@@ -103,11 +111,12 @@ def _unmasked(x: Any, index: Any) -> Any:
     return tuple(new)
 
 
-def _read_unmasked(x: Any, index: Any) -> tuple:
-    return x, _unmasked(x, index)
+def _read_ahead(x: Any, index: Any) -> tuple:
+    return x, _unmasked(x, _with_data(index))
 
 
-def _written_unmasked(x: Any, index: Any, value: Any) -> tuple:
+def _written_ahead(x: Any, index: Any, value: Any) -> tuple:
+    index = _with_data(index)
     one = not isinstance(value, Handle) or math.prod(value._shape) == 1  # that is a choice by the mask
     return x, index if one else _unmasked(x, index), value
 
@@ -340,7 +349,7 @@ def placed(x: Node, at: dict[int, Node], v: Node, mode: str) -> Node:
     return P.permute(P.reshape(y, tuple(x.shape[d] for d in order)), inverse)
 
 
-@public("__getitem__", function=False, ahead=_read_unmasked)
+@public("__getitem__", function=False, ahead=_read_ahead)
 def getitem(self: Any, index: Any) -> Any:
     """Return x[index]: a view for ints, slices, None and Ellipsis; a copy where tensors or lists say the positions."""
     plan = parse(self, index)
@@ -385,7 +394,7 @@ def _value(self: Any, value: Any) -> Node:
     )
 
 
-@public("__setitem__", function=False, ahead=_written_unmasked)
+@public("__setitem__", function=False, ahead=_written_ahead)
 def setitem(self: Any, index: Any, value: Any) -> None:
     """Write `value` into x[index]."""
     plan = parse(self, index)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from threading import RLock
 from typing import Any
 
+import numpy as np
+
 from fanal.core.autograd.callbacks import drive
 from fanal.core.base import layout
 from fanal.core.base.state import state
@@ -225,6 +227,10 @@ def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | 
             other = elsewhere(args, kwargs)
             if other is not None:
                 return other(name, args, kwargs)
+        for a in args:
+            if isinstance(a, np.generic):  # a number is matched by its value, and may be another in the next step
+                args = tuple([x.item() if isinstance(x, np.generic) else x for x in args])
+                break
         if ahead is not None and not session.depth and not kwargs:
             args = ahead(*args)
         return drive(dispatch(op, args, kwargs))
