@@ -22,6 +22,7 @@ from fanal.core.ops.build import (
     unsupported,
     wide,
 )
+from fanal.core.ops.dropout import uniform_node
 from fanal.core.ops.pointwise import neg, relu_node, sigmoid, sigmoid_node, tanh, with_gradient
 
 Rule = Callable[..., list[Node | None]]
@@ -426,8 +427,6 @@ def rrelu(
         )
     if not training:
         return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, wide(x).dtype)))
-    from fanal.core.ops.dropout import uniform_node
-
     u = wide(uniform_node(x.shape, x.dtype))
     slope = P.convert(P.add(P.mul(u, counted(upper - lower, u.dtype)), counted(lower, u.dtype)), x.dtype)
     d = P.detach(x)
@@ -559,8 +558,6 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
 
     Source: Jang, Gu & Poole 2017.
     """
-    from fanal.core.ops.dropout import uniform_node
-
     x = read(logits)
     d = wrap_dim(dim, len(x.shape) or 1)
     u = wide(uniform_node(x.shape, x.dtype))

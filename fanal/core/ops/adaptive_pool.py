@@ -15,6 +15,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import public, read, unsupported
 from fanal.core.ops.pool import Windows, average, spread
+from fanal.core.ops.random import rand
 from fanal.core.ops.reduce import mean_node, wrap_like
 
 
@@ -277,8 +278,6 @@ def _register_fractional(n: int) -> None:
     ) -> tuple[tuple, dict]:
         size = input._shape
         if _random_samples is None and len(size) in (n + 1, n + 2):
-            from fanal.core.ops.random import rand
-
             batch = size[0] if len(size) == n + 2 else 1
             d = dt.float32 if input._dtype.itemsize < 8 else input._dtype
             _random_samples = rand(batch, size[-n - 1], n, dtype=d)

@@ -30,9 +30,13 @@ from fanal.core.ops.build import (
     wide,
     wrap,
 )
+from fanal.core.ops.create import shape_of
+from fanal.core.ops.join import cat
 from fanal.core.ops.named import named
-from fanal.core.ops.pointwise import div, mul, pow, with_gradient
+from fanal.core.ops.pieces import narrow, unbind
+from fanal.core.ops.pointwise import add, div, floor_divide, mul, pow, remainder, sub, with_gradient
 from fanal.core.ops.reduce import wrap_like
+from fanal.core.ops.shape import reshape, unsqueeze
 
 
 def _scaled(name: str, factor: float, doc: str) -> Any:
@@ -196,8 +200,6 @@ def rdiv(input: Any, other: Any) -> Any:
 @public(function=False)
 def sum_to_size(input: Any, *size: Any) -> Any:
     """Return the sum over the dimensions that broadcasting `size` to the input's shape would repeat."""
-    from fanal.core.ops.create import shape_of
-
     to = shape_of(size)
     x = read(input)
     kept = x.shape[len(x.shape) - len(to) :]
@@ -216,11 +218,6 @@ def _differences(f: Any, axis: int, at: Any, edge_order: int) -> Any:
 
     Second order inside, where spacings may differ. Source: Fornberg, Mathematics of Computation 51 (1988).
     """
-    from fanal.core.ops.join import cat
-    from fanal.core.ops.pieces import narrow
-    from fanal.core.ops.pointwise import add, sub
-    from fanal.core.ops.shape import reshape
-
     n = f._shape[axis]
     part = lambda k, count: narrow(f, axis, k, count)
     if not isinstance(at, Handle):
@@ -287,10 +284,6 @@ def gradient(input: Any, *, spacing: Any = 1, dim: Any = None, edge_order: int =
 @public(method=False)
 def unravel_index(indices: Any, shape: Any) -> tuple:
     """Return the coordinates, in a tensor of the given shape, of positions in its flattened form."""
-    from fanal.core.ops.pieces import unbind
-    from fanal.core.ops.pointwise import floor_divide, remainder
-    from fanal.core.ops.shape import unsqueeze
-
     if indices._dtype.category != 1:
         raise TypeError(f"expected 'indices' to be integer dtype, but got {indices._dtype}")
     if not isinstance(shape, (int, tuple, list)):

@@ -13,7 +13,9 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, number, public, read, wide, wrap
 from fanal.core.ops.dropout import dropped
 from fanal.core.ops.matmul import linear
+from fanal.core.ops.pieces import split
 from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.shape import unsqueeze
 
 
 def attention_weights(scores: Node) -> Node:
@@ -191,7 +193,6 @@ def _additive(mask: Any, name: str, d: dt.dtype) -> Node | None:
 def _project(query: Any, key: Any, value: Any, embed: int, in_weight: Any, in_bias: Any, separate: bool, q_weight: Any,
              k_weight: Any, v_weight: Any) -> list[Node]:
     """The three projections of the inputs, (L, N, E) each."""
-    from fanal.core.ops.pieces import split
     parts = [None, None, None] if in_bias is None else list(split(in_bias, embed))
     if separate:
         weights = (q_weight, k_weight, v_weight)
@@ -265,7 +266,6 @@ def multi_head_attention_forward(
     if is_causal and attn_mask is None:
         raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
     if not batched:
-        from fanal.core.ops.shape import unsqueeze
         same_k, same_v = key is query, value is key
         query = unsqueeze(query, 1)
         key = query if same_k else unsqueeze(key, 1)

@@ -25,6 +25,7 @@ from fanal.core.ops.build import (
     unsupported,
     wrap,
 )
+from fanal.core.ops.pointwise import with_gradient
 from fanal.core.tensor.tensor import Tensor, compute
 
 
@@ -186,8 +187,6 @@ def _sign_bit(x: Node) -> Node:
 @public(inplace=True, out=True)
 def copysign(input: Any, other: Operand) -> Any:
     """Return the magnitude of input with the sign of other."""
-    from fanal.core.ops.pointwise import with_gradient
-
     d = floating(result_type(input, other))
     a, b = node_of(input, d), node_of(other, d)
     m = P.abs_(P.detach(a))

@@ -10,13 +10,14 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout
-from fanal.core.base.shape import broadcast_shapes
+from fanal.core.base.shape import broadcast_shapes, contiguous_strides
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.arguments import of_python
 from fanal.core.ops.build import (
     assign,
+    can_cast,
     check_fits,
     check_inplace,
     is_number,
@@ -24,10 +25,13 @@ from fanal.core.ops.build import (
     public,
     read,
     result,
+    result_type,
     wrap,
 )
-from fanal.core.ops.shape import clone, contiguous, ints
+from fanal.core.ops.create import filled
+from fanal.core.ops.shape import as_strided, clone, contiguous, ints, whole
 from fanal.core.ops.storage_ops import resize
+from fanal.core.ops.storage_view import UntypedStorage
 from fanal.core.tensor.tensor import Tensor, compute
 
 LEGACY: dict[str, dt.dtype] = {f"{dt.scalar_name(d)}Tensor": d for d in dt.ALL if d.category < 3}
@@ -242,10 +246,6 @@ def resize_as_(self: Any, the_template: Any, memory_format: Any = None) -> Any:
 @public(function=False)
 def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = None, stride: Any = None) -> Any:
     """Show the storage of another tensor, or part of it, from here on."""
-    from fanal.core.ops.create import filled
-    from fanal.core.ops.shape import as_strided, whole
-    from fanal.core.ops.storage_view import UntypedStorage
-
     check_inplace(self)
     unfollowable("set_ was called")
     if source is None:
@@ -260,8 +260,6 @@ def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = Non
     if size is not None:
         shape = ints((size,))
         if stride is None:
-            from fanal.core.base.shape import contiguous_strides
-
             stride = contiguous_strides(shape)
         source = as_strided(whole(source), shape, stride, storage_offset)
     self._storage, self._chain, self._shape = source._storage, source._chain, source._shape
@@ -329,16 +327,12 @@ def is_same_size(input: Any, other: Any) -> bool:
 @public("can_cast", method=False, event=False)
 def can_cast_public(from_: dt.dtype, to: dt.dtype) -> bool:
     """Tell whether a result of dtype `from_` may be stored in `to`."""
-    from fanal.core.ops.build import can_cast
-
     return can_cast(from_, to)
 
 
 @public("result_type", method=False, event=False)
 def result_type_public(tensor: Any, other: Any) -> dt.dtype:
     """Return the dtype of an operation on two tensors or numbers."""
-    from fanal.core.ops.build import result_type
-
     return result_type(tensor, other)
 
 

@@ -14,8 +14,10 @@ from fanal.core.base.dim import whole
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Handle
 from fanal.core.ir.prims import full as full_p
+from fanal.core.ir.prims.point import _convert_ref
 from fanal.core.ops.build import public, result
-from fanal.core.tensor.tensor import Tensor, compute, install_constructor, wrap, wrap_array
+from fanal.core.ops.grad_ops import requires_grad_
+from fanal.core.tensor.tensor import Tensor, adopt, compute, install_constructor, wrap, wrap_array
 
 
 def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dtype]:
@@ -35,8 +37,6 @@ def array_from(data: Any, d: dt.dtype | None = None) -> tuple[np.ndarray, dt.dty
         src = dt.int64 if kind == "u" and d is None else _OF_KIND[kind]()
     d = d or src
     if a.dtype != d.np:
-        from fanal.core.ir.prims.point import _convert_ref
-
         if a.dtype.kind in "iu" and d.category == 1 and a.size and not isinstance(data, (Handle, np.ndarray)):
             info = np.iinfo(d.np)
             if int(a.max()) > info.max or int(a.min()) < info.min:
@@ -115,8 +115,6 @@ def tensor(
     t = wrap_array(a, d)
     t._storage.meta = where is devices.META
     if requires_grad:
-        from fanal.core.ops.grad_ops import requires_grad_
-
         requires_grad_(t)
     return t
 
@@ -178,8 +176,6 @@ def filled(shape: Shape, value: Any, d: dt.dtype, device: Any = None, requires_g
     t = wrap(full_p(shape, held(value, d), d))
     t._storage.meta = where is devices.META
     if requires_grad:
-        from fanal.core.ops.grad_ops import requires_grad_
-
         requires_grad_(t)
     return t
 
@@ -189,16 +185,12 @@ def _constructor(cls: type, *args: Any, **kwargs: Any) -> Any:
     if not args:
         t = filled((0,), 0, dt.get_default())
     elif isinstance(args[0], Handle):
-        from fanal.core.tensor.tensor import adopt
-
         return adopt(cls, args[0])
     elif isinstance(args[0], (list, tuple, np.ndarray)):
         t = tensor(args[0], dtype=dt.get_default())
     else:
         t = filled(shape_of(args), 0, dt.get_default())
     if cls is not Tensor:
-        from fanal.core.tensor.tensor import adopt
-
         t = adopt(cls, t)
     return t
 

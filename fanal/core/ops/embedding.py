@@ -17,8 +17,10 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, number, public, read, wrap
 from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.reduce import norm_node
 from fanal.core.tensor.alias import value, write
 from fanal.core.tensor.sparse import ROWS_WANTED
+from fanal.core.tensor.tensor import compute
 
 
 def _indices(input: Any, name: str) -> Node:
@@ -66,8 +68,6 @@ def _want_rows(weight: Any, sparse: bool) -> None:
 
 def _shorten(weight: Any, i: Node, max_norm: float, p: float) -> None:
     """Scale the rows in use whose p-norm exceeds max_norm, in place."""
-    from fanal.core.ops.reduce import norm_node
-
     with grad_mode(False):
         w = value(weight)
         at = _no_wrap(P.reshape(i, (i.size,)), w.shape[0])
@@ -299,8 +299,6 @@ def one_hot(input: Any, num_classes: int = -1) -> Any:
     if num_classes < 1:
         if num_classes != -1:
             raise RuntimeError("num_classes should be positive")
-        from fanal.core.tensor.tensor import compute
-
         a = compute(input)
         if a.min() < 0:
             raise RuntimeError("Class values must be non-negative.")

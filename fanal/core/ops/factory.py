@@ -11,7 +11,7 @@ from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
 from fanal.core.base.dim import plain, whole
-from fanal.core.base.shape import Shape, Size, contiguous_strides, is_contiguous
+from fanal.core.base.shape import Shape, Size, broadcast_shapes, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
@@ -394,8 +394,6 @@ def _pair(a: Node, b: Node) -> Node:
 
 def complex_node(a: Node, b: Node) -> Node:
     """Return a + bi, broadcast."""
-    from fanal.core.base.shape import broadcast_shapes
-
     shape = broadcast_shapes(a.shape, b.shape)
     return _pair(P.broadcast(a, shape), P.broadcast(b, shape))
 

@@ -10,7 +10,9 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, wrap_dim
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import node_of, public, wrap
+from fanal.core.ops.build import node_of, public, store, wrap
+from fanal.core.ops.factory import placed
+from fanal.core.ops.rearrange import roll
 
 # What each transform is: the kind of its primitive, and whether exp(-2 pi i...) goes with it.
 _KINDS = {
@@ -127,8 +129,6 @@ for _name, _what in {
 
 def _shifted(name: str, amount: Callable[[int], int], what: str) -> None:
     def call(input: Any, dim: Any = None) -> Any:
-        from fanal.core.ops.rearrange import roll
-
         dims = (
             tuple(range(len(input._shape))) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
         )
@@ -149,9 +149,6 @@ def _frequencies(name: str, half: bool) -> None:
         n: int, d: float = 1.0, *, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
         requires_grad: bool = False, pin_memory: bool = False,
     ) -> Any:  # fmt: skip
-        from fanal.core.ops.build import store
-        from fanal.core.ops.factory import placed
-
         kind = dtype or (out._dtype if out is not None else dt.get_default())
         if kind.category < 2:
             raise RuntimeError(f"{name} requires a floating point or complex dtype")

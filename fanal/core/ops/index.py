@@ -30,7 +30,7 @@ from fanal.core.ops.build import (
 )
 from fanal.core.ops.create import array_from, data_of
 from fanal.core.ops.rearrange import plain
-from fanal.core.ops.shape import view_of
+from fanal.core.ops.shape import unsqueeze, view_of
 from fanal.core.tensor.tensor import compute, strides_of
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
@@ -427,8 +427,6 @@ def _index_put(x: Any, indices: Any, values: Any, accumulate: bool) -> Node:
     for i in index:
         if isinstance(i, Handle) and i._dtype not in (*_INDEX_TYPES, dt.bool_, dt.uint8):
             raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
-    from fanal.core.ops.shape import unsqueeze
-
     index = tuple(
         unsqueeze(i, 0)
         if isinstance(i, Handle) and not i._shape and i._dtype.category == 1 and i._dtype is not dt.uint8

@@ -10,7 +10,8 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import node_of, public, read, result_type, wrap
-from fanal.core.ops.rearrange import atleast_1d, atleast_2d, atleast_3d
+from fanal.core.ops.create import zeros
+from fanal.core.ops.rearrange import atleast_1d, atleast_2d, atleast_3d, meshgrid
 from fanal.core.ops.shape import reshape, unsqueeze
 
 
@@ -113,8 +114,6 @@ def column_stack(tensors: Any) -> Any:
 def block_diag(*tensors: Any) -> Any:
     """Return a matrix with the given matrices on its diagonal."""
     if not tensors:
-        from fanal.core.ops.create import zeros
-
         return zeros(1, 0)
     for i, x in enumerate(tensors):
         if len(x._shape) > 2:
@@ -136,8 +135,6 @@ def block_diag(*tensors: Any) -> Any:
 @public(method=False)
 def cartesian_prod(*tensors: Any) -> Any:
     """Return all combinations of elements of vectors, as rows."""
-    from fanal.core.ops.rearrange import meshgrid
-
     for x in tensors:
         if len(x._shape) != 1:
             raise RuntimeError(f"Expect a 1D vector, but got shape {list(x._shape)}")

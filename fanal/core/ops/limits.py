@@ -10,6 +10,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
 from fanal.core.ops.build import public
+from fanal.core.ops.convert import LEGACY
 from fanal.core.ops.create import filled, shape_of, tensor
 
 _RESOLUTION = {
@@ -125,8 +126,6 @@ def set_default_dtype(d: dt.dtype) -> None:
 @public(method=False, event=False)
 def set_default_tensor_type(t: Any) -> None:
     """Set the default dtype by a legacy tensor type or its name."""
-    from fanal.core.ops.convert import LEGACY
-
     name = t if isinstance(t, str) else t.__name__
     known = LEGACY.get(name.rpartition(".")[2])
     if known is None:

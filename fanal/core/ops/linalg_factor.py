@@ -18,6 +18,7 @@ from fanal.core.ops.linalg_check import (
     whole_part,
 )
 from fanal.core.ops.named import named
+from fanal.core.ops.pointwise import with_gradient
 
 _MINOR = (
     "The factorization could not be completed because the input is not positive-definite (the leading "
@@ -90,8 +91,6 @@ def _qr(A: Any, mode: str, name: str) -> Any:
 
 
 def _not_differentiable(r: Node, a: Node) -> Node:
-    from fanal.core.ops.pointwise import with_gradient
-
     def rule(g: Node, y: Node, a: Node) -> list[Node]:
         raise RuntimeError(
             "The derivative of linalg.qr depends on Q, which is not computed when mode='r'. Please use "

@@ -21,6 +21,7 @@ from fanal.core.ops.linalg_check import (
 from fanal.core.ops.linalg_solve import inverse_of, not_invertible
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.shape import diagonal
 
 
 @public(module="linalg", method=False, out=True)
@@ -239,6 +240,4 @@ def vander(x: Any, *, N: int | None = None) -> Any:
 @public("diagonal", module="linalg", method=False)
 def linalg_diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     """Return a view of the diagonals of matrices."""
-    from fanal.core.ops.shape import diagonal
-
     return diagonal(A, offset, dim1, dim2)

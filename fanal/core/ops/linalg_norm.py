@@ -11,6 +11,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
 from fanal.core.ops.build import node_of, nodes_of, public, read, wrap
 from fanal.core.ops.linalg_check import need_floating, need_matrix, need_square
+from fanal.core.ops.linalg_spectrum import svdvals
 from fanal.core.ops.reduce import norm_node, wrap_like
 
 
@@ -179,8 +180,6 @@ def cond(input: Any, p: Any = None) -> Any:
     """
     need_matrix(input, "linalg.cond", "")
     if p is None or (not isinstance(p, str) and abs(p) == 2):
-        from fanal.core.ops.linalg_spectrum import svdvals
-
         s = read(svdvals(input)[0])
         if not s.shape[-1]:
             return wrap(P.full(s.shape[:-1], 0, s.dtype))

@@ -23,6 +23,9 @@ from fanal.core.ops.linalg_check import (
     whole_part,
 )
 from fanal.core.ops.named import named
+from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.shape import movedim
+from fanal.core.tensor.tensor import compute
 
 _NOT_INVERTIBLE = (
     "The diagonal element {} is zero, the inversion could not be completed because the input matrix is "
@@ -281,8 +284,6 @@ def tensorinv(input: Any, ind: int = 2) -> Any:
 @public(module="linalg", method=False, out=True, check=singular)
 def tensorsolve(input: Any, other: Any, dims: Any = None) -> Any:
     """Return X with tensordot(input, X, X.ndim) = other; the dimensions `dims` of input are moved to its end first."""
-    from fanal.core.ops.shape import movedim
-
     if dims is not None:
         n = len(input._shape)
         input = movedim(input, tuple(dims), tuple(range(n - len(dims), n)))
@@ -331,8 +332,6 @@ def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -
     "Matrix Computations", 5.5; the gradient: Golub & Pereyra (1973).
     """
     from fanal.core.ops.linalg_function import pinv_rule
-    from fanal.core.ops.pointwise import with_gradient
-    from fanal.core.tensor.tensor import compute
 
     A, B, name = input, b, "torch.linalg.lstsq"
     if len(A._shape) < 2:

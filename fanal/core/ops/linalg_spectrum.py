@@ -17,6 +17,7 @@ from fanal.core.ops.linalg_check import (
     whole_part,
 )
 from fanal.core.ops.named import named
+from fanal.core.ops.random import randn
 
 _eigh_failed = failure(
     "linalg.eigh",
@@ -146,8 +147,6 @@ def svd_lowrank(A: Any, q: int | None = 6, niter: int | None = 2, M: Any = None)
     Shapes: (*, m, n) -> (*, m, q), (*, q), (*, n, q). Source: Halko, Martinsson & Tropp, "Finding structure
     with randomness" (2011), algorithms 4.4 and 5.1.
     """
-    from fanal.core.ops.random import randn
-
     a = read(A)
     if M is not None:
         a = P.sub(a, P.broadcast(read(M), a.shape))

@@ -26,8 +26,11 @@ from fanal.core.ops.build import (
     wide,
     wrap,
 )
+from fanal.core.ops.matmul import linear
 from fanal.core.ops.pointwise import pow_node, with_gradient
 from fanal.core.ops.reduce import mean_node
+from fanal.core.ops.shape import reshape
+from fanal.core.tensor.tensor import compute
 
 
 def reduction_of(reduction: str, size_average: Any = None, reduce: Any = None) -> str:
@@ -331,7 +334,6 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
             v = read(var)
         else:
             raise ValueError("var is of incorrect size")
-        from fanal.core.tensor.tensor import compute
         if (compute(var) < 0).any():
             raise ValueError("var has negative entry/entries")
     if reduction not in ("none", "mean", "sum"):
@@ -555,8 +557,6 @@ def linear_cross_entropy(input: Any, linear_weight: Any, target: Any, *, linear_
     Shapes: (N, I) or (I), weight (C, *D, I), target as in cross_entropy of (N, C, *D).
     Differs from torch: `options`, which choose how it is computed there, have no effect.
     """
-    from fanal.core.ops.matmul import linear
-    from fanal.core.ops.shape import reshape
     x, w = input._shape, linear_weight._shape
     if len(x) not in (1, 2):
         raise RuntimeError(f"expected input with dimensionality 1 or 2, got {len(x)}")

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
-from fanal.core.ops.distance import pairwise_node
+from fanal.core.ops.distance import pairwise_distance, pairwise_node
 from fanal.core.ops.loss import picked, reduced, reduction_by_number, reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
@@ -160,8 +160,6 @@ def triplet_margin_with_distance_loss(
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
     if distance_function is None:
-        from fanal.core.ops.distance import pairwise_distance
-
         distance_function = pairwise_distance
     if not len(anchor._shape) == len(positive._shape) == len(negative._shape):
         raise RuntimeError(

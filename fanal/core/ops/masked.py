@@ -10,11 +10,13 @@ import math
 from typing import Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.layout import strided
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ops import activation, arithmetic, pointwise, reduce, scan, sort
 from fanal.core.ops.build import node_of, public, read, result, wrap
+from fanal.core.ops.linalg_norm import vector_norm
 
 Dtype = dt.dtype | None
 
@@ -27,8 +29,6 @@ def _check(input: Any, name: str) -> None:
 
 
 def _strided() -> Any:
-    from fanal.core.base.layout import strided
-
     return strided
 
 
@@ -184,8 +184,6 @@ def norm(input: Any, ord: float | None = 2.0, dim: Any = None, *, keepdim: bool 
     """Return the norm of order `ord` over `dim` of the elements kept."""
     x = _fill(input, mask, math.inf if ord == -math.inf else 0, "norm")
     dims = dims_of(dim, input.ndim) if input.ndim else ()
-    from fanal.core.ops.linalg_norm import vector_norm
-
     return vector_norm(x, 2.0 if ord is None else ord, dims, bool(keepdim), dtype=dtype or input._dtype)
 
 

@@ -8,11 +8,12 @@ from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import floating, node_of, public, read, wrap
+from fanal.core.ops.factory import complex_node
+from fanal.core.ops.pointwise import with_gradient
+from fanal.core.tensor.tensor import compute
 
 
 def _weights(w: Any, name: str, observations: int) -> None:
-    from fanal.core.tensor.tensor import compute
-
     found = dt.scalar_name(w._dtype)
     if len(w._shape) > 1:
         raise RuntimeError(
@@ -100,16 +101,12 @@ def corrcoef(input: Any) -> Any:
     wide = P.convert(sd, c.dtype)
     y = P.div(P.div(c, P.reshape(wide, (n, 1))), P.reshape(wide, (1, n)))
     if y.dtype.is_complex:
-        from fanal.core.ops.factory import complex_node
-
         return wrap(complex_node(_clipped(P.real(y)), _clipped(P.imag(y))))
     return wrap(_clipped(y))
 
 
 def _clipped(y: Node) -> Node:
     """Limit to [-1, 1]; the gradient passes where nothing was cut off, the ends included."""
-    from fanal.core.ops.pointwise import with_gradient
-
     one, low = P.num(y, 1), P.num(y, -1)
     d = P.detach(y)
     inside = P.and_(P.le(low, d), P.le(d, one))

@@ -10,9 +10,10 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Origin, counted
 from fanal.core.ir import prims as P
-from fanal.core.ops.build import public
-from fanal.core.ops.shape import view_of
-from fanal.core.tensor.alias import leaf_of
+from fanal.core.ir.program import Node
+from fanal.core.ops.build import node_of, public, read, result
+from fanal.core.ops.shape import as_strided, clone, contiguous, diagonal, view_of
+from fanal.core.tensor.alias import leaf_of, write_through
 from fanal.core.tensor.tensor import strides_of
 
 
@@ -87,8 +88,6 @@ def narrow_copy(input: Any, dim: int, start: int, length: int) -> Any:
 
 
 def _copy(t: Any) -> Any:
-    from fanal.core.ops.shape import clone, contiguous
-
     return contiguous(clone(t))
 
 
@@ -123,10 +122,6 @@ def sliced_range(t: Any, d: int, start: int | None, end: int | None, step: int) 
 
 
 def _replaced(t: Any, src: Any, part: Any) -> Any:
-    from fanal.core.ir.program import Node
-    from fanal.core.ops.build import node_of, read, result
-    from fanal.core.tensor.alias import write_through
-
     shown = part(t)
     if shown._shape != src._shape:
         raise RuntimeError(
@@ -146,8 +141,6 @@ def select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
 @public(out="same")
 def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Return input with a diagonal replaced by src."""
-    from fanal.core.ops.shape import diagonal
-
     return _replaced(input, src, lambda t: diagonal(t, offset, dim1, dim2))
 
 
@@ -156,8 +149,6 @@ def as_strided_scatter(
     input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
     """Return input with the elements of as_strided(input, size, stride) replaced by src."""
-    from fanal.core.ops.shape import as_strided, clone
-
     return _replaced(clone(input), src, lambda t: as_strided(t, size, stride, storage_offset))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.state import state
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
@@ -29,6 +30,7 @@ from fanal.core.ops.build import (
     unsupported,
     wide,
 )
+from fanal.core.ops.index import nonzero
 
 
 def _float_unary(name: str, row: Row, *aliases: str, inplace: bool = True, method: bool = True) -> Any:
@@ -112,7 +114,6 @@ def sigmoid_node(x: Node) -> Node:
 
 def with_gradient(y: Node, rule: Any, *inputs: Node) -> Node:
     """Return `y` (computed from detached inputs) with a gradient rule of its own: rule(g, y, *inputs) -> one each."""
-    from fanal.core.base.state import state
     if not ((state.grad and any(i.needs_grad for i in inputs)) or (state.forward and any(i.varies for i in inputs))):
         return y
     return P.tape((y, *inputs), rule)
@@ -501,7 +502,6 @@ def clamp_max(input: Any, max: Operand) -> Any:
 def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
     """Return input where condition holds and other elsewhere; with one argument, the indices of true elements."""
     if input is None and other is None:
-        from fanal.core.ops.index import nonzero
         return nonzero(condition, as_tuple=True)
     d = result_type(input, other)
     c = read(condition)

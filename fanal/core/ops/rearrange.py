@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.shape import Shape, broadcast_shapes, wrap_dim, wrap_dims
+from fanal.core.base.shape import Shape, Size, broadcast_shapes, wrap_dim, wrap_dims
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import assign, public, read, result, wrap
-from fanal.core.ops.shape import expanded, ints, reshape, view_shape
+from fanal.core.ops.convert import fill
+from fanal.core.ops.shape import as_strided, clone, expanded, ints, reshape, view_shape
+from fanal.core.ops.shape import diagonal as view
 from fanal.core.tensor.tensor import compute, strides_of
 
 
@@ -221,9 +223,6 @@ def diag_embed(input: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> A
 @public(out="same")
 def diag(input: Any, diagonal: int = 0) -> Any:
     """Return the matrix with a vector on its diagonal, or the diagonal of a matrix."""
-    from fanal.core.ops.shape import clone
-    from fanal.core.ops.shape import diagonal as view
-
     n = len(input._shape)
     if n not in (1, 2):
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")
@@ -253,9 +252,6 @@ def _triangle(input: Any, diagonal: int, lower: bool) -> Any:
 @public(function=False)
 def fill_diagonal_(self: Any, fill_value: Any, wrap: bool = False) -> Any:
     """Fill the main diagonal of a matrix, or of a cube; with `wrap` it starts again below a tall matrix."""
-    from fanal.core.ops.convert import fill
-    from fanal.core.ops.shape import as_strided
-
     shape = self._shape
     if len(shape) < 2:
         raise RuntimeError("dimensions must larger than 1")
@@ -296,8 +292,6 @@ def broadcast_tensors(*tensors: Any) -> tuple:
 @public("broadcast_shapes", method=False)
 def common_shape(*shapes: Any) -> Any:
     """Return the common shape of shapes."""
-    from fanal.core.base.shape import Size
-
     given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
     for s in given:
         for n in s:

@@ -9,11 +9,13 @@ from typing import Any
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import reduced_shape, wrap_dim, wrap_dims
+from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node, Shape
 from fanal.core.ir.row import Row
 from fanal.core.ops.build import counted, floating, node_of, public, read, unsupported, wrap
 from fanal.core.ops.named import named
+from fanal.core.ops.pointwise import maximum, minimum, with_gradient
 
 
 def keep(n: Node, shape: Shape, dims: Shape, keepdim: bool) -> Node:
@@ -228,11 +230,7 @@ def _extreme(input: Any, dim: Any, keepdim: bool, name: str) -> Any:
 @public(out="same")
 def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the largest element; with `dim`, values and indices; with another tensor, the elementwise maximum."""
-    from fanal.core.engine.handle import Handle
-
     if isinstance(dim, Handle) or other is not None:
-        from fanal.core.ops.pointwise import maximum
-
         return maximum(input, dim if other is None else other)
     return _extreme(input, dim, keepdim, "max")
 
@@ -240,11 +238,7 @@ def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
 @public(out="same")
 def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Return the smallest element; with `dim`, values and indices; with another tensor, the elementwise minimum."""
-    from fanal.core.engine.handle import Handle
-
     if isinstance(dim, Handle) or other is not None:
-        from fanal.core.ops.pointwise import minimum
-
         return minimum(input, dim if other is None else other)
     return _extreme(input, dim, keepdim, "min")
 
@@ -300,8 +294,6 @@ def std_node(x: Node, dims: Shape, correction: float, keepdim: bool) -> Node:
 
 def std_of(v: Node) -> Node:
     """Square root whose gradient at zero variance is what PyTorch gives."""
-    from fanal.core.ops.pointwise import with_gradient
-
     y = P.sqrt(P.detach(v))
 
     def rule(g: Node, y: Node, v: Node) -> list[Node]:
@@ -354,8 +346,6 @@ def std_mean(
 
 def logsumexp_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     """log(sum(exp(x))) around the largest element; the gradient is exp(x - y)."""
-    from fanal.core.ops.pointwise import with_gradient
-
     d = P.detach(x)
     if not count(x.shape, dims):
         return keep(P.log(P.sum_(P.exp(x), dims)), x.shape, dims, keepdim)
@@ -379,8 +369,6 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
 
 def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
     """The p-norm of a value over dimensions, as torch.linalg.vector_norm; 16-bit floats are rounded once."""
-    from fanal.core.ops.pointwise import with_gradient
-
     if x.dtype in dt.ACCUMULATE:
         return rounded_once(lambda w: norm_node(w, p, dims, keepdim), x)
     a = P.abs_(x)
@@ -400,8 +388,6 @@ def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
 
 def _norm_p(x: Node, p: float, dims: Shape) -> Node:
     """(sum |x|^p)^(1/p); its gradient sign(x) (|x| / y)^(p - 1) is 0 where x or y is."""
-    from fanal.core.ops.pointwise import with_gradient
-
     a = P.abs_(P.detach(x))
     y = P.pow_(P.sum_(P.pow_(a, P.num(a, p)), dims), P.num(a, 1 / p))
 
@@ -417,8 +403,6 @@ def _norm_p(x: Node, p: float, dims: Shape) -> Node:
 
 
 def _norm2(x: Node, dims: Shape) -> Node:
-    from fanal.core.ops.pointwise import with_gradient
-
     d = P.detach(x)
     y = P.sqrt(P.sum_(P.real(P.mul(d, P.conj(d))), dims))
 

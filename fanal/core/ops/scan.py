@@ -11,10 +11,11 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import assign, floating, node_of, nodes_of, public, read, unsupported
+from fanal.core.ops.compare import logical_xor
 from fanal.core.ops.join import cat
 from fanal.core.ops.named import named
 from fanal.core.ops.pieces import sliced
-from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.pointwise import sub, with_gradient
 from fanal.core.ops.rearrange import plain
 
 
@@ -110,9 +111,6 @@ def cummin(input: Any, dim: int) -> Any:
 @public(out="same")
 def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """Return n-th differences along a dimension."""
-    from fanal.core.ops.compare import logical_xor
-    from fanal.core.ops.pointwise import sub
-
     if not input._shape:
         raise RuntimeError("diff expects input to be at least one-dimensional")
     if n < 0:

@@ -15,7 +15,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import node_of, number, public, read, result
 from fanal.core.ops.index import vector_index
-from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.pointwise import floor_divide_nodes, with_gradient
 from fanal.core.ops.rearrange import plain
 
 
@@ -181,8 +181,6 @@ def scatter_reduce_node(
             return y
         n = _count(x, i, d, include_self)
         if x.dtype.category < 2:
-            from fanal.core.ops.pointwise import floor_divide_nodes
-
             return floor_divide_nodes(y, n)
         return P.div(y, n)
     mode = {"prod": "mul", "amax": "max", "amin": "min"}[reduce]

@@ -22,7 +22,7 @@ from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import check_inplace, public, read, result, wrap
 from fanal.core.tensor.alias import leaf_of, strides_as_views
-from fanal.core.tensor.tensor import strides_of, view_chain
+from fanal.core.tensor.tensor import Tensor, blank, strides_of, view_chain
 
 
 def ints(args: tuple, name: str = "", what: str = "shape") -> Shape:
@@ -424,7 +424,6 @@ def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = 
 
 def whole(t: Any) -> Any:
     """Return the storage of a tensor as a flat tensor."""
-    from fanal.core.tensor.tensor import Tensor, blank
     s = t._storage
     n = P.reshape(s.node, (s.node.size,))
     flat = blank(Tensor, s, ((P.reshape, ((s.node.size,),)),), n.shape, n.dtype, n, None, 0)

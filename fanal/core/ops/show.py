@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from fanal.core.autograd.backward import grad_name
 from fanal.core.autograd.forward import tangent_at
 from fanal.core.base import dtype as dt
+from fanal.core.base.shape import contiguous_strides
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Handle, Storage
 from fanal.core.engine.record import hold
 from fanal.core.ir import prims as P
 from fanal.core.ops.build import is_number, public
 from fanal.core.ops.vmap import across
-from fanal.core.tensor.alias import derive
-from fanal.core.tensor.tensor import Tensor, blank, compute, settled, strides_of, wrap
+from fanal.core.tensor.alias import derive, value
+from fanal.core.tensor.tensor import Tensor, adopt, blank, compute, settled, strides_of, wrap
 
 
 class _Options:
@@ -49,14 +51,14 @@ def set_printoptions(
     """Set how tensors are written."""
     if profile is not None:
         OPTIONS.precision, OPTIONS.threshold, OPTIONS.edgeitems, OPTIONS.linewidth = _PROFILES[profile]
-    for name, value in (
+    for name, new in (
         ("precision", precision),
         ("threshold", threshold),
         ("edgeitems", edgeitems),
         ("linewidth", linewidth),
     ):
-        if value is not None:
-            setattr(OPTIONS, name, value)
+        if new is not None:
+            setattr(OPTIONS, name, new)
     OPTIONS.sci_mode = sci_mode
 
 
@@ -184,9 +186,6 @@ def array_text(a: np.ndarray, indent: int) -> str:
 
 def text(t: Any) -> str:
     """Return a tensor as text."""
-    from fanal.core.autograd.backward import grad_name
-    from fanal.core.tensor.alias import value
-
     mapped = across(t)
     if mapped is not None:
         level, every = mapped
@@ -291,8 +290,6 @@ def rebuilt(
     path: Any, data: bytes, name: str, shape: tuple, strides: tuple | None, requires_grad: bool, state: dict
 ) -> Any:
     """Return an unpickled tensor."""
-    from fanal.core.tensor.tensor import adopt, wrap
-
     d = dt.by_name(name)
     flat = np.frombuffer(data, np.uint8).copy().view(d.np)
     t = wrap(P.given(flat.reshape(shape), d), strides)
@@ -309,8 +306,6 @@ def _reduce(self: Any, protocol: int) -> tuple:
     a = np.ascontiguousarray(compute(self))
     st = strides_of(self)
     order = sorted(range(len(st)), key=lambda i: (-st[i], i))
-    from fanal.core.base.shape import contiguous_strides
-
     dense = tuple(st[i] for i in order) == contiguous_strides([self._shape[i] for i in order])
     cls: Any = type(self)
     if cls is Tensor:

@@ -10,6 +10,8 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import node_of, public, read, wrap
 from fanal.core.ops.fft import transform
 from fanal.core.ops.linalg_check import failure
+from fanal.core.ops.pad import pad
+from fanal.core.ops.shape import view_as_real
 
 
 def _widened(window: Node | None, size: int, n_fft: int, d: dt.dtype) -> Node:
@@ -36,8 +38,6 @@ def stft(
     hop_length. Source: Allen & Rabiner, "A unified approach to short-time Fourier analysis and synthesis"
     (1977).
     """
-    from fanal.core.ops.pad import pad
-
     hop = n_fft // 4 if hop_length is None else hop_length
     size = n_fft if win_length is None else win_length
     is_complex = input._dtype.is_complex or (window is not None and window._dtype.is_complex)
@@ -100,8 +100,6 @@ def stft(
     out = wrap(P.reshape(y, y.shape[1:]) if single else y)
     if return_complex:
         return out
-    from fanal.core.ops.shape import view_as_real
-
     return view_as_real(out)
 
 
