@@ -24,6 +24,7 @@ from fanal.core.ops.build import (
 )
 from fanal.core.ops.dropout import uniform_node
 from fanal.core.ops.pointwise import neg, relu_node, sigmoid, sigmoid_node, tanh, with_gradient
+from fanal.core.ops.reduce import keep, sum_node
 
 Rule = Callable[..., list[Node | None]]
 
@@ -368,14 +369,8 @@ def glu(input: Any, dim: int = -1) -> Any:
     n = x.shape[d]
     if n % 2:
         raise RuntimeError(f"Halving dimension must be even, but dimension {d} is size {n}")
-    a, b = (_part(x, d, s, s + n // 2) for s in (0, n // 2))
+    a, b = (P.span(x, d, s, s + n // 2) for s in (0, n // 2))
     return result(P.convert(P.mul(wide(a), sigmoid_node(wide(b))), x.dtype))
-
-
-def _part(x: Node, dim: int, start: int, stop: int) -> Node:
-    at = tuple(start if i == dim else 0 for i in range(len(x.shape)))
-    end = tuple(stop if i == dim else n for i, n in enumerate(x.shape))
-    return P.slice_(x, at, end, (1,) * len(at))
 
 
 @public()
@@ -391,8 +386,7 @@ def prelu(input: Any, weight: Any) -> Any:
         channels = x.shape[1] if len(x.shape) > 1 else 1
         if channels != w.size:
             raise RuntimeError(
-                "Mismatch of parameter numbers and input channel size. Found parameter "
-                "numbers = "
+                "Mismatch of parameter numbers and input channel size. Found parameter numbers = "
                 f"{w.size} and channel size = {channels}."
             )
     if len(w.shape) > 1:
@@ -455,13 +449,13 @@ def softmax_node(x: Node, dim: int) -> Node:
         return P.alias(x)
     dims = (dim,) if x.shape else ()
     w = wide(P.detach(x))
-    e = P.exp(P.sub(w, _kept(P.max_of(w, dims), w, dims)))
-    y = P.convert(P.div(e, _kept(P.sum_(e, dims), e, dims)), x.dtype)
+    e = P.exp(P.sub(w, keep(P.max_of(w, dims), w.shape, dims, True)))
+    y = P.convert(P.div(e, sum_node(e, dims, True)), x.dtype)
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         g, y = wide(g), wide(y)
         p = P.mul(g, y)
-        return [P.convert(P.sub(p, P.mul(y, _kept(P.sum_(p, dims), p, dims))), x.dtype)]
+        return [P.convert(P.sub(p, P.mul(y, sum_node(p, dims, True))), x.dtype)]
 
     return with_gradient(y, rule, x)
 
@@ -472,19 +466,14 @@ def log_softmax_node(x: Node, dim: int) -> Node:
         return P.alias(x)
     dims = (dim,) if x.shape else ()
     w = wide(P.detach(x))
-    c = P.sub(w, _kept(P.max_of(w, dims), w, dims))
-    y = P.sub(c, P.log(_kept(P.sum_(P.exp(c), dims), c, dims)))
+    c = P.sub(w, keep(P.max_of(w, dims), w.shape, dims, True))
+    y = P.sub(c, P.log(sum_node(P.exp(c), dims, True)))
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         g, y = wide(g), wide(y)
-        return [P.convert(P.sub(g, P.mul(P.exp(y), _kept(P.sum_(g, dims), g, dims))), x.dtype)]
+        return [P.convert(P.sub(g, P.mul(P.exp(y), sum_node(g, dims, True))), x.dtype)]
 
     return with_gradient(P.convert(y, x.dtype), rule, x)
-
-
-def _kept(y: Node, x: Node, dims: Shape) -> Node:
-    """Put reduced dimensions back as size 1."""
-    return P.reshape(y, tuple(1 if d in dims else n for d, n in enumerate(x.shape)))
 
 
 def _implicit_dim(ndim: int) -> int:
@@ -497,8 +486,7 @@ def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, f
 
         warnings.warn(
             f"Implicit dimension choice for {name} has been deprecated. Change the call to "
-            "include dim=X as an "
-            "argument.",
+            "include dim=X as an argument.",
             stacklevel=4,
         )
         dim = _implicit_dim(len(input._shape))

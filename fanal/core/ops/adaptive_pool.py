@@ -165,11 +165,7 @@ def _adaptive_max(input: Any, output_size: Any, indices: bool, n: int) -> Any:
         raise unsupported(f"adaptive_max_pool{max(n, 2)}d", x.dtype)
     if 0 in out or 0 in x.shape:
         shape = (*x.shape[:-n], *out)
-        y, at = (
-            P.slice_(x, (0,) * len(x.shape), (0,) * len(x.shape), (1,) * len(x.shape)),
-            P.zeros(shape, dt.int64),
-        )
-        y = P.reshape(y, shape)
+        y, at = P.reshape(P.corner(x, (0,) * len(x.shape)), shape), P.zeros(shape, dt.int64)
     elif _even(x.shape[-n:], out):
         k = tuple(s // o for s, o in zip(x.shape[-n:], out))
         geometry = Windows(f"adaptive_max_pool{n}d", x.shape, k, k, 0, 1, False, n).geometry
@@ -235,7 +231,7 @@ def _fractional(
         # PyTorch's samples are ordered (w, h) in two dimensions and (t, h, w) in three.
         axis = n - 1 - i if n == 2 else i
         start = _fractional_starts(
-            P.reshape(P.slice_(u, (0, 0, axis), (batch, channels, axis + 1), (1, 1, 1)), (batch, channels)),
+            P.reshape(P.span(u, 2, axis, axis + 1), (batch, channels)),
             size[i],
             out[i],
             kernel[i],
@@ -351,8 +347,7 @@ def _unpool(
         if len(size) != n:
             raise ValueError(
                 f"output_size should be a sequence containing {n} or {n + 2} elements, but it has a "
-                "length of "
-                f"'{len(output_size)}'"
+                f"length of '{len(output_size)}'"
             )
         for d in range(n):
             low, high = usual[d] - step[d], usual[d] + step[d]

@@ -96,14 +96,14 @@ def fused_attention(q: Node, k: Node, v: Node, mask: Node | None, causal: bool, 
     more = () if mask is None else (P.broadcast(mask, (b, h, length, length)),)
     both = P.attention((P.detach(q), P.detach(k), P.detach(v), *more), float(scale), causal)
     at = P.stats_at(q.shape)
-    y = P.permute(P.reshape(P.slice_(both, (0,), (at,), (1,)), (b, length, h, d)), (0, 2, 1, 3))
-    stats = P.reshape(P.slice_(both, (at,), both.shape, (1,)), (b, h, length, 2))
+    y = P.permute(P.reshape(P.corner(both, (at,)), (b, length, h, d)), (0, 2, 1, 3))
+    stats = P.reshape(P.span(both, 0, at, both.shape[0]), (b, h, length, 2))
 
     def rule(g: Node, y: Node, q: Node, k: Node, v: Node, stats: Node, *more: Node) -> list[Node | None]:
         if state.grad or state.forward is not None:  # these gradients are to be differentiated
             return [*_open_gradients(g, q, k, v, more[0] if more else None, causal, scale), *[None] * (1 + len(more))]
         packed = P.attention_grad((q, k, v, stats, g, *more), float(scale), causal)
-        parts = [P.slice_(packed, (0, 0, i, 0, 0), (b, length, i + 1, h, d), (1,) * 5) for i in range(3)]
+        parts = [P.span(packed, 2, i, i + 1) for i in range(3)]
         return [*[P.permute(P.reshape(x, (b, length, h, d)), (0, 2, 1, 3)) for x in parts],
                 *[None] * (1 + len(more))]
     return with_gradient(y, rule, q, k, v, stats, *more)
@@ -198,9 +198,8 @@ def _project(query: Any, key: Any, value: Any, embed: int, in_weight: Any, in_bi
         weights = (q_weight, k_weight, v_weight)
     elif query is key and key is value:  # self-attention: one product
         packed = read(linear(query, in_weight, in_bias))
-        n = len(packed.shape)
-        return [P.slice_(packed, (0,) * (n - 1) + (i * embed,), (*packed.shape[:-1], (i + 1) * embed), (1,) * n)
-                for i in range(3)]
+        last = len(packed.shape) - 1
+        return [P.span(packed, last, i * embed, (i + 1) * embed) for i in range(3)]
     else:
         weights = split(in_weight, embed)
     return [read(linear(x, w, b)) for x, w, b in zip((query, key, value), weights, parts)]

@@ -59,23 +59,12 @@ def _check_types(input: Any, weight: Any, bias: Any) -> None:
         raise NotImplementedError("\"slow_conv2d_cpu\" not implemented for 'Bool'")
     if bias is not None and bias._dtype is not d:
         raise RuntimeError(
-            f"Input type ({_type_name(d)}) and bias type ({_type_name(bias._dtype)}) should be the same"
+            f"Input type ({dt.c_name(d)}) and bias type ({dt.c_name(bias._dtype)}) should be the same"
         )
     if weight._dtype is not d:
         raise RuntimeError(
             f"expected scalar type {dt.scalar_name(d)} but found {dt.scalar_name(weight._dtype)}"
         )
-
-
-def _type_name(d: dt.dtype) -> str:
-    return {
-        "float64": "double",
-        "float32": "float",
-        "float16": "c10::Half",
-        "bfloat16": "c10::BFloat16",
-        "int64": "long long",
-        "int32": "int",
-    }.get(d.name, d.name)
 
 
 def _check_weight(weight: Shape, x: Shape, bias: Any, groups: int, transposed: bool) -> None:
@@ -94,8 +83,7 @@ def _check_weight(weight: Shape, x: Shape, bias: Any, groups: int, transposed: b
         kind = f"transposed={int(transposed)}" if transposed else f"groups={groups}"
         raise RuntimeError(
             f"Given {kind}, weight of size {list(weight)}, expected input{list(x)} to have {wanted} "
-            "channels, "
-            f"but got {x[1]} channels instead"
+            f"channels, but got {x[1]} channels instead"
         )
     if bias is not None and (len(bias._shape) != 1 or bias._shape[0] != outs):
         given = "transposed=1, " if transposed else ""
@@ -161,8 +149,7 @@ def _patches(x: Node, w: Node, bias: Any) -> Node:
     """Convolve with a kernel as large as its stride: every window is a row of a matrix."""
     size = w.shape[2:]
     places = tuple(n // k for n, k in zip(x.shape[2:], size))
-    low = (0,) * len(x.shape)
-    x = P.slice_(x, low, (*x.shape[:2], *(n * k for n, k in zip(places, size))), (1,) * len(x.shape))
+    x = P.corner(x, (*x.shape[:2], *(n * k for n, k in zip(places, size))))
     x = P.reshape(x, (*x.shape[:2], *(n for pair in zip(places, size) for n in pair)))
     outer = range(2, len(x.shape), 2)
     x = P.permute(x, (0, *outer, 1, *(d + 1 for d in outer)))

@@ -69,8 +69,7 @@ def _check(log_probs: Array, targets: Array, inputs: Array, lengths: Array) -> N
         )
     if targets.ndim == 2 and (lengths > targets.shape[1]).any():
         raise RuntimeError(
-            f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but "
-            "got size "
+            f"Expected tensor to have size at least {int(lengths.max())} at dimension 1, but got size "
             f"{targets.shape[1]}"
         )
 

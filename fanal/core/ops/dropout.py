@@ -89,10 +89,8 @@ def dropout1d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
     n = len(input._shape)
     if n not in (2, 3):
         raise RuntimeError(
-            f"dropout1d: Expected 2D or 3D input, but received a {n}D input. Note that "
-            "dropout1d exists to "
-            "provide channel-wise dropout on inputs with 1 spatial dimension, a channel "
-            "dimension, and an "
+            f"dropout1d: Expected 2D or 3D input, but received a {n}D input. Note that dropout1d exists to "
+            "provide channel-wise dropout on inputs with 1 spatial dimension, a channel dimension, and an "
             "optional batch dimension (i.e. 2D or 3D inputs)."
         )
     shape = (input._shape[0], 1) if n == 2 else _channels(input)
@@ -109,10 +107,8 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
             f"dropout2d: Received a {n}-D input to dropout2d, which is deprecated and will result "
             "in an error in a "
             "future release. To retain the behavior and silence this warning, please use dropout "
-            "instead. Note "
-            "that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial "
-            "dimensions, a channel "
-            "dimension, and an optional batch dimension (i.e. 3D or 4D inputs).",
+            "instead. Note that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial "
+            "dimensions, a channel dimension, and an optional batch dimension (i.e. 3D or 4D inputs).",
             stacklevel=3,
         )
     if n == 3:
@@ -122,8 +118,7 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
             "desired - input is interpreted as shape (N, C, L), where C is the channel dim. This "
             "behavior will "
             "change in a future release to interpret the input as one without a batch dimension, "
-            "i.e. shape (C, "
-            "H, W). To maintain the 1D channel-wise dropout behavior, please switch to using "
+            "i.e. shape (C, H, W). To maintain the 1D channel-wise dropout behavior, please switch to using "
             "dropout1d instead.",
             stacklevel=3,
         )
@@ -140,10 +135,8 @@ def dropout3d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
             f"dropout3d: Received a {n}-D input to dropout3d, which is deprecated and will result "
             "in an error in a "
             "future release. To retain the behavior and silence this warning, please use dropout "
-            "instead. Note "
-            "that dropout3d exists to provide channel-wise dropout on inputs with 3 spatial "
-            "dimensions, a channel "
-            "dimension, and an optional batch dimension (i.e. 4D or 5D inputs).",
+            "instead. Note that dropout3d exists to provide channel-wise dropout on inputs with 3 spatial "
+            "dimensions, a channel dimension, and an optional batch dimension (i.e. 4D or 5D inputs).",
             stacklevel=3,
         )
     shape = (input._shape[0], 1, 1, 1) if n == 4 else _channels(input)

@@ -35,8 +35,7 @@ def _letters(text: str, where: str) -> list[int | None]:
         else:
             raise RuntimeError(
                 f"einsum(): invalid subscript given at index {i} in the equation string, "
-                "subscripts must be in "
-                "[a-zA-Z]"
+                "subscripts must be in [a-zA-Z]"
             )
     return out
 
@@ -157,8 +156,7 @@ def einsum(*args: Any) -> Any:
     if len(args) < 2:
         raise ValueError(
             "einsum(): must specify the equation string and at least one operand, or at least "
-            "one operand and its "
-            "subscripts list"
+            "one operand and its subscripts list"
         )
     goal: list[int | None] | None
     if isinstance(args[0], str):
@@ -209,8 +207,7 @@ def _check_sizes(nodes: list[Node], labels: list[Labels]) -> None:
             j = row.index(v)
             if n.shape[j] != n.shape[d]:
                 raise RuntimeError(
-                    f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes "
-                    "don't match, "
+                    f"einsum(): subscript {chr(v)} is repeated for operand {i} but the sizes don't match, "
                     f"{n.shape[d]} != {n.shape[j]}"
                 )
         for size, v in zip(n.shape, row):
@@ -219,8 +216,7 @@ def _check_sizes(nodes: list[Node], labels: list[Labels]) -> None:
                 name = chr(v) if v < _ELLIPSIS else "..."
                 raise RuntimeError(
                     f"einsum(): subscript {name} has size {size} for operand {i} which does "
-                    "not broadcast with "
-                    f"previously seen size {known}"
+                    f"not broadcast with previously seen size {known}"
                 )
             if known == 1:
                 sizes[v] = size

@@ -26,8 +26,7 @@ from fanal.core.tensor.tensor import compute
 def _indices(input: Any, name: str) -> Node:
     if input._dtype not in (dt.int64, dt.int32):
         raise RuntimeError(
-            "Expected tensor for argument #1 'indices' to have one of the following scalar "
-            "types: Long, Int; "
+            "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; "
             f"but got torch.{dt.scalar_name(input._dtype)}Tensor instead (while checking "
             f"arguments for {name})"
         )
@@ -129,13 +128,11 @@ def _bag_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     if len(offsets) and offsets[0] != 0:
         raise RuntimeError(
             "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to "
-            "start from position 0. "
-            f"However, got {offsets[0]}"
+            f"start from position 0. However, got {offsets[0]}"
         )
     if len(offsets) and offsets[-1] > len(positions):
         raise RuntimeError(
-            f"offsets[-1] can not be greater than input's length {len(positions)} but got "
-            "offsets[-1] of "
+            f"offsets[-1] can not be greater than input's length {len(positions)} but got offsets[-1] of "
             f"{offsets[-1]}"
         )
     return np.searchsorted(offsets, positions, side="right").astype(np.int64) - 1
@@ -147,8 +144,7 @@ def _bags(i: Node, offsets: Any, last: bool) -> tuple[Node, Node, int]:
         if offsets is not None:
             raise ValueError(
                 "if input is 2D, then offsets has to be None, as input is treated is a "
-                "mini-batch of fixed length "
-                f"sequences. However, found offsets of type {type(offsets)}"
+                f"mini-batch of fixed length sequences. However, found offsets of type {type(offsets)}"
             )
         n = i.shape[0]
         return P.reshape(i, (i.size,)), P.reshape(P.iota(i.shape, 0, dt.int64), (i.size,)), n
@@ -217,8 +213,7 @@ def embedding_bag(
     if per_sample_weights is not None and per_sample_weights._shape != input._shape:
         raise ValueError(
             f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
-            "then it must have "
-            f"the same shape as the input ({input.shape})"
+            f"then it must have the same shape as the input ({input.shape})"
         )
     if mode not in ("sum", "mean", "max"):
         raise ValueError("mode has to be one of sum, mean or max")
@@ -226,8 +221,7 @@ def embedding_bag(
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if per_sample_weights is not None and mode != "sum":
         raise NotImplementedError(
-            "embedding_bag: per_sample_weights was not None. per_sample_weights is "
-            "only supported for "
+            "embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for "
             f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub."
         )
     i, bag, n = _bags(_indices(input, "embedding_bag"), offsets, include_last_offset)

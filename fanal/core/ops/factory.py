@@ -378,9 +378,7 @@ def eye(
     for name, k in (("n", n), ("m", cols)):
         if k < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {k}")
-    shape = (n, cols)
-    same = P.eq(P.iota(shape, 0, dt.int64), P.iota(shape, 1, dt.int64))
-    return placed(wrap(P.convert(same, dtype or dt.get_default())), device, requires_grad)
+    return placed(wrap(P.convert(P.eye(n, cols), dtype or dt.get_default())), device, requires_grad)
 
 
 def _pair(a: Node, b: Node) -> Node:

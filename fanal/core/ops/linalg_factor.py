@@ -22,8 +22,7 @@ from fanal.core.ops.pointwise import with_gradient
 
 _MINOR = (
     "The factorization could not be completed because the input is not positive-definite (the leading "
-    "minor of "
-    "order {} is not positive-definite)."
+    "minor of order {} is not positive-definite)."
 )
 
 
@@ -159,14 +158,11 @@ def _block_reflector(a: Node, tau: Node) -> tuple[Node, Node]:
     tau that may be zero.
     """
     m, k = a.shape[-2], tau.shape[-1]
-    zero, one = (0,) * len(a.shape), (1,) * len(a.shape)
-    v = P.triangle(P.slice_(a, zero, (*a.shape[:-2], m, k), one), -1)
-    unit = P.eq(P.iota((m, k), 0, dt.int64), P.iota((m, k), 1, dt.int64))
-    v = P.where(unit, P.num(v, 1), v)
+    v = P.triangle(P.corner(a, (*a.shape[:-2], m, k)), -1)
+    v = P.where(P.eye(m, k), P.num(v, 1), v)
     rows = P.reshape(tau, (*tau.shape, 1))
     s = P.mul(rows, P.triangle(P.dot(P.adjoint(v), v), 1, False))
-    eye = P.eq(P.iota((k, k), 0, dt.int64), P.iota((k, k), 1, dt.int64))
-    d = P.where(eye, P.broadcast(rows, s.shape), P.num(s, 0))
+    d = P.where(P.eye(k, k), P.broadcast(rows, s.shape), P.num(s, 0))
     return v, P.part(P.lapack((s, d), "triangular", True, True), 0)
 
 
@@ -181,19 +177,14 @@ def householder_product(input: Any, tau: Any) -> Any:
     a = read(input)
     v, t = _block_reflector(a, read(tau))
     m, n = a.shape[-2:]
-    left = P.dot(v, P.dot(t, P.adjoint(_rows(v, n))))
-    eye = P.eq(P.iota((m, n), 0, dt.int64), P.iota((m, n), 1, dt.int64))
-    return wrap(P.sub(P.convert(eye, a.dtype), left))
+    left = P.dot(v, P.dot(t, P.adjoint(P.span(v, len(v.shape) - 2, 0, n))))
+    return wrap(P.sub(P.convert(P.eye(m, n), a.dtype), left))
 
 
 @public(out=True)
 def orgqr(input: Any, input2: Any) -> Any:
     """Return the first columns of the product of reflectors, as torch.linalg.householder_product."""
     return householder_product(input, input2)
-
-
-def _rows(x: Node, n: int) -> Node:
-    return P.slice_(x, (0,) * len(x.shape), (*x.shape[:-2], n, x.shape[-1]), (1,) * len(x.shape))
 
 
 @public(out=True)
@@ -251,8 +242,7 @@ def _with_info(y: Node, made: Any, check: Any) -> Any:
 
 _ZERO_PIVOT = (
     "U[{0},{0}] is zero and using it on lu_solve would result in a division by zero. If you still want to "
-    "perform the "
-    "factorization, consider calling linalg.lu(A, pivot) or linalg.lu_factor_ex(A, pivot)"
+    "perform the factorization, consider calling linalg.lu(A, pivot) or linalg.lu_factor_ex(A, pivot)"
 )
 _zero_pivot = failure("torch.linalg.lu_factor", _ZERO_PIVOT)
 
@@ -296,11 +286,9 @@ def torch_lu(A: Any, pivot: bool = True, get_infos: bool = False) -> tuple:
 def _triangles(f: Node) -> tuple[Node, Node]:
     """L and U of an LU factorisation in one matrix."""
     (m, n), k = f.shape[-2:], min(f.shape[-2:])
-    zero, lead, one = (0,) * len(f.shape), f.shape[:-2], (1,) * len(f.shape)
-    low = P.triangle(P.slice_(f, zero, (*lead, m, k), one), -1)
-    unit = P.eq(P.iota((m, k), 0, dt.int64), P.iota((m, k), 1, dt.int64))
-    up = P.triangle(P.slice_(f, zero, (*lead, k, n), one), 0, False)
-    return P.where(unit, P.num(low, 1), low), up
+    low = P.triangle(P.corner(f, (*f.shape[:-2], m, k)), -1)
+    up = P.triangle(P.corner(f, (*f.shape[:-2], k, n)), 0, False)
+    return P.where(P.eye(m, k), P.num(low, 1), low), up
 
 
 def _permutation(pivots: Node, m: int, d: dt.dtype) -> Node:
@@ -327,8 +315,7 @@ def lu_unpack(LU_data: Any, LU_pivots: Any, unpack_data: bool = True, unpack_piv
     if unpack_pivots and LU_pivots._dtype is not dt.int32:
         raise RuntimeError(
             "torch.lu_unpack: LU_pivots is expected to be a contiguous tensor of torch.int32 dtype.\nNote: "
-            "this "
-            "function is intended to be used with the output produced by torch.linalg.lu_factor"
+            "this function is intended to be used with the output produced by torch.linalg.lu_factor"
         )
     f = read(LU_data)
     order = low = up = P.full((0,), 0, f.dtype)

@@ -21,6 +21,7 @@ from fanal.core.ops.linalg_check import (
 from fanal.core.ops.linalg_solve import inverse_of, not_invertible
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
+from fanal.core.ops.reduce import summed
 from fanal.core.ops.shape import diagonal
 
 
@@ -91,7 +92,7 @@ def matrix_power(input: Any, n: int) -> Any:
         inverse, failed = inverse_of(input)
         a, info, n = read(inverse), read(failed), -n
     size = a.shape[-1]
-    eye = P.eq(P.iota((size, size), 0, dt.int64), P.iota((size, size), 1, dt.int64))
+    eye = P.eye(size, size)
     power: Node | None = None
     while n:  # by repeated squaring
         if n & 1:
@@ -166,8 +167,7 @@ def pinv(input: Any, rcond: Any = None, hermitian: bool = False, *, atol: Any = 
     if len(input._shape) < 2 or input._dtype not in (dt.float32, dt.float64, dt.complex64, dt.complex128):
         raise RuntimeError(
             f"linalg.pinv({dt.scalar_name(input._dtype)}{{{list(input._shape)}}}): expected a tensor with 2 or more "
-            f"dimensions "
-            "of float, double, cfloat or cdouble types"
+            f"dimensions of float, double, cfloat or cdouble types"
         )
     if hermitian:
         need_square(input, "linalg.pinv")
@@ -212,7 +212,7 @@ def trace(input: Any) -> Any:
     """Return the sum of the diagonal of a matrix. Integers are summed in int64."""
     if len(input._shape) != 2:
         raise RuntimeError("trace: expected a matrix")
-    x = node_of(input, dt.int64 if input._dtype.category < 2 else input._dtype)
+    x = node_of(input, summed(input._dtype))
     (m, n), step = x.shape, x.shape[1] + 1
     flat = P.reshape(x, (m * n,))
     return wrap(P.sum_(P.slice_(flat, (0,), (min(m, n) * step - n,), (step,)) if m * n else flat, (0,)))

@@ -31,8 +31,7 @@ def _operand(x: Any, dtype: dt.dtype | None, name: str) -> Node:
     if dt.promote_types(x._dtype, dtype) is not dtype:
         raise RuntimeError(
             f"{name}: the dtype of the input ({dt.scalar_name(x._dtype)}) should be convertible without "
-            f"narrowing to "
-            f"the specified dtype ({dt.scalar_name(dtype)})"
+            f"narrowing to the specified dtype ({dt.scalar_name(dtype)})"
         )
     return node_of(x, dtype)
 
@@ -51,15 +50,13 @@ def _vector_norm(x: Any, ord: float, dim: Any, keepdim: bool, dtype: dt.dtype | 
         if dim is None:
             raise RuntimeError(
                 f"{name} cannot compute the {ord} norm on an empty tensor because the operation does not "
-                f"have an "
-                "identity"
+                f"have an identity"
             )
         if math.prod(reduced_shape(n.shape, dims)):
             d = next(d for d in dims if not n.shape[d])
             raise RuntimeError(
                 f"{name} cannot compute the {ord} norm on the dimension {d}because this dimension is empty "
-                f"and the "
-                "operation does not have an identity"
+                f"and the operation does not have an identity"
             )
     return wrap_like(norm_node(n, float(ord), dims, keepdim), x)
 
@@ -183,10 +180,8 @@ def cond(input: Any, p: Any = None) -> Any:
         s = read(svdvals(input)[0])
         if not s.shape[-1]:
             return wrap(P.full(s.shape[:-1], 0, s.dtype))
-        zero, lead, k = (0,) * len(s.shape), s.shape[:-1], s.shape[-1]
-        one = (1,) * len(s.shape)
-        first = P.reshape(P.slice_(s, zero, (*lead, 1), one), lead)
-        last = P.reshape(P.slice_(s, (*zero[:-1], k - 1), (*lead, k), one), lead)
+        k = s.shape[-1]
+        first, last = (P.reshape(P.span(s, len(s.shape) - 1, i, i + 1), s.shape[:-1]) for i in (0, k - 1))
         return wrap(P.div(last, first) if p == -2 else P.div(first, last))
     if p not in ("fro", "nuc") and (isinstance(p, str) or abs(p) not in (1, math.inf)):
         raise RuntimeError(f"linalg.cond got an invalid norm type: {p}")

@@ -84,15 +84,13 @@ def _solve(A: Any, B: Any, left: bool) -> tuple[Any, Any]:
         if not left:
             raise RuntimeError(
                 "linalg.solve: Vector broadcasting of the left hand side is not supported for left=False. "
-                "In this "
-                "case linalg.solve is equivalent to B / A.squeeze(-1)"
+                "In this case linalg.solve is equivalent to B / A.squeeze(-1)"
             )
         b = P.reshape(b, (*b.shape, 1))
         if b.shape[-2] != a.shape[-1]:
             raise RuntimeError(
                 f"linalg.solve: Incompatible shapes of A and B for the equation AX = B "
-                f"({a.shape[-2]}x{a.shape[-1]} "
-                f"and {b.shape[-2]}x1)"
+                f"({a.shape[-2]}x{a.shape[-1]} and {b.shape[-2]}x1)"
             )
     else:
         need_matrix(B, "linalg.solve", "B")
@@ -108,7 +106,7 @@ def _solve(A: Any, B: Any, left: bool) -> tuple[Any, Any]:
         1 if n < len(grown) - len(lead) or lead[n - len(grown) + len(lead)] == 1 else k
         for n, k in enumerate(grown)
     )
-    info = P.slice_(info, (0,) * len(grown), tuple(map(min, here, grown)), (1,) * len(grown))
+    info = P.corner(info, tuple(map(min, here, grown)))
     info = P.reshape(info, lead) if info.size else P.full(lead, 0, dt.int32)
     x = x if left else P.swap(x)
     return wrap(P.reshape(x, x.shape[:-1]) if vector else x), wrap(info)
@@ -274,8 +272,7 @@ def tensorinv(input: Any, ind: int = 2) -> Any:
     if rows != cols:
         raise RuntimeError(
             f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
-            f"but got "
-            f"{cols} != {rows}"
+            f"but got {cols} != {rows}"
         )
     found, info = inverse_of(wrap(P.reshape(read(input), (rows, cols))))
     return wrap(P.reshape(read(found), (*last, *first))), info
@@ -295,8 +292,7 @@ def tensorsolve(input: Any, other: Any, dims: Any = None) -> Any:
     if cols != b.size:
         raise RuntimeError(
             "Expected self to satisfy the requirement prod(self.shape[other.ndim:]) == "
-            "prod(self.shape[:other.ndim]), "
-            f"but got {cols} != {b.size}"
+            f"prod(self.shape[:other.ndim]), but got {cols} != {b.size}"
         )
     found, info = _solve(wrap(P.reshape(read(input), (b.size, cols))), wrap(P.reshape(b, (b.size,))), True)
     return wrap(P.reshape(read(found), shape)), info

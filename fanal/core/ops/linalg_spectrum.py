@@ -218,6 +218,4 @@ def lobpcg(
     last = len(vectors.shape) - 1
     if largest is None or largest:
         values, vectors = P.flip(values, (last - 1,)), P.flip(vectors, (last,))
-    lead, zero, one = vectors.shape[:-2], (0,) * (last + 1), (1,) * (last + 1)
-    values = P.slice_(values, zero[:-1], (*lead, k), one[:-1])
-    return wrap(values), wrap(P.slice_(vectors, zero, (*lead, size, k), one))
+    return wrap(P.span(values, last - 1, 0, k)), wrap(P.span(vectors, last, 0, k))

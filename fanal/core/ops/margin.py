@@ -60,8 +60,7 @@ def margin_ranking_loss(
     reduction = reduction_of(reduction, size_average, reduce)
     if len(input1._shape) != len(input2._shape) or len(input1._shape) != len(target._shape):
         raise RuntimeError(
-            "margin_ranking_loss : All input tensors should have same dimension but got "
-            "sizes: input1: "
+            "margin_ranking_loss : All input tensors should have same dimension but got sizes: input1: "
             f"{input1.shape}, input2: {input2.shape}, target: {target.shape} "
         )
     a, b, t = nodes_of(input1, input2, target)

@@ -85,23 +85,18 @@ def _public(f: Any) -> Any:
     return public(f.__name__, module="masked", method=False)(f)
 
 
-def _summed(d: dt.dtype, dtype: Dtype) -> dt.dtype:
-    """Return the dtype of a sum or product: integers take int64."""
-    return dtype or (dt.int64 if d.category < 2 else d)
-
-
 @_public
 def sum(input: Any, dim: Any = None, *, keepdim: bool | None = False, dtype: Dtype = None, mask: Any = None) -> Any:
     """Return the sum over `dim` of the elements kept; 0 where there are none."""
     x = _fill(input, mask, 0, "sum")
-    d, dims = _summed(input._dtype, dtype), dims_of(dim, input.ndim)
+    d, dims = reduce.summed(input._dtype, dtype), dims_of(dim, input.ndim)
     return reduce.sum(x, dims, bool(keepdim), dtype=d) if input.ndim else reduce.sum(x, dtype=d)
 
 
 @_public
 def prod(input: Any, dim: Any = None, *, keepdim: bool | None = False, dtype: Dtype = None, mask: Any = None) -> Any:
     """Return the product over `dim` of the elements kept; 1 where there are none."""
-    x = node_of(_fill(input, mask, 1, "prod"), _summed(input._dtype, dtype))
+    x = node_of(_fill(input, mask, 1, "prod"), reduce.summed(input._dtype, dtype))
     dims = dims_of(dim, input.ndim) if input.ndim else ()
     return reduce.wrap_like(reduce.keep(P.prod(x, dims), x.shape, dims, bool(keepdim)), input)
 

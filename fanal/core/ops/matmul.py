@@ -65,8 +65,7 @@ def _check_bmm(a: Any, b: Any) -> None:
             raise RuntimeError(f"{name} must be a 3D tensor")
     if a._shape[0] != b._shape[0] or a._shape[2] != b._shape[1]:
         raise RuntimeError(
-            f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, "
-            f"{a._shape[2]}] "
+            f"Expected size for first two dimensions of batch2 tensor to be: [{a._shape[0]}, {a._shape[2]}] "
             f"but got: [{b._shape[0]}, {b._shape[1]}]."
         )
     _same_dtype(b, a, "expected scalar type {b} but found {a}")
@@ -86,8 +85,7 @@ def _mv_node(a: Node, v: Node) -> Node:
 def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
     if len(a._shape) != 2 or len(v._shape) != 1:
         raise RuntimeError(
-            f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, "
-            f"{len(a._shape)}, "
+            f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, {len(a._shape)}, "
             f"{len(v._shape)}"
         )
     if a._shape[1] != v._shape[0]:
@@ -119,10 +117,8 @@ def _check_dot(a: Any, b: Any) -> None:
     _same_dtype(a, b, "dot : expected both vectors to have same dtype, but found {a} and {b}")
     if a._shape != b._shape:
         raise RuntimeError(
-            f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src "
-            f"[{b._shape[0]}] to have the "
-            f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements "
-            "respectively"
+            f"inconsistent tensor size, expected tensor [{a._shape[0]}] and src [{b._shape[0]}] to have the "
+            f"same number of elements, but got {a._shape[0]} and {b._shape[0]} elements respectively"
         )
 
 
@@ -177,8 +173,7 @@ def matmul(input: Any, other: Any) -> Any:
     if a[-1] != b[-2]:
         raise RuntimeError(
             "Expected size for first two dimensions of batch2 tensor to be: "
-            f"[{math.prod(batch)}, {a[-1]}] but "
-            f"got: [{math.prod(batch)}, {b[-2]}]."
+            f"[{math.prod(batch)}, {a[-1]}] but got: [{math.prod(batch)}, {b[-2]}]."
         )
     _same_dtype(input, other, "expected scalar type {a} but found {b}")
     n = max(len(a), len(b))
@@ -230,8 +225,7 @@ def _expands(shape: Shape, to: Shape) -> None:
     if len(shape) > len(to):
         raise RuntimeError(
             f"The number of sizes provided ({len(to)}) must be greater or equal to the "
-            "number of dimensions in "
-            f"the tensor ({len(shape)})"
+            f"number of dimensions in the tensor ({len(shape)})"
         )
     lead = len(to) - len(shape)
     for i in reversed(range(len(shape))):
@@ -239,8 +233,7 @@ def _expands(shape: Shape, to: Shape) -> None:
             raise RuntimeError(
                 f"The expanded size of the tensor ({to[lead + i]}) must match the existing "
                 f"size ({shape[i]}) at "
-                f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor "
-                f"sizes: {list(shape)}"
+                f"non-singleton dimension {lead + i}.  Target sizes: {list(to)}.  Tensor sizes: {list(shape)}"
             )
 
 
@@ -389,8 +382,7 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
         elif p != q:
             raise RuntimeError(
                 f"contracted dimensions need to match, but first has size {p} in dim {i} and "
-                f"second has size {q} "
-                f"in dim {j}"
+                f"second has size {q} in dim {j}"
             )
     fa = [i for i in range(len(a._shape)) if i not in da]
     fb = [i for i in range(len(b._shape)) if i not in db]
@@ -443,8 +435,7 @@ def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
     d = wrap_dim(dim, len(input._shape))
     if input._shape[d] != 3 or other._shape[d] != 3:
         raise RuntimeError(
-            f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} "
-            "and "
+            f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} and "
             f"{other._shape[d]}"
         )
     return _cross(input, other, d)

@@ -96,8 +96,7 @@ def corrcoef(input: Any) -> Any:
     if not c.shape:
         return wrap(P.div(c, c))
     n = c.shape[0]
-    diagonal = P.eq(P.iota(c.shape, 0, dt.int64), P.iota(c.shape, 1, dt.int64))
-    sd = P.sqrt(P.real(P.sum_(P.where(diagonal, c, P.num(c, 0)), (1,))))
+    sd = P.sqrt(P.real(P.sum_(P.where(P.eye(n, n), c, P.num(c, 0)), (1,))))
     wide = P.convert(sd, c.dtype)
     y = P.div(P.div(c, P.reshape(wide, (n, 1))), P.reshape(wide, (1, n)))
     if y.dtype.is_complex:

@@ -13,28 +13,19 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.shape import Shape, wrap_dims
+from fanal.core.base.shape import Shape, reduced_shape, wrap_dims
 from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import counted, number, public, read, result, unsupported, wide
 from fanal.core.ops.pointwise import with_gradient
-from fanal.core.ops.reduce import norm_node
+from fanal.core.ops.reduce import norm_node, sum_node
 from fanal.core.tensor.alias import value, write
-
-
-def _kept(x: Node, dims: Shape) -> Shape:
-    return tuple(1 if d in dims else n for d, n in enumerate(x.shape))
-
-
-def _sum(x: Node, dims: Shape) -> Node:
-    """Sum over dimensions, which stay with size 1."""
-    return P.reshape(P.sum_(x, dims), _kept(x, dims))
 
 
 def _mean(x: Node, dims: Shape) -> Node:
     """Mean over dimensions, which stay with size 1."""
-    return P.div(_sum(x, dims), counted(math.prod(x.shape[d] for d in dims), x.dtype))
+    return P.div(sum_node(x, dims, True), counted(math.prod(x.shape[d] for d in dims), x.dtype))
 
 
 def moments(x: Node, dims: Shape) -> tuple[Node, Node]:
@@ -65,9 +56,9 @@ def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: 
     def rule(g: Node, y: Node, x: Node, m: Node, r: Node, *rest: Node) -> list[Node | None]:
         weighed = (lambda t: t) if w is None else (lambda t: P.mul(t, rest[0]))
         unit = P.mul(P.sub(x, m), r)
-        shift, scale = _sum(g, even), _sum(P.mul(g, unit), even)
+        shift, scale = sum_node(g, even, True), sum_node(P.mul(g, unit), even, True)
         n = counted(math.prod(x.shape[d] for d in dims), x.dtype)
-        mean, slope = (P.div(_sum(weighed(t), dims), n) for t in (shift, scale))
+        mean, slope = (P.div(sum_node(weighed(t), dims, True), n) for t in (shift, scale))
         centred = P.sub(P.sub(weighed(g), mean), P.mul(unit, slope))
         out: list[Node | None] = [P.mul(centred, r), None, None]
         if w is not None:
@@ -156,7 +147,7 @@ def _batch_norm(
                 raise RuntimeError("mixed dtype (CPU): all inputs must share same datatype.")
     x = wide(x0)
     dims = tuple(d for d in range(len(x.shape)) if d != 1)
-    row = _kept(x, dims)
+    row = reduced_shape(x.shape, dims, True)
     w, b = _affine(weight, x.dtype, row), _affine(bias, x.dtype, row)
     if training:
         if not x.size:
@@ -239,15 +230,13 @@ def layer_norm_node(x0: Node, weight: Any, bias: Any, k: int, eps: float) -> Nod
 def _check_normalized(input: Any, shape: Shape, weight: Any, bias: Any, name: str) -> None:
     if not shape:
         raise RuntimeError(
-            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at "
-            "least one element, "
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, "
             "but got normalized_shape = []"
         )
     for t, which in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != shape:
             raise RuntimeError(
-                f"Expected {which} to be of same shape as normalized_shape, but got {which} "
-                "of shape "
+                f"Expected {which} to be of same shape as normalized_shape, but got {which} of shape "
                 f"{list(t._shape)} and normalized_shape = {list(shape)}"
             )
     if len(input._shape) < len(shape) or input._shape[len(input._shape) - len(shape) :] != shape:
@@ -334,15 +323,13 @@ def torch_group_norm(
     n, c = x0.shape[:2]
     if c % num_groups:
         raise RuntimeError(
-            "Expected number of channels in input to be divisible by num_groups, but got "
-            "input of shape "
+            "Expected number of channels in input to be divisible by num_groups, but got input of shape "
             f"{list(x0.shape)} and num_groups={num_groups}"
         )
     for t, name in ((weight, "weight"), (bias, "bias")):
         if t is not None and t._shape != (c,):
             raise RuntimeError(
-                f"Expected {name} to be a vector of size equal to the number of channels in "
-                "input, but got "
+                f"Expected {name} to be a vector of size equal to the number of channels in input, but got "
                 f"{name} of shape {list(t._shape)} and input of shape {list(x0.shape)}"
             )
     if not x0.size:

@@ -11,13 +11,6 @@ from fanal.core.ops.build import public, read
 from fanal.core.ops.reduce import wrap_like
 
 
-def crop(x: Node, dim: int, start: int, stop: int) -> Node:
-    """Return x[start:stop] along one dimension."""
-    starts = tuple(start if d == dim else 0 for d in range(len(x.shape)))
-    stops = tuple(stop if d == dim else n for d, n in enumerate(x.shape))
-    return P.slice_(x, starts, stops, (1,) * len(x.shape))
-
-
 def constant_node(x: Node, pad: Sequence[int], value: Any) -> Node:
     """Pad with a constant; negative amounts crop.
 
@@ -38,26 +31,26 @@ def constant_node(x: Node, pad: Sequence[int], value: Any) -> Node:
             start, stop = max(-a, 0), x.shape[d] - max(-b, 0)
             if start > stop:
                 size = x.shape[d] + a + b
-                x = crop(x, d, 0, 0)
+                x = P.span(x, d, 0, 0)
                 low[d], high[d] = size, 0
                 continue
-            x = crop(x, d, start, stop)
+            x = P.span(x, d, start, stop)
     return P.pad(x, tuple(max(a, 0) for a in low), tuple(max(b, 0) for b in high), value)
 
 
 def _reflect(x: Node, d: int, a: int, b: int) -> Node:
     n = x.shape[d]
-    parts = [P.flip(crop(x, d, 1, a + 1), (d,))] if a > 0 else []
+    parts = [P.flip(P.span(x, d, 1, a + 1), (d,))] if a > 0 else []
     parts.append(x)
     if b > 0:
-        parts.append(P.flip(crop(x, d, n - 1 - b, n - 1), (d,)))
+        parts.append(P.flip(P.span(x, d, n - 1 - b, n - 1), (d,)))
     return P.concat(tuple(parts), d)
 
 
 def _replicate(x: Node, d: int, a: int, b: int) -> Node:
     n = x.shape[d]
     edge = lambda k, i: P.broadcast(
-        crop(x, d, i, i + 1), tuple(k if j == d else m for j, m in enumerate(x.shape))
+        P.span(x, d, i, i + 1), tuple(k if j == d else m for j, m in enumerate(x.shape))
     )
     parts = [edge(a, 0)] if a > 0 else []
     parts.append(x)
@@ -69,14 +62,14 @@ def _replicate(x: Node, d: int, a: int, b: int) -> Node:
 def _circular(x: Node, d: int, a: int, b: int) -> Node:
     n = x.shape[d]
     if a < 0 or b < 0:
-        x = crop(x, d, max(-a, 0), n - max(-b, 0))
+        x = P.span(x, d, max(-a, 0), n - max(-b, 0))
         n = x.shape[d]
     if a > n or b > n:
         raise RuntimeError("Padding value causes wrapping around more than once.")
-    parts = [crop(x, d, n - a, n)] if a > 0 else []
+    parts = [P.span(x, d, n - a, n)] if a > 0 else []
     parts.append(x)
     if b > 0:
-        parts.append(crop(x, d, 0, b))
+        parts.append(P.span(x, d, 0, b))
     return P.concat(tuple(parts), d)
 
 
@@ -85,9 +78,7 @@ _ROOM = {2: (2, 3), 4: (3, 4), 6: (4, 5)}
 
 def _check_room(x: Node, pad: Sequence[int], mode: str) -> None:
     if len(x.shape) not in _ROOM.get(len(pad), ()):
-        raise NotImplementedError(
-            "Only 2D, 3D, 4D, 5D padding with non-constant padding are supported"
-        )
+        raise NotImplementedError("Only 2D, 3D, 4D, 5D padding with non-constant padding are supported")
     k = len(pad) // 2
     if 0 in x.shape[len(x.shape) - k - (mode != "circular") :]:
         names = {1: "2D or 3D", 2: "3D or 4D", 3: "4D or 5D"}[k]
@@ -140,7 +131,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         else:
             x = _replicate(x, d, a, b)
         if a < 0 or b < 0:
-            x = crop(x, d, max(-a, 0), x.shape[d] - max(-b, 0))
+            x = P.span(x, d, max(-a, 0), x.shape[d] - max(-b, 0))
     return wrap_like(x, input)
 
 

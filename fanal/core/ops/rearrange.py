@@ -56,11 +56,7 @@ def rolled(x: Node, shift: int, dim: int) -> Node:
     k = shift % n if n else 0
     if not k:
         return x
-    rank = len(x.shape)
-    zero, one = (0,) * rank, (1,) * rank
-    cut = tuple(n - k if d == dim else 0 for d in range(rank))
-    end = tuple(n - k if d == dim else m for d, m in enumerate(x.shape))
-    return P.concat((P.slice_(x, cut, x.shape, one), P.slice_(x, zero, end, one)), dim)
+    return P.concat((P.span(x, dim, n - k, n), P.span(x, dim, 0, n - k)), dim)
 
 
 @public()
@@ -198,9 +194,9 @@ def repeat_interleave(
 def diag_embed_node(x: Node, offset: int) -> Node:
     """Put the last dimension on the diagonal of a matrix otherwise zero."""
     lead, k = x.shape[:-1], x.shape[-1]
-    zero, m = (0,) * len(lead), len(lead)
+    zero = (0,) * len(lead)
     wide = P.pad(P.reshape(x, (*lead, k, 1)), (*zero, 0, 0), (*zero, 0, k), 0)
-    flat = P.slice_(P.reshape(wide, (*lead, k * (k + 1))), (*zero, 0), (*lead, k * k), (1,) * (m + 1))
+    flat = P.corner(P.reshape(wide, (*lead, k * (k + 1))), (*lead, k * k))
     top, left = max(-offset, 0), max(offset, 0)
     return P.pad(P.reshape(flat, (*lead, k, k)), (*zero, top, left), (*zero, left, top), 0)
 

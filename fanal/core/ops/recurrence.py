@@ -33,8 +33,8 @@ def _linear(x: Node, w: Node, b: Node | None) -> Node:
 
 
 def _chunks(x: Node, count: int) -> list[Node]:
-    b, n = x.shape[0], x.shape[1] // count
-    return [P.slice_(x, (0, k * n), (b, (k + 1) * n), (1, 1)) for k in range(count)]
+    n = x.shape[1] // count
+    return [P.span(x, 1, k * n, (k + 1) * n) for k in range(count)]
 
 
 def _lstm(gates: Node, c: Node) -> State:
@@ -87,11 +87,6 @@ def _sweep(kind: str, x: Node, state: State, weights: Sequence[Node], reverse: b
     return track.get("after", 0), tuple(track.get("last", k) for k in range(n))
 
 
-def _rows(x: Node, start: int, stop: int) -> Node:
-    """Return x[start:stop]."""
-    return P.slice_(x, (start, *[0] * (len(x.shape) - 1)), (stop, *x.shape[1:]), (1,) * len(x.shape))
-
-
 def _packed(kind: str, x: Node, sizes: Sequence[int], initial: State, weights: Sequence[Node], reverse: bool,
             ) -> tuple[Node, State]:
     """Run over packed sequences x (sum of sizes, gates * H), a run of steps with the same batch at a time.
@@ -106,15 +101,15 @@ def _packed(kind: str, x: Node, sizes: Sequence[int], initial: State, weights: S
         at += batch * runs[-1][1]
     outputs: list[Node] = []
     ended: list[State] = []
-    state = tuple(_rows(s, 0, sizes[-1] if reverse else sizes[0]) for s in initial)
+    state = tuple(P.span(s, 0, 0, sizes[-1] if reverse else sizes[0]) for s in initial)
     for first, steps, batch in reversed(runs) if reverse else runs:
         known = state[0].shape[0]
         if batch < known:
-            ended.append(tuple(_rows(s, batch, known) for s in state))
-            state = tuple(_rows(s, 0, batch) for s in state)
+            ended.append(tuple(P.span(s, 0, batch, known) for s in state))
+            state = tuple(P.span(s, 0, 0, batch) for s in state)
         elif batch > known:
-            state = tuple(P.concat((s, _rows(i, known, batch)), 0) for s, i in zip(state, initial, strict=True))
-        part = P.reshape(_rows(x, first, first + steps * batch), (steps, batch, x.shape[1]))
+            state = tuple(P.concat((s, P.span(i, 0, known, batch)), 0) for s, i in zip(state, initial, strict=True))
+        part = P.reshape(P.span(x, 0, first, first + steps * batch), (steps, batch, x.shape[1]))
         y, state = _sweep(kind, part, state, weights, reverse)
         outputs.append(P.reshape(y, (steps * batch, y.shape[2])))
     parts = [state, *reversed(ended)]  # the longest sequences come first
@@ -143,7 +138,7 @@ def _layers(kind: str, x: Node, sizes: Sequence[int] | None, initial: State, par
                     bias = P.add(b_ih, b_hh)
             rows = P.reshape(x, (-1 if not x.size else x.size // x.shape[-1], x.shape[-1]))
             projected = _linear(rows, w_ih, bias)
-            state = tuple(P.reshape(_rows(s, k, k + 1), s.shape[1:]) for s in initial)
+            state = tuple(P.reshape(P.span(s, 0, k, k + 1), s.shape[1:]) for s in initial)
             if sizes is None:
                 projected = P.reshape(projected, (*x.shape[:-1], w_ih.shape[0]))
                 y, state = _sweep(kind, projected, state, [*weights, *rest], bool(direction))

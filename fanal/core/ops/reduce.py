@@ -31,6 +31,11 @@ def _dims(dim: Any, n: int, empty_is_all: bool = True) -> Shape:
     return wrap_dims(dim, n)
 
 
+def summed(d: dt.dtype, asked: dt.dtype | None = None) -> dt.dtype:
+    """Return the dtype of a sum or product: integers take int64."""
+    return asked or (dt.int64 if d.category < 2 else d)
+
+
 def sum_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     """Sum a value over dimensions (integers in int64)."""
     return keep(P.sum_(x, dims), x.shape, dims, keepdim)
@@ -39,16 +44,15 @@ def sum_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
 @public(out="fill")
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the sum over `dim` (all by default). Booleans and integers are summed in int64."""
-    d = dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
-    return wrap_like(sum_node(node_of(input, d), _dims(dim, input.ndim), keepdim), input)
+    x = node_of(input, summed(input._dtype, dtype))
+    return wrap_like(sum_node(x, _dims(dim, input.ndim), keepdim), input)
 
 
 @public(out=True)
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the sum over `dim`, counting NaN as zero."""
-    d = dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
-    x = node_of(input, d)
-    x = P.where(P.ne(x, x), P.num(x, 0), x) if d.category >= 2 else x
+    x = node_of(input, summed(input._dtype, dtype))
+    x = P.where(P.ne(x, x), P.num(x, 0), x) if x.dtype.category >= 2 else x
     return wrap_like(sum_node(x, _dims(dim, input.ndim), keepdim), input)
 
 
@@ -92,8 +96,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype 
 @public(out="fill")
 def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the product over one dimension, or of all elements."""
-    d = dtype or (dt.int64 if input._dtype.category < 2 else input._dtype)
-    x = node_of(input, d)
+    x = node_of(input, summed(input._dtype, dtype))
     dims = _dims(dim, input.ndim)
     return wrap_like(keep(P.prod(x, dims), x.shape, dims, keepdim), input)
 

@@ -17,17 +17,14 @@ from fanal.core.ops.named import named
 from fanal.core.ops.pieces import sliced
 from fanal.core.ops.pointwise import sub, with_gradient
 from fanal.core.ops.rearrange import plain
-
-
-def _summed(d: dt.dtype, asked: dt.dtype | None = None) -> dt.dtype:
-    return asked or (dt.int64 if d.category < 2 else d)
+from fanal.core.ops.reduce import summed
 
 
 @public(out="fill")
 def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running sums along a dimension. Booleans and integers are summed in int64."""
     d = wrap_dim(dim, len(input._shape))
-    x = node_of(input, _summed(input._dtype, dtype))
+    x = node_of(input, summed(input._dtype, dtype))
     return plain(P.scan(x, "add", d) if x.shape else P.alias(x), input)
 
 
@@ -35,7 +32,7 @@ def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
 def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""
     d = wrap_dim(dim, len(input._shape))
-    x = node_of(input, _summed(input._dtype, dtype))
+    x = node_of(input, summed(input._dtype, dtype))
     return plain(P.scan(x, "mul", d) if x.shape else P.alias(x), input)
 
 
@@ -147,15 +144,13 @@ def _integral(y: Any, x: Any, dx: Any, dim: int, total: Callable[[Node, int], No
     if isinstance(x, Handle):
         area = P.mul(area, width)
     kind = floating(area.dtype)
-    t = P.convert(total(P.convert(area, _summed(area.dtype)), d), dt.ACCUMULATE.get(kind, kind))
+    t = P.convert(total(P.convert(area, summed(area.dtype)), d), dt.ACCUMULATE.get(kind, kind))
     return plain(P.convert(P.mul(t, P.num(t, scale)), kind), y)
 
 
 def _cut(x: Node, d: int, head: int, tail: int) -> Node:
     n = x.shape[d]
-    starts = tuple(min(head, n) if k == d else 0 for k in range(len(x.shape)))
-    stops = tuple(max(n - tail, min(head, n)) if k == d else m for k, m in enumerate(x.shape))
-    return P.slice_(x, starts, stops, (1,) * len(starts))
+    return P.span(x, d, min(head, n), max(n - tail, min(head, n)))
 
 
 @public(method=False, aliases=("trapz",))

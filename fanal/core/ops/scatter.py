@@ -110,7 +110,7 @@ def scatter_source(input: Any, dim: int, index: Any, src: Any, name: str) -> tup
         _fits(i, x, v, d)
         v = _vector(v)
         i = _vector(i)
-        v = P.slice_(v, (0,) * len(i.shape), i.shape, (1,) * len(i.shape))
+        v = P.corner(v, i.shape)
     else:
         _fits(i, x, None, d)
         i = _vector(i)

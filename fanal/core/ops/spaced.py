@@ -198,7 +198,7 @@ def _kaiser(n: int, beta: float = 12.0) -> Node:
 
 def _window(m: int, periodic: bool, rule: Callable[[int], Node], d: dt.dtype, device: Any, grad: bool) -> Any:
     """Return the first `m` points of a symmetric window, which is one point longer if `periodic`."""
-    values = P.full((m,), 1, d) if m <= 1 else P.convert(P.slice_(rule(m + periodic), (0,), (m,), (1,)), d)
+    values = P.full((m,), 1, d) if m <= 1 else P.convert(P.corner(rule(m + periodic), (m,)), d)
     return placed(wrap(values), device, grad)
 
 

@@ -21,10 +21,6 @@ def _widened(window: Node | None, size: int, n_fft: int, d: dt.dtype) -> Node:
     return P.pad(w, (left,), (n_fft - size - left,), 0)
 
 
-def _span(n: int, stop: int, x: Node) -> Node:
-    return P.slice_(x, (0, n), (x.shape[0], stop), (1, 1))
-
-
 @public()
 def stft(
     input: Any, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Any = None,
@@ -45,8 +41,7 @@ def stft(
         if not is_complex:
             raise RuntimeError(
                 "stft requires the return_complex parameter be given for real inputs, and will further "
-                "require that "
-                "return_complex=True in a future PyTorch release."
+                "require that return_complex=True in a future PyTorch release."
             )
         return_complex = True
     if not center and align_to_window is None:
@@ -155,7 +150,7 @@ def istft(
     x = P.reshape(x, (1, *x.shape)) if single else x
     frames_first = P.permute(x, (0, 2, 1))
     if not (onesided or return_complex):  # a real signal: half of the spectrum tells it
-        frames_first = P.slice_(frames_first, (0, 0, 0), (*frames_first.shape[:2], n_fft // 2 + 1), (1, 1, 1))
+        frames_first = P.span(frames_first, 2, 0, n_fft // 2 + 1)
     kind = "ifft" if return_complex else "irfft"
     y = transform(frames_first, kind, (2,), [n_fft], "ortho" if normalized else None)
     d = y.dtype if window is None else dt.promote_types(y.dtype, window._dtype)
@@ -165,7 +160,7 @@ def istft(
     stop = min(total, start + length) if length is not None else total - start
 
     def overlapped(frames: Node) -> Node:
-        return _span(start, stop, P.fold(frames, (frames.shape[0], total), (1,), (n_fft,), (hop,), (1,)))
+        return P.span(P.fold(frames, (frames.shape[0], total), (1,), (n_fft,), (hop,), (1,)), 1, start, stop)
 
     weight = P.broadcast(P.mul(w, w), (1, y.shape[1], n_fft))
     envelope = overlapped(weight)

@@ -7,7 +7,7 @@ from typing import Any
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Storage
 from fanal.core.engine.record import hold, leave_path
-from fanal.core.ir.prims import concat, full, reshape, slice_
+from fanal.core.ir.prims import concat, corner, full, reshape
 from fanal.core.tensor.alias import value
 
 
@@ -20,7 +20,7 @@ def resize(t: Any, shape: Shape) -> Any:
     leave_path()  # a tensor of a followed segment would get its recorded shape back
     old = value(t)
     if old.size >= n:
-        new = reshape(slice_(reshape(old, (old.size,)), (0,), (n,), (1,)), tuple(shape))
+        new = reshape(corner(reshape(old, (old.size,)), (n,)), tuple(shape))
     else:
         if t._storage.foreign is not None:
             raise RuntimeError("Trying to resize storage that is not resizable")

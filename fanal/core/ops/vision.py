@@ -332,8 +332,7 @@ def _check_grid(x: Node, g: Node, mode: str, padding: str) -> int:
     if padding not in PADDINGS:
         raise ValueError(
             "nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or "
-            "'reflection', but "
-            f"got: '{padding}'"
+            f"'reflection', but got: '{padding}'"
         )
     n = len(x.shape) - 2
     if n not in (2, 3) or len(g.shape) != n + 2:
@@ -383,9 +382,7 @@ def grid_sample(
     align, sizes = bool(align_corners), x.shape[2:]
     points = []
     for i in range(n):  # dimension i of the image is coordinate n - 1 - i of the point
-        k = n - 1 - i
-        starts, stops = (0,) * (n + 1) + (k,), (*g.shape[:-1], k + 1)
-        points.append(P.reshape(P.slice_(g, starts, stops, (1,) * (n + 2)), g.shape[:-1]))
+        points.append(P.reshape(P.span(g, n + 1, n - 1 - i, n - i), g.shape[:-1]))
     if mode == "bicubic":
         return wrap_like(_grid_cubic(x, points, sizes, padding_mode, align), input)
     points = [_source(p, s, padding_mode, align) for p, s in zip(points, sizes)]

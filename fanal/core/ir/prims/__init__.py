@@ -3,7 +3,7 @@ from fanal.core.ir.prims.attention import attention, attention_grad, stats_at
 from fanal.core.ir.prims.contract import conv, conv_dw, conv_dx, conv_size, dot, swap
 from fanal.core.ir.prims.fft import fft
 from fanal.core.ir.prims.index import argsort, gather, host, put, scatter, take
-from fanal.core.ir.prims.lapack import adjoint, lapack, part, row_order, take_rows, triangle
+from fanal.core.ir.prims.lapack import adjoint, eye, lapack, part, row_order, take_rows, triangle
 from fanal.core.ir.prims.point import (
                                        abs_,
                                        acos,

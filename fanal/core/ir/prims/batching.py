@@ -252,7 +252,7 @@ def attending(b: Batch, node: Node, xs: Sequence[Node], marks: Sequence[bool]) -
     """The rule of `attention` and its gradient: examples join the batch, the first dimension of all but the result
     of `attention`, which is flat: outputs, then statistics."""
     from fanal.core.ir.prims.attention import stats_at
-    from fanal.core.ir.prims.view import concat, reshape, slice_
+    from fanal.core.ir.prims.view import concat, reshape, span
 
     whole = [x if m else each(x, b.size) for x, m in zip(xs, marks)]
     y = use(node, [reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:])) for x in whole], *node.params)
@@ -260,7 +260,7 @@ def attending(b: Batch, node: Node, xs: Sequence[Node], marks: Sequence[bool]) -
         return reshape(y, (b.size, *node.shape))
     end = stats_at(node.inputs[0].shape)
     cut = b.size * end
-    outputs, statistics = slice_(y, (0,), (cut,), (1,)), slice_(y, (cut,), y.shape, (1,))
+    outputs, statistics = span(y, 0, 0, cut), span(y, 0, cut, y.shape[0])
     return concat([reshape(outputs, (b.size, end)), reshape(statistics, (b.size, node.shape[0] - end))], 1)
 
 

@@ -12,7 +12,7 @@ from fanal.core.base.shape import Shape
 from fanal.core.ir.prims.batching import shifted, up
 from fanal.core.ir.prims.point import le, lt, mul, num, real, where
 from fanal.core.ir.prims.source import iota
-from fanal.core.ir.prims.view import pad, reshape, slice_
+from fanal.core.ir.prims.view import corner, pad, reshape
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row, prim
 
@@ -48,7 +48,7 @@ def _fitted(x: Node, shape: Shape) -> Node:
     """Cut off or pad with zeros at the ends of dimensions."""
     zero = (0,) * len(shape)
     least = tuple(map(min, x.shape, shape))
-    x = x if least == x.shape else slice_(x, zero, least, (1,) * len(shape))
+    x = corner(x, least)
     return x if least == shape else pad(x, zero, tuple(n - k for n, k in zip(shape, least)), 0)
 
 

@@ -22,7 +22,7 @@ from fanal.core.ir.prims.index import gather
 from fanal.core.ir.prims.point import add, conj, convert, div, eq, imag, le, mul, neg, num, real, sub, where
 from fanal.core.ir.prims.reduce import sum_
 from fanal.core.ir.prims.source import iota
-from fanal.core.ir.prims.view import broadcast, concat, disjoint, reshape, slice_, update_slice, zeros
+from fanal.core.ir.prims.view import broadcast, concat, disjoint, reshape, slice_, span, update_slice, zeros
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, prim
 
@@ -109,10 +109,8 @@ def _places(y: Node) -> list[tuple[int, int]]:
 
 def part(y: Node, k: int) -> Node:
     """Return part `k` of a value of `lapack`, (*, ...)."""
-    start, stop = _places(y)[k]
-    lead = y.shape[:-1]
-    zero, one = (0,) * len(lead), (1,) * (len(lead) + 1)
-    return reshape(slice_(y, (*zero, start), (*lead, stop), one), (*lead, *_core(y.inputs, y.params)[k]))
+    last = len(y.shape) - 1
+    return reshape(span(y, last, *_places(y)[k]), (*y.shape[:-1], *_core(y.inputs, y.params)[k]))
 
 
 def _behind(g: Node, start: int, stop: int) -> Node | None:
@@ -148,9 +146,9 @@ def triangle(x: Node, diagonal: int = 0, lower: bool = True) -> Node:
     return where(le(cols, edge) if lower else le(edge, cols), x, num(x, 0))
 
 
-def eye_like(x: Node) -> Node:
-    """Where the diagonal of matrices is."""
-    return eq(iota(x.shape[-2:], 0, dt.int64), iota(x.shape[-2:], 1, dt.int64))
+def eye(m: int, n: int) -> Node:
+    """Return where the diagonal of a matrix is, (m, n)."""
+    return eq(iota((m, n), 0, dt.int64), iota((m, n), 1, dt.int64))
 
 
 def by_columns(x: Node, v: Node) -> Node:
@@ -160,14 +158,14 @@ def by_columns(x: Node, v: Node) -> Node:
 
 def diagonal_of(x: Node) -> Node:
     """The diagonals of square matrices, as vectors."""
-    return sum_(where(eye_like(x), x, num(x, 0)), (len(x.shape) - 1,))
+    return sum_(where(eye(*x.shape[-2:]), x, num(x, 0)), (len(x.shape) - 1,))
 
 
 def on_diagonal(v: Node, like: Node) -> Node:
     """Square matrices with vectors on the diagonal, in the dtype of `like`."""
     n = v.shape[-1]
     wide = reshape(convert(v, like.dtype), (*v.shape[:-1], 1, n))
-    return where(eye_like(like), wide, num(wide, 0))
+    return where(eye(n, n), wide, num(wide, 0))
 
 
 def pieces(x: Node, rows: tuple[int, int], cols: tuple[int, int]) -> Node:
@@ -208,7 +206,7 @@ def _plus(*xs: Node | None) -> Node | None:
 def _cholesky_grad(g: Gradients, y: Node, a: Node) -> Result:
     low = part(y, 0)
     s = triangle(dot(adjoint(low), g[0]))  # type: ignore[arg-type]
-    s = where(eye_like(s), _half(s), s)
+    s = where(eye(*s.shape[-2:]), _half(s), s)
     s = triangular_right(triangular(adjoint(low), s, True), adjoint(low), True)
     return [_half(add(s, adjoint(s)))]
 
@@ -257,7 +255,7 @@ def _lu_grad(g: Gradients, y: Node, a: Node) -> Result:
     square = pieces(f, top, left)
     inside = pieces(gf, top, left)
     low = triangle(square, -1)
-    low = where(eye_like(low), num(low, 1), low)
+    low = where(eye(*low.shape[-2:]), num(low, 1), low)
     up = triangle(square, lower=False)
     by_low, by_up = triangle(inside, -1), triangle(inside, lower=False)
     s = dot(adjoint(low), by_low)
@@ -296,7 +294,7 @@ def _qr_grad(g: Gradients, y: Node, a: Node, complete: bool) -> Result:
         return [None]
     s = triangle(s, lower=False)
     s = add(s, adjoint(s))
-    s = where(eye_like(s), _half(s), s)
+    s = where(eye(*s.shape[-2:]), _half(s), s)
     ga = triangular_right(_plus(dot(q, s), gq), r, True)  # type: ignore[arg-type]
     if n > m:
         ga = concat(
@@ -309,7 +307,7 @@ def _gaps(x: Node) -> Node:
     """E[j, k] = x[k] - x[j], with ones on the diagonal."""
     n = x.shape[-1]
     e = sub(reshape(x, (*x.shape[:-1], 1, n)), reshape(x, (*x.shape[:-1], n, 1)))
-    return where(eye_like(e), num(e, 1), e)
+    return where(eye(*e.shape[-2:]), num(e, 1), e)
 
 
 def _eigh_grad(g: Gradients, y: Node, a: Node) -> Result:
@@ -318,7 +316,7 @@ def _eigh_grad(g: Gradients, y: Node, a: Node) -> Result:
     if gv is None:
         return [None if gl is None else dot(by_columns(v, gl), vh)]
     s = div(dot(vh, gv), convert(_gaps(values), v.dtype))
-    s = where(eye_like(s), num(s, 0) if gl is None else on_diagonal(real(gl), s), s)
+    s = where(eye(*s.shape[-2:]), num(s, 0) if gl is None else on_diagonal(real(gl), s), s)
     return [dot(dot(v, s), vh)]
 
 
@@ -336,7 +334,7 @@ def _eig_grad(g: Gradients, y: Node, a: Node) -> Result:
     s = dot(vh, gv)
     s = sub(s, by_columns(dot(vh, v), real(diagonal_of(s))))
     s = div(s, conj(_gaps(values)))
-    s = where(eye_like(s), num(s, 0) if gl is None else on_diagonal(gl, s), s)
+    s = where(eye(*s.shape[-2:]), num(s, 0) if gl is None else on_diagonal(gl, s), s)
     return [part(lapack((vh, dot(s, vh)), "solve"), 0)]
 
 
@@ -361,7 +359,7 @@ def _svd_grad(g: Gradients, y: Node, a: Node, full: bool) -> Result:
     by_u = None if gu is None else _skew(dot(adjoint(u), gu))
     by_v = None if gv is None else mul(rows, _skew(dot(vh, adjoint(gv))))
     mid = div(_plus(None if by_u is None else by_columns(by_u, s), by_v), e)
-    mid = where(eye_like(mid), num(mid, 0) if gs is None else on_diagonal(gs, mid), mid)
+    mid = where(eye(*mid.shape[-2:]), num(mid, 0) if gs is None else on_diagonal(gs, mid), mid)
     if by_u is not None and by_v is not None and u.dtype.is_complex:  # the phase, which both share
         phase = div(diagonal_of(by_u), convert(add(s, s), u.dtype))
         mid = add(mid, on_diagonal(phase, mid))

@@ -22,7 +22,7 @@ from fanal.core.ir.prims.batching import each, from_front
 from fanal.core.ir.prims.derivative import GRADIENT, Source, derive
 from fanal.core.ir.prims.point import add
 from fanal.core.ir.prims.source import input_
-from fanal.core.ir.prims.view import concat, disjoint, reshape, slice_, zeros
+from fanal.core.ir.prims.view import concat, disjoint, reshape, span, zeros
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import kept, prim
 
@@ -61,7 +61,7 @@ class Track:
     def get(self, kind: str, k: int) -> Node:
         """Return what lies at an extent."""
         start, stop, shape = self.extent(kind, k)
-        return reshape(slice_(self.y, (start,), (stop,), (1,)), shape)
+        return reshape(span(self.y, 0, start, stop), shape)
 
 
 def _ref(*args: Any) -> np.ndarray:
@@ -188,7 +188,7 @@ def _for_all(b: Batch, node: Node, xs: Sequence[Node], marks: Sequence[bool]) ->
     parts = []
     for lines, places in ((track.count + 1, track.states), (track.count, track.results)):
         for at, shape in places:
-            lie = slice_(y, (at,), (at + lines * math.prod(shape),), (1,))
+            lie = span(y, 0, at, at + lines * math.prod(shape))
             by_example = from_front(reshape(lie, (lines, *shape)), 1)
             parts.append(reshape(by_example, (b.size, lines * math.prod(shape[1:]))))
     return concat(parts, 1)

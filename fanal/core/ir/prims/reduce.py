@@ -11,7 +11,7 @@ from fanal.core.base.shape import Shape, reduced_shape
 from fanal.core.ir.prims.batching import along, shifted, up
 from fanal.core.ir.prims.point import _quiet, conj, div, eq, exp, le, lt, mul, neg, num, where
 from fanal.core.ir.prims.source import iota
-from fanal.core.ir.prims.view import broadcast, flip, pad, permute, reshape, slice_
+from fanal.core.ir.prims.view import broadcast, corner, flip, pad, permute, reshape
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
 
@@ -120,7 +120,7 @@ def _exclusive(x: Node, dim: int) -> Node:
     """Return the products of all elements before each one."""
     zero = (0,) * len(x.shape)
     one = tuple(int(d == dim) for d in range(len(x.shape)))
-    return scan(slice_(pad(x, one, zero, 1), zero, x.shape, (1,) * len(zero)), "mul", dim)
+    return scan(corner(pad(x, one, zero, 1), x.shape), "mul", dim)
 
 
 _SCANS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp}
