@@ -56,6 +56,7 @@ WRONG = [
     ("conv_transpose2d", (R(1, 3, 5, 5), R(4, 3, 3, 3)), {}),
     ("conv_transpose2d", (R(1, 3, 5, 5), R(3, 3, 3, 3)), {"output_padding": 1}),
     ("conv_transpose2d", (R(1, 3, 1, 1), R(3, 3, 3, 3)), {"padding": 2}),
+    ("conv2d", (R(1, 3, 4, 4).long(), R(2, 3, 3, 3).long(), R(2)), {}),
 ]
 
 
