@@ -10,6 +10,7 @@ from kernel_bench import Prepared, assemble
 
 from fanal.core.backends.contract import Buf, Launch, Temp
 from fanal.core.backends.cpu import epilogue as epi
+from fanal.core.backends.cpu import jit
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.matmul import Operand, choose_tile, matmul_launches
 from fanal.core.backends.cpu.matmul_ir import MB, MC
@@ -30,11 +31,12 @@ def operand(value_id: int, x: np.ndarray) -> Operand:
     return Operand(value_id, dt.from_numpy(x.dtype), x.shape, tuple(s // x.itemsize for s in x.strides))
 
 
-def run(a: np.ndarray, b: np.ndarray, epilogue=None, extra=None, target=None, cuts=1, out=None) -> np.ndarray:
+def run(a: np.ndarray, b: np.ndarray, epilogue=None, extra=None, target=None, cuts=1, out=None,
+        sparing=False) -> np.ndarray:
     if out is None:
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         out = np.full((*lead, a.shape[-2], b.shape[-1]), 7, a.dtype)
-    entries = matmul_launches(operand(0, a), operand(1, b), operand(2, out), epilogue, target)
+    entries = matmul_launches(operand(0, a), operand(1, b), operand(2, out), epilogue, target, sparing)
     Prepared(entries, {0: a, 1: b, 2: out, **(extra or {})}, target, cuts)()
     return out
 
@@ -237,6 +239,29 @@ def test_a_new_batch_size_compiles_nothing() -> None:
         entries = matmul_launches(operand(0, a), operand(1, b), operand(2, out))
         return {e.kernel.name for e in entries if not isinstance(e, Temp)}
     assert names(32) == names(64) == names(65) == names(100) == names(128)
+
+
+@pytest.mark.parametrize("target", [None, *FORCED])
+@pytest.mark.parametrize("m, k, n, swap_a, swap_b", [
+    (32, 64, 128, False, False), (32, 64, 128, False, True), (33, 10, 30, False, True), (20, 5000, 130, False, False),
+    (128, 7, 64, True, False), (200, 900, 600, False, False), (15, 3000, 33, False, True)])
+def test_fewer_rows_take_the_kernels_of_more(m: int, k: int, n: int, swap_a: bool, swap_b: bool, target: str | None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last partial batch compiles nothing, whatever its rows, and has the same bits."""
+    made = targets.named(target) if target else None
+    a, b = make((m, k), swap=swap_a), make((k, n), swap=swap_b)
+    known: set[str] = set()
+    monkeypatch.setattr(jit, "known", known.__contains__)
+
+    def names(a: np.ndarray, sparing: bool) -> set[str]:
+        out = np.empty((len(a), n), np.float32)
+        return {e.kernel.name for e in matmul_launches(operand(0, a), operand(1, b), operand(2, out), None, made,
+                                                       sparing) if not isinstance(e, Temp)}
+    known |= names(a, False)
+    whole = run(a, b, target=made)
+    for rows in range(1 + swap_a, 14):
+        assert names(a[:rows], True) <= known
+        assert (run(a[:rows], b, target=made, sparing=True) == whole[:rows]).all()
 
 
 def test_tiles_fit_the_registers() -> None:

@@ -98,6 +98,32 @@ def test_two_sizes_at_once() -> None:
     agree(work, 20)
 
 
+def test_training_on_batches_of_many_sizes_and_lengths() -> None:
+    """Sequences padded to the longest: a size that happens to equal another is nothing to plan for."""
+    def work(log: Log, steps: int = 12) -> None:
+        r = np.random.default_rng(1)
+        table, head = nn.Embedding(40, 16), nn.Linear(16, 4)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        opt = torch.optim.AdamW([*table.parameters(), *layer.parameters(), *head.parameters()], lr=1e-2)
+        for _ in range(steps):
+            b, t = int(r.integers(8, 20)), int(r.integers(8, 40))
+            padding = torch.tensor(np.arange(t)[None] >= r.integers(t // 2, t + 1, b)[:, None])
+            y = layer(table(torch.tensor(r.integers(0, 40, (b, t)))), src_key_padding_mask=padding)
+            opt.zero_grad()
+            loss = F.cross_entropy(head(y.mean(1)), torch.tensor(r.integers(0, 4, b)))
+            loss.backward()
+            opt.step()
+            log((loss, y.shape))
+    agree(work, 20)
+
+    def body() -> tuple[int, int, int]:
+        at: list[dict[str, int]] = []
+        work(lambda t: at.append((t[0].tolist(), ledger.snapshot())[1]), 70)
+        return (at[-1]["plans"] - at[0]["plans"], *(at[-1][k] - at[35][k] for k in ("plans", "kernels")))
+    plans, late, kernels = on_a_thread(body)
+    assert plans < 25 and late < 6 and kernels == 0
+
+
 def test_numbers_that_are_sizes() -> None:
     def work(log: Log) -> None:
         mask = torch.ones(256, 256).tril()

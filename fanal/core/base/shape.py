@@ -64,7 +64,7 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     """Return the common shape of operands. Raises RuntimeError with PyTorch's text when there is none."""
     first = shapes[0]
     for s in shapes:
-        if s != first:
+        if len(s) != len(first) or s != first:  # no size is compared for nothing: it may have a name
             break
     else:
         return first

@@ -7,6 +7,7 @@ blocks of rows; the reduction, with all that follows it, goes over those. The tr
 from __future__ import annotations
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import plain
 from fanal.core.compiler.fuse import GROUP_OPS, GROUP_READS, SAME, Group, scan
 from fanal.core.compiler.graph import Graph, Value
 from fanal.core.compiler.loopir import column_block
@@ -15,17 +16,17 @@ _FEWEST_BLOCKS = 8  # a unit of work is a block: fewer keep too few threads busy
 _SHORTEST_ROW = 64  # of a kernel that would not go row by row otherwise
 
 
-def begin_column_sums(graph: Graph, groups: list[Group]) -> None:
-    """Let kernels over the same rows begin the reductions of other groups."""
+def begin_column_sums(graph: Graph, groups: list[Group], few: bool = False) -> None:
+    """Let kernels over the same rows begin the reductions of other groups. few: those of few rows as well."""
     begun: dict[Value, Value] = {}
     for g in groups:
         if g.kind == "reduce":
-            begun.update(_begin(g, groups))
+            begun.update(_begin(g, groups, few))
     if begun:
         graph.values = [x for v in graph.values for x in ((begun[v], v) if v in begun else (v,))]
 
 
-def _begin(g: Group, groups: list[Group]) -> dict[Value, Value]:
+def _begin(g: Group, groups: list[Group], few: bool) -> dict[Value, Value]:
     """Let another kernel begin the reductions of `g`; return their sums of blocks, by reduction."""
     sums = [v for v in g.roots if v.role == "reduce"]
     shape, dims = g.domain
@@ -34,7 +35,7 @@ def _begin(g: Group, groups: list[Group]) -> dict[Value, Value]:
     rows = sums[0].inputs[0].size // length
     if dims != tuple(range(len(dims))) or kept < 1 or any(v.forced for v in sums):
         return {}
-    if rows < _FEWEST_BLOCKS * column_block(rows):
+    if plain(rows) < (2 if few else _FEWEST_BLOCKS) * column_block(plain(rows)):
         return {}
     reads: dict[Value, int] = {}
     for v in sums:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fanal.core.base.dim import plain
 from fanal.core.compiler.graph import JOINS, READS, REDUCES, SOURCES, VIEWS, Graph, Value, base, unset
 from fanal.core.compiler.tail import STRIDED, Inexpressible, TailBuilder, operand
 
@@ -156,7 +157,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
 def _measure(v: Value) -> None:
     ops, reads, heavy = 1, set(), False
     for i in v.inputs:
-        if i.size < v.size and i.size > 1:
+        if 1 < plain(i.size) < plain(v.size):
             source = _behind_views(i)
             if source.role == "inline" and not source.root and (source.heavy or source.ops > 3) \
                     and source.row is not None and source.row.kind == "point":
@@ -177,7 +178,7 @@ def _measure(v: Value) -> None:
     if v.root or v.role != "inline":
         return
     if v.row is not None and v.row.kind == "point":
-        if v.size == 1:
+        if plain(v.size) == 1:
             v.root = (v.uses > 1 and (ops > 8 or len(reads) > 4)) or ops > _MAX_OPS or len(reads) > _MAX_READS
         elif v.uses > 1:
             v.root = (heavy or ops > 2 or len(reads) > 2) and not _computed_again(v)
@@ -197,8 +198,9 @@ def _computed_again(v: Value) -> bool:
     """
     if v.until - v.position < FAR or v.ops > _AGAIN_OPS:
         return False
-    big = [r for r in v.reads if r.size * 8 > v.size]
-    return len(big) == 1 and v.until - big[0].until < FAR and big[0].size == v.size
+    size = plain(v.size)
+    big = [r for r in v.reads if plain(r.size) * 8 > size]
+    return len(big) == 1 and v.until - big[0].until < FAR and plain(big[0].size) == size
 
 
 def _spread(small: Value, big: Value) -> int:
@@ -339,7 +341,7 @@ class _Grouper:
         self._order(found, before & ~(1 << found.number))
         for v in reads:
             found.reads.add(v)
-            if v.size >= root.size or role == "reduce":
+            if plain(v.size) >= plain(root.size) or role == "reduce":
                 self.readers.setdefault(v, []).append(found)
 
     def _between(self, b: Group, found: Group, reads: dict[Value, int]) -> bool:

@@ -103,7 +103,7 @@ class _Lowering:
         choose_roots(self.graph, self.backend, {id(values[k]) for k in self.forced if k < len(values)})
         compute_again(self.graph)
         self.groups = fuse(self.graph)
-        begin_column_sums(self.graph, self.groups)
+        begin_column_sums(self.graph, self.groups, self.backend.as_many)
         note_readers(self.groups, values)
         place_parts(values)
         return self.groups

@@ -87,13 +87,16 @@ class Compiled(Runnable):
     def __init__(self, program: Program, dims: Dims | None = None, sparing: bool = False) -> None:
         """`dims`: the sizes that may be others in a later run, see `resize`. sparing: see `executable`."""
         # The backend loader: one of the two late imports of the house.
-        from fanal.core.backends.cpu.backend import default
+        from fanal.core.backends.cpu.backend import default, ready
         from fanal.core.backends.cpu.run import Executable
         from fanal.core.compiler.pipeline import lower
 
         begin = time.perf_counter()
         with dims or nullcontext():
             lowered = lower(program, default(sparing))
+            if sparing and not ready(lowered):
+                other = lower(program, default(sparing, as_many=True))
+                lowered = other if ready(other) else lowered
         self.exe = Executable(lowered, None, dims)
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [
@@ -203,7 +206,7 @@ def executable(program: Program, dims: Dims | None = None, sparing: bool = False
         return Interpreted(program)
     if dims is not None:
         ledger.plans += 1
-        return Compiled(program, dims)
+        return Compiled(program, dims, sparing)
     key = structure(program)
     if key is not None:
         known = _plans.get(key)

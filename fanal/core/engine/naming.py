@@ -52,6 +52,7 @@ def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
     found: dict[Place, tuple[int, int]] = {}
 
     def same(place: Place, a: Any, b: Any) -> bool:
+        a, b = plainly(a), plainly(b)
         if a is b or record.alike(a, b):
             return True
         if type(a) is int and type(b) is int:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from fanal.core.backends.cpu.emit import LANES, Emitter, Scalar
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import partial_tile, tile_rows
 from fanal.core.backends.cpu.pack_ir import copy_block, pack_panel
+from fanal.core.backends.cpu.register_tile_ir import Spec as TileSpec
+from fanal.core.backends.cpu.register_tile_ir import partial_tile, tile_rows
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.vecmath import FUNCTIONS
 from fanal.core.base import dtype as dt

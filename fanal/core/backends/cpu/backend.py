@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanal.core.backends.contract import Launch, Temp
+from fanal.core.backends.cpu import jit
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.contraction import ATTENTION, CONVOLUTIONS, attention, contract_launches
 from fanal.core.backends.cpu.emit import FLOAT_ONLY, STORED
@@ -25,6 +26,7 @@ from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
 from fanal.core.compiler.loopir import Loop
+from fanal.core.compiler.steps import Lowered
 from fanal.core.compiler.tail import Tail
 
 _ROUTINES: dict[str, Callable[[Value, Target], Any]] = {
@@ -40,10 +42,11 @@ _ROUTINES: dict[str, Callable[[Value, Target], Any]] = {
 class CpuBackend:
     """Lowers for one instruction set."""
 
-    def __init__(self, target: Target | None = None, sparing: bool = False) -> None:
-        """sparing: prefer kernels that are there to those that are a little faster."""
+    def __init__(self, target: Target | None = None, sparing: bool = False, as_many: bool = False) -> None:
+        """sparing: prefer kernels that are there to those that are a little faster. as_many: let few rows be summed on
+        the way, as many are."""
         self.target = target or targets.host()
-        self.sparing = sparing
+        self.sparing, self.as_many = sparing, as_many
 
     def stores(self, dtype: DType) -> bool:
         """Tell whether kernels can load and store a dtype."""
@@ -121,7 +124,12 @@ def _emits(name: str, *dtypes: DType) -> bool:
     return name not in ("conj", "real", "imag")
 
 
-@functools.lru_cache(maxsize=1)
-def default(sparing: bool = False) -> Any:
+@functools.cache
+def default(sparing: bool = False, as_many: bool = False) -> Any:
     """Return the backend of this machine."""
-    return CpuBackend(sparing=sparing)
+    return CpuBackend(None, sparing, as_many)
+
+
+def ready(lowered: Lowered) -> bool:
+    """Tell whether every kernel of a program is there."""
+    return all(jit.known(step.kernel.name) for step in lowered.steps if isinstance(step, Launch))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import Tile, heights, tile_rows
+from fanal.core.backends.cpu.register_tile_ir import Spec as TileSpec
+from fanal.core.backends.cpu.register_tile_ir import Tile, heights, tile_rows
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from fanal.core.backends.cpu import conv_ir as words
 from fanal.core.backends.cpu.conv_ir import Convolution, ConvSpec
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import Tile
 from fanal.core.backends.cpu.pack_ir import pack_panel, transpose
+from fanal.core.backends.cpu.register_tile_ir import Spec as TileSpec
+from fanal.core.backends.cpu.register_tile_ir import Tile
 from fanal.core.backends.cpu.target import Target
 
 

@@ -10,8 +10,8 @@ from fanal.core.backends.cpu import conv_ir as words
 from fanal.core.backends.cpu.conv_ir import Convolution, ConvSpec
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import Value, Writer, module
-from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import Tile
+from fanal.core.backends.cpu.register_tile_ir import Spec as TileSpec
+from fanal.core.backends.cpu.register_tile_ir import Tile
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 

@@ -18,7 +18,7 @@ from fanal.core.backends.cpu.conv_winograd_ir import (
     stage,
 )
 from fanal.core.backends.cpu.irtext import Value, module
-from fanal.core.backends.cpu.matmul_ir import heights, tile_rows
+from fanal.core.backends.cpu.register_tile_ir import heights, tile_rows
 from fanal.core.backends.cpu.target import Target
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, mangle, module
-from fanal.core.backends.cpu.matmul_ir import Spec as TileSpec
-from fanal.core.backends.cpu.matmul_ir import heights, partial_tile, tile_rows
 from fanal.core.backends.cpu.pack_ir import transpose
+from fanal.core.backends.cpu.register_tile_ir import Spec as TileSpec
+from fanal.core.backends.cpu.register_tile_ir import heights, partial_tile, tile_rows
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 

@@ -126,7 +126,7 @@ def loop_launches(loop: Loop, target: Target) -> list[Temp | Launch]:
 def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     length = loop.reduced[-1]
     runs = math.prod(loop.reduced[:-1])
-    per_block = max(1, ROW_BLOCK // max(length, 1)) if len(loop.reduced) > 1 else 1
+    per_block = max(ROW_BLOCK // max(length, 1), 1) if len(loop.reduced) > 1 else 1
     blocks = -(-runs // per_block) * -(-length // ROW_BLOCK)
     rows = math.prod(loop.outer)
     plan = Passes(loop)
@@ -276,7 +276,7 @@ def _columns(loop: Loop, target: Target) -> list[Temp | Launch]:
     outer = math.prod(loop.outer)
     reduces = [i for i, op in enumerate(loop.ops) if op.kind == "reduce"]
     block = max(rows, 1) if loop.of_blocks else column_block(rows)
-    blocks = max(1, -(-rows // block))
+    blocks = max(-(-rows // block), 1)  # not max(1, ...): whether a named size is above 1 need not be known
     split = not loop.of_blocks and plain(outer * chunks) < _FEW and plain(blocks) >= _LONG
     scratch = 2 * len(reduces) * CHUNK * 8
     if not split:

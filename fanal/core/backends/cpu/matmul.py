@@ -13,8 +13,9 @@ from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu import jit, thin_ir, tiles_ir
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
-from fanal.core.backends.cpu.matmul_ir import Spec, heights, product_source
+from fanal.core.backends.cpu.matmul_ir import product_source
 from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
+from fanal.core.backends.cpu.register_tile_ir import Spec, heights
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dim import Dim, plain, plainly
@@ -114,9 +115,11 @@ def matmul_launches(
         a, b, out = _transposed(b), _transposed(a), _transposed(out)
     p = _problem(a, b, out)
     if _thin(p, a, b, acc, target):
-        return [_thin_launch(p, a, b, out, acc, epilogue, target)]
-    best = _plan(p, a, b, out, acc, epilogue, target, plainly(p.m))
-    if sparing and plainly(p.m) >= _EXACT_ROWS and not _known(best):
+        best: list[Temp | Launch] = [_thin_launch(p, a, b, out, acc, epilogue, target)]
+    else:
+        rows = p.m if type(p.m) is not Dim else max(plain(p.m), _EXACT_ROWS)
+        best = _plan(p, a, b, out, acc, epilogue, target, rows)
+    if sparing and not _known(best):
         for rows in (_MANY_ROWS, _MOST_PACK_ROWS[tiled], _UNIT_PACK_ROWS, _OFTEN):
             other = _plan(p, a, b, out, acc, epilogue, target, rows)
             if _known(other):
@@ -178,7 +181,7 @@ def _problem(a: Operand, b: Operand, out: Operand) -> Problem:
         m,
         n,
         k,
-        (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 else a_k),
+        (1 if m == 1 and a_k != 1 else a_m, 1 if k == 1 and a_m != 1 else a_k),
         (b.strides[-2], 1 if n == 1 and b.strides[-2] != 1 else b.strides[-1]),
         c_m,
         batch,
@@ -246,7 +249,10 @@ def _unit(
 def _plan(
     p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target, m: int
 ) -> list[Temp | Launch]:
-    """Return a way to compute the product that is good for `m` rows, and right for any number from _EXACT_ROWS up."""
+    """Return a way to compute the product that is good for `m` rows, and right if there are as many.
+
+    A way for _EXACT_ROWS or more is right for any number.
+    """
     size = acc.itemsize
     lanes = target.lanes(size)
     # A is packed where it needs conversion, has no contiguous axis, or is read often enough with steps that are far
@@ -276,9 +282,6 @@ def _plan(
     stack = prod(extent for extent, *_ in p.batch)
     b_bytes = plain(depth * panels * width * size)
 
-    low = p.m < height and p.m not in heights(height, tiles)
-    a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
-
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = type(p.n) is Dim or p.n % width != 0
     in_place = (
@@ -293,6 +296,10 @@ def _plan(
     flat = target.l2 // 8 // (width * size)
     blocked = plain(depth) > (flat if tiles or m <= _MOST_PACK_ROWS[tiles] else 2 * flat)
     kc = _up(-(-depth // -(-depth // (flat // (2 if tiles else 8)))), 16) if blocked else depth
+    # Fewer rows than a tile are copied; a plan for more takes them from both ends. (A single one must lie along k.)
+    few = m >= _EXACT_ROWS and not tiles and (a_form == "k" or p.m > 1)
+    low = not packed and not few and p.m < height and p.m not in heights(height, tiles)
+    a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
     at_home = m <= _MOST_PACK_ROWS[tiles] and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
     per_unit = not (in_place or b.fixed) and (m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
@@ -315,6 +322,8 @@ def _plan(
         _LEAST_ROWS // height if blocked else 1
     )
     mc = high * height
+    if few and blocked:
+        mc = max(mc, 2 * height)  # sums from both ends are kept apart
     nc = across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)
 
@@ -407,9 +416,9 @@ def _plan(
 
 def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
     """Tell whether few rows meet a matrix that lies transposed, and no others do."""
-    plain = a.dtype is b.dtype is acc and target.masks and not b.fixed
-    enough = p.m <= thin_ir.ROWS and p.n >= thin_ir.GROUPS * target.lanes(acc.itemsize)
-    return plain and enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
+    able = type(p.m) is not Dim and a.dtype is b.dtype is acc and target.masks and not b.fixed
+    enough = able and p.m <= thin_ir.ROWS and p.n >= thin_ir.GROUPS * target.lanes(acc.itemsize)
+    return enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
 
 
 def _thin_launch(

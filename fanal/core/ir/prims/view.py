@@ -40,9 +40,9 @@ def sum_to(g: Node, shape: Shape) -> Node:
     """Sum `g` down to `shape`, undoing a broadcast."""
     from fanal.core.ir.prims.reduce import sum_
 
-    if g.shape == shape:
-        return g
     lead = len(g.shape) - len(shape)
+    if not lead and g.shape == shape:
+        return g
     dims = tuple(range(lead)) + tuple(
         lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1
     )
