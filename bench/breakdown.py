@@ -105,15 +105,18 @@ def profile(step: Callable[[], Any], rounds: int) -> tuple[list[tuple[str, float
     ledger.profiling = False
     rows = []
     for e in ledger.executables:
-        samples: dict[int, list[float]] = {}
+        samples: dict[tuple[int, int], list[float]] = {}
+        labels: dict[tuple[int, int], str] = {}
         for timings in e.profiles:
-            once: dict[int, float] = {}
+            once: dict[tuple[int, int], float] = {}
             for t in timings:
-                once[t.step] = max(once.get(t.step, 0.0), (t.end - t.begin) * 1e-9)
-            for k, seconds in once.items():
-                samples.setdefault(k, []).append(seconds)
-        for k, times in samples.items():
-            launch = e.exe.lowered.steps[k]
+                labels[t.step, t.turn] = t.label
+                once[t.step, t.turn] = max(once.get((t.step, t.turn), 0.0), (t.end - t.begin) * 1e-9)
+            for at, seconds in once.items():
+                samples.setdefault(at, []).append(seconds)
+        for at, times in samples.items():
+            step = e.exe.lowered.steps[at[0]]
+            launch = next((one for one in getattr(step, "launches", ()) if one.label == labels[at]), step)
             rows.append((launch.label, min(times), getattr(launch, "flops", 0),
                          getattr(launch, "nbytes", 0)))
     return rows, statistics.median(wall)

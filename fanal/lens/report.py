@@ -14,7 +14,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from fanal.core.base.dim import now
 from fanal.core.base.where import line
+from fanal.core.compiler.steps import Repeat
 from fanal.core.engine.ledger import ledger
 
 
@@ -83,10 +85,13 @@ def _add(exe: Any, lines: dict[tuple[str, int], Line]) -> float:
         return 0.0
     samples: dict[int, list[float]] = {}
     for profile in exe.profiles:
-        once: dict[int, float] = {}
-        for t in profile:
-            once[t.step] = max(once.get(t.step, 0.0), (t.end - t.begin) * 1e-9)  # threads work side by side
-        for step, seconds in once.items():
+        once: dict[tuple[int, int], float] = {}
+        for t in profile:  # threads work side by side
+            once[t.step, t.turn] = max(once.get((t.step, t.turn), 0.0), (t.end - t.begin) * 1e-9)
+        whole: dict[int, float] = {}
+        for (step, _), seconds in once.items():
+            whole[step] = whole.get(step, 0.0) + seconds
+        for step, seconds in whole.items():
             samples.setdefault(step, []).append(seconds)
     total = 0.0
     for k, step in enumerate(exe.exe.lowered.steps):
@@ -99,9 +104,9 @@ def _add(exe: Any, lines: dict[tuple[str, int], Line]) -> float:
             entry = lines.setdefault(at, Line(*at))
             share = 1 / len(places)
             entry.seconds += seconds * share
-            entry.nbytes += getattr(step, "nbytes", 0) * exe.runs * share
-            entry.flops += getattr(step, "flops", 0) * exe.runs * share
-            entry.kernels += 1
+            entry.nbytes += now(getattr(step, "nbytes", 0)) * exe.runs * share
+            entry.flops += now(getattr(step, "flops", 0)) * exe.runs * share
+            entry.kernels += now(step.count) * len(step.launches) if isinstance(step, Repeat) else 1
     return total
 
 

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from fanal.core.backends.contract import Buf, Launch
+from fanal.core.backends.contract import Buf, Launch, Repeat
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.backend import default
 from fanal.core.base import dtype as dt
@@ -71,7 +71,8 @@ def execute(lowered, arrays, parts: int = 1):
         kinds[i] = b.dtype.np
     for i, _ in lowered.checks:
         memory[i][:] = 0
-    for s in lowered.steps:
+    steps = [s for step in lowered.steps for s in (step.unrolled() if isinstance(step, Repeat) else (step,))]
+    for s in steps:
         if isinstance(s, Launch):
             words = np.array([np.uint64((memory[a.value_id].ctypes.data + a.offset) & (1 << 64) - 1)
                               if isinstance(a, Buf) else np.uint64(a & (1 << 64) - 1) for a in s.args], np.uint64)

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from fanal.core.compiler.steps import HostStep as HostStep  # re-exported: the other kind of step
+from fanal.core.compiler.steps import HostStep as HostStep  # re-exported: the other kinds of step
+from fanal.core.compiler.steps import Repeat as Repeat
 
 
 class Buf(NamedTuple):
-    """An argument word holding the address of a value's buffer plus `offset` bytes."""
+    """An argument word holding the address of a value's buffer plus `offset` bytes; `step`: see `Repeat`."""
 
     value_id: int
     offset: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -281,9 +281,9 @@ class _Lowering:
 
     def _recur(self, v: Value) -> None:
         """Emit a recurrence: what its states begin with, then the launches of its body for every step."""
-        fixed((v.shape, *(i.shape for i in v.inputs)))  # there is a launch for every step
         body = _body(v.params[0], self.backend)
         if not native(body):
+            fixed((v.shape, *(i.shape for i in v.inputs)))
             for i in v.inputs:
                 if not base(i).root:
                     raise Unmappable(i)

@@ -1,12 +1,13 @@
-"""Recurrences as launches: the body is compiled once, and its launches repeated with addresses that move on."""
+"""Recurrences as launches: the body is compiled once, and its launches are repeated with addresses that move on."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fanal.core.compiler.graph import Value
-from fanal.core.compiler.steps import HostStep, Lowered
+from fanal.core.compiler.steps import HostStep, Lowered, Repeat
 from fanal.core.compiler.tail import Operand
 from fanal.core.ir.prims import Track
 
@@ -20,8 +21,8 @@ class Moving(NamedTuple):
 
 
 def native(lowered: Lowered) -> bool:
-    """Tell whether a body is made of launches only, which take addresses."""
-    return not lowered.checks and not any(isinstance(s, HostStep) for s in lowered.steps)
+    """Tell whether a body is made of single launches only, which take addresses."""
+    return not lowered.checks and not any(isinstance(s, (HostStep, Repeat)) for s in lowered.steps)
 
 
 def starts(v: Value, operands: list[Operand]) -> Iterator[tuple[Operand, int]]:
@@ -32,7 +33,7 @@ def starts(v: Value, operands: list[Operand]) -> Iterator[tuple[Operand, int]]:
 
 
 def turns(v: Value, operands: list[Operand], lowered: Lowered, fresh: Callable[[int], int]) -> Iterator[Any]:
-    """Yield the launches of a recurrence: those that depend on nothing that changes once, the others for every step.
+    """Yield the launches of a recurrence: those that depend on nothing that changes, and the others repeated.
 
     `lowered` is the body; fresh(id) gives a buffer or known value of it an id in the program.
     """
@@ -42,8 +43,9 @@ def turns(v: Value, operands: list[Operand], lowered: Lowered, fresh: Callable[[
     at: dict[int, Moving] = {}
 
     def inside(kind: str, k: int) -> Moving:
-        start, stop, _ = track.extent(kind, k)
-        return Moving(v.id, start * size, (stop - start) * size // max(track.count, 1))
+        start, _, _ = track.extent(kind, k)
+        states = track.results if kind == "result" else track.states
+        return Moving(v.id, start * size, math.prod(states[k][1]) * size)
 
     for k, (i, o) in enumerate(zip(lowered.inputs, operands, strict=True)):
         if k < n:
@@ -69,21 +71,20 @@ def turns(v: Value, operands: list[Operand], lowered: Lowered, fresh: Callable[[
     for s in lowered.steps:
         (every if changing & {*s.writes} else once).append(s)
 
-    def moved(s: Any, place: int) -> Any:
+    where = [v.where] if v.where is not None else []
+
+    def moving(s: Any) -> Any:
         args = []
         for a in s.args:
             if not isinstance(a, int):
                 to = at[a.value_id]
-                a = a._replace(value_id=to.id, offset=to.offset + to.step * place + a.offset)
+                a = a._replace(value_id=to.id, offset=to.offset + a.offset, step=to.step)
             args.append(a)
         return replace(s, args=args, reads=tuple({at[r].id for r in s.reads}),
-                       writes=tuple({at[w].id for w in s.writes}), where=[v.where] if v.where is not None else [])
+                       writes=tuple({at[w].id for w in s.writes}), where=where)
 
-    for s in once:
-        yield moved(s, 0)
-    for place in reversed(range(track.count)) if track.reverse else range(track.count):
-        for s in every:
-            yield moved(s, place)
+    yield from map(moving, once)
+    yield Repeat([moving(s) for s in every], track.count, track.reverse, where)
 
 
 def _track(v: Value) -> Track:

@@ -1,8 +1,8 @@
 """What the compiler hands to the engine: an ordered list of steps over numbered values."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +44,49 @@ class HostStep:
 
 
 @dataclass
+class Repeat:
+    """Launches that are made for every place of a sequence, one place after the other.
+
+    What an argument points to lies `step` bytes further on (`Buf`) at each place than at the one before.
+    """
+
+    launches: list[Any]
+    count: int  # places
+    reverse: bool  # from the last place to the first
+    where: list[Any] = field(default_factory=list)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(value for launch in self.launches for value in launch.reads))
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(value for launch in self.launches for value in launch.writes))
+
+    @property
+    def label(self) -> str:
+        return "repeated: " + ", ".join(launch.label for launch in self.launches)
+
+    @property
+    def flops(self) -> int:
+        return self.count * sum(launch.flops for launch in self.launches)
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * sum(launch.nbytes for launch in self.launches)
+
+    def unrolled(self) -> Iterator[Any]:
+        """Yield the launches of every place."""
+        for place in reversed(range(self.count)) if self.reverse else range(self.count):
+            for launch in self.launches:
+                args = [a if isinstance(a, int) else a._replace(offset=a.offset + a.step * place, step=0)
+                        for a in launch.args]
+                yield replace(launch, args=args)
+
+
+@dataclass
 class Lowered:
-    """A program as launches and host steps.
+    """A program as launches, repeated ones among them, and host steps.
 
     Value ids are small integers. `inputs[i]` is the id of program input i. `known` holds values already in memory
     that steps read. `outputs[i]` is the id holding program output i: the id of input j where the program says that

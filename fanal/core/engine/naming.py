@@ -7,6 +7,7 @@ and then the program compiled of them, say how everything follows from them. The
 from __future__ import annotations
 
 from collections import deque
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fanal.core.engine import record
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.handle import SIGNATURE, Handle
 from fanal.core.engine.record import CONST, OBJECT, SEQUENCE, SLOT, parts, session
+from fanal.core.ir.body import Body
 from fanal.core.ir.program import Node
 
 Place = tuple[int, ...]  # (-1, slot, dimension), or (step, place among the arguments, ...)
@@ -336,17 +338,8 @@ def _able(p: Any) -> bool:
 
 def _same_program(p: Any, q: Any) -> bool:
     """Tell whether what was recorded with names is, for the sizes they have now, what another path is."""
-    if len(p.order) != len(q.order) or len(p.inputs) != len(q.inputs):
+    if len(p.inputs) != len(q.inputs) or not _same_nodes(p.order, q.order, {}, {}):
         return False
-    place: dict[int, int] = {}
-    other: dict[int, int] = {}
-    for a, b in zip(p.order, q.order):
-        if a.row is not b.row or a.dtype is not b.dtype or now(a.shape) != b.shape \
-                or repr(now(a.params)) != repr(b.params) \
-                or [place[id(i)] for i in a.inputs] != [other[id(i)] for i in b.inputs]:
-            return False
-        place.setdefault(id(a), len(place))
-        other.setdefault(id(b), len(other))
     for (kind, x), (same, y) in zip(p.sources, q.sources):
         if kind == "scalar" and type(p.scalars[x][2]) is Dim:
             there = y if same == "constant" else now(q.scalars[y][2]) if same == "scalar" else None
@@ -356,3 +349,28 @@ def _same_program(p: Any, q: Any) -> bool:
             if same != kind or not np.array_equal(x, y):
                 return False
     return True
+
+
+def _same_nodes(some: list[Node], others: list[Node], place: dict[int, int], other: dict[int, int]) -> bool:
+    """Tell whether values are, for the present sizes, what others are. `place`, `other`: the number of each by id."""
+    if len(some) != len(others):
+        return False
+    for a, b in zip(some, others):
+        if a.row is not b.row or a.dtype is not b.dtype or now(a.shape) != b.shape \
+                or [place[id(i)] for i in a.inputs] != [other[id(i)] for i in b.inputs] \
+                or len(a.params) != len(b.params) or not all(map(_same_parameter, a.params, b.params)):
+            return False
+        place.setdefault(id(a), len(place))
+        other.setdefault(id(b), len(other))
+    return True
+
+
+def _same_parameter(a: Any, b: Any) -> bool:
+    if isinstance(a, FunctionType) and isinstance(b, FunctionType):  # a rule of a gradient
+        return a.__code__ is b.__code__
+    if type(a) is not Body or type(b) is not Body:
+        return repr(now(a)) == repr(b)
+    place: dict[int, int] = {}
+    other: dict[int, int] = {}
+    return a is b or (_same_nodes([*a.inputs, *a.nodes], [*b.inputs, *b.nodes], place, other)
+                      and [place[id(n)] for n in a.outputs] == [other[id(n)] for n in b.outputs])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import varies
 from fanal.core.base.state import state as modes
 from fanal.core.ir import prims as P
 from fanal.core.ir.body import Body, record
@@ -66,13 +67,19 @@ def _projected_lstm(h: Node, c: Node, x: Node, w: Node, w_hr: Node) -> State:
     return _linear(h, w_hr, None), c
 
 
-@functools.lru_cache(maxsize=256)
 def _body(kind: str, shapes: tuple, counts: tuple[int, int], d: dt.dtype) -> Body:
     """Return one step of a layer, for states, one input and weights of these shapes."""
+    return (_new_body if varies(shapes) else _known_body)(kind, shapes, counts, d)
+
+
+def _new_body(kind: str, shapes: tuple, counts: tuple[int, int], d: dt.dtype) -> Body:
     nodes = [P.input_(s, d) for s in shapes]
     step = _projected_lstm if kind == "lstm" and len(shapes) - sum(counts) == 2 else _STEPS[kind]
     states, steps = nodes[: counts[0]], nodes[counts[0] : sum(counts)]
     return record(lambda *inputs: (step(*inputs), ()), states, steps, nodes[sum(counts) :])
+
+
+_known_body = functools.lru_cache(maxsize=256)(_new_body)
 
 
 def _sweep(kind: str, x: Node, state: State, weights: Sequence[Node], reverse: bool) -> tuple[Node, State]:

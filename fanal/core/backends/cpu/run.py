@@ -5,27 +5,26 @@ that hold their addresses, natively, and nothing else.
 """
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fanal.core.backends.contract import Buf, Launch, Temp
-from fanal.core.base.dim import Dim, Dims, Formulas, now, varies
+from fanal.core.backends.contract import Buf, Launch, Repeat, Temp
+from fanal.core.base.dim import Dim, Dims, now
 from fanal.core.compiler import plan
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered, failed
 
-from . import jit, memory, runner_ir, schedule, threads
+from . import jit, memory, runner_ir, threads
+from .segment import WORD, Segment
 from .target import Target
+from .words import Binding, Sized
 
 Arrays = list[np.ndarray]
-_WORD = 8
 
 
 class Timing(NamedTuple):
@@ -36,6 +35,7 @@ class Timing(NamedTuple):
     part: int
     begin: int
     end: int
+    turn: int = 0  # which launch of the native call: a step may be repeated
 
 
 class _Workspace:
@@ -58,54 +58,13 @@ class _Workspace:
 _idle: list[_Workspace] = []  # popping and appending are atomic
 
 
-class _Segment:
-    """Launches between two host steps: one native call."""
-
-    def __init__(self, launches: list[tuple[int, Launch]]) -> None:
-        self.launches = launches  # with their index in Lowered.steps
-        self.records = np.zeros((len(launches), runner_ir.STEP_WORDS), np.int64)
-        self.phases = np.zeros((0, runner_ir.PHASE_WORDS), np.int64)
-        self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
-        self.job[:2] = self.records.ctypes.data, len(launches)
-        self.address = self.job.ctypes.data
-        self.job[9] = runner_ir.UNGUARDED
-        self.words = memoryview(self.job)
-        self.parallel = False
-
-    @property
-    def runs(self) -> int:
-        """How often it ran."""
-        return self.words[8]
-
-    def guard(self, first: int, checks: np.ndarray) -> None:
-        """Run the steps from index `first` of Lowered.steps on only if no check has failed."""
-        begin = sum(i < first for i, _ in self.launches)
-        if begin < len(self.launches):
-            self.job[9:12] = begin, checks.ctypes.data, len(checks)
-
-    def place(self, count: int, overlaps: Any) -> None:
-        """Cut the launches into phases and parts for `count` threads."""
-        guarded = int(self.job[9])
-        slots = schedule.schedule([_now(launch) for _, launch in self.launches], count, overlaps,
-                                  guarded if guarded < len(self.launches) else 0)
-        self.records[:, 3:5] = [(slot.first, slot.width) for slot in slots]
-        self.parallel = any(slot.width > 1 for slot in slots)
-        starts = [0, *(i for i, slot in enumerate(slots) if slot.barrier)]
-        ends = [*starts[1:], len(slots)]
-        # Rows of 64 bytes, of which the threads change the last words.
-        self.phases = memory.empty_aligned((len(starts), runner_ir.PHASE_WORDS), np.dtype(np.int64))
-        self.phases[:, :3] = [(a, b, max(slot.first + slot.width for slot in slots[a:b]))
-                              for a, b in zip(starts, ends, strict=True)]
-        self.job[5:8] = count, memory.address_of(self.phases), len(starts)
-
-
 class Executable:
     """A program ready to run. Python threads may share one: they take turns."""
 
     def __init__(self, lowered: Lowered, target: Target | None = None, dims: Dims | None = None) -> None:
         """`dims` are the sizes that may be others in a later run, see `resize`."""
         self.lowered = lowered
-        self._sized = _Sized(dims) if dims is not None else None
+        self._sized = Sized(dims) if dims is not None else None
         self.target = target
         self._lock = threading.RLock()
         self._owner = 0  # the Python thread that is running it
@@ -116,12 +75,12 @@ class Executable:
         self._results = {value: i for i, value in reversed([*enumerate(lowered.outputs)])
                          if value not in self._outside and value not in self._known}
         self._plan_memory()
-        self._segments: list[_Segment | tuple[int, HostStep]] = []
+        self._segments: list[Segment | tuple[int, HostStep]] = []
         self._split()
         self._protect()
         self._fill(target)
         only = self._segments[0] if len(self._segments) == 1 else None
-        self._only = only if isinstance(only, _Segment) else None
+        self._only = only if isinstance(only, Segment) else None
         self._hosted = 0  # how often a host step was the first of the program
         self._space = 0  # address of the workspace the words point into
         self._need = 0  # bytes of workspace
@@ -136,7 +95,8 @@ class Executable:
         apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _ in low.checks}
         wanted = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
         wanted |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
-        scratch = [step.scratch for step in steps if isinstance(step, Launch)]
+        scratch = [launch.scratch for step in steps for launch in (step.launches if isinstance(step, Repeat) else
+                                                                   [step] if isinstance(step, Launch) else [])]
         if self._sized is not None:
             self._sized.room(wanted, scratch)
         sizes = {value: now(nbytes) for value, nbytes in wanted.items()}
@@ -151,17 +111,17 @@ class Executable:
 
     def _split(self) -> None:
         """Cut the steps into native segments and host steps."""
-        native: list[tuple[int, Launch]] = []
+        native: list[tuple[int, Launch | Repeat]] = []
         for i, step in enumerate(self.lowered.steps):
             if isinstance(step, HostStep):
                 if native:
-                    self._segments.append(_Segment(native))
+                    self._segments.append(Segment(native))
                     native = []
                 self._segments.append((i, step))
-            elif isinstance(step, Launch) and step.units > 0:
+            elif isinstance(step, Repeat) or (isinstance(step, Launch) and step.units > 0):
                 native.append((i, step))
         if native:
-            self._segments.append(_Segment(native))
+            self._segments.append(Segment(native))
 
     def _protect(self) -> None:
         """See to it that inputs are overwritten as a whole or not at all.
@@ -179,36 +139,32 @@ class Executable:
         first = min((i for i, _ in writes if i > last), default=None)
         if first is not None and checks:
             for segment in self._segments:
-                if isinstance(segment, _Segment):
+                if isinstance(segment, Segment):
                     segment.guard(first, self._checks)
 
     def _fill(self, target: Target | None) -> None:
         """Compile the kernels and write everything into the words that does not change from run to run."""
-        launches = [(segment, row, launch) for segment in self._segments if isinstance(segment, _Segment)
-                    for row, (_, launch) in enumerate(segment.launches)]
+        segments = [segment for segment in self._segments if isinstance(segment, Segment)]
+        launches = [(segment, row, launch) for segment in segments for row, (_, launch) in enumerate(segment.launches)]
         code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
-        self._words = np.zeros(sum(len(launch.args) for _, _, launch in launches), np.int64)
-        fixed = {value: memory.address_of(array) for value, array in self._known.items()}
-        fixed |= {value: memory.address_of(self._checks) + _WORD * i for i, (value, _) in
-                  enumerate(self.lowered.checks)}
+        repeated = {id(launch) for segment in segments for turns in segment.turns for launch in turns.repeat.launches}
+        single = [launch for _, _, launch in launches if id(launch) not in repeated]
+        self._words = np.zeros(sum(len(launch.args) for launch in single), np.int64)
+        self._fixed = {value: memory.address_of(array) for value, array in self._known.items()}
+        self._fixed |= {value: memory.address_of(self._checks) + WORD * i for i, (value, _) in
+                        enumerate(self.lowered.checks)}
         start, at = memory.address_of(self._words), 0
         inner: list[tuple[int, Buf]] = []  # (word, what it points to in the arena)
         moving: dict[int, list[tuple[int, int]]] = {}  # value -> (word address, offset)
         for segment, row, launch in launches:
-            segment.records[row, :3] = code[launch.kernel.name], start + _WORD * at, now(launch.units)
-            self._note(segment.records.reshape(-1), row * runner_ir.STEP_WORDS + 2, launch.units)
-            for argument in launch.args:
-                if not isinstance(argument, Buf):
-                    value = now(argument)
-                    self._words[at] = (value + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
-                    self._note(self._words, at, argument)
-                elif argument.value_id in fixed:
-                    self._words[at] = fixed[argument.value_id] + now(argument.offset)
-                    self._note(self._words, at, argument.offset, fixed[argument.value_id])
-                elif argument.value_id in self.offsets:
+            segment.once[row, :3] = code[launch.kernel.name], start + WORD * at, now(launch.units)
+            self._note(segment.once.reshape(-1), row * runner_ir.STEP_WORDS + 2, launch.units)
+            for argument in launch.args if id(launch) not in repeated else ():
+                self._write(self._words, at, argument)
+                if isinstance(argument, Buf) and argument.value_id in self.offsets:
                     inner.append((at, argument))
-                else:
-                    moving.setdefault(argument.value_id, []).append((start + _WORD * at, argument.offset))
+                elif isinstance(argument, Buf) and argument.value_id not in self._fixed:
+                    moving.setdefault(argument.value_id, []).append((start + WORD * at, argument.offset))
                 at += 1
         self._inner = np.array([word for word, _ in inner], np.int64)
         self._inner_values = [buf.value_id for _, buf in inner]
@@ -216,13 +172,48 @@ class Executable:
         for k, (_, buf) in enumerate(inner):
             self._note(self._inner_offsets, k, buf.offset)
         self._inner_places = np.array([self.offsets[value] for value in self._inner_values], np.int64)
-        unknown = moving.keys() - self._outside.keys() - self._results.keys()
+        first = {i: value for value, i in self._results.items()}
+        arrays = [*self.lowered.inputs, *(first.get(i) for i in range(len(self.lowered.outputs)))]
+        places = {value: i for i, value in reversed([*enumerate(arrays)]) if value is not None}
+        unknown = moving.keys() - places.keys()
+        self._turns = [turns for segment in segments for turns in segment.turns]
+        for turns in self._turns:
+            for k, argument in enumerate(turns.args):
+                self._write(turns.base, k, argument)
+                if isinstance(argument, Buf):
+                    turns.step[k] = now(argument.step)
+                    self._note(turns.step, k, argument.step)
+                    if argument.value_id in self.offsets:
+                        turns.inner.append(k)
+                        turns.values.append(argument.value_id)
+                    elif argument.value_id in places:
+                        turns.moving.append((k, places[argument.value_id]))
+                    elif argument.value_id not in self._fixed:
+                        unknown.add(argument.value_id)
         if unknown:
             raise ValueError(f"launches use values that have no buffer: {sorted(unknown)}")
-        first = {i: value for value, i in self._results.items()}
-        self._binding = _Binding([*(moving.get(value, ()) for value in self.lowered.inputs),
-                                  *(moving.get(first[i], ()) if i in first else ()
-                                    for i in range(len(self.lowered.outputs)))], self._note)
+        self._binding = Binding([moving.pop(value, ()) if value is not None else () for value in arrays], self._note)
+        self._arrange()
+
+    def _write(self, words: np.ndarray, at: int, argument: Buf | int) -> None:
+        """Write an argument, without the address of what it points to where that is still unknown."""
+        if isinstance(argument, Buf):
+            address = self._fixed.get(argument.value_id, 0)
+            words[at] = now(argument.offset) + address
+            self._note(words, at, argument.offset, address)
+        else:
+            words[at] = (now(argument) + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
+            self._note(words, at, argument)
+
+    def _arrange(self) -> None:
+        """Lay out what is repeated, as often as it is now."""
+        for segment in self._segments:
+            if isinstance(segment, Segment) and segment.turns:
+                for turns in segment.turns:
+                    turns.arrange(segment.once)
+                segment.arrange()
+        self._binding.arrange([use for turns in self._turns for use in turns.uses()])
+        self._space = 0
 
     def _note(self, array: np.ndarray, at: int, number: int, more: int = 0) -> None:
         """Remember that array[at] is `number` + `more` and must follow, if sizes are named."""
@@ -240,8 +231,9 @@ class Executable:
                 self._lay_out(self._sizes | sizes, max(scratch, self.scratch_bytes))
                 self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
                 self._threads = 0  # another amount of work may be worth other threads
-            self._binding.known[:] = 0
-            self._space = 0
+            if self._turns:
+                self._threads = 0
+            self._arrange()
 
     def _overlaps(self, value: int) -> Sequence[int]:
         """Return the other values whose arena memory `value` shares, at other times."""
@@ -263,7 +255,7 @@ class Executable:
         self._arena = np.array(ids, np.int64), begins, begins + [self._sizes[value] for value in ids]
         self._overlap: dict[int, Sequence[int]] = {}
         for segment in self._segments:
-            if isinstance(segment, _Segment):
+            if isinstance(segment, Segment):
                 segment.place(count, self._overlaps)
         del self._arena, self._overlap
         self._threads = count
@@ -272,21 +264,21 @@ class Executable:
 
     def placed(self) -> Iterator[tuple[int, Launch, int, int]]:
         """Yield (number of its phase, launch, first thread, number of threads) of every launch, as it ran last."""
-        phase = 0
+        done = 0
         for segment in self._segments:
-            if isinstance(segment, _Segment):
-                for first, end in segment.phases[:, :2].tolist():
-                    for (_, launch), where in zip(segment.launches[first:end], segment.records[first:end, 3:5].tolist(),
-                                                  strict=True):
-                        yield phase, launch, *where
-                    phase += 1
+            if isinstance(segment, Segment):
+                for phase, *placed in segment.placed():
+                    yield done + phase, *placed
+                done += len(segment.phases)
 
     def _settle(self, space: _Workspace) -> None:
         """Point the words into a workspace."""
         space.grow(self._need)
         self._words[self._inner] = space.address + self._inner_places + self._inner_offsets
+        for turns in self._turns:
+            turns.settle(np.array([space.address + self.offsets[value] for value in turns.values], np.int64))
         for segment in self._segments:
-            if isinstance(segment, _Segment):
+            if isinstance(segment, Segment):
                 segment.job[2:4] = space.address + self.arena_bytes, self.scratch_bytes
         self._space = space.address
 
@@ -338,7 +330,7 @@ class Executable:
     def begun(self) -> int:
         """How often the program began: whoever is interrupted in a run finds out here if it took place."""
         first = self._segments[0] if self._segments else None
-        return first.runs if isinstance(first, _Segment) else self._hosted
+        return first.runs if isinstance(first, Segment) else self._hosted
 
     def standing(self, inputs: Arrays, outputs: Sequence[np.ndarray | None]) -> Arrays:
         """Return the outputs, with the arrays that stand for those without memory of their own (None).
@@ -387,7 +379,7 @@ class Executable:
               profile: list[Timing] | None) -> None:
         late: BaseException | None = None
         for k, segment in enumerate(self._segments):
-            done = segment.runs if isinstance(segment, _Segment) else 0
+            done = segment.runs if isinstance(segment, Segment) else 0
             while True:
                 try:
                     self._step(segment, space, inputs, outputs, profile)
@@ -395,20 +387,20 @@ class Executable:
                 except Exception:
                     raise
                 except BaseException as e:
-                    ran = isinstance(segment, _Segment) and segment.runs != done
+                    ran = isinstance(segment, Segment) and segment.runs != done
                     if not k and not ran:
                         raise
                     late = e
                     if ran:
                         break
-            if not k and not isinstance(segment, _Segment):
+            if not k and not isinstance(segment, Segment):
                 self._hosted += 1
         if late is not None:
             raise late
 
-    def _step(self, segment: _Segment | tuple[int, HostStep], space: _Workspace, inputs: Arrays, outputs: Arrays,
+    def _step(self, segment: Segment | tuple[int, HostStep], space: _Workspace, inputs: Arrays, outputs: Arrays,
               profile: list[Timing] | None) -> None:
-        if not isinstance(segment, _Segment):
+        if not isinstance(segment, Segment):
             index, step = segment
             begin = time.perf_counter_ns()
             self._call(step, space, inputs, outputs)
@@ -419,16 +411,18 @@ class Executable:
         else:
             self._timed(segment, profile)
 
-    def _timed(self, segment: _Segment, profile: list[Timing]) -> None:
-        count = len(segment.launches)
+    def _timed(self, segment: Segment, profile: list[Timing]) -> None:
+        count = len(segment.order)
         times = np.zeros(count * self._threads * 2, np.int64)
         segment.job[4] = times.ctypes.data
         try:
             threads.pool.run(segment.address, segment.parallel)
         finally:
             segment.job[4] = 0
-        for (index, launch), row in zip(segment.launches, times.reshape(count, -1, 2).tolist(), strict=True):
-            profile += [Timing(index, launch.label, part, begin, end)
+        rows = times.reshape(count, -1, 2).tolist()
+        for turn, (which, row) in enumerate(zip(segment.order.tolist(), rows, strict=True)):
+            index, launch = segment.launches[which]
+            profile += [Timing(index, launch.label, part, begin, end, turn)
                         for part, (begin, end) in enumerate(row) if end]
 
     def _call(self, step: HostStep, space: _Workspace, inputs: Arrays, outputs: Arrays) -> None:
@@ -460,83 +454,6 @@ class Executable:
         for code, (_, size) in zip(codes, self.lowered.checks, strict=True):
             if code:
                 raise failed(code, now(size))
-
-
-class _Binding:
-    """Which words hold the addresses of a list of arrays."""
-
-    def __init__(self, uses: Sequence[Sequence[tuple[int, int]]], note: Callable[..., None]) -> None:
-        self.count = len(uses)
-        self.known = np.zeros(self.count, np.int64)
-        self.starts = np.cumsum([0, *map(len, uses)], dtype=np.int64)
-        pairs = [pair for several in uses for pair in several]
-        self.uses = np.array([(word, now(offset)) for word, offset in pairs], np.int64).reshape(-1, 2)
-        for k, (_, offset) in enumerate(pairs):
-            note(self.uses.reshape(-1), 2 * k + 1, offset)
-        parts = (self.known, self.starts, self.uses)
-        self.table = np.array([self.count, *(part.ctypes.data for part in parts)], np.int64)
-        self.address = self.table.ctypes.data
-        self.native = threads.runner().bind if memory.LAYOUT_KNOWN else None
-
-    def bind(self, arrays: Arrays) -> None:
-        """Make the words point to these arrays."""
-        if self.native is not None:
-            self.native(id(arrays), self.address)
-            return
-        for i, array in enumerate(arrays):
-            address = memory.address_of(array)
-            if address != self.known[i]:
-                self.known[i] = address
-                for word, offset in self.uses[self.starts[i]:self.starts[i + 1]].tolist():
-                    ctypes.c_int64.from_address(word).value = address + offset
-
-
-class _Sized:
-    """What of an executable follows from named sizes: words here and there, and how much memory it needs."""
-
-    def __init__(self, dims: Dims) -> None:
-        self.dims = dims
-        self.noted: dict[int, tuple[np.ndarray, list[int], list[Dim], list[int]]] = {}
-        self.parts: list[tuple[np.ndarray, np.ndarray, Formulas, np.ndarray]] = []
-
-    def note(self, array: np.ndarray, at: int, number: Dim, more: int) -> None:
-        """Remember that array[at] is number + more."""
-        _, places, numbers, others = self.noted.setdefault(array.ctypes.data, (array, [], [], []))
-        places.append(at)
-        numbers.append(number)
-        others.append(more)
-
-    def follow(self) -> None:
-        """Write everything anew."""
-        if not self.parts:
-            self.parts = [(array, np.array(places), Formulas(self.dims, numbers), np.array(others, np.int64))
-                          for array, places, numbers, others in self.noted.values()]
-        for array, at, formulas, more in self.parts:
-            array[at] = formulas.values() + more
-
-    def room(self, sizes: dict[int, int], scratch: list[int]) -> None:
-        """Remember how much memory buffers and the scratch of launches take."""
-        self.buffers = [value for value, nbytes in sizes.items() if type(nbytes) is Dim]
-        self.needs = Formulas(self.dims, [n for n in [*(sizes[value] for value in self.buffers), *scratch]
-                                          if type(n) is Dim])
-        self.have = self.needs.values()
-
-    def outgrown(self) -> bool:
-        """Tell whether there is too little memory now."""
-        return bool((self.needs.values() > self.have).any())
-
-    def roomy(self) -> tuple[dict[int, int], int]:
-        """Return more memory than is needed now, for buffers and as scratch: sizes that grow go on growing."""
-        self.have = self.needs.values() * 3 // 2
-        found = self.have.tolist()
-        return dict(zip(self.buffers, found)), max(found[len(self.buffers):], default=0)
-
-
-def _now(launch: Launch) -> Launch:
-    """Return a launch as it is for the present sizes."""
-    if not varies((launch.units, launch.flops, launch.nbytes)):
-        return launch
-    return replace(launch, units=now(launch.units), flops=now(launch.flops), nbytes=now(launch.nbytes))
 
 
 _alive: weakref.WeakSet[Executable] = weakref.WeakSet()

@@ -35,46 +35,48 @@ def width(launch: Launch, threads: int) -> int:
     return max(1, min(threads, launch.units, cost(launch) // SHARE))
 
 
-def schedule(launches: Sequence[Launch], threads: int,
-             overlaps: Callable[[int], Sequence[int]], cut: int = 0) -> list[Slot]:
+def schedule(launches: Sequence[Launch], threads: int, overlaps: Callable[[int], Sequence[int]], cut: int = 0,
+             repeats: Sequence[tuple[int, int, int]] = ()) -> list[Slot]:
     """Place launches, in order, on `threads` threads. `overlaps(id)` gives the ids whose memory `id` shares.
 
-    `cut`: the launch that begins only when all those before it have ended; 0 for none.
-    Returns one Slot per launch. Slots of width 1 only mean that one thread should do it all.
+    `cut`: the launch that begins only when all those before it have ended; 0 for none. `repeats`: (first, end, count)
+    of launches that follow each other so many times.
+    Returns one Slot for each time a launch is made. Slots of width 1 only mean that one thread should do it all.
     """
     widths = [width(launch, threads) for launch in launches]
-    if sum(cost(launch) * (wide - 1) // wide for launch, wide in zip(launches, widths, strict=True)) < _GAIN:
-        return [Slot(0, 1, False)] * len(launches)
+    counts = [1] * len(launches)
+    for first, end, count in repeats:
+        counts[first:end] = [count] * (end - first)
+    if sum(cost(launch) * (wide - 1) // wide * count
+           for launch, wide, count in zip(launches, widths, counts, strict=True)) < _GAIN:
+        return [Slot(0, 1, False)] * sum(counts)
     phase = _Phase(threads)
-    slots = []
-    for i, (launch, wide) in enumerate(zip(launches, widths, strict=True)):
-        # Nobody may write what this reads or writes, nor read what this writes; sharing memory is the same.
-        blockers: set[tuple[int, int]] = set()
-        for value in launch.reads:
-            for other in (value, *overlaps(value)):
-                blockers |= phase.writers.get(other, _NONE)
-        for value in launch.writes:
-            for other in (value, *overlaps(value)):
-                blockers |= phase.writers.get(other, _NONE) | phase.readers.get(other, _NONE)
-        first, barrier = 0, False
-        if cut and i == cut:
-            barrier = True
-        elif wide > 1:
-            barrier = bool(blockers)
-        elif not blockers:
-            first = phase.idlest() if cost(launch) >= _ALONE else 0
-        elif len(blockers) == 1 and (only := next(iter(blockers)))[1] == 1:
-            first = only[0]  # that thread has done it by then
-        else:
-            barrier = True
-        if barrier:
-            phase = _Phase(threads)
-            first = 0
-        phase.add(launch, first, wide)
-        slots.append(Slot(first, wide, barrier))
+    slots: list[Slot] = []
+
+    def place(first: int, end: int) -> list[Slot]:
+        nonlocal phase
+        found = []
+        for i in range(first, end):
+            launch, wide = launches[i], widths[i]
+            slot = phase.slot(launch, wide, overlaps, bool(cut) and i == cut)
+            if slot.barrier:
+                phase = _Phase(threads)
+            phase.add(launch, slot.first, wide)
+            found.append(slot)
+        return found
+    at = 0
+    for first, end, count in (*repeats, (len(launches), len(launches), 0)):
+        slots += place(at, first)
+        turns = [place(first, end) for _ in range(min(count, _TURNS))]
+        while len(turns) < count and turns[-1] != turns[-2]:
+            turns.append(place(first, end))
+        slots += [slot for turn in turns for slot in turn]
+        slots += turns[-1] * (count - len(turns)) if turns else []  # what comes after it is as before it
+        at = end
     return slots
 
 
+_TURNS = 3  # of a repeated part that are placed one by one: what precedes the first is another
 _NONE: frozenset[tuple[int, int]] = frozenset()
 
 
@@ -85,6 +87,26 @@ class _Phase:
         self.readers: dict[int, set[tuple[int, int]]] = {}
         self.writers: dict[int, set[tuple[int, int]]] = {}
         self.load = [0] * threads
+
+    def slot(self, launch: Launch, wide: int, overlaps: Callable[[int], Sequence[int]], wait: bool) -> Slot:
+        """Return where a launch runs; `wait`: after a barrier."""
+        # Nobody may write what this reads or writes, nor read what this writes; sharing memory is the same.
+        blockers: set[tuple[int, int]] = set()
+        for value in launch.reads:
+            for other in (value, *overlaps(value)):
+                blockers |= self.writers.get(other, _NONE)
+        for value in launch.writes:
+            for other in (value, *overlaps(value)):
+                blockers |= self.writers.get(other, _NONE) | self.readers.get(other, _NONE)
+        if wait or (wide > 1 and blockers):
+            return Slot(0, wide, True)
+        if wide > 1:
+            return Slot(0, wide, False)
+        if not blockers:
+            return Slot(self.idlest() if cost(launch) >= _ALONE else 0, wide, False)
+        if len(blockers) == 1 and (only := next(iter(blockers)))[1] == 1:
+            return Slot(only[0], wide, False)  # that thread has done it by then
+        return Slot(0, wide, True)
 
     def idlest(self) -> int:
         return self.load.index(min(self.load))

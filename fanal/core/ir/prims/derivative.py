@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fanal.core.base.dim import plain
 from fanal.core.base.state import grad_mode
 from fanal.core.ir.body import Body, recording
 from fanal.core.ir.prims.contract import dot, swap
@@ -134,7 +135,7 @@ def _minimum_cut(nodes: list[Node], own: set[int]) -> list[Node]:
     for n in nodes:
         if id(n) in own:
             # Where a product is only added to, the sum: what is added need not be read again.
-            edge((id(n), 0), (id(n), 1), n.nbytes - (n.row is add))
+            edge((id(n), 0), (id(n), 1), plain(n.nbytes) - (n.row is add))
             if n.row.kind in ("contract", "recur"):
                 edge("start", (id(n), 0), math.inf)
         for i in n.inputs:
