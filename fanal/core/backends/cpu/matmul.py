@@ -322,7 +322,7 @@ def _plan(
         _LEAST_ROWS // height if blocked else 1
     )
     mc = high * height
-    if few and blocked:
+    if few and blocked and (type(p.m) is Dim or p.m < height):
         mc = max(mc, 2 * height)  # sums from both ends are kept apart
     nc = across * width
     mb, nb = -(-p.m // mc), -(-p.n // nc)

@@ -106,7 +106,7 @@ class Turns:
         return self.first, self.first + len(self.repeat.launches), now(self.repeat.count)
 
     def arrange(self, once: np.ndarray) -> None:
-        """Write the words for every place, but for the addresses of what they point to, and where they are in records."""
+        """Write the words of every place, but for what they point to, and into the records where they are."""
         count = now(self.repeat.count)
         if count > len(self._room):
             more = count + count // 2 if type(self.repeat.count) is Dim else count
