@@ -161,6 +161,53 @@ def test_sequences_of_any_length_are_one_plan(kind: str, options: dict, batches:
     assert plans < 18 and kernels == 0
 
 
+def test_sequences_whose_sizes_settle_get_a_program_of_their_own() -> None:
+    def work(log: Log) -> None:
+        r = np.random.default_rng(2)
+        model = Recurrent("LSTM")
+        opt = torch.optim.SGD(model.parameters(), lr=1e-2)
+        for k in range(50):
+            b, t = (3 + k, 9 + 2 * k) if k < 8 else (13, 21)
+            opt.zero_grad()
+            loss = F.cross_entropy(model(rows(b * t + k).flatten()[:b * t * 6].view(b, t, 6)),
+                                   torch.tensor(r.integers(0, 3, b)))
+            loss.backward()
+            opt.step()
+            log((loss, model.layers.weight_hh_l0.grad))
+    agree(work, 20)
+
+
+@pytest.mark.parametrize(("layers", "sizes"), [
+    (lambda: [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+              nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1)], lambda r: (3, *r.integers(36, 64, 2))),
+    (lambda: [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(2),
+              nn.AdaptiveAvgPool2d(1)], lambda r: (2, *r.integers(16, 32, 2))),
+    (lambda: [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(3, 2)], lambda r: (r.integers(8, 30), 9, 9)),
+])
+def test_images_of_any_size_are_a_few_plans(layers: Any, sizes: Any) -> None:
+    def work(log: Log, steps: int = 9) -> None:
+        r = np.random.default_rng(3)
+        model = nn.Sequential(*layers(), nn.Flatten(), nn.LazyLinear(4))
+        model(torch.ones(1, 3, *map(int, sizes(r)[1:])).repeat(2, 1, 1, 1))
+        opt = torch.optim.SGD(model.parameters(), lr=1e-2)
+        for _ in range(steps):
+            b, h, w = map(int, sizes(r))
+            x = torch.tensor(r.standard_normal((b, 3, h, w)).astype(np.float32))
+            opt.zero_grad()
+            loss = F.cross_entropy(model(x), torch.tensor(r.integers(0, 4, b)))
+            loss.backward()
+            opt.step()
+            log((loss, model[0].weight.grad))
+    agree(work, 15)
+
+    def body() -> tuple[int, int]:
+        at: list[dict[str, int]] = []
+        work(lambda t: at.append((t[0].tolist(), ledger.snapshot())[1]), 50)
+        return at[-1]["plans"] - at[0]["plans"], at[-1]["plans"] - at[25]["plans"]
+    plans, late = on_a_thread(body)
+    assert plans < 18 and late < 3
+
+
 def test_numbers_that_are_sizes() -> None:
     def work(log: Log) -> None:
         mask = torch.ones(256, 256).tril()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from fanal.core.compiler.steps import HostStep as HostStep  # re-exported: the other kinds of step
+from fanal.core.compiler.steps import Planned as Planned
 from fanal.core.compiler.steps import Repeat as Repeat
 
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import functools
 import math
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fanal.core.base.dim import fixed
+from fanal.core.base.dim import fixed, now, varies
 from fanal.core.base.dtype import int64, uint8
 from fanal.core.compiler.again import compute_again
 from fanal.core.compiler.build import NOT_ZERO, Builder, Unmappable
@@ -19,8 +21,8 @@ from fanal.core.compiler.order import order
 from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, in_range, pieces, place_parts
 from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
-from fanal.core.compiler.steps import Buffer, HostStep, Lowered
-from fanal.core.compiler.tail import TailBuilder, operand
+from fanal.core.compiler.steps import Buffer, HostStep, Lowered, Planned, renumbered, settled
+from fanal.core.compiler.tail import Operand, Tail, TailBuilder, operand
 from fanal.core.ir.body import Body
 from fanal.core.ir.program import Program
 from fanal.core.ir.row import reference
@@ -268,6 +270,9 @@ class _Lowering:
                 raise Unmappable(o.value)
             o.fixed = o.value in fixed
         try:
+            if self.backend.by_size(v) and varies((v.shape, v.params, *(o.shape for o in operands))):
+                self._launch_by_size(v, operands, tail)
+                return
             found = self.backend.contract(v, operands, tail)
         except ValueError:  # a layout it does not take
             for i, o in zip(v.inputs, operands):
@@ -278,6 +283,19 @@ class _Lowering:
             self._host(v)
             return
         self._launch(found)
+
+    def _launch_by_size(self, v: Value, operands: list[Operand], tail: Tail) -> None:
+        """Append launches that are planned anew for every size."""
+        def plan() -> list[Any]:
+            sized = copy(v)
+            sized.shape, sized.params, sized.size = now(v.shape), now(v.params), now(v.size)
+            views = [replace(o, shape=now(o.shape), strides=now(o.strides), offset=now(o.offset)) for o in operands]
+            found = self.backend.contract(sized, views, tail)
+            return [settled(x) if hasattr(x, "kernel") else x for x in found]
+        step = Planned(plan, self.graph.number)
+        self.steps.append(step)
+        for i, nbytes in step.temps.items():
+            self.buffers[i] = Buffer(nbytes, (nbytes,), uint8)
 
     def _recur(self, v: Value) -> None:
         """Emit a recurrence: what its states begin with, then the launches of its body for every step."""
@@ -341,13 +359,8 @@ class _Lowering:
         ids: dict[int, int] = {}
         for item in found:
             if hasattr(item, "kernel"):
-                if ids:
-                    item.args = [a if isinstance(a, int) else a._replace(value_id=ids.get(a.value_id, a.value_id))
-                                 for a in item.args]
-                    item.reads = tuple(ids.get(r, r) for r in item.reads)
-                    item.writes = tuple(ids.get(w, w) for w in item.writes)
                 if item.units > 0:
-                    self.steps.append(item)
+                    self.steps.append(renumbered(item, ids))
             else:
                 ids[item.id] = fresh = self.graph.number()
                 self.buffers[fresh] = Buffer(item.nbytes, (item.nbytes,), uint8)

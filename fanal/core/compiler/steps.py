@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fanal.core.base.dim import now
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
 
@@ -82,6 +83,79 @@ class Repeat:
                 args = [a if isinstance(a, int) else a._replace(offset=a.offset + a.step * place, step=0)
                         for a in launch.args]
                 yield replace(launch, args=args)
+
+
+class OtherSize(Exception):
+    """What is planned for the present sizes has no place in the program: another must be made for them."""
+
+
+SPARE = 1  # launches and temporaries that a plan for another size may have more
+
+
+class Planned:
+    """Launches that follow from the sizes in ways that no formula tells: they are planned anew for every size.
+
+    `plan` returns temporary buffers and launches with plain numbers; `number` gives a buffer an id.
+    """
+
+    def __init__(self, plan: Callable[[], list[Any]], number: Callable[[], int]) -> None:
+        self.plan = plan
+        made = plan()
+        launches = sum(hasattr(item, "kernel") for item in made)
+        self.room = launches + SPARE
+        self._ids = [number() for _ in range(len(made) - launches + SPARE)]
+        self.take(made)
+        self.label, self.where = ", ".join(x.label for x in self.launches), self.launches[0].where
+
+    def fits(self, made: list[Any]) -> bool:
+        """Tell whether there is room for a plan."""
+        launches = sum(hasattr(item, "kernel") for item in made)
+        return launches <= self.room and len(made) - launches <= len(self._ids)
+
+    def take(self, made: list[Any]) -> None:
+        """Go over to a plan that fits."""
+        temps = [item for item in made if not hasattr(item, "kernel")]
+        ids = {temp.id: i for temp, i in zip(temps, self._ids)}
+        self.temps = dict.fromkeys(self._ids, 0) | {ids[temp.id]: temp.nbytes for temp in temps}
+        self.launches = [renumbered(item, ids) for item in made if hasattr(item, "kernel")]
+
+    @property
+    def rows(self) -> list[Any]:
+        """As many launches as there is room for: those at the end do nothing."""
+        nothing = replace(self.launches[0], args=[], units=0, scratch=0, flops=0, nbytes=0, reads=(), writes=())
+        return self.launches + [nothing] * (self.room - len(self.launches))
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(value for launch in self.launches for value in launch.reads))
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys((*self._ids, *(value for launch in self.launches for value in launch.writes))))
+
+    @property
+    def flops(self) -> int:
+        return sum(launch.flops for launch in self.launches)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(launch.nbytes for launch in self.launches)
+
+
+def renumbered(launch: Any, ids: dict[int, int]) -> Any:
+    """Return a launch with other ids for some buffers."""
+    if not ids:
+        return launch
+    args = [a if isinstance(a, int) else a._replace(value_id=ids.get(a.value_id, a.value_id)) for a in launch.args]
+    return replace(launch, args=args, reads=tuple(ids.get(r, r) for r in launch.reads),
+                   writes=tuple(ids.get(w, w) for w in launch.writes))
+
+
+def settled(launch: Any) -> Any:
+    """Return a launch as it is for the present sizes."""
+    args = [now(a) if isinstance(a, int) else a._replace(offset=now(a.offset)) for a in launch.args]
+    return replace(launch, args=args, units=now(launch.units), scratch=now(launch.scratch), flops=now(launch.flops),
+                   nbytes=now(launch.nbytes))
 
 
 @dataclass

@@ -1,15 +1,18 @@
 """Paths that take tensors of other sizes: what follows from their named sizes, and giving those other values."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fanal.core.base.dim import Dim, Dims, now, plainly, varies
+from fanal.core.compiler.steps import OtherSize
 from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.naming import Naming, forget_names, resized, same_make
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
+from fanal.core.ir.body import Body
 from fanal.core.ir.program import Node, Program, Shape
 
 STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
@@ -156,7 +159,11 @@ class Sizes:
         """Give the program the present sizes. Returns False if it is not the program for them."""
         if not (self.possible or self.dims.hold()) or not all(map(self._fits, self.slots)):
             return False
-        self.path.exe.resize()
+        try:
+            self.path.exe.resize()
+        except OtherSize:
+            self.wrong.add(tuple(self.dims.names))
+            return False
         self.settled, self.runs = True, 0
         self.family.ran(tuple(self.dims.names))
         return True
@@ -205,13 +212,27 @@ def _form(x: Any) -> Any:
 
 def _as_now(program: Program) -> Program:
     """Return a program with plain sizes, as they are now."""
-    made: dict[int, Node] = {}
-    for n in (*program.inputs, *program.nodes):
-        if id(n) not in made:  # a value that several steps compute comes several times
-            made[id(n)] = Node(n.row, tuple([made[id(i)] for i in n.inputs]), now(n.params), now(n.shape), n.dtype)
-            made[id(n)].where = n.where
+    made = _nodes_now((*program.inputs, *program.nodes))
     inputs, nodes, outputs = ([made[id(n)] for n in some] for some in (program.inputs, program.nodes, program.outputs))
     return Program(inputs, nodes, outputs, program.writes)
+
+
+def _nodes_now(nodes: Iterable[Node]) -> dict[int, Node]:
+    """Return values with plain sizes, as they are now, by the ids of those that they stand for."""
+    made: dict[int, Node] = {}
+    for n in nodes:
+        if id(n) not in made:  # a value that several steps compute comes several times
+            made[id(n)] = Node(n.row, tuple([made[id(i)] for i in n.inputs]), tuple(map(_parameter_now, n.params)),
+                               now(n.shape), n.dtype)
+            made[id(n)].where = n.where
+    return made
+
+
+def _parameter_now(x: Any) -> Any:
+    if type(x) is not Body or not any(varies(n.shape) for n in x.inputs):
+        return now(x)
+    made = _nodes_now((*x.inputs, *x.nodes))
+    return Body(*([made[id(n)] for n in some] for some in (x.states, x.steps, x.fixed, x.after, x.results)))
 
 
 def _stub(n: Node, shape: Shape) -> Node:

@@ -112,9 +112,9 @@ def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> 
     if mean is not None:
         _blend(mean, m, momentum)
     if var is not None:
-        factor = n / (n - 1) if n > 1 else math.inf
         with grad_mode(False):
-            _blend(var, P.mul(P.detach(v), counted(factor, v.dtype)), momentum)
+            factor = P.div(*(counted(k, dt.float64) for k in (n, n - 1)))  # infinity for one element
+            _blend(var, P.mul(P.detach(v), P.convert(factor, v.dtype)), momentum)
 
 
 def _batch_norm(

@@ -81,7 +81,7 @@ class Windows:
             pooled_size(s, k, t, p, d, ceil)
             for s, k, t, p, d in zip(self.size, self.kernel, self.stride, self.pad, self.dilation)
         )
-        if min(self.out) < 1:
+        if any(n < 1 for n in self.out):
             c = x[-n - 1]
             shown = ["x".join(map(str, (c, *v))) for v in (self.size, self.out)]
             raise RuntimeError(

@@ -21,7 +21,6 @@ from fanal.core.backends.cpu.scan import scan_launch
 from fanal.core.backends.cpu.scatter import scatter_launches
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
-from fanal.core.base.dim import fixed
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
@@ -83,10 +82,12 @@ class CpuBackend:
         """Return the launches that write `put` or `scatter` over a copy of its first operand."""
         return scatter_launches(v, self.target)
 
+    def by_size(self, v: Value) -> bool:
+        """Tell whether the launches of a contraction are planned for sizes that have no names."""
+        return v.name in POOLS or v.name in CONVOLUTIONS
+
     def contract(self, v: Value, operands: list[strided.Operand], tail: Tail) -> list[Temp | Launch]:
         """Return the launches of a contraction and its tail. Raises ValueError for a layout it cannot read."""
-        if v.name in POOLS or v.name in CONVOLUTIONS:
-            fixed((v.shape, *(o.shape for o in operands)))  # kernels are chosen and split by shape
         if v.name in POOLS:
             return pool_launches(v, operands, self.target)
         if v.name in ATTENTION:

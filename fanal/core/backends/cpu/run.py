@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fanal.core.backends.contract import Buf, Launch, Repeat, Temp
+from fanal.core.backends.contract import Buf, Launch, Planned, Repeat, Temp
 from fanal.core.base.dim import Dim, Dims, now
 from fanal.core.compiler import plan
-from fanal.core.compiler.steps import Buffer, HostStep, Lowered, failed
+from fanal.core.compiler.steps import Buffer, HostStep, Lowered, OtherSize, failed
 
 from . import jit, memory, runner_ir, threads
-from .segment import WORD, Segment
+from .segment import WORD, Segment, signed
 from .target import Target
 from .words import Binding, Sized
 
@@ -95,8 +95,8 @@ class Executable:
         apart = self._outside.keys() | self._known.keys() | self._results.keys() | {v for v, _ in low.checks}
         wanted = {value: buffer.nbytes for value, buffer in low.buffers.items() if value not in apart}
         wanted |= {step.id: step.nbytes for step in low.steps if isinstance(step, Temp)}
-        scratch = [launch.scratch for step in steps for launch in (step.launches if isinstance(step, Repeat) else
-                                                                   [step] if isinstance(step, Launch) else [])]
+        scratch = [launch.scratch for step in steps if not isinstance(step, HostStep)
+                   for launch in ([step] if isinstance(step, Launch) else step.launches)]
         if self._sized is not None:
             self._sized.room(wanted, scratch)
         sizes = {value: now(nbytes) for value, nbytes in wanted.items()}
@@ -111,14 +111,14 @@ class Executable:
 
     def _split(self) -> None:
         """Cut the steps into native segments and host steps."""
-        native: list[tuple[int, Launch | Repeat]] = []
+        native: list[tuple[int, Launch | Repeat | Planned]] = []
         for i, step in enumerate(self.lowered.steps):
             if isinstance(step, HostStep):
                 if native:
                     self._segments.append(Segment(native))
                     native = []
                 self._segments.append((i, step))
-            elif isinstance(step, Repeat) or (isinstance(step, Launch) and step.units > 0):
+            elif isinstance(step, (Repeat, Planned)) or (isinstance(step, Launch) and step.units > 0):
                 native.append((i, step))
         if native:
             self._segments.append(Segment(native))
@@ -147,8 +147,12 @@ class Executable:
         segments = [segment for segment in self._segments if isinstance(segment, Segment)]
         launches = [(segment, row, launch) for segment in segments for row, (_, launch) in enumerate(segment.launches)]
         code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
-        repeated = {id(launch) for segment in segments for turns in segment.turns for launch in turns.repeat.launches}
-        single = [launch for _, _, launch in launches if id(launch) not in repeated]
+        self._turns = [turns for segment in segments for turns in segment.turns]
+        self._anew = [anew for segment in segments for anew in segment.anew]
+        apart = {id(launch) for turns in self._turns for launch in turns.repeat.launches}  # they have words of their own
+        apart |= {id(segment.launches[k][1]) for segment in segments for anew in segment.anew
+                  for k in range(anew.first, anew.first + anew.step.room)}
+        single = [launch for _, _, launch in launches if id(launch) not in apart]
         self._words = np.zeros(sum(len(launch.args) for launch in single), np.int64)
         self._fixed = {value: memory.address_of(array) for value, array in self._known.items()}
         self._fixed |= {value: memory.address_of(self._checks) + WORD * i for i, (value, _) in
@@ -159,7 +163,7 @@ class Executable:
         for segment, row, launch in launches:
             segment.once[row, :3] = code[launch.kernel.name], start + WORD * at, now(launch.units)
             self._note(segment.once.reshape(-1), row * runner_ir.STEP_WORDS + 2, launch.units)
-            for argument in launch.args if id(launch) not in repeated else ():
+            for argument in launch.args if id(launch) not in apart else ():
                 self._write(self._words, at, argument)
                 if isinstance(argument, Buf) and argument.value_id in self.offsets:
                     inner.append((at, argument))
@@ -174,9 +178,8 @@ class Executable:
         self._inner_places = np.array([self.offsets[value] for value in self._inner_values], np.int64)
         first = {i: value for value, i in self._results.items()}
         arrays = [*self.lowered.inputs, *(first.get(i) for i in range(len(self.lowered.outputs)))]
-        places = {value: i for i, value in reversed([*enumerate(arrays)]) if value is not None}
+        self._arrays = places = {value: i for i, value in reversed([*enumerate(arrays)]) if value is not None}
         unknown = moving.keys() - places.keys()
-        self._turns = [turns for segment in segments for turns in segment.turns]
         for turns in self._turns:
             for k, argument in enumerate(turns.args):
                 self._write(turns.base, k, argument)
@@ -202,17 +205,20 @@ class Executable:
             words[at] = now(argument.offset) + address
             self._note(words, at, argument.offset, address)
         else:
-            words[at] = (now(argument) + (1 << 63)) % (1 << 64) - (1 << 63)  # bits may be unsigned
+            words[at] = signed(now(argument))
             self._note(words, at, argument)
 
     def _arrange(self) -> None:
-        """Lay out what is repeated, as often as it is now."""
+        """Lay out what is repeated, as often as it is now, and what is planned for every size."""
+        code = jit.compile_many([launch.kernel for anew in self._anew for launch in anew.step.launches], self.target)
         for segment in self._segments:
-            if isinstance(segment, Segment) and segment.turns:
+            if isinstance(segment, Segment) and (segment.turns or segment.anew):
                 for turns in segment.turns:
                     turns.arrange(segment.once)
+                for anew in segment.anew:
+                    anew.arrange(segment.once, code, self._fixed, self.offsets, self._arrays)
                 segment.arrange()
-        self._binding.arrange([use for turns in self._turns for use in turns.uses()])
+        self._binding.arrange([use for part in (*self._turns, *self._anew) for use in part.uses()])
         self._space = 0
 
     def _note(self, array: np.ndarray, at: int, number: int, more: int = 0) -> None:
@@ -221,19 +227,32 @@ class Executable:
             self._sized.note(array, at, number, more)
 
     def resize(self) -> None:
-        """Follow the named sizes, which have other values now."""
+        """Follow the named sizes, which have other values now. Raises OtherSize if this is no program for them."""
         sized = self._sized
         assert sized is not None
         with self._lock:
+            temps, most = self._plan_again()
             sized.follow()
-            if sized.outgrown():
+            if sized.outgrown() or temps or most > self.scratch_bytes:
                 sizes, scratch = sized.roomy()
-                self._lay_out(self._sizes | sizes, max(scratch, self.scratch_bytes))
+                self._lay_out(self._sizes | sizes | temps, max(scratch, most, self.scratch_bytes))
                 self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
                 self._threads = 0  # another amount of work may be worth other threads
-            if self._turns:
+            if self._turns or self._anew:
                 self._threads = 0
             self._arrange()
+
+    def _plan_again(self) -> tuple[dict[int, int], int]:
+        """Plan what follows from sizes by no formula. Returns temporaries that outgrew theirs, and the most scratch."""
+        steps = [anew.step for anew in self._anew]
+        plans = [step.plan() for step in steps]
+        if not all(step.fits(made) for step, made in zip(steps, plans)):
+            raise OtherSize
+        temps: dict[int, int] = {}
+        for step, made in zip(steps, plans):
+            step.take(made)
+            temps |= {i: nbytes * 3 // 2 for i, nbytes in step.temps.items() if nbytes > self._sizes[i]}
+        return temps, max((launch.scratch for step in steps for launch in step.launches), default=0)
 
     def _overlaps(self, value: int) -> Sequence[int]:
         """Return the other values whose arena memory `value` shares, at other times."""
@@ -275,8 +294,8 @@ class Executable:
         """Point the words into a workspace."""
         space.grow(self._need)
         self._words[self._inner] = space.address + self._inner_places + self._inner_offsets
-        for turns in self._turns:
-            turns.settle(np.array([space.address + self.offsets[value] for value in turns.values], np.int64))
+        for part in (*self._turns, *self._anew):
+            part.settle(np.array([space.address + self.offsets[value] for value in part.values], np.int64))
         for segment in self._segments:
             if isinstance(segment, Segment):
                 segment.job[2:4] = space.address + self.arena_bytes, self.scratch_bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.core.backends.contract import Launch, Repeat
+from fanal.core.backends.contract import Buf, Launch, Planned, Repeat
 from fanal.core.base.dim import Dim, now, varies
 
 from . import memory, runner_ir, schedule
@@ -19,14 +19,18 @@ Note = Callable[..., None]  # note(array, at, number, more): array[at] is number
 class Segment:
     """Launches between two host steps: one native call."""
 
-    def __init__(self, steps: list[tuple[int, Launch | Repeat]]) -> None:
+    def __init__(self, steps: list[tuple[int, Launch | Repeat | Planned]]) -> None:
         """`steps` with their index in Lowered.steps."""
         self.launches: list[tuple[int, Launch]] = []  # with the index of their step
         self.turns: list[Turns] = []
+        self.anew: list[Anew] = []
         for i, step in steps:
             if isinstance(step, Repeat):
                 self.turns.append(Turns(step, len(self.launches)))
                 self.launches += [(i, launch) for launch in step.launches]
+            elif isinstance(step, Planned):
+                self.anew.append(Anew(step, len(self.launches)))
+                self.launches += [(i, launch) for launch in step.rows]
             else:
                 self.launches.append((i, step))
         self.once = np.zeros((len(self.launches), runner_ir.STEP_WORDS), np.int64)  # a record for each launch
@@ -47,6 +51,9 @@ class Segment:
         """Lay out the records of all launches that are made."""
         self.order = np.arange(len(self.launches))  # which launch each record is of
         shift = np.zeros(len(self.order), np.int64)
+        for anew in self.anew:
+            for k, launch in enumerate(anew.step.rows, anew.first):
+                self.launches[k] = self.launches[k][0], launch
         for turns in reversed(self.turns):
             first, end, count = turns.span()
             self.order = np.concatenate([self.order[:first], np.tile(self.order[first:end], count), self.order[end:]])
@@ -129,6 +136,61 @@ class Turns:
         start = self._room.ctypes.data
         for word, array in self.moving:
             yield array, start + WORD * (self.width * np.arange(len(self.words)) + word), self.words[:, word].copy()
+
+
+class Anew:
+    """The launches of a `Planned` in a segment: their words, for the present sizes."""
+
+    def __init__(self, step: Planned, first: int) -> None:
+        """`first`: the number of its first launch in the segment."""
+        self.step, self.first = step, first
+        self.inner: list[int] = []  # the words that point into the arena
+        self.values: list[int] = []  # and at which values
+        self._uses: list[tuple[int, int]] = []  # (array that a word points into, word)
+
+    def arrange(self, once: np.ndarray, code: dict[str, int], fixed: dict[int, int], offsets: dict[int, int],
+                arrays: dict[int, int]) -> None:
+        """Write the words, but for the addresses of what they point to, and the records.
+
+        `fixed` has the addresses of values, `offsets` those in the arena, `arrays` the number of what comes and goes.
+        """
+        rows = self.step.rows
+        words: list[int] = []
+        self.inner, self.values, self._uses = [], [], []
+        starts = []
+        for launch in rows:
+            starts.append(len(words))
+            for a in launch.args:
+                if not isinstance(a, Buf):
+                    words.append(a)
+                    continue
+                at = fixed.get(a.value_id)
+                if at is None and a.value_id in offsets:
+                    self.inner.append(len(words))
+                    self.values.append(a.value_id)
+                elif at is None:
+                    self._uses.append((arrays[a.value_id], len(words)))
+                words.append(a.offset + (at or 0))
+        self.words = np.array([signed(n) for n in words], np.int64)
+        self._offsets = self.words[self.inner]
+        start = self.words.ctypes.data
+        for k, (launch, at) in enumerate(zip(rows, starts), self.first):
+            once[k, :3] = code[launch.kernel.name], start + WORD * at, launch.units
+
+    def settle(self, places: np.ndarray) -> None:
+        """Point the words at the places of values in memory."""
+        self.words[self.inner] = self._offsets + places
+
+    def uses(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield (array, the addresses of words that point into it, their offsets)."""
+        start = self.words.ctypes.data
+        for array, at in self._uses:
+            yield array, np.array([start + WORD * at]), self.words[at:at + 1].copy()
+
+
+def signed(n: int) -> int:
+    """Return the 64 bits of a number, which may be unsigned, as a signed one."""
+    return (n + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _now(launch: Launch) -> Launch:
