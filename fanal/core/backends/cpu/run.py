@@ -149,11 +149,8 @@ class Executable:
         code = jit.compile_many([launch.kernel for _, _, launch in launches], target)
         self._turns = [turns for segment in segments for turns in segment.turns]
         self._anew = [anew for segment in segments for anew in segment.anew]
-        apart = {id(launch) for turns in self._turns for launch in turns.repeat.launches}  # they have words of their own
-        apart |= {id(segment.launches[k][1]) for segment in segments for anew in segment.anew
-                  for k in range(anew.first, anew.first + anew.step.room)}
-        single = [launch for _, _, launch in launches if id(launch) not in apart]
-        self._words = np.zeros(sum(len(launch.args) for launch in single), np.int64)
+        self._words = np.zeros(sum(len(launch.args) for segment, row, launch in launches if row not in segment.apart),
+                               np.int64)
         self._fixed = {value: memory.address_of(array) for value, array in self._known.items()}
         self._fixed |= {value: memory.address_of(self._checks) + WORD * i for i, (value, _) in
                         enumerate(self.lowered.checks)}
@@ -163,7 +160,7 @@ class Executable:
         for segment, row, launch in launches:
             segment.once[row, :3] = code[launch.kernel.name], start + WORD * at, now(launch.units)
             self._note(segment.once.reshape(-1), row * runner_ir.STEP_WORDS + 2, launch.units)
-            for argument in launch.args if id(launch) not in apart else ():
+            for argument in launch.args if row not in segment.apart else ():
                 self._write(self._words, at, argument)
                 if isinstance(argument, Buf) and argument.value_id in self.offsets:
                     inner.append((at, argument))

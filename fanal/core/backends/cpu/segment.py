@@ -24,15 +24,18 @@ class Segment:
         self.launches: list[tuple[int, Launch]] = []  # with the index of their step
         self.turns: list[Turns] = []
         self.anew: list[Anew] = []
+        self.apart: set[int] = set()  # launches of these two, which keep their own words
         for i, step in steps:
-            if isinstance(step, Repeat):
-                self.turns.append(Turns(step, len(self.launches)))
-                self.launches += [(i, launch) for launch in step.launches]
-            elif isinstance(step, Planned):
-                self.anew.append(Anew(step, len(self.launches)))
-                self.launches += [(i, launch) for launch in step.rows]
-            else:
+            first = len(self.launches)
+            if isinstance(step, Launch):
                 self.launches.append((i, step))
+                continue
+            if isinstance(step, Repeat):
+                self.turns.append(Turns(step, first))
+            else:
+                self.anew.append(Anew(step, first))
+            self.launches += [(i, launch) for launch in (step.launches if isinstance(step, Repeat) else step.rows)]
+            self.apart |= set(range(first, len(self.launches)))
         self.once = np.zeros((len(self.launches), runner_ir.STEP_WORDS), np.int64)  # a record for each launch
         self.phases = np.zeros((0, runner_ir.PHASE_WORDS), np.int64)
         self.job = np.zeros(runner_ir.JOB_WORDS, np.int64)
