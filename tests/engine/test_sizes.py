@@ -182,6 +182,8 @@ def test_sequences_whose_sizes_settle_get_a_program_of_their_own() -> None:
               nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1)], lambda r: (3, *r.integers(36, 64, 2))),
     (lambda: [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(2),
               nn.AdaptiveAvgPool2d(1)], lambda r: (2, *r.integers(16, 32, 2))),
+    (lambda: [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(8, 4, 1),
+              nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(1)], lambda r: (2, *r.integers(17, 32, 2))),
     (lambda: [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(3, 2)], lambda r: (r.integers(8, 30), 9, 9)),
 ])
 def test_images_of_any_size_are_a_few_plans(layers: Any, sizes: Any) -> None:
@@ -205,7 +207,7 @@ def test_images_of_any_size_are_a_few_plans(layers: Any, sizes: Any) -> None:
         work(lambda t: at.append((t[0].tolist(), ledger.snapshot())[1]), 50)
         return at[-1]["plans"] - at[0]["plans"], at[-1]["plans"] - at[25]["plans"]
     plans, late = on_a_thread(body)
-    assert plans < 18 and late < 3
+    assert plans < 20 and late < 3
 
 
 def test_numbers_that_are_sizes() -> None:

@@ -311,7 +311,7 @@ class Naming:
         self.end()
         for e in session.events:
             forget_names(e.specs)
-            e.scalars = [(node, plainly(value)) for node, value in e.scalars]
+            e.scalars = [(node, plainly(value)) for node, value in e.scalars if type(value) is not record.Table]
         session.slots[:] = [(t, plainly(made), storage) for t, made, storage in session.slots]
 
 
@@ -341,7 +341,10 @@ def _same_program(p: Any, q: Any) -> bool:
     if len(p.inputs) != len(q.inputs) or not _same_nodes(p.order, q.order, {}, {}):
         return False
     for (kind, x), (same, y) in zip(p.sources, q.sources):
-        if kind == "scalar" and type(p.scalars[x][2]) is Dim:
+        if kind == "scalar" and type(p.scalars[x][2]) is record.Table:
+            if same != "constant" or not np.array_equal(p.scalars[x][2].now(), y):
+                return False
+        elif kind == "scalar" and type(p.scalars[x][2]) is Dim:
             there = y if same == "constant" else now(q.scalars[y][2]) if same == "scalar" else None
             if there != p.scalars[x][2].now():
                 return False

@@ -20,7 +20,7 @@ from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts, renew
 from fanal.core.engine.steady import NOBODY, Patience, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.engine.views import join
@@ -451,8 +451,7 @@ class Path:
             found[j] = self.steps[k].copies[spec]
         for j, k, i in self.from_carried:
             found[j] = self.inherited[k].carried.arrays[i]  # type: ignore[union-attr]
-        for entry in self.markers:
-            entry[1][()] = entry[2].now()
+        renew(self.markers)
         return found
 
     def _prepare(self, writes: dict[int, int], count: int, rows: dict[int, int]) -> None:

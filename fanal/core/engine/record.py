@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+import numpy as np
+
 from fanal.core.base import knobs
-from fanal.core.base.dim import Dim
+from fanal.core.base.dim import Dim, now
 from fanal.core.base.dtype import dtype
 from fanal.core.base.state import state
 from fanal.core.base.where import caller, show
@@ -332,6 +334,28 @@ def runtime(node: Node, value: Any) -> Node:
     if session.event is not None:
         session.event.scalars.append((node, value))
     return node
+
+
+class Table:
+    """Marks an input of the program that a function makes of named sizes."""
+
+    __slots__ = ("args", "make")
+
+    def __init__(self, make: Callable[..., np.ndarray], args: tuple) -> None:
+        self.make, self.args = make, args
+
+    def now(self) -> np.ndarray:
+        """Return what it is for the present sizes."""
+        return self.make(*now(self.args))
+
+
+def renew(scalars: list[list]) -> None:
+    """Give runtime inputs that are marked their present values, in the memory that they have."""
+    for entry in scalars:
+        array, value = entry[1], entry[2].now()
+        if type(entry[2]) is Table and array.shape != value.shape:
+            array.resize(value.shape, refcheck=False)
+        array[()] = value
 
 
 def note_fit(value: Any, d: dtype) -> None:

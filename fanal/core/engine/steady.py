@@ -16,7 +16,7 @@ from weakref import ref
 from fanal.core.base.dim import Dim
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OUT, SEQUENCE, SLOT, parts
+from fanal.core.engine.record import CONST, OUT, SEQUENCE, SLOT, parts, renew
 from fanal.core.engine.tables import (
     HANDLE,
     NODE,
@@ -265,8 +265,7 @@ class Steady:
                 return False  # one memory behind two names
             seen.add(id(storage))
             inputs[j] = storage.node.buffer
-        for entry in path.markers:
-            entry[1][()] = entry[2].now()
+        renew(path.markers)
         if path.kept_rows and path.look_at_rows():
             return False
         exe = path.exe

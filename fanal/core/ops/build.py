@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.dim import Dim, plain
+from fanal.core.base.dim import Dim, plain, plainly, varies
 from fanal.core.base.shape import Shape, contiguous_strides
 from fanal.core.base.state import state
 from fanal.core.engine.handle import ITSELF, Handle, Origin
-from fanal.core.engine.record import note_fit, runtime, unfollowable
+from fanal.core.engine.record import Table, note_fit, runtime, unfollowable
 from fanal.core.ir.prims import convert, full, given
 from fanal.core.ir.program import NOWHERE, Node
 from fanal.core.tensor.alias import read, value, write
@@ -98,6 +98,15 @@ def number(x: Any, d: dt.dtype) -> Node:
             return full((), int(x), d)
         node = given(np.array(int(x), np.int64), dt.int64)
     return convert(runtime(node, x), d)
+
+
+def tabled(make: Callable[..., np.ndarray], args: tuple, shape: Shape) -> Node:
+    """Return the array make(*args), of this shape, as a value; it follows the sizes among the arguments."""
+    node = given(np.array(make(*plainly(args))))
+    if varies(args):
+        node.shape = shape
+        runtime(node, Table(make, args))
+    return node
 
 
 def check_fits(x: Any, d: dt.dtype) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import fixed, whole
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.adaptive_pool import adaptive_average
-from fanal.core.ops.build import public, read, unsupported
+from fanal.core.ops.build import public, read, tabled, unsupported
 from fanal.core.ops.reduce import wrap_like
 
 LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
@@ -89,17 +91,42 @@ def _antialiased(kind: str, n: int, out: int, step: float, f: Any) -> tuple[np.n
     return np.minimum(first[:, None] + offset, n - 1), (w / np.where(total == 0, 1, total)).astype(f)
 
 
-def resize_along(x: Node, dim: int, at: np.ndarray, weights: np.ndarray) -> Node:
+def _positions(j: int, *args: Any) -> np.ndarray:
+    return table(*args)[0][:, j]
+
+
+def _weights(j: int, *args: Any) -> np.ndarray:
+    return table(*args)[1][:, j]  # type: ignore[index]
+
+
+def _reach(kind: str, n: int, out: int, align: bool, scale: float | None, antialias: bool, real: str) -> int:
+    """Return how many positions an element is made of."""
+    if antialias:
+        return table(kind, *fixed((n, out)), align, scale, antialias, real)[0].shape[1]
+    return 4 if kind == "cubic" else 2
+
+
+def resize_along(x: Node, dim: int, at: Sequence[Node], weights: Sequence[Node]) -> Node:
     """Resample one dimension from listed positions with listed weights."""
-    out, k = at.shape
-    shape = tuple(out if d == dim else 1 for d in range(len(x.shape)))
+    shape = tuple(at[0].shape[0] if d == dim else 1 for d in range(len(x.shape)))
     total: Node | None = None
-    for j in range(k):
-        w = P.reshape(P.given(np.ascontiguousarray(weights[:, j])), shape)
-        part = P.mul(P.take(x, P.given(np.ascontiguousarray(at[:, j])), dim), w)
+    for positions, several in zip(at, weights, strict=True):
+        part = P.mul(P.take(x, positions, dim), P.reshape(several, shape))
         total = part if total is None else P.add(total, part)
     assert total is not None
     return total
+
+
+def _repeats(args: tuple) -> bool:
+    """Tell whether the nearest elements are every element several times."""
+    _, n, out, _, scale, *_ = args
+    if not n or out % n:
+        return False
+    k = out // n
+    if type(k) is int and not k & k - 1 and scale in (None, k):
+        return True  # steps of a power of two are exact
+    args = fixed(args)
+    return bool((_positions(0, *args) == np.arange(args[2]) // (args[2] // args[1])).all())
 
 
 def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antialias: bool) -> Node:
@@ -108,15 +135,13 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     n = len(size)
     if kind in NEAREST:
         lead, old = x.shape[:-n], x.shape[-n:]
-        tables = [table(kind, m, o, False, s, False, "float32")[0][:, 0]
-                  for m, o, s in zip(old, size, scales)]
-        if all(m and o % m == 0 and (at == np.arange(o) // (o // m)).all()
-               for m, o, at in zip(old, size, tables)):  # every element several times
+        args = [(kind, m, o, False, s, False, "float32") for m, o, s in zip(old, size, scales)]
+        if all(map(_repeats, args)):
             ones = tuple(k for m in old for k in (m, 1))
             many = tuple(k for m, o in zip(old, size) for k in (m, o // m))
             return P.reshape(P.broadcast(P.reshape(x, (*lead, *ones)), (*lead, *many)), (*lead, *size))
-        for i, at in enumerate(tables):
-            x = P.take(x, P.given(np.ascontiguousarray(at)), len(lead) + i)
+        for i, a in enumerate(args):
+            x = P.take(x, tabled(_positions, (0, *a), (size[i],)), len(lead) + i)
         return x
     if d is dt.uint8:
         return _resample_bytes(x, size, kind, align, scales, antialias)
@@ -124,8 +149,8 @@ def resample(x: Node, size: Shape, kind: str, align: bool, scales: tuple, antial
     x = P.convert(x, wide)
     for i in reversed(range(n)):  # along rows first
         dim = len(x.shape) - n + i
-        at, w = table(kind, x.shape[dim], size[i], align, scales[i], antialias, wide.np.name)
-        assert w is not None  # weights of one are those of the nearest neighbour
+        args = kind, x.shape[dim], size[i], align, scales[i], antialias, wide.np.name
+        at, w = ([tabled(f, (j, *args), (size[i],)) for j in range(_reach(*args))] for f in (_positions, _weights))
         x = resize_along(x, dim, at, w)
     return P.convert(x, d)
 
@@ -151,10 +176,11 @@ def _resample_bytes(x: Node, size: Shape, kind: str, align: bool, scales: tuple,
     for i in reversed(range(len(size))):
         dim = len(x.shape) - len(size) + i
         n = x.shape[dim]
-        listed, weights = table(kind, n, size[i], align, scales[i], antialias, "float64")
+        listed, weights = table(kind, *fixed((n, size[i])), align, scales[i], antialias, "float64")
         assert weights is not None
         at, w, bits = _fixed(listed, weights, n)
-        y = P.add(resize_along(P.convert(x, dt.int32), dim, at, w), P.full((), 1 << bits - 1, dt.int32))
+        columns = ([P.given(np.ascontiguousarray(c)) for c in a.T] for a in (at, w))
+        y = P.add(resize_along(P.convert(x, dt.int32), dim, *columns), P.full((), 1 << bits - 1, dt.int32))
         y = P.shr(y, P.full((), bits, dt.int32))
         x = P.convert(P.min_(P.max_(y, P.num(y, 0)), P.num(y, 255)), dt.uint8)
     return x
@@ -173,9 +199,9 @@ def _sizes(x: Shape, size: Any, scale: Any, recompute: Any) -> tuple[Shape, tupl
                     f"spatial dimensions of {list(x[2:])} and output size of {size}. Please provide input "
                     "tensor in (N, C, d1, d2, ...,dK) format and output size in (o1, o2, ...,oK) format."
                 )
-            out = tuple(int(s) for s in size)
+            out = tuple(whole(s) for s in size)
         else:
-            out = (int(size),) * n
+            out = (whole(size),) * n
         if recompute:
             raise ValueError("recompute_scale_factor is not meaningful with an explicit size.")
         return out, (None,) * n
@@ -192,7 +218,7 @@ def _sizes(x: Shape, size: Any, scale: Any, recompute: Any) -> tuple[Shape, tupl
         scales = tuple(float(s) for s in scale)
     else:
         scales = (float(scale),) * n
-    out = tuple(math.floor(float(m) * s) for m, s in zip(x[2:], scales))
+    out = tuple(m * int(s) if s.is_integer() else math.floor(float(m) * s) for m, s in zip(x[2:], scales))
     return out, (None,) * n if recompute else scales
 
 
@@ -240,7 +266,7 @@ def interpolate(
         raise NotImplementedError(f"Got {n + 2}D input, but {mode} mode needs {wanted + 2}D input")
     if mode == "area":
         return wrap_like(adaptive_average(x, out), input)
-    if min(out) <= 0 or 0 in x.shape[1:]:
+    if any(n <= 0 for n in out) or 0 in x.shape[1:]:
         raise RuntimeError(
             f"Input and output sizes should be greater than 0, but got input (sizes: {list(x.shape[2:])}) "
             f"output (sizes: {list(out)})"
