@@ -240,7 +240,9 @@ def multilabel_margin_loss(
     if flat:
         x, t = P.reshape(x, (1, x.size)), P.reshape(t, (1, t.size))
     n, c = x.shape
-    counts = P.convert(P.scan(P.convert(P.le(P.num(t, 0), t), dt.int64), "min", 1), dt.bool_)
+    places = P.iota((1, c), 1, dt.int64)
+    end = P.min_of(P.where(P.lt(t, P.num(t, 0)), places, P.num(places, c)), (1,))
+    counts = P.lt(places, P.reshape(end, (n, 1)))
     place = P.where(counts, t, P.num(t, 0))
     hits = P.and_(
         P.eq(P.reshape(P.iota((c,), 0, t.dtype), (1, c, 1)), P.reshape(place, (n, 1, c))),
