@@ -346,7 +346,8 @@ def test_numbers_beside_16_bit_floats_are_rounded_where_pytorch_rounds_them(dtyp
         s, F = m.tensor(0.3), m.nn.functional
         y = [x * 0.3, 0.3 * x, x / 0.3, 0.3 / x, x * s, s * x, x / s, x + 0.3, x.add(x * x, alpha=0.3), x.sub(1, alpha=0.3), x.div(0.3, rounding_mode="floor"),
              F.leaky_relu(x, 0.3), F.softshrink(x, 0.3), F.rrelu(x, 0.3, 0.3)]
-        return [*y, *(m.autograd.grad(y[k], x, y[5].detach())[0] for k in (0, 2, 4, 6, 11))]
+        gradients = [m.autograd.grad(y[k], x, y[5].detach())[0] for k in (0, 2, 4, 6, 11)]
+        return [*y, *gradients, *m.autograd.grad(m.xlogy(x.detach(), z := (x * x + 0.5).detach().requires_grad_()), z, y[5].detach())]
     of_both(program)
 
 
@@ -356,3 +357,19 @@ def test_the_angle_of_real_numbers_has_a_gradient() -> None:
         x.angle().sum().backward()
         return x.grad
     of_both(program)
+
+
+def test_the_norm_of_complex32_is_rounded_once() -> None:
+    def program(m: Any) -> Any:
+        r = np.random.default_rng(0)
+        z = m.tensor(r.standard_normal((16, 5)) * 5 + 1j * r.standard_normal((16, 5))).to(m.complex32)
+        return m.norm(z, 3, 1).float()
+    of_both(program)
+
+
+@pytest.mark.parametrize("program", [
+    lambda m, x: m.func.jvp(m.func.grad(lambda z: z.logcumsumexp(-1).square().sum()), (x,), (m.ones(4),))[1],
+    lambda m, x: m.func.hessian(lambda z: z.logcumsumexp(0)[1:].exp().sum())(x * 30), lambda m, x: m.func.jvp(lambda z: z.logit(0.1), (x.round(),), (x,))[1],
+], ids=range(3))
+def test_second_derivatives_where_a_logarithm_or_a_quotient_is_infinite(program: Any) -> None:
+    of_both(lambda m: program(m, m.tensor([0.001, 0.4, 1., -0.3])))

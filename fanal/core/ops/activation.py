@@ -454,8 +454,8 @@ def softmax_node(x: Node, dim: int) -> Node:
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         g, y = wide(g), wide(y)
-        p = P.mul(g, y)
-        return [P.convert(P.sub(p, P.mul(y, sum_node(p, dims, True))), x.dtype)]
+        mean = sum_node(P.mul(g, y), dims, True)
+        return [P.convert(P.mul(P.sub(g, mean), y), x.dtype)]
 
     return with_gradient(y, rule, x)
 

@@ -32,8 +32,8 @@ def attention_weights(scores: Node) -> Node:
     y = P.div(e, P.where(P.eq(s, P.num(s, 0)), P.num(s, 1), s))
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
-        p = P.mul(wide(g), wide(y))
-        return [P.sub(p, P.mul(wide(y), P.reshape(P.sum_(p, last), keep)))]
+        g, y = wide(g), wide(y)
+        return [P.mul(P.sub(g, P.reshape(P.sum_(P.mul(g, y), last), keep)), y)]
     return with_gradient(P.convert(y, scores.dtype), rule, scores)
 
 
@@ -113,8 +113,8 @@ def _open_gradients(g: Node, q: Node, k: Node, v: Node, mask: Node | None, causa
     """The gradients of attention by q, k and v in products and sums, which have gradients in turn."""
     s = _scores(q, k, mask, causal, scale)
     w = attention_weights(s)
-    p = P.mul(P.dot(g, P.swap(v)), w)
-    ds = P.sub(p, P.mul(w, P.reshape(P.sum_(p, (3,)), (*p.shape[:3], 1))))
+    slope = P.dot(g, P.swap(v))
+    ds = P.mul(P.sub(slope, P.reshape(P.sum_(P.mul(slope, w), (3,)), (*w.shape[:3], 1))), w)
     if causal:
         mask = causal_mask(q.shape[2], k.shape[2])
     if mask is not None and mask.dtype is dt.bool_:

@@ -39,7 +39,7 @@ def _euclid_by_product(x: Node, y: Node) -> Node:
     d, e = P.detach(x), P.detach(y)
     xx = P.reshape(P.sum_(P.mul(d, d), (len(x.shape) - 1,)), (*x.shape[:-1], 1))
     yy = P.reshape(P.sum_(P.mul(e, e), (len(y.shape) - 1,)), (*y.shape[:-2], 1, y.shape[-2]))
-    sq = P.sub(P.add(xx, yy), P.mul(P.num(d, 2), P.dot(d, P.swap(e))))
+    sq = P.add(P.add(P.dot(P.mul(d, P.num(d, -2)), P.swap(e)), xx), yy)  # in PyTorch's order
     dist = P.sqrt(P.max_(sq, P.num(sq, 0)))
 
     def rule(g: Node, dist: Node, x: Node, y: Node) -> list[Node | None]:

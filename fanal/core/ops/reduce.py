@@ -374,6 +374,8 @@ def norm_node(x: Node, p: float, dims: Shape, keepdim: bool) -> Node:
     """The p-norm of a value over dimensions, as torch.linalg.vector_norm; 16-bit floats are rounded once."""
     if x.dtype in dt.ACCUMULATE:
         return rounded_once(lambda w: norm_node(w, p, dims, keepdim), x)
+    if x.dtype is dt.complex32:
+        return P.convert(norm_node(P.convert(x, dt.complex64), p, dims, keepdim), dt.float16)
     a = P.abs_(x)
     if p == math.inf or p == -math.inf:
         y = (P.max_of if p > 0 else P.min_of)(a, dims)

@@ -59,6 +59,12 @@ def logcumsumexp(input: Any, dim: int) -> Any:
         return plain(P.alias(x), input)
     y = P.scan(P.detach(x), "logaddexp", d)
 
+    def again(c: Node, h: Node, g: Node, y: Node, x: Node) -> list[Node]:
+        """The gradients of h_i = sum_{k >= i} g_k exp(x_i - y_k), which has no logarithm of g."""
+        top = P.detach(P.reshape(P.max_of(x, (d,)), (*x.shape[:d], 1, *x.shape[d + 1:])))
+        by_g = P.mul(P.exp(P.sub(top, y)), P.scan(P.mul(c, P.exp(P.sub(x, top))), "add", d))
+        return [by_g, P.neg(P.mul(g, by_g)), P.mul(c, h)]
+
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
         def share(g: Node) -> Node:
             """sum_{k >= i} g_k exp(x_i - y_k), from the logarithm of g"""
@@ -68,8 +74,10 @@ def logcumsumexp(input: Any, dim: int) -> Any:
 
         if x.dtype.is_complex:
             return [share(g)]
-        zero = P.num(g, 0)
-        return [P.sub(share(P.max_(g, zero)), share(P.max_(P.neg(g), zero)))]
+        slopes, zero = (g, y, x), P.num(g, 0)
+        g, y, x = map(P.detach, slopes)
+        h = P.sub(share(P.max_(g, zero)), share(P.max_(P.neg(g), zero)))
+        return [with_gradient(h, again, *slopes) if x.size else h]
 
     return plain(with_gradient(y, rule, x), input)
 

@@ -177,7 +177,7 @@ def _xlog(log: Any, at_zero: float) -> Any:
 
         def rule(g: Node, v: Node, x: Node, y: Node) -> list[Node | None]:
             flat = P.and_(P.eq(x, P.num(x, 0)), P.le(y, P.num(y, at_zero)))
-            by_y = P.mul(g, P.div(x, y if at_zero == 0 else P.sub(y, P.num(y, at_zero))))
+            by_y = P.div(P.mul(g, x), y if at_zero == 0 else P.sub(y, P.num(y, at_zero)))
             return [P.mul(g, P.where(flat, P.num(y, 0), log(y))), by_y]
 
         return result(with_gradient(v, rule, x, y), input, other)
@@ -213,6 +213,7 @@ def logit_node(x: Node, eps: float | None) -> Node:
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         outside = P.or_(P.lt(x, P.num(x, low)), P.lt(P.num(x, high), x))
+        x = P.where(outside, P.num(x, 0.5), x)  # derivatives of the quotient pass over 0 and 1 there, too
         slope = P.div(g, P.mul(x, P.sub(P.num(x, 1), x)))
         return [P.where(outside, P.num(g, math.nan if eps is None else 0.0), slope)]
 

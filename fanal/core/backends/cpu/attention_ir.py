@@ -239,30 +239,42 @@ class _Attention:
             return x
         return self.e.where(seen[part // self.lanes], x, self.e.const(float("-inf"), self.of))
 
-    def total(self, block: Value, depth: Value) -> list[Scalar]:
-        """Add up the rows of a block as row kernels add up a row; up to RUN rows behind the last are overwritten."""
+    def total(self, block: Value, depth: Value, factor: Value | None = None) -> list[Scalar]:
+        """Add up the rows of a block, times those of another, as row kernels add up a row.
+
+        Up to RUN rows behind the last of a block without factor are overwritten.
+        """
         w, e = self.w, self.e
         sums = self.scratch(PART_AT)
 
+        def term(j: Value, part: int) -> Scalar:
+            x = self.load(self.row(block, j), part)
+            return x if factor is None else e.mul(x, self.load(self.row(factor, j), part))
+
+        def first(j: Value) -> list[Value]:
+            for part in self.parts:
+                self.put(self.row(sums, j), part, term(j, part))
+            return []
+
         def few() -> None:
-            self.clear(block, depth, str(RUN))
+            if factor is None:
+                self.clear(block, depth, str(RUN))
+            else:
+                w.loop("0", depth, "1", first)
+                self.clear(sums, depth, str(RUN))
 
         def many() -> None:
-            def first(j: Value) -> list[Value]:
-                for part in self.parts:
-                    self.put(self.row(sums, j), part, self.load(self.row(block, j), part))
-                return []
             w.loop("0", str(RUN), "1", first, once=True)
 
             def add(j: Value) -> list[Value]:
                 there = self.row(sums, w.let(f"and i64 {j}, {RUN - 1}"))
                 for part in self.parts:
-                    self.put(there, part, e.add(self.load(there, part), self.load(self.row(block, j), part)))
+                    self.put(there, part, e.add(self.load(there, part), term(j, part)))
                 return []
             w.loop(str(RUN), depth, "1", add)
         short = w.less(depth, str(RUN + 1))
         w.when(short, few, many)
-        source = w.select(short, block, sums, "ptr")
+        source = w.select(short, block, sums, "ptr") if factor is None else sums
         # Four accumulators take vectors of keys in rotation; which two meet first depends on where the rotation ends.
         turn = w.let(f"and i64 {w.div(w.add(self.tk, str(LANES - 1)), str(LANES))}, 1")
         turns = [w.mul(w.let(f"and i64 {w.add(turn, str(k))}, 3"), str(LANES)) for k in range(4)]
@@ -478,19 +490,18 @@ class _Backward(_Forward):
             for n, part in enumerate(self.parts):
                 x = self.score(self.row(s, j), part, seen)
                 y = e.div(FUNCTIONS["exp"](e, e.sub(x, tops[n])), totals[n])
-                p = e.mul(self.load(self.row(ds, j), part), y)
                 if seen is not None:
-                    y, p = e.where(seen[n], y, zero), e.where(seen[n], p, zero)
+                    y, at = e.where(seen[n], y, zero), self.row(ds, j)
+                    self.put(at, part, e.where(seen[n], self.load(at, part), zero))
                 self.put(self.row(s, j), part, y)
-                self.put(self.row(ds, j), part, p)
             return []
         self.over(start, depth, weight)
-        sums = self.total(ds, depth)
+        sums = self.total(ds, depth, s)
 
         def finish(j: Value, seen: list[Scalar] | None) -> list[Value]:
             for n, part in enumerate(self.parts):
                 at = self.row(ds, j)
-                x = e.sub(self.load(at, part), e.mul(self.load(self.row(s, j), part), sums[n]))
+                x = e.mul(e.sub(self.load(at, part), sums[n]), self.load(self.row(s, j), part))
                 x = e.mul(x, self.scale)
                 self.put(at, part, x if seen is None else e.where(seen[n], x, zero))
             return []

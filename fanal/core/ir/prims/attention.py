@@ -43,8 +43,8 @@ def _attention_grad_ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, stats: np.n
         s = _scores(q, k, mask[0] if mask else None, scale, causal)
         top, total = stats[..., :1], stats[..., 1:]
         w = np.exp(s - top) / np.where(total == 0, 1, total).astype(q.dtype)
-        p = w * (g @ v.swapaxes(-1, -2))
-        ds = p - w * p.sum(-1, keepdims=True)
+        slope = g @ v.swapaxes(-1, -2)
+        ds = w * (slope - (w * slope).sum(-1, keepdims=True))
         seen = np.tri(*s.shape[-2:]) > 0 if causal else mask[0] if mask and mask[0].dtype == bool else True
         ds = np.where(seen, ds, 0).astype(q.dtype) * q.dtype.type(scale)
         parts = ds @ k, ds.swapaxes(-1, -2) @ q, w.swapaxes(-1, -2) @ g
