@@ -76,7 +76,7 @@ class Bandwidth:
         power = min(27, max(14, round(np.log2(max(1, nbytes)))))
         if power not in self.known:
             a = np.ones(1 << power - 1, np.uint8)
-            b = np.empty_like(a)
+            b = np.ones_like(a)  # touched: the first copy would wait for its pages
             repeat = max(1, (1 << 20) >> power)
 
             def copy() -> None:

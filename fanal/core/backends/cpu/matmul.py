@@ -417,7 +417,7 @@ def _plan(
 def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
     """Tell whether few rows meet a matrix that lies transposed, and no others do."""
     able = type(p.m) is not Dim and a.dtype is b.dtype is acc and target.masks and not b.fixed
-    enough = able and p.m <= thin_ir.ROWS and p.n >= thin_ir.GROUPS * target.lanes(acc.itemsize)
+    enough = able and p.m <= thin_ir.ROWS and p.n >= target.lanes(acc.itemsize)
     return enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
 
 
@@ -425,9 +425,10 @@ def _thin_launch(
     p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
 ) -> Launch:
     structure = epilogue.structure if epilogue else ""
-    name = target.symbol(f"thin4:{p.m}:{acc.name}:{out.dtype.name}:{len(p.batch)}|{structure}")
-    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, len(p.batch), epilogue)
-    units = -(-p.n // (thin_ir.GROUPS * target.lanes(acc.itemsize)))
+    beyond = plainly(p.n) * plainly(p.k) * acc.itemsize > target.l2 // 2
+    name = target.symbol(f"thin6:{p.m}:{acc.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
+    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, len(p.batch), beyond, epilogue)
+    units = -(-p.n // target.lanes(acc.itemsize))
     words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c, units, *chain(*p.batch)]
     stack, b_stack = prod(e for e, *_ in p.batch), prod(e for e, _, step, _ in p.batch if step)
     label = f"matmul {p.text()} {acc.name}"
