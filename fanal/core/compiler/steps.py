@@ -110,7 +110,7 @@ class Planned:
     def fits(self, made: list[Any]) -> bool:
         """Tell whether there is room for a plan."""
         launches = sum(hasattr(item, "kernel") for item in made)
-        return launches <= self.room and len(made) - launches <= len(self._ids)
+        return 0 < launches <= self.room and len(made) - launches <= len(self._ids)
 
     def take(self, made: list[Any]) -> None:
         """Go over to a plan that fits."""

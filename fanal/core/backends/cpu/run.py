@@ -242,7 +242,10 @@ class Executable:
     def _plan_again(self) -> tuple[dict[int, int], int]:
         """Plan what follows from sizes by no formula. Returns temporaries that outgrew theirs, and the most scratch."""
         steps = [anew.step for anew in self._anew]
-        plans = [step.plan() for step in steps]
+        try:
+            plans = [step.plan() for step in steps]
+        except ValueError:  # a layout that it does not take
+            raise OtherSize from None
         if not all(step.fits(made) for step, made in zip(steps, plans)):
             raise OtherSize
         temps: dict[int, int] = {}
