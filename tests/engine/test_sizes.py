@@ -416,3 +416,13 @@ def test_a_path_that_takes_no_other_sizes_keeps_its_tensors() -> None:
                 torch.cpu.synchronize()
         return [slot.moves for slot in paths().last.slots]
     assert on_a_thread(body) == [False, False]
+
+
+def test_a_view_that_outlives_its_segment_has_plain_sizes() -> None:
+    data = torch.randn(60, 4)
+    for k in range(12):
+        x = data[k * 3:k * 4 + 5]
+        x.sum().item()
+        positive = x > 0
+        positive.sum().item()
+        assert [type(n) for n in (*positive.shape, *x.shape)] == [int] * 4, f"step {k}"

@@ -86,3 +86,20 @@ def test_masks_of_another_shape_raise_as_in_torch(index: Any) -> None:
                     x[index(m)].sum().item()
             texts.append(str(e.value))
         assert texts[1].startswith(texts[0])
+
+
+@pytest.mark.parametrize("pick", ["masked_select", "where"])
+def test_what_depends_on_a_mask_is_followed(pick: str) -> None:
+    def run(t: Any) -> Any:
+        x, w = t.arange(12.0).reshape(3, 4), t.ones(4, requires_grad=True)
+        for k in range(16):
+            mask = (x * 7 + k) % 5 > 2
+            y = x * w
+            chosen = y.masked_select(mask) if pick == "masked_select" else y[t.where(mask)]
+            w.grad = None
+            chosen.sum().backward()
+            counts.append(ledger.recorded)
+            yield chosen.tolist(), w.grad.tolist(), t.masked_select(x, mask[:1]).tolist()
+    counts: list[int] = []
+    assert list(run(fanal)) == list(run(peer))
+    assert counts[15] == counts[12], "recorded in each step"

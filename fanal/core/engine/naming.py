@@ -298,10 +298,15 @@ class Naming:
             self.sized[id(by)] = (by, *self.sized.pop(id(t))[1:])
 
     def end(self) -> None:
-        """Leave plain sizes in what is from outside."""
+        """Leave plain sizes in what is from outside, and in what later segments will find there."""
         self.dims.open = False
         for t, _, (shape, strides, offset) in self.sized.values():
-            t._shape, t._strides, t._offset = shape, strides, offset
+            t._shape, t._strides, t._offset, t._chain = shape, strides, offset, plainly(t._chain)
+            n = t._node
+            while varies((n.shape, n.params)):  # a view is not computed, and goes on as it was recorded
+                n.shape, n.params = plainly(n.shape), plainly(n.params)
+                if n.inputs:
+                    n = n.inputs[0]
         for n, shape in reversed(self.nodes):
             n.shape = shape
         self.sized, self.nodes = {}, []

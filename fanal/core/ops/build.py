@@ -51,6 +51,15 @@ class Entry:
 ENTRIES: list[Entry] = []
 
 
+class Answer:
+    """The result of a call that needs values before it can go on, and is no event."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+
 def public(
     name: str | None = None,
     *,
@@ -69,7 +78,8 @@ def public(
     out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
     tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
     prepare: returns (args, kwargs) for the event, given those of the call;
-    ahead: returns the arguments by position for the event, of a call whose arguments are not those expected;
+    ahead: returns the arguments by position for the event, of a call whose arguments are not those expected, or an
+    `Answer` if there is to be none;
     and check: the function returns (result, info), and check(info) raises if info, once computed, tells of a failure.
     """
 

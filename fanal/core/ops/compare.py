@@ -13,6 +13,7 @@ from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
+    Answer,
     Operand,
     floating,
     is_number,
@@ -25,6 +26,7 @@ from fanal.core.ops.build import (
     unsupported,
     wrap,
 )
+from fanal.core.ops.index import nonzero
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.tensor.tensor import Tensor, compute
 
@@ -296,3 +298,29 @@ def is_nonzero(input: Any) -> bool:
             else "Boolean value of Tensor with more than one value is ambiguous"
         )
     return bool(compute(input))
+
+
+def _indices(*args: Any) -> Any:
+    return Answer(where(*args)) if len(args) == 1 else args
+
+
+@public(out="same", ahead=_indices)
+def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
+    """Return input where condition holds and other elsewhere; with one argument, the indices of true elements."""
+    if input is None and other is None:
+        return nonzero(condition, as_tuple=True)
+    d = result_type(input, other)
+    c = read(condition)
+    if c.dtype is not dt.bool_:
+        if c.dtype is not dt.uint8:
+            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with "
+                               f"dtype "
+                               f"{dt.scalar_name(c.dtype)}")
+        c = P.ne(c, P.num(c, 0))
+    return result(P.where(c, node_of(input, d), node_of(other, d)), condition, input, other)
+
+
+@public("_where_method", function=False, method="where")
+def where_method(self: Any, condition: Any, other: Operand) -> Any:
+    """Return self where condition holds and other elsewhere."""
+    return where(condition, self, other)

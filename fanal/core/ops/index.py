@@ -480,15 +480,14 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     return plain(P.take(x, i, d), input)
 
 
-@public(out="same")
+@public(out="same", event=False)  # its calls are events, of which x[mask] is followed
 def masked_select(input: Any, mask: Any) -> Any:
     """Return the elements where mask is true, in one dimension. Shapes broadcast."""
     if mask._dtype is not dt.bool_:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
     shape = broadcast_shapes(input._shape, mask._shape)
-    at = np.flatnonzero(np.broadcast_to(known(mask), shape))
-    x = P.broadcast(read(input), shape)
-    return plain(P.take(P.reshape(x, (x.size,)), P.given(at.astype(np.int64), dt.int64), 0), input)
+    x, m = [t if t._shape == shape else t.expand(shape) for t in (input, mask)]
+    return x[m]
 
 
 @public(inplace=True, out=True)

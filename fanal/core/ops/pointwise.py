@@ -30,7 +30,6 @@ from fanal.core.ops.build import (
     unsupported,
     wide,
 )
-from fanal.core.ops.index import nonzero
 
 
 def _float_unary(name: str, row: Row, *aliases: str, inplace: bool = True, method: bool = True) -> Any:
@@ -496,28 +495,6 @@ def clamp_min(input: Any, min: Operand) -> Any:
 def clamp_max(input: Any, max: Operand) -> Any:
     """Return input limited from above."""
     return clamp(input, max=max)
-
-
-@public(out="same")
-def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
-    """Return input where condition holds and other elsewhere; with one argument, the indices of true elements."""
-    if input is None and other is None:
-        return nonzero(condition, as_tuple=True)
-    d = result_type(input, other)
-    c = read(condition)
-    if c.dtype is not dt.bool_:
-        if c.dtype is not dt.uint8:
-            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with "
-                               f"dtype "
-                               f"{dt.scalar_name(c.dtype)}")
-        c = P.ne(c, P.num(c, 0))
-    return result(P.where(c, node_of(input, d), node_of(other, d)), condition, input, other)
-
-
-@public("_where_method", function=False, method="where")
-def where_method(self: Any, condition: Any, other: Operand) -> Any:
-    """Return self where condition holds and other elsewhere."""
-    return where(condition, self, other)
 
 
 @public(inplace=True, out=True)

@@ -22,7 +22,7 @@ from fanal.core.engine.record import Op, check_later, session
 from fanal.core.ir.prims import alias
 from fanal.core.ops.arguments import parameters, passing, taking_tensors, under_numpys_names
 from fanal.core.ops.autocast import casting
-from fanal.core.ops.build import ENTRIES, Entry, assign, is_number, result
+from fanal.core.ops.build import ENTRIES, Answer, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
 from fanal.core.tensor.alias import read, value
 from fanal.core.tensor.override import answer, overridable, overriding
@@ -233,6 +233,8 @@ def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | 
                 break
         if ahead is not None and not session.depth and not kwargs:
             args = ahead(*args)
+            if type(args) is Answer:
+                return args.result
         return drive(dispatch(op, args, kwargs))
 
     short = name.rpartition(".")[2]
