@@ -30,7 +30,7 @@ TWICE = """def twice(torch, f, x):
     return torch.zeros_like(x) if g is None else g
 """
 # Of the transforms: what PyTorch 2.13 dies of, and what gaps.txt says cannot be mapped.
-NEVER = re.compile(r"linearize.*alpha=|vmap.*(bincount|histc)")
+NEVER = re.compile(r"linearize.*(alpha|value)=|vmap.*(bincount|histc)")
 LARGEST = 96  # elements of a value
 
 

@@ -387,7 +387,7 @@ class Writer:
         if v is not None:
             n = v.name
             self.emit(f"if {n}.requires_grad and not {n}.is_leaf and k != 1:",
-                      "    " + self.r.choice([f"{n}.register_hook(lambda g: g * 0.5)", f"{n}.register_hook(lambda g: w.seen.append(float(g.sum())))",
+                      "    " + self.r.choice([f"{n}.register_hook(lambda g: g * 0.5)", f"{n}.register_hook(lambda g: None if g is None else w.seen.append(float(g.sum())))",
                                               f"{n}.retain_grad()", f"{n}.register_hook(lambda g: torch.clamp(g, -1, 1))",
                                               f"w.handles.append({n}.register_hook(lambda g: g + 0.1))"]))
 
