@@ -69,8 +69,17 @@ def history(n: Node) -> Any:
 
 
 def spent(n: Node) -> bool:
-    """Tell whether all that is left of a value's history is that a backward has freed it."""
-    return n.freed == FREED and n.buffer is not None
+    """Tell whether all that is left of a value's history is that a backward has freed it, or something behind it."""
+    if n.buffer is None or not n.freed:
+        return False
+    behind, seen = [n], {id(n)}
+    for m in behind:
+        if m.freed == FREED:
+            return True
+        more = [i for i in m.inputs if i.freed and id(i) not in seen]  # it saved nothing, but what it is made of may have
+        seen.update(map(id, more))
+        behind += more
+    return False
 
 
 def template(n: Node) -> Node:
@@ -285,7 +294,7 @@ class Outline:
             source = n.row.kind == "source" and not n.inputs and n.row is not input_ and n.buffer is None
             h = Node(n.row, (), n.params, n.shape, n.dtype) if source and n.row is not folded else \
                 Node(input_, (), (n.shape, n.dtype), n.shape, n.dtype)
-            h.needs_grad, h.freed = n.needs_grad, n.freed if found is None else 0
+            h.needs_grad, h.freed = n.needs_grad, FREED if found is None and n.needs_grad else 0
             if found is not None:
                 self.parent[id(h)] = (found[1], found[0].graph, route_of(found[0]))
             return h
