@@ -101,16 +101,6 @@ def _clipped(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
         opt.step()
 
 
-def _afterwards(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
-    _plain(model, opt, xs, ys, look)
-    opt.zero_grad()
-    out = model(xs[0])
-    loss = F.cross_entropy(out, ys[0])
-    loss.backward()
-    opt.step()
-    look(loss * 2, out.softmax(1), ys[0])  # of a history that is gone
-
-
 def _gradients(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
     out = model(xs[0])
     loss = F.cross_entropy(out, ys[0])
@@ -157,7 +147,7 @@ def _views(model: Any, opt: Any, xs: list, ys: list, look: Callable) -> None:
 
 
 LOOPS = {"adversarial": _adversarial, "views": _views, "plain": _plain, "middle": _middle, "micro batches": _micro_batches, "sum of losses": _sum_of_losses,
-         "two losses": _two_losses, "clipped": _clipped, "gradients": _gradients, "evaluation": _evaluation, "afterwards": _afterwards}
+         "two losses": _two_losses, "clipped": _clipped, "gradients": _gradients, "evaluation": _evaluation}
 
 
 def _trained(step: Callable, look: Callable, steps: int, log: Log, watch: Callable = lambda k: None) -> None:

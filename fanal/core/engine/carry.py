@@ -62,24 +62,8 @@ def history(n: Node) -> Any:
     """Return what must be equal of two values for a backward to do the same with them."""
     if not n.needs_grad:
         return False
-    if spent(n):
-        return FREED
     found = origin(n)
     return True if found is None else (found[0].graph, found[1], found[2])
-
-
-def spent(n: Node) -> bool:
-    """Tell whether all that is left of a value's history is that a backward has freed it, or something behind it."""
-    if n.buffer is None or not n.freed:
-        return False
-    behind, seen = [n], {id(n)}
-    for m in behind:
-        if m.freed == FREED:
-            return True
-        more = [i for i in m.inputs if i.freed and id(i) not in seen]  # it saved nothing, but what it is made of may have
-        seen.update(map(id, more))
-        behind += more
-    return False
 
 
 def template(n: Node) -> Node:
@@ -290,12 +274,12 @@ class Outline:
     def _copy(self, n: Node, made: dict[int, Node], place_of: Callable[[Any], tuple | None],
               route_of: Callable[[Carried], tuple]) -> Node:
         found = origin(n) if n.needs_grad else None
-        if not n.needs_grad or found is not None or spent(n):
+        if not n.needs_grad or found is not None:
             source = n.row.kind == "source" and not n.inputs and n.row is not input_ and n.buffer is None
             h = Node(n.row, (), n.params, n.shape, n.dtype) if source and n.row is not folded else \
                 Node(input_, (), (n.shape, n.dtype), n.shape, n.dtype)
-            h.needs_grad, h.freed = n.needs_grad, FREED if found is None and n.needs_grad else 0
             if found is not None:
+                h.needs_grad = True
                 self.parent[id(h)] = (found[1], found[0].graph, route_of(found[0]))
             return h
         if n.hooks is not None:
@@ -424,7 +408,7 @@ class Taken:
 def lineage(roots: Iterable[Node]) -> list[Node]:
     """Return the history that leads to `roots`, and the values beside it, inputs first."""
     def behind(n: Node) -> Iterable[Node]:
-        return (*captured(n.params), *reversed(n.inputs)) if n.needs_grad and origin(n) is None and not spent(n) else ()
+        return (*captured(n.params), *reversed(n.inputs)) if n.needs_grad and origin(n) is None else ()
 
     return postorder(reversed(list(roots)), behind)
 
