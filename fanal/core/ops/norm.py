@@ -67,8 +67,12 @@ def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: 
             out.append(P.sum_to(shift, b.shape))
         return out
 
-    by = P.detach(r) if w is None else P.mul(P.detach(r), P.detach(w))
-    y = P.mul(P.sub(P.detach(x), P.detach(m)), by)
+    dx, dm, dr = (P.detach(n) for n in (x, m, r))
+    if w is not None and even:
+        dr = P.mul(dr, P.detach(w))  # fewer elements than x has
+    y = P.mul(P.sub(dx, dm), dr)
+    if w is not None and not even:
+        y = P.mul(y, P.detach(w))
     return with_gradient(y if b is None else P.add(y, P.detach(b)), rule, x, m, r, *affine)
 
 
