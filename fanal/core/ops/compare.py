@@ -313,8 +313,7 @@ def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
     c = read(condition)
     if c.dtype is not dt.bool_:
         if c.dtype is not dt.uint8:
-            raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with "
-                               f"dtype "
+            raise RuntimeError("where expected condition to be a boolean tensor, but got a tensor with dtype "
                                f"{dt.scalar_name(c.dtype)}")
         c = P.ne(c, P.num(c, 0))
     return result(P.where(c, node_of(input, d), node_of(other, d)), condition, input, other)

@@ -132,5 +132,5 @@ def default(sparing: bool = False, as_many: bool = False) -> Any:
 
 
 def ready(lowered: Lowered) -> bool:
-    """Tell whether every kernel of a program is there."""
+    """Tell whether every kernel of a program is there; not asked of recurrences and of what is planned by size."""
     return all(jit.known(step.kernel.name) for step in lowered.steps if isinstance(step, Launch))
