@@ -601,8 +601,9 @@ def test_a_parameter_under_another_name(m):
     f = m.function(3, lambda *args, **names: ("slow", args, names), "f", None, None, Parameters(("first",), 0, 1, ("x",)))
     p, q = Thing(), Thing()
     step, = expect(m, (3, (p,), None, "out"))
-    assert f(x=p) == ("slow", (), {"x": p}) and f(p, q) == ("slow", (p, q), {}) and m.get_cursor() is step
+    assert f(x=p) == ("slow", (), {"x": p}) and f(q, p) == ("slow", (q, p), {}) and m.get_cursor() is step
     assert f(p) == "out"
+    assert f(p, q) == ("slow", (p, q), {})
     expect(m, (3, (p,), ("x",), "out"))
     assert f(p) == ("slow", (p,), {})
     assert f(x=p) == ("out" if m.name == "native" else ("slow", (), {"x": p}))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import is_
 from threading import RLock, get_ident
 from types import CodeType, MethodType
@@ -35,7 +35,8 @@ class Parameters(NamedTuple):
     """The parameters of a function: their names, how many have none in a call, and how many have a position.
 
     others: further names of parameters that every call must have, so that one given instead is seen by what lacks: such
-    a call is never matched. One given besides, which is an error, is not seen where the call without it is expected.
+    a call is never matched. What is given besides, under one of these names or by position, is an error, and is not
+    seen where the call without it is expected.
     """
 
     names: tuple[str, ...]
@@ -151,7 +152,8 @@ class PurePython:
 
     def __init__(self) -> None:
         self._cursor = _Cursor()
-        self._known: dict[int, tuple[Any, Parameters, bool]] = {}  # functions by key, until a step is made of one
+        self._function, self._method = _forms(self._cursor)
+        self._known: dict[int, tuple[_Missed, Parameters]] = {}  # of functions by key, until a step is made of one
         self._names: dict[int, tuple[tuple[str, ...], int]] = {}  # then its parameters, and how many come first
         self._keys: dict[int, int] = {}  # every key by itself: the calls compare objects
 
@@ -160,9 +162,9 @@ class PurePython:
                 len(kwnames or ()) > len(args) or not isinstance(key, int):
             raise TypeError("new_step(key: int, args: tuple, kwnames: tuple | None, out)")
         if key in self._known:
-            follow, parameters, bound = self._known.pop(key)
-            follow.__code__, follow.__defaults__, names, first = _with(parameters, bound)
-            self._names[key] = names, first
+            missed, parameters = self._known.pop(key)
+            missed.own(parameters)
+            self._names[key] = parameters.names, min(parameters.positional, 3)
         step = Step()
         step.key, step.names, step.out, step.next = self._keys.setdefault(key, key), kwnames or (), out, None
         step.args = list(args)
@@ -227,21 +229,23 @@ class PurePython:
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
                  module: str | None = None, parameters: Parameters | None = None) -> Callable:
-        follow = _function(self._cursor, self._keys.setdefault(key, key), slow)
+        missed = _Missed(slow, None)
+        follow = missed.follow = self._function(self._keys.setdefault(key, key), missed)
         follow.__name__ = follow.__qualname__ = name
         follow.__doc__ = doc
         follow.__module__ = module or getattr(slow, "__module__", None) or __name__
         if parameters is not None:
-            self._known[key] = follow, parameters, True
+            self._known[key] = missed, parameters
         return MethodType(follow, _Home(follow.__module__))  # already bound, so classes do not bind it
 
     def method(self, owner: type, key: int, slow: Callable, name: str, doc: str | None = None,
                parameters: Parameters | None = None) -> Any:
-        follow = _method(self._cursor, owner, self._keys.setdefault(key, key), slow)
+        missed = _Missed(slow, owner)
+        follow = missed.follow = self._method(self._keys.setdefault(key, key), missed)
         follow.__name__, follow.__qualname__ = name, f"{owner.__qualname__}.{name}"
         follow.__doc__, follow.__module__ = doc, owner.__module__
         if parameters is not None:
-            self._known[key] = follow, parameters, False
+            self._known[key] = missed, parameters
         return follow
 
 
@@ -268,83 +272,114 @@ class _Home:
         return f"<module {self.module!r}>"
 
 
-# The functions below are written for CPython's speed: one for each way a call reaches them. The variables that they
-# share with `_TEMPLATE`, whose code takes the place of theirs, begin with an underscore, as no parameter does.
+class _Missed:
+    """What a function does with a call that is not the expected one."""
 
-def _function(_here: _Cursor, _key: int, _slow: Callable) -> Any:
-    def _follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
-                *rest: Any, **names: Any) -> Any:
-        step = _here.step
-        if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
-            if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
-                    (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                _here.step = step.after
-                return step.out
-        return _slow(*_positional(a, b, c, rest), **names)
+    __slots__ = ("follow", "names", "owner", "positional", "slow")
 
-    return _follow
+    def __init__(self, slow: Callable, owner: type | None) -> None:
+        self.slow, self.owner = slow, owner
+        self.follow: Any = None
+        self.names: tuple[str, ...] = ()  # its parameters, once it has some of its own, and how many have a position
+        self.positional = 0
+
+    def own(self, parameters: Parameters) -> None:
+        """Give the function parameters of its own."""
+        self.follow.__code__, self.follow.__defaults__, self.names = _with(parameters, self.owner is None)
+        self.positional = parameters.positional
+
+    def __call__(self, *values: Any) -> Any:
+        """Answer a call by what each parameter is, or _absent."""
+        args, names = _spelled(self.names, values, self.positional)
+        return self.answer(args, names)
+
+    def answer(self, args: Sequence[Any], names: dict[str, Any]) -> Any:
+        """Call what is slow. Raises TypeError when a method is called on what is no instance of its class."""
+        if self.owner is not None:
+            if not args:
+                raise TypeError(f"unbound method {self.follow!r} needs an argument")
+            if not issubclass(type(args[0]), self.owner):
+                raise TypeError(f"descriptor {self.follow!r} does not apply to a {type(args[0])!r} object")
+        return self.slow(*args, **names)
 
 
-def _method(_here: _Cursor, _owner: type, _key: int, _slow: Callable) -> Any:
-    def _follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
-        step = _here.step
-        if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
-            if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
-                    (step.a is _OTHER and _same(step, a, b, c, rest, names)):
-                _here.step = step.after
-                return step.out
-        _check_self(_follow, _owner, a)
-        return _slow(*_positional(a, b, c, rest), **names)
+# The functions below are written for CPython's speed: one for each way a call reaches them. A call takes hold of every
+# variable that its function has from outside, so these are few, and one, `_here`, is the same cell for all. They begin
+# with an underscore, as no parameter does: `_TEMPLATE`, whose code takes the place of theirs, has the same.
 
-    return _follow
+def _forms(_here: _Cursor) -> tuple[Callable[[int, _Missed], Any], Callable[[int, _Missed], Any]]:
+    """Return what makes functions and what makes methods: (key, missed) -> what is called."""
+
+    def function(_key: int, _missed: _Missed) -> Any:
+        def _follow(home: _Home, a: Any = _absent, b: Any = _absent, c: Any = _absent, /,
+                    *rest: Any, **names: Any) -> Any:
+            step = _here.step
+            if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
+                if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
+                        (step.a is _OTHER and _same(step, a, b, c, rest, names)):
+                    _here.step = step.after
+                    return step.out
+            return _missed.answer(_positional(a, b, c, rest), names)
+
+        return _follow
+
+    def method(_key: int, _missed: _Missed) -> Any:
+        def _follow(a: Any = _absent, b: Any = _absent, c: Any = _absent, /, *rest: Any, **names: Any) -> Any:
+            step = _here.step
+            if step.key is _key and _here.lock._is_owned():  # type: ignore[attr-defined]
+                if (a is step.a and b is step.b and c is step.c and not rest and not names) or \
+                        (step.a is _OTHER and _same(step, a, b, c, rest, names)):
+                    _here.step = step.after
+                    return step.out
+            return _missed.answer(_positional(a, b, c, rest), names)
+
+        return _follow
+
+    return function, method
 
 
 # A call of a function with a list of arguments, a dict of names, or parameters without a position costs twice as much
 # as a call of one without: CPython runs that in the frame it has. So once a function is on a path it gets parameters
 # of its own, in the order of their positions; those that have none stand behind `_none`, which nobody gives.
 _TEMPLATE = """
-def _make({free}):
+def _make(_here, _key, _missed):
     def _follow({parameters}):
         _step = _here.step
         if _step.key is _key and {same} and _here.lock._is_owned():
             _here.step = _step.after
             return _step.out
-        {check}
-        _args, _names = _spelled({names!r}, ({values}), {positional})
-        return _slow(*_args, **_names)
+        return _missed({values})
     return _follow
 """
 
 
 @functools.cache
-def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[str, ...], int]:
-    """Return the code of a function with these parameters, their defaults, their names, and how many come first.
+def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[str, ...]]:
+    """Return the code of a function with these parameters, their defaults and their names.
 
     bound: it has a home.
     """
     names, positional_only, positional, others = parameters
-    if positional < len(names) + len(others):
-        names = (*names[:positional], "_none", *names[positional:])
     first = min(positional, 3)
-    parts = [f"{name}=_absent" for name in (*names, *others)]
-    if positional_only:
-        parts.insert(positional_only, "/")
-    if bound:
-        parts[:0] = ["_home"] if positional_only else ["_home", "/"]
     same = [f"{name} is _step.{slot}" for name, slot in zip(names[:first], "abc")]
     if more := names[first:]:
         absent = [f"{a} is {b}" for a, b in zip(more, (*more[1:], "_step.more"))]
         same.append(f"({' and '.join(absent)} or "
                     f"_step.more is not _absent and all(map(is_, _step.more, ({', '.join(more)},))))")
-    text = _TEMPLATE.format(
-        free="_here, _key, _slow" if bound else "_here, _key, _owner, _slow", parameters=", ".join(parts),
-        same=" and ".join(same) or "True", names=(*names, *others), positional=positional,
-        values="".join(f"{name}, " for name in (*names, *others)),
-        check="" if bound else f"_check_self(_follow, _owner, {(*names, '_absent')[0]})")
+    every = (*names, *others)
+    if positional < len(every):
+        every = (*every[:positional], "_none", *every[positional:])
+    parts = [f"{name}=_absent" for name in every]
+    if positional_only:
+        parts.insert(positional_only, "/")
+    if bound:
+        parts[:0] = ["_home"] if positional_only else ["_home", "/"]
+    text = _TEMPLATE.format(parameters=", ".join(parts), same=" and ".join(same) or "True",
+                            values=", ".join(every))
     scope: dict[str, Any] = {"_absent": _absent}
     exec(text, scope)
-    follow = scope["_make"](*[None] * (3 if bound else 4))
-    return follow.__code__, follow.__defaults__, names, first
+    follow = scope["_make"](*[None] * 3)
+    return follow.__code__, follow.__defaults__, every
 
 
 def _spelled(names: tuple[str, ...], values: tuple, positional: int) -> tuple[list, dict]:
@@ -353,13 +388,6 @@ def _spelled(names: tuple[str, ...], values: tuple, positional: int) -> tuple[li
         return [x for x in values if x is not _absent], {}
     first = next((i for i in range(positional) if values[i] is _absent), positional)
     return list(values[:first]), {n: v for n, v in zip(names[first:], values[first:]) if v is not _absent}
-
-
-def _check_self(follow: Any, owner: type, a: Any) -> None:
-    if a is _absent:
-        raise TypeError(f"unbound method {follow!r} needs an argument")
-    if not issubclass(type(a), owner):
-        raise TypeError(f"descriptor {follow!r} does not apply to a {type(a)!r} object")
 
 
 def _positional(a: Any, b: Any, c: Any, rest: tuple) -> tuple:
