@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fanal.core.base import where
 from fanal.core.engine import matcher as choice
 from fanal.core.engine import native
 from fanal.core.engine.matcher import Parameters, PurePython
@@ -607,6 +608,16 @@ def test_a_parameter_under_another_name(m):
     expect(m, (3, (p,), ("x",), "out"))
     assert f(p) == ("slow", (p,), {})
     assert f(x=p) == ("out" if m.name == "native" else ("slow", (), {"x": p}))
+
+
+def test_a_call_is_of_the_line_that_made_it(m):
+    f = m.function(3, lambda first: where.line(where.caller(2)), "f", None, None, Parameters(("first",), 0, 1))
+    expect(m, (3, (Thing(),), None, "out"))
+
+    def user():
+        return f(None)
+
+    assert user() == (__file__, user.__code__.co_firstlineno + 1)
 
 
 def test_wrong_calls_of_a_function_with_known_parameters(m):

@@ -377,7 +377,7 @@ def _with(parameters: Parameters, bound: bool) -> tuple[CodeType, tuple, tuple[s
     text = _TEMPLATE.format(parameters=", ".join(parts), same=" and ".join(same) or "True",
                             values=", ".join(every))
     scope: dict[str, Any] = {"_absent": _absent}
-    exec(text, scope)
+    exec(compile(text, f"{__file__}, made", "exec"), scope)  # of this package: no line of the user's
     follow = scope["_make"](*[None] * 3)
     return follow.__code__, follow.__defaults__, every
 
