@@ -45,6 +45,7 @@ _SUBMODULES = (
     "amp",
     "jit",
     "onnx",
+    "distributed",
     "distributions",
     "lens",
     "cli",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import fanal
@@ -207,11 +206,7 @@ class LazyBatchNorm3d(_LazyNormBase, _BatchNorm):
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Normalise each channel over the batches of all processes. Shapes: (N, C, *).
-
-    With one process it is batch normalisation. Raises RuntimeError while training in a group of several
-    processes.
-    """
+    """Normalise each channel over the batches of all processes, of which there is one. Shapes: (N, C, *)."""
 
     def __init__(
         self,
@@ -234,17 +229,6 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
         if input.size(1) == 0:
             raise ValueError("SyncBatchNorm number of input channels should be non-zero")
-
-    def forward(self, input: Tensor) -> Tensor:
-        distributed = sys.modules.get("fanal.distributed")  # not imported: nothing is distributed
-        if self.training and distributed is not None and distributed.is_initialized():
-            size = distributed.get_world_size(self.process_group)
-            if size > 1:
-                raise RuntimeError(
-                    f"SyncBatchNorm cannot yet combine the statistics of {size} processes while training: "
-                    "use BatchNorm, or train with one process"
-                )
-        return super().forward(input)
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:

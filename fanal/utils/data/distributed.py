@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sized
 from itertools import cycle, islice
 
 import fanal
+from fanal.distributed.group import get_rank, get_world_size
 from fanal.utils.data.sampler import Sampler
 
 __all__ = ["DistributedSampler"]
@@ -16,8 +17,8 @@ class DistributedSampler(Sampler[int]):
 
     Keys are repeated from the front until all shares are equal, or dropped where `drop_last`. Call
     `set_epoch` before each epoch for a new permutation.
-    Raises: ValueError where `rank` is not below `num_replicas`; RuntimeError where one of both is missing.
-    Differs from torch: `num_replicas` and `rank` must be given, as there is no process group to ask.
+    Both are those of the default process group unless given.
+    Raises: ValueError where `rank` is not below `num_replicas`, or there is no process group to ask.
     """
 
     def __init__(
@@ -29,10 +30,8 @@ class DistributedSampler(Sampler[int]):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        if num_replicas is None or rank is None:
-            raise RuntimeError(
-                "DistributedSampler: there is no process group to take num_replicas and rank from; give both"
-            )
+        num_replicas = get_world_size() if num_replicas is None else num_replicas
+        rank = get_rank() if rank is None else rank
         if not 0 <= rank < num_replicas:
             raise ValueError(f"Invalid rank {rank}, rank should be in the interval [0, {num_replicas - 1}]")
         self.dataset = dataset
