@@ -31,8 +31,8 @@ from fanal.core.backends.cpu import target as targets  # noqa: E402
 from fanal.core.backends.cpu.irtext import Writer, module  # noqa: E402
 
 # (M, K, N, form): form "nn", "tn" (A is read transposed), "nt" (B is).
-SQUARE = [(n, n, n, form) for n in (16, 32, 64, 128, 256, 512, 1024, 2048)
-          for form in (("nn",) if n < 256 else ("nn", "nt", "tn"))]
+SQUARE = [(n, n, n, form) for n in (16, 32, 64, 96, 112, 128, 144, 176, 208, 256, 400, 512, 1000, 1024, 2048)
+          for form in (("nn",) if n < 256 or n % 32 else ("nn", "nt", "tn"))]
 SKINNY = [(128, 784, 512, "nt"), (784, 128, 512, "tn"), (2048, 64, 64, "nn"), (64, 2048, 2048, "nt"),
           (1, 4096, 4096, "nt"), (1, 4096, 4096, "nn"), (4, 512, 2048, "nt"), (4096, 16, 4096, "nn"),
           (768, 128, 65, "nn"), (768, 128, 10, "nn"), (2048, 384, 1536, "nt"), (2048, 1536, 384, "nt"),

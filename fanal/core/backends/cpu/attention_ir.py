@@ -46,7 +46,7 @@ class AttentionSpec:
 
     @property
     def key(self) -> str:
-        return "attention7:" + ":".join(str(v) for v in vars(self).values())
+        return "attention8:" + ":".join(str(v) for v in vars(self).values())
 
 
 class _Attention:

@@ -42,7 +42,7 @@ class WinogradSpec:
 
     @property
     def key(self) -> str:
-        return "winograd4:" + ":".join(str(v) for v in vars(self).values())
+        return "winograd5:" + ":".join(str(v) for v in vars(self).values())
 
 
 class Shared:

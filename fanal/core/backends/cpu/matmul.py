@@ -25,14 +25,17 @@ TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
 
 # Rows of the register tile for each number of vector columns: accumulators, a row of B and one splat must fit.
 _HEIGHTS = {32: {1: 14, 2: 14, 3: 9, 4: 6, 5: 5, 8: 2}, 16: {1: 8, 2: 6, 3: 4, 4: 2}}
+_TALL_VECTORS = 2  # of a tall one
+_EDGE = 1.2  # of the time that its columns would take otherwise
 # An output of fewer rows is fitted exactly. Others take the tile that is best by proportion, whatever their rows, so
 # that a last partial batch finds the kernels of the others.
 _EXACT_ROWS = 14
 # B is read in place, when its rows are contiguous, up to half of the second-level cache; or up to this where more rows
-# use it.
-_OFTEN, _OFTEN_BYTES = 64, 32 << 10
+# use it, or to the last where few rows of B share a page, or A is read transposed: its k is then often a batch, and
+# a last partial one is to find the same kernels.
+_OFTEN, _OFTEN_BYTES, _FAR_BYTES = 64, 128 << 10, 32 << 10
 _OFTEN_COLS = 512  # columns from which A is packed, so that loads of it need fewer instructions,
-_LARGE_COLS = 192  # or where many rows of it meet whole panels,
+_LARGE_COLS = 200  # or where it has many rows,
 _AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
@@ -197,24 +200,28 @@ def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True) -
     """Return (height, vectors) of the register tile with the least estimated time for an m x n output.
 
     A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles; and
-    every instruction costs those of another thread of the core. `tall` asks for many rows: they share cache lines.
+    all that is read or asked for costs those of another thread of the core. `tall` asks for many rows: they share
+    cache lines.
     """
 
     def step(rows: int, vectors: int) -> float:
-        return max(rows * vectors / 2, (rows + vectors) / 2, 4) + (0 if tall else (rows + vectors) / 8)
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4) + (0 if tall else (rows + 2 * vectors) / 8)
 
-    def time(height: int, vectors: int) -> float:
+    def column(height: int, vectors: int) -> float:
         whole, rest = divmod(m, height)
         if m >= _EXACT_ROWS:
-            high = m / height * step(height, vectors)
-        else:
-            part = next(h for h in heights(height) if h >= rest)
-            high = whole * step(height, vectors) + (step(part, vectors) if rest else 0)
-        return high * -(-n // (lanes * vectors))
+            return m / height * step(height, vectors)
+        part = next(h for h in heights(height) if h >= rest)
+        return whole * step(height, vectors) + (step(part, vectors) if rest else 0)
+
+    def time(height: int, vectors: int) -> float:
+        panels, edge = divmod(-(-n // lanes), vectors)
+        return panels * column(height, vectors) + (_EDGE * column(height, edge) if edge else 0)
 
     if m == 1:
         return _ONE_ROW
-    vectors, height = min(_HEIGHTS[registers].items(), key=lambda item: time(item[1], item[0]))[:2]
+    able = {v: h for v, h in _HEIGHTS[registers].items() if not tall or m < _EXACT_ROWS or v <= _TALL_VECTORS}
+    vectors, height = min(able.items(), key=lambda item: time(item[1], item[0]))
     return height, vectors
 
 
@@ -270,8 +277,7 @@ def _plan(
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
     else:
-        large = a_form == "k" and m > _UNIT_PACK_ROWS and n % (2 * lanes) == 0
-        often = n >= (_LARGE_COLS if large else _OFTEN_COLS)
+        often = n >= (_LARGE_COLS if m > _UNIT_PACK_ROWS else _OFTEN_COLS)
         packed = packed or a.dtype is not acc or (m >= _EXACT_ROWS and often)
         height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
@@ -284,11 +290,14 @@ def _plan(
 
     # How B is read: in place, packed per unit into scratch, or packed by a launch of its own.
     partial = type(p.n) is Dim or p.n % width != 0
+    edge = 0 if tiles or type(p.n) is Dim else -(-(p.n % width) // lanes) % vectors
+    near = a_form == "k" and plainly(p.b[0]) * size < _PAGE // 2
+    little = target.l2 // 2 if m <= _OFTEN else _OFTEN_BYTES if near else _FAR_BYTES
     in_place = (
         b_form == "n"
         and b.dtype is acc
         and (target.masks or not partial)
-        and (m < _EXACT_ROWS or b_bytes <= (target.l2 // 2 if m <= _OFTEN else _OFTEN_BYTES))
+        and (m < _EXACT_ROWS or b_bytes <= little)
     )
 
     # Steps of k whose panel of B stays in the second-level cache: more are done in blocks, or more than twice as many
@@ -339,6 +348,7 @@ def _plan(
         b_form if per_unit else "",
         in_place,
         in_place and partial,
+        edge,
         blocked,
         len(p.batch),
         tiles,

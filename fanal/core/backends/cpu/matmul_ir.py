@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
@@ -55,7 +56,11 @@ def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | N
     product = _Product(target, declared, spec, name, epilogue)
     functions = [product.write(), _finish(target, declared, spec, name, epilogue)]
     if not spec.tiles:
-        functions.append(partial_tile(target, declared, spec, name + "_part", heights(spec.height), product.inline))
+        whole = replace(spec, masked=spec.masked and not spec.edge)
+        functions.append(partial_tile(target, declared, whole, name + "_part", heights(spec.height), product.inline))
+    if spec.edge:
+        last = replace(spec, vectors=spec.edge)
+        functions.append(partial_tile(target, declared, last, name + "_edge", heights(spec.height), True))
     return module(functions, declared)
 
 
@@ -263,9 +268,15 @@ class _Product:
                     def some(first: Value, step: Value, count: Value, to: Value, skip: Value, rows: Value,
                              before: Value = "0") -> None:
                         """Compute `count` rows from `first` on; store `rows` after `skip`, `before` rows further on."""
-                        w.do(f"call void @{self.name}_part(ptr {a_at(first)}, i64 {step}, ptr {b_now}, "
-                             f"i64 {b_step}, i64 {depth}, ptr {to}, i64 {self.width * size}, i1 {resume}, "
-                             f"i64 {count}, i64 {cols})")
+                        def compute(function: str) -> None:
+                            w.do(f"call void @{self.name}_{function}(ptr {a}, i64 {step}, ptr {b_now}, i64 {b_step}, "
+                                 f"i64 {depth}, ptr {to}, i64 {self.width * size}, i1 {resume}, i64 {count}, "
+                                 f"i64 {cols})")
+                        a = a_at(first)
+                        if spec.edge:
+                            w.when(w.less(cols, str(self.width)), lambda: compute("edge"), lambda: compute("part"))
+                        else:
+                            compute("part")
                         done = [w.at(to, w.mul(skip, str(self.width)), size), w.add(i, before), j, rows, cols,
                                 w.add(offset, w.mul(before, self.ldc))]
                         if spec.blocked:

@@ -10,7 +10,7 @@ from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits
 from fanal.core.backends.cpu.target import Target
 
 _PREFETCH = {False: 24, True: 8}  # steps of k ahead, where B is packed and where its rows fall on few lines
-_UNROLL = 4
+_UNROLL = {False: 4, True: 2}  # steps of k in a turn of the loop, where rows of A lie side by side and where apart
 _LEAST_SHARE = 8  # steps of k between two rows of C that are asked for
 
 
@@ -29,6 +29,7 @@ class Spec:
     b_copy: str = ""  # "": in place or packed before; "n", "k", "any": packed per unit, by its contiguous axis
     in_place: bool = False  # B is neither packed before nor per unit
     masked: bool = False  # and its last panel is partial
+    edge: int = 0  # columns of the tile over the last panel, in vector registers, where fewer hold them
     blocked: bool = False  # K is done in blocks
     batch: int = 0  # number of batch axes
     tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
@@ -36,7 +37,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul24:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul25:" + ":".join(str(v) for v in vars(self).values())
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:
@@ -81,7 +82,7 @@ class Tile:
     def product(self, rows: int, a: Value, a_step: Value, b: Value, b_step: Value, depth: Value,
                 masks: list[Value] | None, start: list[Value],
                 between: Callable[[Value], None] | None = None, stream: Stream | None = None,
-                steps_a_turn: int = _UNROLL) -> list[Value]:
+                unrolled: bool = True) -> list[Value]:
         """Write the loop over k. Steps are in bytes; `start` and the result are rows*vectors accumulators.
 
         With `between`, the loop has as many parts as there are rows, and `between(row)` is written ahead of each.
@@ -112,6 +113,8 @@ class Tile:
 
         def steps(count: int, *carried: Value) -> list[Value]:
             pointers, b_now, acc = list(carried[:len(bases)]), carried[len(bases)], list(carried[len(bases) + 1:])
+            if strided and large:  # LLVM is not to see how they go on, or it keeps one for each row, more than it has
+                pointers = [w.call("ptr", "llvm.launder.invariant.group.p0", ("ptr", p)) for p in pointers]
 
             def read(row: int, pointer: Value, step: Value = "0") -> Value:
                 address = w.at(pointer, step) if strided else w.at(pointer, str(row), self.size)
@@ -141,7 +144,7 @@ class Tile:
 
         carried = [*(("ptr", p) for p in first), ("ptr", b), *((self.vector, x) for x in start)]
         kinds = [kind for kind, _ in carried]
-        unroll = steps_a_turn if large and not strided else 1  # with a pointer for every few rows, registers spill
+        unroll = _UNROLL[strided] if large and unrolled else 1
         whole = depth if unroll == 1 else w.let(f"and i64 {depth}, {-unroll}")
 
         def run(low: Value, high: Value, values: Sequence[Value], count: int = unroll) -> list[Value]:
@@ -211,7 +214,7 @@ def partial_tile(target: Target, declared: set[str], spec: Spec, name: str, choi
             w.label(go)
             start = [w.let(f"phi {tile.vector} [ zeroinitializer, %{before} ], [ {x}, %{again} ]") for x in kept]
         done = tile.product(h, "%a", "%a_step", "%b", "%b_step", "%depth", masks, start,
-                            steps_a_turn=1 if edges else _UNROLL)
+                            unrolled=not edges)
         for p, x in zip(at, done, strict=True):
             w.store(tile.vector, x, p, None, tile.size)
         w.do("ret void")
