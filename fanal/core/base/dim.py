@@ -168,6 +168,14 @@ class Dims:
         values = forms.values()
         return bool(((values >= least) & (values <= most) & (zero | (values != 0))).all())
 
+    def hold_or_meet(self) -> bool:
+        """Tell whether the conditions hold, but that sizes which were different, or one more than the other, are equal.
+
+        What is right for sizes that may differ is right for these as well.
+        """
+        return all(self._meets(form, *limits) or (limits[0] <= 1 and not self.value(form))
+                   for form, limits in self.conditions.items())
+
     def _meets(self, form: Form, least: int, most: int, zero: bool) -> bool:
         value = self.value(form)
         return least <= value <= most and (zero or value != 0)

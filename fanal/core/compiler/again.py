@@ -7,6 +7,7 @@ and the operand takes no memory in between.
 """
 from __future__ import annotations
 
+from fanal.core.base.dim import plain
 from fanal.core.compiler.fuse import FAR, SAME, scan
 from fanal.core.compiler.graph import VIEWS, Graph, Value
 
@@ -61,7 +62,7 @@ def _host(v: Value, near: int, before: int, users: Users) -> Value | None:
 
     It comes before whatever is to read the twin, so it can need none of that.
     """
-    big = [(r, how) for r, how in scan(v).items() if r.size * 8 > v.size]
+    big = [(r, how) for r, how in scan(v).items() if plain(r.size) * 8 > plain(v.size)]
     if len(big) != 1 or big[0][1] != SAME or big[0][0].size != v.size:
         return None
     source = big[0][0]

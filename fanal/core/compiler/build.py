@@ -101,7 +101,7 @@ def _cut(flat: Index, shape: Shape, sizes: list[int]) -> list[Index]:
         constant = flat[0] % n
         least = constant + sum(c * (sizes[d] - 1) for d, c in low if c < 0)
         most = constant + sum(c * (sizes[d] - 1) for d, c in low if c > 0)
-        if least < 0 or most >= n:
+        if least < 0 or most + 1 > n:
             for d, c in low:
                 if c > 0 and n % c == 0 and sizes[d] > n // c and sizes[d] % (n // c) == 0:
                     raise Split(d, n // c)

@@ -291,6 +291,10 @@ def _trails(g: Group, root: Value) -> bool:
     return True
 
 
+def _few_and_long(rows: int, length: int) -> bool:
+    return plain(rows) < _FEW_ROWS and plain(length) > _LONG_ROW
+
+
 class _Grouper:
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -371,7 +375,7 @@ class _Grouper:
                     return
         if a.kind == "row":
             rows, length = a.domain
-            if rows < _FEW_ROWS and length > _LONG_ROW:
+            if _few_and_long(rows, length):
                 return
         total = rows * length if a.kind == "row" else a.domain
         for x, y in ((a, b), (b, a)):  # what one reads of the other must be at its own index
@@ -434,7 +438,7 @@ class _Grouper:
             if g.kind == "row":
                 rows, length = g.domain
                 if n == rows * length:
-                    if any(v.role == "reduce" for v in mine) and length > _LONG_ROW and rows < _FEW_ROWS:
+                    if any(v.role == "reduce" for v in mine) and _few_and_long(rows, length):
                         return False
                     return all(how == SAME if v.size == n else how == rows == v.size for v, how in mine.items())
                 return not sibling and n == rows and all(how == SAME and v.size == n for v, how in mine.items())
@@ -453,13 +457,13 @@ class _Grouper:
             if g.kind == "loop":
                 if g.domain != rows * length or not all(how == SAME for how in mine.values()):
                     return False
-                if length > _LONG_ROW and rows < _FEW_ROWS:
+                if _few_and_long(rows, length):
                     return False
                 g.kind, g.domain = "row", domain
                 return True
             if g.kind != "row" or g.domain != domain:
                 return False
-            if any(v.role == "reduce" for v in mine) and length > _LONG_ROW and rows < _FEW_ROWS:
+            if any(v.role == "reduce" for v in mine) and _few_and_long(rows, length):
                 return False
             return all(how == SAME if v.size == rows * length else how == rows == v.size for v, how in mine.items())
         return g.kind == "reduce" and g.domain == domain and not mine

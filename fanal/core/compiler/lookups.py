@@ -34,7 +34,7 @@ def gather_lookups(order: list[Value], outputs: Sequence[Value]) -> list[Value]:
         return made
 
     for v in order:
-        if v.name == "dot" and not v.params and len(v.shape) == 2 and v.inputs[0].shape[1] >= _DEPTH:
+        if v.name == "dot" and not v.params and len(v.shape) == 2:
             _before_lookup(v, make)
         elif v.name == "put" and v.params == (0, "add"):
             _after_sum(v, uses, make)
@@ -73,7 +73,7 @@ def _before_lookup(v: Value, make: Make) -> None:
         return
     lookup, views = found
     table, index = lookup.inputs
-    if lookup.params != (0,) or not _few(table.shape, v.shape[0]):
+    if lookup.params != (0,) or table.shape[-1] < _DEPTH or not _few(table.shape, v.shape[0]):
         return
     for x in reversed(views):
         index = make(x.name, (index,), (x.params[0][:-1],), index)

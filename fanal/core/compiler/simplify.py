@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fanal.core.base.dim import fixed, varies
+from fanal.core.base.dim import fixed, plain, varies
 from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
@@ -23,6 +23,7 @@ from fanal.core.ir.row import ROWS
 # least _MANY places, is written out. Shapes alone decide.
 _TINY, _TINIEST, _MANY = 64, 8, 16
 _SHOWING = (*VIEWS, "alias", "detach")  # what they show of a value is memory as that of the value is
+_EXACT = ("max_of", "min_of")  # in whatever order
 _STEPS = {"sum": "add", "prod": "mul", "max_of": "max", "min_of": "min"}
 
 
@@ -96,34 +97,44 @@ def _rewrite(row_name: str, inputs: tuple[Value, ...], node: Node, make: Callabl
     return None
 
 
-def _tiny(x: Value, dims: Shape) -> bool:
-    """Tell whether a reduction is over a few elements of many places, the last dimension's among them."""
+def _tiny(name: str, x: Value, dims: Shape) -> bool:
+    """Tell whether a reduction is over a few elements of many places, the last dimension's among them.
+
+    One over the first dimension is over a batch, and that of a single row is none of its own.
+    """
     shape = x.shape
+    if 0 in dims:
+        return False
     real = [d for d in range(len(shape)) if shape[d] != 1]
     gone = [d for d in real if d in dims]
     if not gone or real[-1] != gone[-1] or not x.size or x.dtype.is_complex:
         return False
     r = math.prod(shape[d] for d in gone)
-    return r <= (_TINY if len(gone) > 1 else _TINIEST) and x.size // r >= _MANY
+    if r > (_TINY if len(gone) > 1 else _TINIEST):
+        return False
+    places = x.size // r
+    # Only a window over several dimensions has other bits as a kernel for rows.
+    return (places if len(gone) > 1 and name not in _EXACT else plain(places)) >= _MANY
 
 
 def _unrolled(make: Callable[..., Value], name: str, x: Value, n: Node) -> Value:
-    """Write a reduction of a few elements as a chain of pointwise steps, in order."""
+    """Write a reduction of a few elements as pointwise steps."""
     shape, dims, at = x.shape, n.params[0], n.where
     of, wide = x.dtype, ACCUMULATE.get(x.dtype, x.dtype)
-    total: Value | None = None
+    parts: list[Value] = []
     for spot in np.ndindex(*(fixed(shape[d]) for d in dims)):
         where = dict(zip(dims, spot))
         starts = tuple(where.get(d, 0) for d in range(len(shape)))
         stops = tuple(where[d] + 1 if d in where else k for d, k in enumerate(shape))
         piece = make("slice", (x,), (starts, stops, (1,) * len(shape)), at)
-        piece.shares = total is not None
+        piece.shares = bool(parts)
         part = make("reshape", (piece,), (n.shape,), at)
-        if wide is not of:
-            part = make("convert", (part,), (wide,), at)
-        total = part if total is None else make(_STEPS[name], (total, part), (), at)
-    assert total is not None
-    return total if wide is of else make("convert", (total,), (of,), at)
+        parts.append(part if wide is of else make("convert", (part,), (wide,), at))
+    while len(parts) > 1:  # by halves, as the lanes of a vector are: a few have the bits of the kernel for rows
+        half = 1 << (len(parts) - 1).bit_length() - 1
+        pairs = [make(_STEPS[name], pair, (), at) for pair in zip(parts, parts[half:])]
+        parts = pairs + parts[len(pairs):half]
+    return parts[0] if wide is of else make("convert", (parts[0],), (of,), at)
 
 
 def _tiles(n: Node) -> bool:
@@ -286,7 +297,7 @@ def simplify(program: Program) -> Graph:
             a, b = inputs[0].inputs  # (a b)^T = b^T a^T, the same products in the same order
             place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), inputs[0].params, inputs[0].where)
             continue
-        if row.name in _STEPS and _tiny(inputs[0], n.params[0]):
+        if row.name in _STEPS and _tiny(row.name, inputs[0], n.params[0]):
             place[id(n)] = _unrolled(make, row.name, inputs[0], n)
             continue
         if row.name == "where" and uses.get(id(n.inputs[1])) == 1 \

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from fanal.core.backends.cpu.memory import empty_aligned
 from fanal.core.base import knobs
 from fanal.core.base.dim import Dims, now, varies
+from fanal.core.compiler.steps import OtherSize
 from fanal.core.engine.ledger import ledger
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program
@@ -25,6 +27,9 @@ MAX_SEEN = 256  # small programs remembered as seen once
 SMALL = 1 << 16  # elements computed by a program that may be interpreted the first time
 _plans: OrderedDict[Any, Runnable] = OrderedDict()
 _seen: dict[int, None] = {}
+
+
+Like = Callable[[], tuple[Program, Dims] | None]
 
 
 class Runnable:
@@ -84,20 +89,10 @@ class _InterpretedRun:
 class Compiled(Runnable):
     """A program run as kernels. When the ledger profiles, a few runs are timed kernel by kernel."""
 
-    def __init__(self, program: Program, dims: Dims | None = None, sparing: bool = False) -> None:
-        """`dims`: the sizes that may be others in a later run, see `resize`. sparing: see `executable`."""
-        # The backend loader: one of the two late imports of the house.
-        from fanal.core.backends.cpu.backend import default, ready
-        from fanal.core.backends.cpu.run import Executable
-        from fanal.core.compiler.pipeline import lower
-
+    def __init__(self, program: Program, dims: Dims | None = None, like: Like | None = None) -> None:
+        """`dims`: the sizes that may be others in a later run, see `resize`. like: see `executable`."""
         begin = time.perf_counter()
-        with dims or nullcontext():
-            lowered = lower(program, default(sparing))
-            if sparing and not ready(lowered):
-                other = lower(program, default(sparing, as_many=True))
-                lowered = other if ready(other) else lowered
-        self.exe = Executable(lowered, None, dims)
+        self.exe = _compiled(program, dims, like)
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [
             None if a is None else (now(o.shape), o.dtype.np)
@@ -142,6 +137,35 @@ class Compiled(Runnable):
             self.profiles.append(timings)
         else:
             self.exe.again(inputs, outputs)
+
+
+def _compiled(program: Program, dims: Dims | None, like: Like | None) -> Any:
+    """Return kernels and memory for a program."""
+    # The backend loader: one of the two late imports of the house.
+    from fanal.core.backends.cpu.backend import default, ready
+    from fanal.core.backends.cpu.run import Executable
+    from fanal.core.compiler.pipeline import lower
+
+    sparing = like is not None
+    with dims or nullcontext():
+        lowered = lower(program, default(sparing))
+        if like is None or ready(lowered):
+            return Executable(lowered, None, dims)
+        other = lower(program, default(sparing, as_many=True))
+    if ready(other):
+        return Executable(other, None, dims)
+    found = like() if dims is None else None
+    if found is not None:
+        form, rows = found
+        with rows:
+            other = lower(form, default(sparing))
+        rows.set([1])
+        if ready(other) and rows.hold_or_meet():
+            exe = Executable(other, None, rows)
+            with suppress(OtherSize):
+                exe.resize()
+                return exe
+    return Executable(lowered, None, dims)
 
 
 class _CompiledRun:
@@ -195,18 +219,18 @@ def structure(program: Program) -> Any:
     return (len(program.inputs), whole)
 
 
-def executable(program: Program, dims: Dims | None = None, sparing: bool = False) -> Runnable:
+def executable(program: Program, dims: Dims | None = None, like: Like | None = None) -> Runnable:
     """Return something that runs `program`, from the cache when its structure was seen before.
 
-    What has sizes that may change (`dims`) is its owner's alone. sparing: it may come only once, and is made of kernels
-    that are there, if it can.
+    What has sizes that may change (`dims`) is its owner's alone. like: it may come only once, and is made of kernels
+    that are there, if it can; where it is of a single row, this gives it in the form of a program of several (`sizes`).
     """
     if not knobs.compile:
         ledger.plans += 1
         return Interpreted(program)
     if dims is not None:
         ledger.plans += 1
-        return Compiled(program, dims, sparing)
+        return Compiled(program, dims, like)
     key = structure(program)
     if key is not None:
         known = _plans.get(key)
@@ -219,7 +243,7 @@ def executable(program: Program, dims: Dims | None = None, sparing: bool = False
                 del _seen[next(iter(_seen))]
             return Interpreted(program)
     ledger.plans += 1
-    exe = Compiled(program, sparing=sparing)
+    exe = Compiled(program, like=like)
     if key is not None:
         _plans[key] = exe
         if len(_plans) > MAX_PLANS:

@@ -6,6 +6,7 @@ on from there.
 """
 from __future__ import annotations
 
+from functools import partial
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount, ref
@@ -28,7 +29,7 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
-from fanal.core.engine.sizes import Sizes
+from fanal.core.engine.sizes import Sizes, in_the_form_of
 from fanal.core.engine.spare import MAX_MISSES, Generation, serves
 from fanal.core.engine.steady import Steady
 from fanal.core.engine.views import chain_of
@@ -505,7 +506,9 @@ def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
         p.sizes = Sizes(p, draft.naming)
     program = p.program()
     if program.outputs:
-        p.exe = executable(program, None if p.sizes is None else p.sizes.dims, paths().families.partial(p))
+        known = paths().families.partial(p)
+        p.exe = executable(program, None if p.sizes is None else p.sizes.dims,
+                           None if known is None else partial(in_the_form_of, known, p, program))
         arrays = []
         for k in p.bound:  # as of the start of the segment: storages stand at their new version
             kind, x = p.sources[k]

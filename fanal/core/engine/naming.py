@@ -171,11 +171,11 @@ class Families:
         self.all.insert(0, Family(p))
         del self.all[MAX_FAMILIES:]
 
-    def partial(self, p: Any) -> bool:
-        """Tell whether a path is a known one but for smaller sizes, as that of a last partial batch is."""
+    def partial(self, p: Any) -> Any:
+        """Return the known path that a path is but for smaller sizes, as that of a last partial batch is, or None."""
         kind = operations(p)
-        found = [differences(q, p) for f in self.all if f.operations == kind for q in f.samples]
-        return any(sizes and all(new < known for known, new in sizes.values()) for sizes in found)
+        found = [(q, differences(q, p)) for f in self.all if f.operations == kind for q in f.samples]
+        return next((q for q, sizes in found if sizes and all(new < known for known, new in sizes.values())), None)
 
     def forget(self, p: Any) -> None:
         """Do without a path."""

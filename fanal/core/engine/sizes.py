@@ -1,6 +1,12 @@
-"""Paths that take tensors of other sizes: what follows from their named sizes, and giving those other values."""
+"""Paths that take tensors of other sizes: what follows from their named sizes, and giving those other values.
+
+A last batch of a single row is planned once. What is recorded for one row is compiled without the dimension of one, so
+hardly any of its kernels is there. But a kernel takes any size. So the program is lowered in the form of the known one
+of several rows, with a name for their number, and the name stands for one when the words are laid out.
+"""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,10 +16,11 @@ from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.naming import Naming, forget_names, resized, same_make
+from fanal.core.engine.naming import Naming, Unlike, differences, forget_names, resized, same_make
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
 from fanal.core.ir.body import Body
-from fanal.core.ir.program import Node, Program, Shape
+from fanal.core.ir.prims import broadcast, input_, permute, reshape, sum_
+from fanal.core.ir.program import Node, Program, Shape, toposort
 
 STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
 
@@ -239,3 +246,134 @@ def _stub(n: Node, shape: Shape) -> Node:
     s = stub(n)
     s.shape = shape
     return s
+
+
+def in_the_form_of(known: Any, path: Any, program: Program) -> tuple[Program, Dims] | None:
+    """Return the program of a path with a name for its rows, of which it has one and the known path several.
+
+    The name stands for as many as the known path has. None if more than that is between them.
+    """
+    sizes = set((differences(known, path) or {}).values())
+    rows, one = sizes.pop() if len(sizes) == 1 else (0, 0)
+    if one != 1:
+        return None
+    form = _Form(rows)
+    try:
+        with form.dims:
+            named = form.match(known.order, path.order)
+        inputs, outputs = ([form.of(n) for n in some] for some in (program.inputs, program.outputs))
+    except Unlike:
+        return None
+    needed = set(map(id, toposort(outputs)))
+    nodes = [n for n in named if id(n) in needed and n.row is not input_]
+    return Program(inputs, nodes, outputs, program.writes), form.dims
+
+
+class _Form:
+    """Matches values of a single row with those of several, and names the sizes in which they differ.
+
+    Where several rows are spread, summed or turned, a single one may just have another shape, or none of its own.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.dims = rows, Dims()
+        self.name: Any = self.dims.name(rows)
+        self.dims.conditions.clear()  # it will stand for another number
+        self.single: dict[int, Node] = {}  # by the id of a value of several rows: that of a single one
+        self.named: dict[int, Node] = {}  # and that with named sizes
+        self.made: dict[int, Node] = {}  # that with named sizes, by the id of that of a single row
+
+    def of(self, n: Node) -> Node:
+        """Return the value with named sizes for that of a single row."""
+        found = n if n.buffer is not None else self.made.get(id(n))
+        if found is None:
+            raise Unlike
+        return found
+
+    def match(self, several: Iterable[Node], single: Iterable[Node]) -> list[Node]:
+        """Return the values with named sizes."""
+        waiting = iter({id(n): n for n in single}.values())
+        b = next(waiting, None)
+        found = []
+        for a in {id(n): n for n in several}.values():
+            while b is not None and not self._alike(a, b) and b.row is reshape and self._shown(a) is None:
+                b = next(waiting, None)  # several rows need no other shape there
+            if b is not None and self._alike(a, b):
+                self.made[id(b)] = n = self._with_name(a, b, b.params)
+                b = next(waiting, None)
+            elif (shown := self._shown(a)) is not None:
+                n = self._with_name(a, shown, shown.params if a.row in (broadcast, reshape) else a.params)
+            else:
+                raise Unlike
+            found.append(n)
+        return found
+
+    def _alike(self, a: Node, b: Node) -> bool:
+        if a.row is not b.row or a.dtype is not b.dtype or len(a.inputs) != len(b.inputs):
+            return False
+        if a.row is reshape and len(a.shape) != len(b.shape):
+            return False
+        for i, j in zip(a.inputs, b.inputs):
+            x = self.single.get(id(i), j if j.buffer is not None else None)
+            if x is None or _shaped(x) is not _shaped(j) or (x.shape != j.shape and a.row is not reshape):
+                return False
+        return True
+
+    def _shown(self, a: Node) -> Node | None:
+        """Return what `a` is for one row, where that is its operand in another shape."""
+        x = self.single.get(id(a.inputs[0])) if a.inputs else None
+        if x is None:
+            return None
+        if a.row is broadcast:
+            shape = (1,) * (len(a.shape) - len(x.shape)) + x.shape
+        elif a.row is permute:
+            shape = tuple([x.shape[d] for d in a.params[0]])
+            if [n for n in shape if n != 1] != [n for n in x.shape if n != 1]:
+                return None
+        elif a.row is sum_:
+            shape = tuple([n for d, n in enumerate(x.shape) if d not in a.params[0]])
+        elif a.row is reshape:
+            shape = tuple([1 if n == self.rows else n for n in a.shape])
+        else:
+            return None
+        return Node(reshape, (x,), (shape,), shape, x.dtype) if math.prod(shape) == x.size else None
+
+    def _with_name(self, a: Node, b: Node, params: tuple) -> Node:
+        """Return what is `a` for the known number of rows and `b`, with these parameters, for one."""
+        inputs = tuple([self.named.get(id(i), j) for i, j in zip(a.inputs, b.inputs)])
+        n = Node(a.row, inputs, self._parameter(a.params, params), self._parameter(a.shape, b.shape), a.dtype)
+        n.where = b.where
+        self.single[id(a)], self.named[id(a)] = b, n
+        return n
+
+    def _parameter(self, several: Any, one: Any) -> Any:
+        if type(one) is int and type(several) is int:
+            return self._size(several, one)
+        if type(one) is tuple:
+            if type(several) is not tuple or len(several) != len(one):
+                raise Unlike
+            return tuple(map(self._parameter, several, one))
+        if type(one) is Body and type(several) is Body:
+            self.match((*several.inputs, *several.nodes), (*one.inputs, *one.nodes))
+            parts = one.states, one.steps, one.fixed, one.after, one.results
+            return Body(*([self.of(n) for n in some] for some in parts))
+        return one
+
+    def _size(self, several: int, one: int) -> int:
+        """Return what is `several` for the known number of rows and `one` for one."""
+        if several == one:
+            return one
+        for power in (1, 2):
+            if several == one * self.rows**power:
+                return math.prod([self.name] * power, start=one)
+        slope, rest = divmod(several - one, self.rows - 1)
+        if rest:
+            raise Unlike
+        return self.name * slope + (one - slope)
+
+
+def _shaped(n: Node) -> Node:
+    """Return what a value shows in its shape."""
+    while n.row is reshape and n.buffer is None:
+        n = n.inputs[0]
+    return n

@@ -62,9 +62,9 @@ def normalized(x: Node, m: Node, r: Node, w: Node | None, b: Node | None, dims: 
         centred = P.sub(P.sub(weighed(g), mean), P.mul(unit, slope))
         out: list[Node | None] = [P.mul(centred, r), None, None]
         if w is not None:
-            out.append(P.sum_to(scale, w.shape) if rest[0].varies else None)
+            out.append(P.sum_over(scale, w.shape) if rest[0].varies else None)
         if b is not None:
-            out.append(P.sum_to(shift, b.shape))
+            out.append(P.sum_over(shift, b.shape))
         return out
 
     dx, dm, dr = (P.detach(n) for n in (x, m, r))

@@ -25,7 +25,7 @@ from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler import tail as strided
 from fanal.core.compiler.graph import Value
 from fanal.core.compiler.loopir import Loop
-from fanal.core.compiler.steps import Lowered
+from fanal.core.compiler.steps import Lowered, Repeat
 from fanal.core.compiler.tail import Tail
 
 _ROUTINES: dict[str, Callable[[Value, Target], Any]] = {
@@ -132,5 +132,6 @@ def default(sparing: bool = False, as_many: bool = False) -> Any:
 
 
 def ready(lowered: Lowered) -> bool:
-    """Tell whether every kernel of a program is there; not asked of recurrences and of what is planned by size."""
-    return all(jit.known(step.kernel.name) for step in lowered.steps if isinstance(step, Launch))
+    """Tell whether every kernel of a program is there; not asked of what is planned by size."""
+    launches = (x for step in lowered.steps for x in (step.launches if isinstance(step, Repeat) else [step]))
+    return all(jit.known(x.kernel.name) for x in launches if isinstance(x, Launch))

@@ -84,6 +84,7 @@ from fanal.core.ir.prims.view import (
                                        slice_,
                                        span,
                                        strided,
+                                       sum_over,
                                        sum_to,
                                        tape,
                                        update_slice,

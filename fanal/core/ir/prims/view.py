@@ -38,14 +38,15 @@ def _inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
 
 def sum_to(g: Node, shape: Shape) -> Node:
     """Sum `g` down to `shape`, undoing a broadcast."""
+    return g if g.shape == shape else sum_over(g, shape)
+
+
+def sum_over(g: Node, shape: Shape) -> Node:
+    """Sum `g` over what `shape` does not have, or has once: a single row as well, to be recorded as several are."""
     from fanal.core.ir.prims.reduce import sum_
 
     lead = len(g.shape) - len(shape)
-    if not lead and g.shape == shape:
-        return g
-    dims = tuple(range(lead)) + tuple(
-        lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1
-    )
+    dims = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1)
     return reshape(sum_(g, dims) if dims else g, shape)
 
 
