@@ -161,6 +161,38 @@ def test_sequences_of_any_length_are_one_plan(kind: str, options: dict, batches:
     assert plans < 18 and kernels == 0
 
 
+class Packed(Recurrent):
+    """The same for sequences of different lengths, packed."""
+
+    def forward(self, x: Any, lengths: Any) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = nn.utils.rnn.pad_packed_sequence(self.layers(packed)[0], batch_first=True)
+        return self.out(states.amax(1))
+
+
+def test_packed_sequences_of_any_lengths_are_one_plan() -> None:
+    def work(log: Log, steps: int = 9) -> None:
+        r = np.random.default_rng(2)
+        model = Packed("LSTM", bidirectional=True)
+        opt = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(steps):
+            lengths = [int(n) for n in r.integers(4, 40, 5)]
+            opt.zero_grad()
+            x = rows(5 * max(lengths)).view(5, -1, 6)
+            loss = F.cross_entropy(model(x, lengths), torch.tensor(r.integers(0, 3, 5)))
+            loss.backward()
+            opt.step()
+            log((loss, model.layers.weight_hh_l0.grad))
+    agree(work, 12)
+
+    def body() -> tuple[int, int]:
+        at: list[dict[str, int]] = []
+        work(lambda t: at.append((t[0].tolist(), ledger.snapshot())[1]), 24)
+        return at[-1]["plans"] - at[0]["plans"], at[-1]["kernels"] - at[12]["kernels"]
+    plans, kernels = on_a_thread(body)
+    assert plans < 10 and kernels == 0
+
+
 def test_sequences_whose_sizes_settle_get_a_program_of_their_own() -> None:
     def work(log: Log) -> None:
         r = np.random.default_rng(2)

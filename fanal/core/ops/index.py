@@ -472,7 +472,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     d = wrap_dim(dim, len(input._shape))
     i, x = vector_index(index, "index_select"), read(input)
     if i.buffer is not None and i.buffer.size:
-        size = x.shape[d] if x.shape else 1
+        size = plainly(x.shape[d]) if x.shape else 1
         if i.buffer.min() < 0 or i.buffer.max() >= size:
             raise IndexError("index out of range in self")
     if not x.shape:

@@ -1,18 +1,18 @@
 """Recurrent layers and cells: LSTM, GRU and the plain recurrence.
 
 The product with the inputs does not depend on the recurrence, so it is one matrix product for all steps, with
-both biases where they are only added. What remains is one `recur` a layer and direction; for packed sequences
-one for each run of steps with the same batch.
+both biases where they are only added. What remains is one `recur` a layer and direction, also for packed sequences: of
+a padded batch, in which states stay where sequences have ended.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from fanal.core.base import dtype as dt
+import numpy as np
+
 from fanal.core.base.dim import varies
 from fanal.core.base.state import state as modes
 from fanal.core.ir import prims as P
@@ -24,6 +24,7 @@ from fanal.core.ops.dropout import dropped
 from fanal.core.ops.pointwise import relu_node, sigmoid_node
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import transpose
+from fanal.core.tensor.tensor import wrap_array
 
 State = tuple[Node, ...]  # (h,) or (h, c), (B, H) each
 
@@ -67,64 +68,63 @@ def _projected_lstm(h: Node, c: Node, x: Node, w: Node, w_hr: Node) -> State:
     return _linear(h, w_hr, None), c
 
 
-def _body(kind: str, shapes: tuple, counts: tuple[int, int], d: dt.dtype) -> Body:
-    """Return one step of a layer, for states, one input and weights of these shapes."""
-    return (_new_body if varies(shapes) else _known_body)(kind, shapes, counts, d)
+def _body(kind: str, given: tuple, counts: tuple[int, int]) -> Body:
+    """Return one step of a layer, for states, inputs and weights of these shapes and dtypes."""
+    return (_new_body if varies(given) else _known_body)(kind, given, counts)
 
 
-def _new_body(kind: str, shapes: tuple, counts: tuple[int, int], d: dt.dtype) -> Body:
-    nodes = [P.input_(s, d) for s in shapes]
-    step = _projected_lstm if kind == "lstm" and len(shapes) - sum(counts) == 2 else _STEPS[kind]
-    states, steps = nodes[: counts[0]], nodes[counts[0] : sum(counts)]
-    return record(lambda *inputs: (step(*inputs), ()), states, steps, nodes[sum(counts) :])
+def _new_body(kind: str, given: tuple, counts: tuple[int, int]) -> Body:
+    nodes = [P.input_(*make) for make in given]
+    states, steps, weights = nodes[: counts[0]], nodes[counts[0] : sum(counts)], nodes[sum(counts) :]
+    step = _projected_lstm if kind == "lstm" and len(weights) == 2 else _STEPS[kind]
+
+    def go_on(*inputs: Node) -> tuple[State, State]:
+        new = step(*inputs[: len(states)], inputs[len(states)], *inputs[sum(counts) :])
+        if len(steps) == 2:
+            new = tuple([P.where(inputs[len(states) + 1], n, old) for n, old in zip(new, inputs)])
+        return new, ()
+    return record(go_on, states, steps, weights)
 
 
 _known_body = functools.lru_cache(maxsize=256)(_new_body)
 
 
-def _sweep(kind: str, x: Node, state: State, weights: Sequence[Node], reverse: bool) -> tuple[Node, State]:
-    """Run over x (T, B, gates * H); return the outputs (T, B, H) and the last state."""
-    inputs = (*state, x, *weights)
-    shapes = tuple(n.shape for n in (*state, *weights))
+class Packing(NamedTuple):
+    """Where the rows of packed sequences are in a padded batch of T steps of B sequences: data, made by the host."""
+
+    rows: Any  # (T, B): the row at a step of a sequence, any where there is none
+    there: Any  # (T, B): whether there is one
+    places: Any  # of every row: its step and sequence as one number
+
+
+def packing_of(sizes: Sequence[int], batch_first: bool = False) -> Packing:
+    """Return the packing of sequences of which so many go on at each step; (B, T) with `batch_first`."""
+    counts = np.array(sizes)
+    there = np.arange(sizes[0]) < counts[:, None]
+    rows = np.where(there, (np.cumsum(counts) - counts)[:, None] + np.arange(sizes[0]), 0)
+    if batch_first:
+        there, rows = np.ascontiguousarray(there.T), np.ascontiguousarray(rows.T)
+    return Packing(*map(wrap_array, (rows, there, np.flatnonzero(there))))
+
+
+def _sweep(kind: str, x: Node, state: State, weights: Sequence[Node], reverse: bool, there: Node | None = None,
+           ) -> tuple[Node, State]:
+    """Run over x (T, B, gates * H); return the outputs (T, B, H) and the last state.
+
+    Where nothing is `there`, (T, B, 1), a state stays as it is.
+    """
+    steps = (x,) if there is None else (x, there)
+    inputs = (*state, *steps, *weights)
     n = len(state)
-    body = _body(kind, (*shapes[:n], x.shape[1:], *shapes[n:]), (n, 1), x.dtype)
+    given = tuple([(i.shape[1:] if n <= k < n + len(steps) else i.shape, i.dtype) for k, i in enumerate(inputs)])
+    body = _body(kind, given, (n, len(steps)))
     if modes.grad and any(i.needs_grad for i in inputs):
         body = saving(body)
     track = P.Track(body, reverse, x.shape[0], P.recur(inputs, body, reverse))
     return track.get("after", 0), tuple(track.get("last", k) for k in range(n))
 
 
-def _packed(kind: str, x: Node, sizes: Sequence[int], initial: State, weights: Sequence[Node], reverse: bool,
-            ) -> tuple[Node, State]:
-    """Run over packed sequences x (sum of sizes, gates * H), a run of steps with the same batch at a time.
-
-    Sequences that end early leave the batch with their last state. Backward in time they join it there with their
-    initial state.
-    """
-    runs: list[tuple[int, int, int]] = []  # (first row, steps, batch)
-    at = 0
-    for batch, same in itertools.groupby(sizes):
-        runs.append((at, len(list(same)), batch))
-        at += batch * runs[-1][1]
-    outputs: list[Node] = []
-    ended: list[State] = []
-    state = tuple(P.span(s, 0, 0, sizes[-1] if reverse else sizes[0]) for s in initial)
-    for first, steps, batch in reversed(runs) if reverse else runs:
-        known = state[0].shape[0]
-        if batch < known:
-            ended.append(tuple(P.span(s, 0, batch, known) for s in state))
-            state = tuple(P.span(s, 0, 0, batch) for s in state)
-        elif batch > known:
-            state = tuple(P.concat((s, P.span(i, 0, known, batch)), 0) for s, i in zip(state, initial, strict=True))
-        part = P.reshape(P.span(x, 0, first, first + steps * batch), (steps, batch, x.shape[1]))
-        y, state = _sweep(kind, part, state, weights, reverse)
-        outputs.append(P.reshape(y, (steps * batch, y.shape[2])))
-    parts = [state, *reversed(ended)]  # the longest sequences come first
-    whole = tuple(P.concat(same, 0) for same in zip(*parts, strict=True))
-    return P.concat(outputs[::-1] if reverse else outputs, 0), whole
-
-
-def _layers(kind: str, x: Node, sizes: Sequence[int] | None, initial: State, params: Sequence[Node], biases: bool,
+def _layers(kind: str, x: Node, packing: Sequence[Node] | None, initial: State, params: Sequence[Node], biases: bool,
             layers: int, dropout: float, directions: int) -> tuple[Node, State]:
     """Run stacked layers over x (T, B, I) or packed; states are (layers * directions, B, H) each."""
     per = len(params) // (layers * directions)
@@ -146,11 +146,16 @@ def _layers(kind: str, x: Node, sizes: Sequence[int] | None, initial: State, par
             rows = P.reshape(x, (-1 if not x.size else x.size // x.shape[-1], x.shape[-1]))
             projected = _linear(rows, w_ih, bias)
             state = tuple(P.reshape(P.span(s, 0, k, k + 1), s.shape[1:]) for s in initial)
-            if sizes is None:
+            if packing is None:
                 projected = P.reshape(projected, (*x.shape[:-1], w_ih.shape[0]))
                 y, state = _sweep(kind, projected, state, [*weights, *rest], bool(direction))
             else:
-                y, state = _packed(kind, projected, sizes, state, [*weights, *rest], bool(direction))
+                rows, there, places = packing
+                there = P.reshape(there, (*there.shape, 1))
+                projected = P.take(projected, rows, 0)
+                projected = P.where(there, projected, P.num(projected, 0))
+                y, state = _sweep(kind, projected, state, [*weights, *rest], bool(direction), there)
+                y = P.take(P.reshape(y, (y.shape[0] * y.shape[1], y.shape[2])), places, 0)
             outputs.append(y)
             last.append(state)
         x = P.concat(outputs, len(x.shape) - 1)
@@ -168,7 +173,9 @@ def _call(kind: str, args: tuple, named: dict[str, Any]) -> tuple:
         raise TypeError(f"{kind}() takes the arguments {', '.join(names)}")
     x, hx, sizes = given["data" if packed else "input"], given["hx"], given.get("batch_sizes")
     if packed:
-        sizes = sizes if isinstance(sizes, (list, tuple)) else sizes.tolist()
+        if not isinstance(sizes, Packing):
+            sizes = packing_of(sizes if isinstance(sizes, (list, tuple)) else sizes.tolist())
+        sizes = tuple(map(read, sizes))
     hx = hx if isinstance(hx, (list, tuple)) else (hx,)
     if kind == "lstm" and len(hx) != 2:
         raise RuntimeError("lstm expects two hidden states")

@@ -9,6 +9,7 @@ from typing import Any
 
 import fanal
 from fanal import Tensor
+from fanal.core.ops.recurrence import packing_of
 from fanal.nn import init
 from fanal.nn.modules.module import Module
 from fanal.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
@@ -262,7 +263,7 @@ class RNNBase(Module):
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         hx = self._zero_state(data, batch_sizes) if hx is None else self.permute_hidden(hx, sorted_indices)
         self.check_forward_args(data, hx, batch_sizes)
-        output, *state = self._run(data, tuple(batch_sizes.tolist()), hx)
+        output, *state = self._run(data, packing_of(batch_sizes.tolist()), hx)
         result = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return result, self.permute_hidden(self._from_tuple(tuple(state)), unsorted_indices)
 

@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 import fanal
 from fanal import Tensor
 from fanal.core.base.missing import finder
+from fanal.core.ops.recurrence import packing_of
 from fanal.core.tensor.host import pad_rows
+from fanal.core.tensor.tensor import wrap_array
 
 __all__ = [
     "PackedSequence", "invert_permutation", "pack_padded_sequence", "pack_sequence", "pad_packed_sequence",
@@ -134,16 +138,13 @@ def pack_padded_sequence(
     `enforce_sorted=False` sorts by length first. The lengths are read by the program.
     """
     sizes = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
-    if batch_first:
-        input = input.transpose(0, 1)
+    batch, longest = input.shape[:2] if batch_first else (input.size(1), input.size(0))
     order = None
     if not enforce_sorted:
         order, sizes = _longest_first(sizes, input.device)
-        input = input.index_select(1, order)
-    if len(sizes) != input.size(1):
+    if len(sizes) != batch:
         raise RuntimeError(
-            f"Expected `len(lengths)` to be equal to batch_size, but got {len(sizes)} "
-            f"(batch_size={input.size(1)})"
+            f"Expected `len(lengths)` to be equal to batch_size, but got {len(sizes)} (batch_size={batch})"
         )
     if not sizes or sizes[-1] <= 0:
         raise RuntimeError(
@@ -156,14 +157,18 @@ def pack_padded_sequence(
             "requirement if you "
             "do not need ONNX exportability."
         )
-    if sizes[0] > input.size(0):
+    if sizes[0] > longest:
         raise RuntimeError(
-            f"Expected the longest of `lengths` to be at most {input.size(0)}, the length of the batch, "
+            f"Expected the longest of `lengths` to be at most {longest}, the length of the batch, "
             f"but got {sizes[0]}"
         )
-    batch_sizes = [sum(size > t for size in sizes) for t in range(sizes[0])]
-    data = fanal.cat([input[t, :n] for t, n in enumerate(batch_sizes)], 0)
-    return PackedSequence(data, fanal.tensor(batch_sizes, dtype=fanal.int64), order, None)
+    batch_sizes = np.array([sum(size > t for size in sizes) for t in range(sizes[0])])
+    step, sequence = np.nonzero(np.arange(batch) < batch_sizes[:, None])
+    if order is not None:
+        sequence = np.array(order.tolist())[sequence]
+    places = sequence * longest + step if batch_first else step * batch + sequence
+    data = input.flatten(0, 1).index_select(0, wrap_array(places))
+    return PackedSequence(data, wrap_array(batch_sizes), order, None)
 
 
 def _longest_first(sizes: list[int], device: Any) -> tuple[Tensor, list[int]]:
@@ -187,13 +192,12 @@ def pad_packed_sequence(
                 f"total_length={total_length} and max sequence length being {longest}"
             )
     batch, rest = batch_sizes[0], tuple(sequence.data.shape[1:])
-    rows = []
-    for step in sequence.data.split(batch_sizes, 0):
-        missing = batch - step.size(0)
-        rows.append(fanal.cat((step, step.new_full((missing, *rest), padding_value)), 0) if missing else step)
-    rows += [sequence.data.new_full((batch, *rest), padding_value)] * ((total_length or longest) - longest)
-    padded = fanal.stack(rows, 1 if batch_first else 0)
-    lengths = fanal.tensor([sum(n > b for n in batch_sizes) for b in range(batch)], dtype=fanal.int64)
+    steps = total_length or longest
+    packing = packing_of(batch_sizes + [0] * (steps - longest), batch_first)
+    there = packing.there.reshape(*packing.there.shape, *[1] * len(rest))
+    rows = sequence.data.index_select(0, packing.rows.flatten()).unflatten(0, packing.rows.shape)
+    padded = rows.masked_fill(~there, padding_value)
+    lengths = wrap_array(np.array([sum(n > b for n in batch_sizes) for b in range(batch)]))
     undo = sequence.unsorted_indices
     if undo is not None:
         return padded.index_select(0 if batch_first else 1, undo), lengths.index_select(0, undo.cpu())
