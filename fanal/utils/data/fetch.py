@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import fanal
+from fanal.core.engine.ledger import ledger
+from fanal.core.engine.record import flush
 from fanal.core.tensor.host import take_rows
 from fanal.utils.data.collate import default_collate
 from fanal.utils.data.dataset import Subset, TensorDataset
@@ -13,33 +15,71 @@ from fanal.utils.data.dataset import Subset, TensorDataset
 __all__ = ["MapFetcher", "StreamFetcher"]
 
 
-class MapFetcher:
+PATIENCE = 4  # batches
+
+
+class _Fetcher:
+    """Load samples and collate them, so that what differs from batch to batch is no part of the training step.
+
+    The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
+    that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
+    step that begins so is never the same. Where loading is still not followed after a few batches, each sample is
+    computed when it is loaded, and so is what collates them: a sample has few forms.
+    """
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._alone = False  # samples are computed one by one
+
+    def _begin(self) -> None:
+        self._batches += 1
+        self._recorded = ledger.recorded
+        if self._alone:
+            flush("the work before a batch")
+
+    def _loaded(self, what: Any) -> Any:
+        if self._alone:
+            flush("a sample")
+        return what
+
+    def _end(self, batch: Any) -> Any:
+        if self._alone:
+            flush("a batch")
+        elif self._batches > PATIENCE and ledger.recorded > self._recorded:
+            self._alone = True
+        return batch
+
+
+class MapFetcher(_Fetcher):
     """Fetch samples by their keys: a list of keys where `batched`, else one key."""
 
     def __init__(self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any]) -> None:
+        super().__init__()
         self.dataset = dataset
         self.batched = batched
         self.collate_fn = collate_fn
 
     def fetch(self, keys: Any) -> Any:
         dataset = self.dataset
+        self._begin()
         if not self.batched:
-            return self.collate_fn(dataset[keys])
+            return self._end(self.collate_fn(self._loaded(dataset[keys])))
         if self.collate_fn is default_collate:
             batch = _gather_rows(dataset, keys)
             if batch is not None:
                 return batch
         get_many = getattr(dataset, "__getitems__", None)
-        samples = get_many(keys) if get_many else [dataset[key] for key in keys]
-        return self.collate_fn(samples)
+        samples = self._loaded(get_many(keys)) if get_many else [self._loaded(dataset[key]) for key in keys]
+        return self._end(self.collate_fn(samples))
 
 
-class StreamFetcher:
+class StreamFetcher(_Fetcher):
     """Fetch samples from a stream, as many as there are keys where `batched`, else one."""
 
     def __init__(
         self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any], drop_last: bool
     ) -> None:
+        super().__init__()
         self.stream: Iterator[Any] = iter(dataset)
         self.batched = batched
         self.collate_fn = collate_fn
@@ -49,20 +89,22 @@ class StreamFetcher:
     def fetch(self, keys: Any) -> Any:
         """Raises: StopIteration at the end, which may come in the middle of a batch."""
         if not self.batched:
-            return self.collate_fn(next(self.stream))
+            self._begin()
+            return self._end(self.collate_fn(self._loaded(next(self.stream))))
         if self.ended:
             raise StopIteration
+        self._begin()
         samples = []
         for _ in keys:
             try:
-                samples.append(next(self.stream))
+                samples.append(self._loaded(next(self.stream)))
             except StopIteration:
                 # A generator must not be asked again: the samples in hand are the last ones.
                 self.ended = True
                 break
         if not samples or (self.drop_last and len(samples) < len(keys)):
             raise StopIteration
-        return self.collate_fn(samples)
+        return self._end(self.collate_fn(samples))
 
 
 def _gather_rows(dataset: Any, keys: Any) -> list[Any] | None:

@@ -1,0 +1,75 @@
+"""What a dataset does with tensors, in another way for every sample, leaves the training step one known program."""
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch as peer
+
+import fanal
+from fanal.core.engine.ledger import ledger
+
+random.seed(0)
+WORDS = [[random.randrange(1, 9) for _ in range(random.randrange(1, 5))] for _ in range(400)]
+
+
+def padded(torch):
+    """Return a dataset of samples that are filled up to one length."""
+    class Padded(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(WORDS)
+
+        def __getitem__(self, i):
+            word = torch.tensor(WORDS[i])
+            x, y = torch.zeros(6, dtype=torch.long), torch.zeros(6, dtype=torch.long)
+            x[1:1 + len(word)] = word
+            y[:len(word)] = word
+            y[len(word) + 1:] = -1
+            return x, y
+
+    return Padded(), None
+
+
+def ragged(torch):
+    """Return a dataset of samples of many lengths, and what makes batches of them."""
+    class Ragged(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(WORDS)
+
+        def __getitem__(self, i):
+            return torch.tensor(WORDS[i]), torch.tensor(WORDS[i]) % 3
+
+    def collate(samples):
+        x = torch.zeros(len(samples), 6, dtype=torch.long)
+        y = torch.full((len(samples), 6), -1)
+        for i, (a, b) in enumerate(samples):
+            x[i, :len(a)] = a
+            y[i, :len(b)] = b
+        return x, y
+
+    return Ragged(), collate
+
+
+def train(torch, make, steps):
+    dataset, collate = make(torch)
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=collate)
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 9))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses, counts = [], []
+    for (x, y), _ in zip(loader, range(steps)):
+        before = ledger.recorded
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x).view(-1, 9), y.view(-1), ignore_index=-1)
+        loss.backward()
+        optimizer.step()
+        counts.append(ledger.recorded - before)
+        losses.append(loss.detach())
+    return [x.item() for x in losses], counts
+
+
+@pytest.mark.parametrize("make", [padded, ragged])
+def test_a_step_on_samples_of_many_forms_is_followed(make):
+    losses, counts = train(fanal, make, 40)
+    assert losses == pytest.approx(train(peer, make, 40)[0], rel=1e-5)
+    assert not any(counts[-20:]), counts
