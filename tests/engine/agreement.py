@@ -19,7 +19,7 @@ WIDER = {"torch.float32": "torch.float64", "torch.complex64": "torch.complex128"
 Rounds = list[list[Any]]
 STALE = "a saved value was overwritten"  # stands for errors that say so
 STALE_TEXTS = ("modified by an inplace operation", "has been modified inplace", "ZeroTensors are immutable",
-               "derivative for aten::")
+               "derivative for ")
 NUDGE = 1 + 3e-7  # a few roundings of float32
 
 
@@ -62,8 +62,19 @@ def _close(x: Any, y: Any, slack: float) -> bool:
     return bool(np.allclose(_numbers(b), _numbers(a), RTOL, ATOL + FACTOR * slack, equal_nan=True))
 
 
-def disagreement(expected: Rounds, got: Rounds, others: Callable[[], list[Rounds]]) -> str | None:
-    """Return where a run disagrees with PyTorch's, or None. `others`: PyTorch's runs that round differently, if needed."""
+def parted(expected: Rounds, got: Rounds) -> int:
+    """Return the first round in which an optimizer meets None in one run and zeros in the other, by the gradients it meets.
+
+    It passes over None, but zeros decay and go on with their momentum: from there on the runs may part.
+    """
+    return next((k for k, (e, g) in enumerate(zip(expected, got)) if any(_no_gradient(x, y) for x, y in zip(e, g))), len(got))
+
+
+def disagreement(expected: Rounds, got: Rounds, others: Callable[[], list[Rounds]], optimizers: Callable[[], int] | None = None) -> str | None:
+    """Return where a run disagrees with PyTorch's, or None.
+
+    `others`: PyTorch's runs that round differently, `optimizers`: the round from which optimizers part; where needed.
+    """
     known: list[Rounds] | None = None
     for k, (e, g) in enumerate(zip(expected, got)):
         if len(e) == len(g) and all(_close(x, y, 0.0) for x, y in zip(e, g)):
@@ -78,8 +89,8 @@ def disagreement(expected: Rounds, got: Rounds, others: Callable[[], list[Rounds
         for i, (x, y) in enumerate(zip(e, g)):
             slack = 0.0 if isinstance(x, str) or x is None else max(_error(x, o[k][i]) for o in known)
             if not _close(x, y, slack):
-                if _no_gradient(x, y):
-                    return None  # an optimizer passes over None, and not over zeros: from here on they may part
+                if _no_gradient(x, y) or (optimizers is not None and optimizers() <= k):
+                    return None
                 return f"round {k}, result {i}: torch {x!r}, fanal {y!r}, rounding {slack:.3g}"
     return None
 

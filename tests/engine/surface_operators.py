@@ -131,7 +131,7 @@ torch.special.polygamma(1, {x}.abs() + 1) | torch.special.chebyshev_polynomial_t
 torch.special.gammaincc({x}.abs().detach() + 0.5, {y}.abs() + 0.5) | torch.special.logit({x}.sigmoid())
 torch.mvlgamma({x}.abs() + 2, 2) | torch.special.expit({x}) | torch.isin({x}, {y}) | torch.isinf({x})
 torch.isnan({x}) | {x}.isneginf() | {x}.signbit() | {x}.detach().nextafter({y}.detach()) | torch.kaiser_window(4) * {x}[..., :4]
-torch.hann_window(6) * {x} | {x}.ldexp({y}.long().clamp(-2, 2)) | ({x}.abs() + 1).log()
+torch.hann_window(6) * {x} | {x}.ldexp({y}.long().clamp(0, 2)) | ({x}.abs() + 1).log()
 ({x}.abs() + 1).log2() | ({x}.abs() + 1).log10() | {x}.logaddexp2({y})
 torch.logdet({x} @ {x}.mT + 3 * torch.eye(4)) | ({x} > 0).logical_or({y} > 0) | {x}.logical_xor({y})
 {x}.logical_and({y}) | torch.linalg.qr({x} @ {x}.mT + 2 * torch.eye(4))[1].abs()
@@ -195,7 +195,7 @@ torch.cat([{x}, {y}], {d} | torch.stack([{x}, {y}] | torch.maximum({x}, {y} | to
 torch.clamp({x}, -0.5, 0.5 | torch.where({x} > 0, {x}, {y} | torch.index_select({x}, 0, {i}
 torch.add({x}, {z}, alpha=2 | torch.mul({x}, {z} | torch.abs({x} | torch.logical_not({x} | torch.eq({x}, {z}
 torch.amax({x}, {d} | torch.norm({x}, dim={d} | torch.tril({x} | torch.prod({x}, {d} | torch.floor({x}
-torch.gather({x}, {d}, {i}[:1].expand([1] * {x}.dim()) | torch.bmm({x}, {x}.mT | torch.lerp({x}, {y}, 0.3
+torch.gather({x}, 0, {i}[:1].expand([1] * {x}.dim()) | torch.bmm({x}, {x}.mT | torch.lerp({x}, {y}, 0.3
 torch.pow({x}, 2 | torch.argmax({x}, {d} | torch.div({x}, {z} | torch.sub({x}, 1.5 | torch.neg({x}
 torch.addmm({x}[:, :1], {x}, {x}.mT | torch.softmax({x}, {d} | torch.sigmoid({x} | torch.all({x}, {d}
 torch.cumprod({x}, {d} | torch.addcmul({x}, {y}, {y} | torch.std({x}, {d} | torch.remainder({x}, 0.7

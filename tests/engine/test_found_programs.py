@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wide_programs
 from oracle import agree
 
 import fanal
@@ -373,3 +374,84 @@ def test_the_norm_of_complex32_is_rounded_once() -> None:
 ], ids=range(3))
 def test_second_derivatives_where_a_logarithm_or_a_quotient_is_infinite(program: Any) -> None:
     of_both(lambda m: program(m, m.tensor([0.001, 0.4, 1., -0.3])))
+
+
+def test_a_call_that_needed_a_value_is_no_event_where_backward_goes_through_an_earlier_segment() -> None:
+    """That the segment goes through an earlier one hid that its first call had begun in that one: IndexError."""
+    def program(m: Any) -> Any:
+        p, q = m.tensor([0.1, 0.2, 0.3, 0.4]).requires_grad_(), m.ones(2).requires_grad_()
+        optimizer = m.optim.SGD([p, q], 0.1)
+        y = p.exp()
+        norm = p.detach().norm()
+        for _ in range(12):
+            norm = norm * 1.5
+        norm[norm > 0]
+        held = q * 2
+        (y.sum() + q.sum()).backward()
+        optimizer.step()
+        return [p, held]
+    of_both(program)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_single_element_is_looked_up_where_it_is_computed(held: bool) -> None:
+    """The lookup read memory that the same loop was to write, or that nobody had."""
+    def program(m: Any) -> Any:
+        i = m.tensor([0, -1, 0])
+        y = m.full((3, 1), 2.0).sum(0) * 3
+        z = [y[i], m.take(y, i) + 1, y[i].exp().sum(), (y.reshape(1, 1).expand(1, 3) * i)[i]]
+        return [y, *z] if held else z
+    of_both(program)
+
+
+def test_a_lookup_of_a_single_element_is_checked() -> None:
+    def program(m: Any) -> Any:
+        y = (m.full((3, 1), 2.0).sum(0) * 3)[m.tensor([0, 1, 0])]
+        return y.tolist()
+    of_both(program)
+
+
+@pytest.mark.parametrize("program", [
+    lambda m: m.fft.fftn(m.tensor(2.)), lambda m: m.fft.ifftn(m.ones(3, dtype=m.float64), dim=()), lambda m: m.fft.fftn(m.tensor(2), norm="ortho"),
+    lambda m: m.autograd.grad((x := m.tensor(2., requires_grad=True)).square() + m.fft.fftn(x).real, x)[0],
+    lambda m: m.autograd.grad((x := m.ones(2, 0, 3, requires_grad=True)).median(), x)[0], lambda m: m.ones(0, requires_grad=True).nanmedian(),
+    lambda m: m.mean(m.tensor([1.1, 2.2, 3.3]).bfloat16(), 0, out=m.empty((), dtype=m.float64)),
+    lambda m: m.nansum(m.tensor([1.1, 2.2, 3.3]).half(), 0, out=m.empty((), dtype=m.float32)), lambda m: m.mean(m.ones(2), 0, out=m.empty((), dtype=m.int64)),
+], ids=range(9))
+@pytest.mark.filterwarnings("ignore")  # of norm="ortho" over nothing
+def test_edges_of_reductions_and_transforms(program: Any) -> None:
+    of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda F, z: F.logsigmoid(z), lambda F, z: F.silu(z), lambda F, z: F.soft_margin_loss(z, z.detach().sign(), reduction="none"),
+    lambda F, z: F.binary_cross_entropy_with_logits(z, z.detach().sigmoid(), reduction="none"),
+], ids=["logsigmoid", "silu", "soft_margin", "bce"])
+def test_second_derivatives_at_large_numbers(f: Any) -> None:
+    """They were infinity over infinity where exp overflows."""
+    def program(m: Any) -> list[Any]:
+        z = m.tensor([-1e9, -200., -95., -3., 0., 2., 95., 200., 1e9], requires_grad=True)
+        g, = m.autograd.grad(f(m.nn.functional, z).sum(), z, create_graph=True)
+        return [g.detach(), m.autograd.grad((g * g + g).sum(), z)[0]]
+    of_both(program)
+
+
+def test_a_twin_has_no_place_beside_what_needs_a_kernel_of_its_own() -> None:
+    """A value computed again for far readers was counted as the one beside it, and compiling gave up."""
+    text = """SHAPES = [(4, 6), (1,)]
+def step(torch, F, w, k):
+    t1 = w.p[0] + (w.kept[0] if w.kept else 0)
+    t2 = F.normalize(t1 + 0.3, dim=-1)
+    t3 = torch.zeros((1, 1))
+    torch.gather(t1.detach(), 0, (w.i % 4)[:1, None], out=t3)
+    z = t1[0].detach().clone().requires_grad_()
+    g, = torch.autograd.grad(F.normalize(z + 0.3, dim=0).square().sum() * 1.5, z, create_graph=True)
+    t4 = torch.autograd.grad(g.square().sum(), z)[0]
+    t5 = w.m['gru6'](t2, torch.tanh(t2))
+    loss = (w.p[0] * w.p[0]).sum() + w.p[2].sum() * 0.1 + w.p[0].sum() + t3[w.i % 1].sum() + t1.flipud().sum()
+    (loss * w.p[0].sum()).backward()
+    return [t5, t4]
+"""
+    for got, expected in zip(*(wide_programs.run(m, text, 1, lambda t: t.detach().numpy().copy()) for m in (fanal, torch))):
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4) if b is not None else None

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fanal
@@ -185,3 +186,24 @@ def test_leaves_that_are_new_every_step() -> None:
         (v * v).sum().backward()
         kept.append(p.grad.tolist())
     assert kept == [[2.0 * (step + 1)] * 6 for step in range(8)]
+
+
+@pytest.mark.parametrize("show", [lambda g: g.detach(), lambda g: g[1:], lambda g: g.view(2, 2)])
+@pytest.mark.parametrize("kept", [1, 3])
+def test_a_gradient_stays_with_its_parameter_while_a_view_of_it_is_held(show: Any, kept: int) -> None:
+    """The memory went with the view, and .grad was left without a value."""
+    def program(m: Any) -> list:
+        p = m.arange(1.0, 5.0).requires_grad_()
+        optimizer = m.optim.SGD([p], lr=0.05, momentum=0.9)
+        shown: list = []
+        found: list = []
+        for k in range(6):
+            optimizer.zero_grad()
+            ((p * p).sum() * (k + 1)).backward()
+            shown = [*shown, show(p.grad)][-kept:]
+            shown[-1].sum().item()
+            optimizer.step()
+            found += [p.detach().clone(), p.grad.clone(), *(x.clone() for x in shown)]
+        return [x.numpy() for x in found]
+    for x, y in zip(program(torch), program(fanal)):
+        np.testing.assert_allclose(y, x, rtol=1e-5)

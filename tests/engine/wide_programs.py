@@ -577,10 +577,12 @@ def world(torch: Any, shapes: list[tuple[int, ...]], r: Any, seed: int, scale: f
     return w
 
 
-def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5) -> list[list[Any]]:
+def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5,
+        optimizer: bool = False) -> list[list[Any]]:
     """Run a program for some rounds; return results, gradients, parameters and buffers of each, as `to` makes them.
 
     An exception is the result of its round: its class counts, and whether it says that a saved value was overwritten.
+    With `optimizer`, return the gradients that the optimizer meets in each round instead.
     """
     space: dict[str, Any] = {}
     exec(compile(text, f"wide{seed}.py", "exec"), space)
@@ -588,6 +590,9 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
     w = world(torch, space["SHAPES"], r, seed, scale)
     dtype = torch.get_default_dtype()
     out: list[list[Any]] = []
+    met: list[list[Any]] = [[] for _ in range(rounds)]
+    if optimizer:
+        w.opt.register_step_pre_hook(lambda *_: met[k].extend(None if p.grad is None else to(p.grad) for p in w.all))
     for k in range(rounds):
         w.x, w.y = (torch.tensor((r.standard_normal(s) * scale).astype(np.float32)).to(dtype) for s in space["SHAPES"])
         w.i = torch.tensor(r.integers(0, 100, 3))
@@ -605,4 +610,4 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
         buffers = [w.m["batch4"].running_mean, w.m["batch6"].running_var, w.m["block4"][2].running_mean]
         out.append([to(t) if torch.is_tensor(t) else t for t in results] + [None if p.grad is None else to(p.grad) for p in w.all[:9]]
                    + [to(p) for p in w.all[:9]] + [to(b) for b in buffers] + list(w.seen))
-    return out
+    return met if optimizer else out

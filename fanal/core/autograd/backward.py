@@ -198,8 +198,9 @@ def gradients(
     inner: set[int] | None = None
     if wanted is not None:
         walk, inner = _only_towards(walk, wanted)
-    if any(n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
-        unfollowable(EARLIER)
+    if session.unfollowable is None and any(
+            n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
+        unfollowable(EARLIER)  # which lets the segment run as a program: any other reason stands
     uses = _uses(walk)
     found: dict[int, Node] = {}
     grads = Sums()

@@ -60,7 +60,8 @@ def _uses(v: Value, users: Users) -> tuple[int, list[list[Value]]]:
 def _host(v: Value, near: int, before: int, users: Users) -> Value | None:
     """Return the first value after `near` that is made of the same as `v`, but for little, at the same places.
 
-    It comes before whatever is to read the twin, so it can need none of that.
+    It comes before whatever is to read the twin, so it can need none of that. One that must have a kernel of its own
+    can compute nothing beside.
     """
     big = [(r, how) for r, how in scan(v).items() if plain(r.size) * 8 > plain(v.size)]
     if len(big) != 1 or big[0][1] != SAME or big[0][0].size != v.size:
@@ -75,7 +76,7 @@ def _host(v: Value, near: int, before: int, users: Users) -> Value | None:
         seen.add(u)
         if not u.root:
             ahead += users.get(u, ())
-        elif u.position - near >= FAR and scan(u).get(source) == SAME:
+        elif u.position - near >= FAR and not u.forced and scan(u).get(source) == SAME:
             found.append(u)
     return min(found, key=lambda u: u.position, default=None)
 

@@ -407,6 +407,9 @@ class Builder:
         self.checks.append((i, x.shape[dim]))
         self.names.append(v.name)
         self.note(v)
+        own = self.of_root.get(under)
+        if own is not None:  # a single element, computed in this very loop: any valid index means it
+            return own
         step = contiguous_strides(x.shape)[dim]
         return self._load(under, x.shape, self._ones(spots, x.shape), ((index, step),))
 

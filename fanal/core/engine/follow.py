@@ -229,6 +229,8 @@ def _graft_one(o: Any, n: Any, s: Any) -> Any:
 
 def renew(path: Path, which: list[int]) -> None:
     """Replace tensors that somebody else now holds by fresh ones, on fresh storages."""
+    shown = {path.out_groups[i] for i in which}
+    which = [*which, *(i for i in path.grads if path.out_groups[i] in shown and i not in which)]  # leaves hold these
     done: set[int] = set()
     for i in which:
         g = path.out_groups[i]

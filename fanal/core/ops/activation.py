@@ -55,11 +55,6 @@ def smooth(x: Node, f: Callable[[Node], Node], slope: Callable[[Node, Node], Nod
     return with_gradient(_widely(f, x), _steep(slope), x)
 
 
-def _sigmoid(x: Node) -> Node:
-    one = P.num(x, 1)
-    return P.div(one, P.add(one, P.exp(P.neg(x))))
-
-
 def gate(test: Node, g: Node, other: Any = 0) -> Node:
     """g where the test holds, else a constant."""
     return P.where(test, g, P.num(g, other))
@@ -211,7 +206,7 @@ def silu(input: Any, inplace: bool = False) -> Any:
     x = need_float(input, "silu_cpu")
 
     def slope(g: Node, x: Node) -> Node:
-        s, one = _sigmoid(x), P.num(x, 1)
+        s, one = sigmoid_node(x), P.num(x, 1)
         return P.mul(P.mul(g, s), P.add(one, P.mul(x, P.sub(one, s))))
 
     return _apply(input, inplace, smooth(x, lambda x: P.div(x, P.add(P.num(x, 1), P.exp(P.neg(x)))), slope))
@@ -223,7 +218,7 @@ def mish(input: Any, inplace: bool = False) -> Any:
     x = need_float(input, "mish_cpu")
 
     def slope(g: Node, x: Node) -> Node:
-        s, t = _sigmoid(x), P.tanh(softplus_wide(x))
+        s, t = sigmoid_node(x), P.tanh(softplus_wide(x))
         return P.mul(g, P.add(t, P.mul(P.mul(x, s), P.sub(P.num(x, 1), P.mul(t, t)))))
 
     return _apply(input, inplace, smooth(x, lambda x: P.mul(x, P.tanh(softplus_wide(x))), slope))
@@ -351,7 +346,7 @@ def log_sigmoid_node(x: Node) -> Node:
     def f(x: Node) -> Node:
         return P.sub(P.min_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
 
-    return smooth(x, f, lambda g, x: P.div(g, P.add(P.num(x, 1), P.exp(x))))
+    return smooth(x, f, lambda g, x: P.mul(g, sigmoid_node(P.neg(x))))
 
 
 @public(module="nn.functional", method=False, out="same")

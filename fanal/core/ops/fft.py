@@ -53,7 +53,7 @@ def transform(x: Node, name: str, dims: Shape, sizes: list[int], norm: str | Non
             raise RuntimeError(f"Invalid number of data points ({n}) specified")
     power = _BOTH[norm or "backward"]
     scale = math.prod(sizes) ** -(power if forward else 1 - power)
-    return P.fft(x, kind, not forward, dims, tuple(sizes), scale) if dims else x
+    return P.fft(x, kind, not forward, dims, tuple(sizes), scale)
 
 
 def _one(name: str, what: str) -> None:
@@ -106,8 +106,9 @@ def _several(name: str, over: str, what: str, default: Any) -> None:
         found = [x.shape[d] if n == -1 else n for d, n in zip(dims, wanted)]
         if kind == "real" and wanted[-1] == -1:
             found[-1] = 2 * (x.shape[dims[-1]] - 1)
-        y = transform(x, name, tuple(dims), found, norm) if dims else P.alias(x)
-        return wrap(y)
+        if not dims:
+            return wrap(P.alias(P.convert(x, x.dtype.to_complex())))
+        return wrap(transform(x, name, tuple(dims), found, norm))
 
     call.__name__ = full
     call.__doc__ = f"Return {what} over several dimensions `dim`, each cut or padded to its size in `s`."

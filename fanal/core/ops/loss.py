@@ -27,7 +27,7 @@ from fanal.core.ops.build import (
     wrap,
 )
 from fanal.core.ops.matmul import linear
-from fanal.core.ops.pointwise import pow_node, with_gradient
+from fanal.core.ops.pointwise import pow_node, sigmoid_node, with_gradient
 from fanal.core.ops.reduce import mean_node
 from fanal.core.ops.shape import reshape
 from fanal.core.tensor.tensor import compute
@@ -227,10 +227,9 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
 
     def rule(g: Node, y: Node, x: Node, t: Node) -> list[Node | None]:
         g, x, t = wide(g), wide(x), wide(t)
-        one = P.num(x, 1)
-        y = P.div(one, P.add(one, P.exp(P.neg(x))))
+        y = sigmoid_node(x)
         slope = P.sub(y, t) if p is None else P.sub(P.mul(scaled(t), y), P.mul(wide(p), t))
-        rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), one), log_sigmoid_node(x)))
+        rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), P.num(x, 1)), log_sigmoid_node(x)))
         return [P.mul(slope, g), P.neg(P.mul(rise, g)) if asked else None]
 
     y = with_gradient(P.convert(y, d), rule, x, t)

@@ -4,7 +4,7 @@ Four ways, named by the operator's `out` option:
   True    the result is converted as `torch.can_cast` allows, and the tensor may be one of the operands,
   "same"  the tensor must have the dtype of the result and share no memory with the operands,
   "apart" as True, but no memory may be shared,
-  "fill"  in a call without dtype= the tensor decides the dtype: factories, sums and products.
+  "fill"  in a call without dtype= the tensor decides the dtype: factories, sums, means and products.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype |
     return wrap_like(sum_node(x, _dims(dim, input.ndim), keepdim), input)
 
 
-@public(out=True)
+@public(out="fill")
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the sum over `dim`, counting NaN as zero."""
     x = node_of(input, summed(input._dtype, dtype))
@@ -81,7 +81,7 @@ def mean_node(x: Node, dims: Shape, keepdim: bool = False) -> Node:
     return keep(P.div(P.sum_(x, dims), counted(n, x.dtype)), x.shape, dims, keepdim)
 
 
-@public(out=True)
+@public(out="fill")
 def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the mean over `dim` (all by default)."""
     d = dtype or input._dtype

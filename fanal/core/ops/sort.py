@@ -133,9 +133,8 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
         return _picked(input, x, _middle(x, d, skip), d, keepdim, name)
     flat = P.reshape(x, (x.size,))
     if not x.size:
-        return plain(
-            P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype), input
-        )
+        nothing = P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype)
+        return plain(with_gradient(nothing, lambda g, y, x: [x], flat), input)
     y = P.host((P.detach(flat),), _LOWER_MEDIAN[skip], (), x.dtype)
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
