@@ -417,9 +417,10 @@ def test_a_lookup_of_a_single_element_is_checked() -> None:
     lambda m: m.autograd.grad((x := m.ones(2, 0, 3, requires_grad=True)).median(), x)[0], lambda m: m.ones(0, requires_grad=True).nanmedian(),
     lambda m: m.mean(m.tensor([1.1, 2.2, 3.3]).bfloat16(), 0, out=m.empty((), dtype=m.float64)),
     lambda m: m.nansum(m.tensor([1.1, 2.2, 3.3]).half(), 0, out=m.empty((), dtype=m.float32)), lambda m: m.mean(m.ones(2), 0, out=m.empty((), dtype=m.int64)),
-], ids=range(9))
+    lambda m: m.tensor([1.5, 1e-7]).half().ldexp(m.tensor([3, 20])), lambda m: m.ldexp(m.tensor([1.3]).bfloat16(), m.tensor([-2])).float(),
+], ids=range(11))
 @pytest.mark.filterwarnings("ignore")  # of norm="ortho" over nothing
-def test_edges_of_reductions_and_transforms(program: Any) -> None:
+def test_dtypes_and_edges_of_operators(program: Any) -> None:
     of_both(program)
 
 

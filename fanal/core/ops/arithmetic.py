@@ -140,8 +140,9 @@ def frexp(input: Any) -> Any:
 
 @public(inplace=True, out=True, tensors=2)
 def ldexp(input: Any, other: Any) -> Any:
-    """Return input * 2**other."""
-    return mul(input, pow(2.0, other))
+    """Return input * 2**other, in the dtype of both: whole exponents leave 16-bit floats as they are."""
+    y = mul(input, pow(2.0, other))
+    return result(P.convert(read(y), floating(result_type(input, other))), y)
 
 
 def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], Node], doc: str) -> Any:
