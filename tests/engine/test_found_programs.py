@@ -456,3 +456,14 @@ def step(torch, F, w, k):
     for got, expected in zip(*(wide_programs.run(m, text, 1, lambda t: t.detach().numpy().copy()) for m in (fanal, torch))):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4) if b is not None else None
+
+
+@pytest.mark.parametrize("other", [lambda x: x.uniform_(4, 4), lambda x: x.add_(1), lambda x: x.requires_grad * x], ids=range(3))
+def test_what_a_known_program_makes_a_leaf_is_none_before(other: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        for _ in range(4):
+            x = m.ones(3) * 2
+            m.autograd.grad(x.requires_grad_().square().sum(), x)[0].tolist()
+        x = m.ones(3) * 2
+        return [other(x), m.tensor(x.requires_grad)]
+    of_both(program)

@@ -265,6 +265,7 @@ def _assign(again: bool, a: Path, b: Path, outs: list[tuple], storages: list[tup
                 p.results[i] = None if value is None else value.buffer
                 p.unmade = [k for k in p.unmade if k != i] + ([i] if value is None else [])
     for i, oa, ob in outs:
+        oa._leaf, ob._leaf = ob._leaf, oa._leaf  # a path hands out what its tensors end as
         install(a, i, ob)
         install(b, i, oa)
     for p in (a, b):

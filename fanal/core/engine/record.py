@@ -403,6 +403,16 @@ def written_ahead(storage: Storage) -> bool:
     return path is not None and not session.flushing and path.may_write(storage) and _position() > 0
 
 
+def leaf_ahead(t: Handle) -> bool:
+    """Tell whether a tensor that was handed out is made a leaf by a followed event that is still to come."""
+    path = session.path
+    if path is None or session.flushing:
+        return False
+    makes = (k for k, s in enumerate(path.steps) if s.op.name == "Tensor.requires_grad_" and s.specs[0][0] == OUT
+             and path.outs[s.specs[0][1]] is t)
+    return next(makes, -1) >= _position()
+
+
 def busy() -> bool:
     """Tell whether anything is pending on this thread, recorded or followed."""
     return bool(session.touched or session.events) or (session.path is not None and _position() > 0)

@@ -417,13 +417,13 @@ _like("randint_like", _randint_like)
 
 def _fill(t: Any, draw: Callable[..., np.ndarray]) -> Any:
     """Write fresh numbers into a tensor, in place: those of draw(shape), or of draw(shape, out=memory)."""
+    if session.depth:
+        _note()
+    elif not t._storage.meta:
+        flush("numbers are drawn in place")
     check_inplace(t)
     if t._storage.meta:
         return t
-    if session.depth:
-        _note()
-    else:
-        flush("numbers are drawn in place")
     if own_draws():
         return assign(t, for_each(t._shape, lambda s: given(_dense(draw(s)), t._dtype)))
     if is_contiguous(t._shape, strides_of(t)):

@@ -14,7 +14,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.failure import refuse
 from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, shown_of, spread
 from fanal.core.engine.level import DYNAMIC, unknowable
-from fanal.core.engine.record import flush, hold, leave_path, written_ahead
+from fanal.core.engine.record import flush, hold, leaf_ahead, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, derive, leaf_of, of_history, value
@@ -50,6 +50,8 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
+        if self._path and self._leaf and leaf_ahead(self):  # following hands out what its tensors end as
+            return False
         return self._leaf or (self._node if self._path else value(self)).needs_grad or of_history(self)
 
     @property
