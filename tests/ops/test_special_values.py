@@ -75,3 +75,13 @@ def test_counting_differences_keeps_nan() -> None:
     ours, theirs = pair([[math.inf, 1.0], [math.inf, 2.0], [math.nan, 1.0], [-math.inf, 1.0]], "float32")
     same(fanal.cdist(ours, ours, 0), torch.cdist(theirs, theirs, 0), 0)
     same(fanal.pdist(ours, 0), torch.pdist(theirs, 0), 0)
+
+
+def test_the_next_number_moves_with_the_first_where_they_differ() -> None:
+    (a, x), (b, y) = pair([1.0, 2.0, -1.0, 0.0, math.inf, math.nan], "float32"), pair([[3.0], [-1.0]], "float32")
+    ours, theirs = (
+        m.autograd.grad(m.nextafter(p.requires_grad_(), q.requires_grad_()).cumsum(1).nansum(), [p, q])
+        for m, p, q in ((fanal, a, b), (torch, x, y))
+    )
+    for g, h in zip(ours, theirs):
+        same(g, h, 0)

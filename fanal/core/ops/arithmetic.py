@@ -371,8 +371,9 @@ def hypot(input: Any, other: Any) -> Any:
 
 @public(inplace=True, out=True, tensors=2)
 def nextafter(input: Any, other: Any) -> Any:
-    """Return the next float after input, towards other."""
+    """Return the next float after input, towards other. It moves with input, unless they are equal."""
     a, b = nodes_of(input, other)
     if a.dtype.category != 2:
         raise unsupported("nextafter_cpu", a.dtype)
-    return result(P.nextafter(a, b), input, other)
+    rule = lambda g, y, a, b: [P.where(P.eq(a, b), P.num(g, 0), g), P.zeros(b.shape, b.dtype)]
+    return result(with_gradient(P.nextafter(P.detach(a), P.detach(b)), rule, a, b), input, other)
