@@ -80,3 +80,22 @@ def test_gradients_of_weights_round_hardly_more_than_pytorchs() -> None:
     exact = gradient(torch, torch.float64)
     ours, theirs = (np.square(gradient(m, m.float32) - exact).mean() ** 0.5 for m in (fanal, torch))
     assert ours < 1.5 * theirs
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("name", "shapes", "kwargs"), [
+    ("linear", [(5, 7), (6, 7), (6,)], {}), ("conv1d", [(2, 3, 8), (32, 3, 4), (32,)], {"stride": 4}),
+    ("conv2d", [(2, 4, 5, 5), (6, 4, 3, 3), (6,)], {"padding": 1}), ("conv_transpose2d", [(2, 4, 5, 5), (4, 6, 3, 3), (6,)], {}),
+])
+def test_16_bit_floats_are_rounded_once_with_a_bias(name: str, shapes: list, kwargs: dict, dtype: str) -> None:
+    """Eighths, whose sums float32 holds: rounded once, they are the float64 numbers rounded."""
+    r = np.random.default_rng(0)
+    x, w, b = (r.integers(-40, 40, s) / 8 for s in shapes)
+    b = b + 1 / 8192
+    x, w, b = (torch.tensor(a, dtype=getattr(torch, dtype)).double() for a in (x, w, b))
+    exact = getattr(torch.nn.functional, name)(x, w, b, **kwargs).to(getattr(torch, dtype)).double()
+    x, w, b = (fanal.tensor(t.numpy(), dtype=getattr(fanal, dtype)) for t in (x, w, b))
+    for _ in range(2):  # interpreted, then compiled
+        found = getattr(fanal.nn.functional, name)(x, w, b, **kwargs)
+        assert found.dtype is getattr(fanal, dtype)
+        np.testing.assert_array_equal(found.double().numpy(), exact.numpy())

@@ -10,7 +10,8 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read
+from fanal.core.ops.build import public, read, wide
+from fanal.core.ops.matmul import biased
 from fanal.core.ops.reduce import wrap_like
 
 _PATCH_CHANNELS = 32  # of the result: for fewer, gathering the input costs as much as the faster product saves
@@ -97,10 +98,11 @@ def _times(xs: Sequence[int]) -> str:
     return "(" + " x ".join(map(str, xs)) + ")"
 
 
-def _add_bias(y: Node, bias: Any) -> Node:
-    if bias is None:
-        return y
-    return P.add(y, P.reshape(read(bias), (1, y.shape[1], *(1,) * (len(y.shape) - 2))))
+def _add_bias(y: Node, bias: Any, d: dt.dtype) -> Node:
+    """Add a bias for each channel and round to `d`."""
+    if bias is not None:
+        y = P.add(y, P.reshape(wide(read(bias)), (1, y.shape[1], *(1,) * (len(y.shape) - 2))))
+    return P.convert(y, d)
 
 
 def _batched(x: Node, n: int) -> tuple[Node, bool]:
@@ -137,7 +139,8 @@ def _conv(
         )
     if stride == w.shape[2:] and groups == 1 and not any(padding) and max(dilation) == 1 and _fills(w):
         return _finish(_patches(x, w, bias), single, input)
-    return _finish(_add_bias(P.conv(x, w, stride, padding, dilation, groups), bias), single, input)
+    y = P.conv(wide(x), wide(w), stride, padding, dilation, groups)
+    return _finish(_add_bias(y, bias, x.dtype), single, input)
 
 
 def _fills(w: Node) -> bool:
@@ -154,9 +157,8 @@ def _patches(x: Node, w: Node, bias: Any) -> Node:
     outer = range(2, len(x.shape), 2)
     x = P.permute(x, (0, *outer, 1, *(d + 1 for d in outer)))
     depth = math.prod(w.shape[1:])
-    y = P.dot(P.reshape(x, (x.shape[0] * math.prod(places), depth)), P.swap(P.reshape(w, (w.shape[0], depth))))
-    if bias is not None:
-        y = P.add(y, read(bias))
+    rows = P.reshape(x, (x.shape[0] * math.prod(places), depth))
+    y = biased(rows, P.swap(P.reshape(w, (w.shape[0], depth))), bias)
     return P.permute(P.reshape(y, (x.shape[0], *places, w.shape[0])), (0, len(size) + 1, *range(1, len(size) + 1)))
 
 
@@ -267,6 +269,7 @@ def _transposed(
             f"Given input size per channel: {_times(x.shape[2:])}. Calculated output size per channel: "
             f"{_times(size)}. Output size is too small"
         )
+    d, x, w = x.dtype, wide(x), wide(w)
     if all(e < s for e, s in zip(extra, stride)):
         y = P.conv_dx(x, w, size, stride, padding, dilation, groups)
     else:  # a convolution of that size would see more places than `input` has: compute all, then cut and pad
@@ -274,7 +277,7 @@ def _transposed(
         stop = tuple(min(p + s, f) for p, s, f in zip(padding, size, whole))
         y = P.slice_(y, (0, 0, *padding), (*y.shape[:2], *stop), (1,) * (n + 2))
         y = P.pad(y, (0,) * (n + 2), (0, 0, *(s - m for s, m in zip(size, y.shape[2:]))), 0)
-    return _finish(_add_bias(y, bias), single, input)
+    return _finish(_add_bias(y, bias, d), single, input)
 
 
 @public(method=False)
@@ -349,5 +352,5 @@ def convolution(
 def conv_tbc(input: Any, weight: Any, bias: Any, pad: int = 0) -> Any:
     """Convolve (T, N, C) with weight (K, C, O); the result is (T', N, O)."""
     x, w = P.permute(read(input), (1, 2, 0)), P.permute(read(weight), (2, 1, 0))
-    y = _add_bias(P.conv(x, w, (1,), (pad,), (1,), 1), bias)
+    y = _add_bias(P.conv(wide(x), wide(w), (1,), (pad,), (1,), 1), bias, x.dtype)
     return wrap_like(P.permute(y, (2, 0, 1)), input)

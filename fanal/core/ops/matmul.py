@@ -29,6 +29,19 @@ def _check_mm(a: Any, b: Any, sizes: tuple | None = None) -> None:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x} != {y}")
 
 
+def unrounded(a: Node, b: Node) -> Node:
+    """Return a @ b in the dtype in which it is summed."""
+    to = dt.ACCUMULATE.get(a.dtype)
+    return P.dot(a, b, to) if to else P.dot(a, b)
+
+
+def biased(a: Node, b: Node, bias: Any) -> Node:
+    """Return a @ b + bias, rounded once; without a bias, a @ b."""
+    if bias is None:
+        return P.dot(a, b)
+    return P.convert(P.add(unrounded(a, b), wide(read(bias))), a.dtype)
+
+
 @public(out="same")
 def mm(input: Any, mat2: Any) -> Any:
     """Return the matrix product. Shapes: (M, K) and (K, N) -> (M, N). One dtype."""
@@ -78,8 +91,8 @@ def bmm(input: Any, mat2: Any) -> Any:
     return wrap(P.dot(read(input), read(mat2)))
 
 
-def _mv_node(a: Node, v: Node) -> Node:
-    return P.reshape(P.dot(a, P.reshape(v, (v.shape[0], 1))), (a.shape[0],))
+def _mv_node(a: Node, v: Node, product: Callable[[Node, Node], Node] = P.dot) -> Node:
+    return P.reshape(product(a, P.reshape(v, (v.shape[0], 1))), (a.shape[0],))
 
 
 def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
@@ -241,7 +254,7 @@ def _plus(c: Any, a: Any, b: Any, product: Callable[[Node, Node], Node], beta: A
     """beta * c + alpha * product(a, b); 16-bit floats are rounded once. A zero beta hides NaN in c."""
     d = b._dtype
     _same_dtype(a, b, "expected m1 and m2 to have the same dtype, but got: {a} != {b}")
-    y = _scaled(product(wide(read(a)), wide(read(b))), alpha)
+    y = _scaled(product(read(a), read(b)), alpha)
     _expands(c._shape, y.shape)
     if beta != 0:
         _same_dtype(c, b, "self and mat2 must have the same dtype, but got {a} and {b}")
@@ -256,28 +269,28 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) ->
         if len(t._shape) != 2:
             raise RuntimeError(f"{which} must be a matrix, got {len(t._shape)}-D tensor")
     _check_mm(mat1, mat2)
-    return _plus(input, mat1, mat2, P.dot, beta, alpha)
+    return _plus(input, mat1, mat2, unrounded, beta, alpha)
 
 
 @public(inplace=True, out="same")
 def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * the sum of batch1[i] @ batch2[i]."""
     _check_bmm(batch1, batch2)
-    return _plus(input, batch1, batch2, lambda a, b: P.sum_(P.dot(a, b), (0,)), beta, alpha)
+    return _plus(input, batch1, batch2, lambda a, b: P.sum_(unrounded(a, b), (0,)), beta, alpha)
 
 
 @public(inplace=True, out="same")
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * batch1 @ batch2, batch by batch."""
     _check_bmm(batch1, batch2)
-    return _plus(input, batch1, batch2, P.dot, beta, alpha)
+    return _plus(input, batch1, batch2, unrounded, beta, alpha)
 
 
 @public(inplace=True, out="same")
 def addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """Return beta * input + alpha * mat @ vec."""
     _check_mv(mat, vec, input._shape)
-    return _plus(input, mat, vec, _mv_node, beta, alpha)
+    return _plus(input, mat, vec, lambda a, v: _mv_node(a, v, unrounded), beta, alpha)
 
 
 @public(inplace=True, out=True)
@@ -470,10 +483,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     else:
         _same_dtype(bias, weight, "self and mat2 must have the same dtype, but got {a} and {b}")
     _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {a} and {b}")
-    y = P.dot(P.reshape(read(input), (rows, a[-1])), P.permute(read(weight), (1, 0)))
     if bias is not None:
         _expands(bias._shape, (rows, w[0]))
-        y = P.add(y, read(bias))
+    y = biased(P.reshape(read(input), (rows, a[-1])), P.permute(read(weight), (1, 0)), bias)
     return wrap(P.reshape(y, (*a[:-1], w[0])))
 
 

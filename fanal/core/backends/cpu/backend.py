@@ -62,7 +62,7 @@ class CpuBackend:
         """Tell whether there is a generator for a contraction or another kind of its own."""
         if v.name == "dot":
             kinds = tuple(i.dtype for i in v.inputs)
-            able = self.target.tiles and kinds in TILED if v.params else v.dtype.is_floating_point
+            able = v.dtype.is_floating_point or (bool(v.params) and self.target.tiles and kinds in TILED)
             return able and all(i.size for i in v.inputs)
         if v.name in CONVOLUTIONS:
             return (

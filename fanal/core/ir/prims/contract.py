@@ -9,7 +9,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.ir.prims.batching import convolving, matrices
-from fanal.core.ir.prims.point import conj
+from fanal.core.ir.prims.point import conj, convert
 from fanal.core.ir.prims.view import permute, sum_to
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row, kept, prim
@@ -36,8 +36,8 @@ def _dot_ref(a: np.ndarray, b: np.ndarray, to: dt.dtype | None = None) -> np.nda
         return np.matmul(wa, wb).astype(a.dtype)
 
 
-# (..., M, K) x (..., K, N) -> (..., M, N); batch dimensions broadcast; equal rank. Sums of 8-bit integers may be asked
-# for in a wider type: dot(a, b, int32).
+# (..., M, K) x (..., K, N) -> (..., M, N); batch dimensions broadcast; equal rank. Sums of 8-bit integers and 16-bit
+# floats may be asked for in the type in which they are added up: dot(a, b, int32).
 dot: Row = prim(
     "dot",
     kind="contract",
@@ -46,8 +46,8 @@ dot: Row = prim(
     ref=_dot_ref,
     shape=lambda i, p: (*broadcast_shapes(i[0].shape[:-2], i[1].shape[:-2]), i[0].shape[-2], i[1].shape[-1]),
     grad=lambda g, y, a, b, *_: [
-        sum_to(dot(g, conj(swap(b))), a.shape) if a.varies else None,
-        sum_to(dot(conj(swap(a)), g), b.shape) if b.varies else None,
+        sum_to(dot(convert(g, a.dtype), conj(swap(b))), a.shape) if a.varies else None,
+        sum_to(dot(conj(swap(a)), convert(g, b.dtype)), b.shape) if b.varies else None,
     ],
     batch=matrices,
     code=None,
