@@ -180,6 +180,8 @@ def _measure(v: Value) -> None:
     if v.row is not None and v.row.kind == "point":
         if plain(v.size) == 1:
             v.root = (v.uses > 1 and (ops > 8 or len(reads) > 4)) or ops > _MAX_OPS or len(reads) > _MAX_READS
+        elif _rounds(v):
+            v.root = True
         elif v.uses > 1:
             v.root = (heavy or ops > 2 or len(reads) > 2) and not _computed_again(v)
         else:
@@ -189,6 +191,12 @@ def _measure(v: Value) -> None:
     if not v.root:
         for r in reads:
             r.until = max(r.until, v.until)
+
+
+def _rounds(v: Value) -> bool:
+    """Tell whether `v` rounds what a contraction gives to a narrower type: it is stored so, in less memory."""
+    return v.name == "convert" and v.dtype.itemsize < v.inputs[0].dtype.itemsize \
+        and any(r.role == "contract" and plain(r.size) == plain(v.size) for r in v.reads)
 
 
 def _computed_again(v: Value) -> bool:
