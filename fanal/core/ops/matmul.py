@@ -254,7 +254,10 @@ def _plus(c: Any, a: Any, b: Any, product: Callable[[Node, Node], Node], beta: A
     """beta * c + alpha * product(a, b); 16-bit floats are rounded once. A zero beta hides NaN in c."""
     d = b._dtype
     _same_dtype(a, b, "expected m1 and m2 to have the same dtype, but got: {a} != {b}")
-    y = _scaled(product(read(a), read(b)), alpha)
+    x, z = read(a), read(b)
+    if alpha != 1:  # whose multiple of the gradient must not be rounded before its products
+        x, z = wide(x), wide(z)
+    y = _scaled(product(x, z), alpha)
     _expands(c._shape, y.shape)
     if beta != 0:
         _same_dtype(c, b, "self and mat2 must have the same dtype, but got {a} and {b}")
