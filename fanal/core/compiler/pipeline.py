@@ -126,7 +126,8 @@ class _Lowering:
             except Unmappable as e:
                 self.again.add(e.value.position)
         self._copy_all(self.last)
-        self.lowered = Lowered(self.steps, self.inputs, self.outputs, self.buffers, self.known, self.checks)
+        self.lowered = Lowered(self.steps, self.inputs, self.outputs, self.buffers, self.known, self.checks,
+                               self.program.gradients)
         return self.lowered
 
     def _number_inputs(self) -> list[int]:

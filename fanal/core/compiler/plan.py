@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Protocol
 
 ALIGN = 64  # bytes: a cache line, and the widest vector
+_EVER = 1 << 62  # a step after all others
 _LOOSE = 1.02  # an arena this much larger than what is in use at once is laid out the slower way as well
 
 
@@ -39,20 +40,63 @@ def place(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int]) -> tu
     """Return the arena offset of every value and the size of the arena, in bytes."""
     sizes = {value: _padded(nbytes[value]) for value in spans}
     offsets, total = _best_fit(spans, sizes)
-    if total > _LOOSE * _most(spans, sizes):
+    if total > _LOOSE * most(spans, sizes):
         other, least = _largest_first(spans, sizes)
         if least < total:
             return other, least
     return offsets, total
 
 
-def _most(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int]) -> int:
-    """Return how many bytes are in use at once, at most."""
+def lend(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int], results: Mapping[int, int],
+         ) -> tuple[dict[int, int], dict[int, int], int]:
+    """Lay out results in one block, and in it what is needed only before they are there.
+
+    `results` says at which step each is first written; it stays. Returns the offsets of results, those of other values
+    as far as they fit, and the size of the block. What is in use when most is comes first, the largest first.
+    """
+    places: dict[int, int] = {}
+    taken: list[tuple[int, int, int, int]] = []  # (offset, end, first, last), in the order of offsets
+    total = 0
+    for value in sorted(results, key=lambda v: (results[v], v)):
+        places[value], end = total, total + _padded(nbytes[value])
+        taken.append((total, end, results[value], _EVER))
+        total = end
+    sizes = {value: _padded(nbytes[value]) for value in spans}
+    _, at = max(_in_use(spans, sizes), default=(0, 0))
+    lent: dict[int, int] = {}
+    for value in sorted((v for v in spans if total >= sizes[v] >= total >> 10), key=lambda v: (
+            not spans[v][0] <= at <= spans[v][1], -sizes[v], spans[v][1], v)):
+        offset = _lowest(taken, *spans[value], sizes[value])
+        if offset + sizes[value] <= total:
+            lent[value] = offset
+            insort(taken, (offset, offset + sizes[value], *spans[value]))
+    return places, lent, total
+
+
+def _lowest(taken: Iterable[tuple[int, int, int, int]], first: int, last: int, nbytes: int) -> int:
+    """Return the lowest offset at which so many bytes are free all the time."""
+    at = 0
+    for offset, end, a, b in taken:
+        if a <= last and first <= b:
+            if at + nbytes <= offset:
+                break
+            at = max(at, end)
+    return at
+
+
+def _in_use(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Return (bytes in use from then on, step) wherever that changes."""
     change: dict[int, int] = {}
     for value, (first, last) in spans.items():
         change[first] = change.get(first, 0) + nbytes[value]
         change[last + 1] = change.get(last + 1, 0) - nbytes[value]
-    return max(accumulate(change[at] for at in sorted(change)), default=0)
+    steps = sorted(change)
+    return [*zip(accumulate(change[at] for at in steps), steps)]
+
+
+def most(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int]) -> int:
+    """Return how many bytes are in use at once, at most."""
+    return max(_in_use(spans, nbytes), default=(0, 0))[0]
 
 
 def _best_fit(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, int]) -> tuple[dict[int, int], int]:
@@ -78,15 +122,9 @@ def _largest_first(spans: Mapping[int, tuple[int, int]], nbytes: Mapping[int, in
     offsets: dict[int, int] = {}
     total = 0
     for value in sorted(spans, key=lambda v: (-nbytes[v], v)):
-        (first, last), size, at = spans[value], nbytes[value], 0
-        for offset, end, a, b in placed:
-            if a <= last and first <= b:
-                if at + size <= offset:
-                    break
-                at = max(at, end)
-        offsets[value] = at
-        total = max(total, at + size)
-        insort(placed, (at, at + size, first, last))
+        offsets[value] = at = _lowest(placed, *spans[value], nbytes[value])
+        total = max(total, at + nbytes[value])
+        insort(placed, (at, at + nbytes[value], *spans[value]))
     return offsets, total
 
 

@@ -168,6 +168,7 @@ class Lowered:
     known. `checks` are (id of an int64 buffer of one element, size): a plan must zero that buffer before it runs and,
     afterwards, raise an error when it is no longer 0. It then holds 1 + the index that is out of bounds for that size
     when it is >= 0, else the index itself; with size 0, which no index has, a number was divided by zero.
+    `gradients` are the program outputs that come and go together.
     """
 
     steps: list[Any]
@@ -176,6 +177,7 @@ class Lowered:
     buffers: dict[int, Buffer]
     known: dict[int, np.ndarray]
     checks: list[tuple[int, int]] = field(default_factory=list)
+    gradients: tuple[int, ...] = ()
 
 
 def failed(code: int, size: int) -> Exception:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
@@ -38,6 +38,9 @@ class Runnable:
     def new(self, i: int) -> np.ndarray | None:
         """Return memory for output i; None where it has none of its own."""
         return None
+
+    def provide(self, outputs: list[Any], which: Iterable[int]) -> None:
+        """Give outputs memory, where they have some of their own. Gradients that all need it lie in one block."""
 
     def begin(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> Run:
         """Prepare a run that writes into `outputs` where given."""
@@ -122,10 +125,17 @@ class Compiled(Runnable):
         shape, kind = make
         return np.empty(shape, kind) if not shape else empty_aligned(shape, kind)
 
+    def provide(self, outputs: list[Any], which: Iterable[int]) -> None:
+        """Give outputs memory, where they have some of their own. Gradients that all need it lie in one block."""
+        makes = {i: make for i in which if (make := self.makes[i]) is not None}
+        for i, a in self.exe.provide(makes).items():
+            outputs[i] = a
+
     def begin(self, inputs: list[np.ndarray], outputs: list[Any] | None = None) -> Run:
         """Prepare a run that writes into `outputs` where given."""
         if outputs is None:
-            outputs = [self.new(i) for i in range(len(self.makes))]
+            outputs = [None] * len(self.makes)
+            self.provide(outputs, range(len(outputs)))
         return _CompiledRun(self, inputs, self.exe.standing(inputs, outputs))
 
     def again(self, inputs: list[np.ndarray], outputs: list[Any]) -> None:
@@ -211,6 +221,7 @@ def structure(program: Program) -> Any:
         place[id(n)] = len(place)
     key.append(tuple([place[id(o)] for o in program.outputs]))
     key.append(tuple(program.writes.items()))
+    key.append(program.gradients)
     whole = tuple(key)
     try:
         hash(whole)

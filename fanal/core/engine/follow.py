@@ -324,8 +324,7 @@ def commit(path: Path) -> bool:
         return False
     given_arrays = path.arrays()
     fresh = path.results.copy()
-    for i in path.unmade:
-        fresh[i] = path.exe.new(i)
+    path.exe.provide(fresh, path.unmade)
     finish(_run_long, path, path.exe.begin(given_arrays, fresh), fresh, parents)
     if as_usual:
         path.arm(now)

@@ -409,11 +409,12 @@ class Path:
         return all([u.admit(self, s.index) for u in s.walks])
 
     def kept(self, s: Step) -> list[int]:
-        """Return the .grad tensors of last time that somebody kept: they cannot serve again."""
+        """Return the .grad tensors of last time that somebody kept, or their memory: they cannot serve again."""
         outs, alone = self.outs, self.alone_grads
         undone = {id(old) for _, _, old in self.undo}
         found = [new for _, _, new in s.grads
-                 if new is not None and getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)]
+                 if new is not None and (getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)
+                                         or shared_outside(outs[new]._storage))]
         if not found:
             mine = [new for _, _, new in s.grads if new is not None]
             s.alone = dict(zip(mine, references([id(outs[new]) for new in mine])))
@@ -526,7 +527,7 @@ class Path:
         place = {self.sources[k][1]: j for j, k in enumerate(self.bound) if self.sources[k][0] == "group"}
         writes = {i: place[k] for i, k in enumerate(keep) if self.groups[k].external and k in place}
         self._prepare(writes, len(outputs), rows)
-        return Program(inputs, nodes, outputs, writes)
+        return Program(inputs, nodes, outputs, writes, tuple([i for i, _ in self.own]))
 
     def keep_rows(self, g: int, rows: np.ndarray, index: np.ndarray) -> None:
         """Give a gradient the rows that it has."""

@@ -221,7 +221,7 @@ def _as_now(program: Program) -> Program:
     """Return a program with plain sizes, as they are now."""
     made = _nodes_now((*program.inputs, *program.nodes))
     inputs, nodes, outputs = ([made[id(n)] for n in some] for some in (program.inputs, program.nodes, program.outputs))
-    return Program(inputs, nodes, outputs, program.writes)
+    return Program(inputs, nodes, outputs, program.writes, program.gradients)
 
 
 def _nodes_now(nodes: Iterable[Node]) -> dict[int, Node]:

@@ -174,6 +174,7 @@ class Steady:
             if step.alone is None or group.stub is None:
                 return False
             conditions.append(alone(id(o), step.alone[new]))
+            conditions.append(holds(group.storage, STORAGE["foreign"], None))
             effects.append((t, HANDLE["_grad"], o))
             effects.append((group.storage, STORAGE["node"], group.stub))
             effects.append((group.storage, STORAGE["version"], self.versions[k][1]))

@@ -92,17 +92,20 @@ class Program:
     `inputs` are nodes whose buffers the caller supplies (row `input`: any shape; a runtime number is a 0-d float64
     or int64 input). `nodes` lists everything to compute in an order that respects use. `outputs` are the nodes whose
     values must be in memory afterwards. `writes[i] = j` says output i replaces the contents of input j in place.
+    `gradients` are the outputs that come and go together.
     """
 
-    __slots__ = ("inputs", "nodes", "outputs", "writes")
+    __slots__ = ("gradients", "inputs", "nodes", "outputs", "writes")
 
     def __init__(
-        self, inputs: list[Node], nodes: list[Node], outputs: list[Node], writes: dict[int, int] | None = None
+        self, inputs: list[Node], nodes: list[Node], outputs: list[Node], writes: dict[int, int] | None = None,
+        gradients: tuple[int, ...] = ()
     ) -> None:
         self.inputs = inputs
         self.nodes = nodes
         self.outputs = outputs
         self.writes = writes or {}
+        self.gradients = gradients
 
 
 def postorder(roots: Iterable[Node], behind: Callable[[Node], Iterable[Node]]) -> list[Node]:

@@ -76,6 +76,7 @@ def show(program: Program) -> str:
     lines += [
         "",
         f"program = Program([{', '.join(names[id(n)] for n in program.inputs)}], [{', '.join(nodes)}],",
-        f"                  [{', '.join(outputs)}], {program.writes!r})",
+        f"                  [{', '.join(outputs)}], {program.writes!r}"
+        + (f", {program.gradients!r})" if program.gradients else ")"),
     ]
     return "\n".join(lines) + "\n"

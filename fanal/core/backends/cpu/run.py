@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class _Workspace:
             self.nbytes, self.address = nbytes, memory.address_of(self.array)
 
 
+_LITTLE = 1 << 16  # bytes: a block of gradients that saves less is not made
 _idle: list[_Workspace] = []  # popping and appending are atomic
 
 
@@ -83,6 +84,7 @@ class Executable:
         self._only = only if isinstance(only, Segment) else None
         self._hosted = 0  # how often a host step was the first of the program
         self._space = 0  # address of the workspace the words point into
+        self._base = 0  # and of the block of gradients
         self._need = 0  # bytes of workspace
         self._threads = 0
         _alive.add(self)
@@ -100,14 +102,54 @@ class Executable:
         if self._sized is not None:
             self._sized.room(wanted, scratch)
         sizes = {value: now(nbytes) for value, nbytes in wanted.items()}
+        mine = {low.outputs[i]: i for i in low.gradients if self._results.get(low.outputs[i]) == i}
+        # Those that steps write: output, bytes and the first step that does.
+        self._gradients = {value: (mine[value], low.buffers[value].nbytes, first)
+                           for value, (first, _) in plan.lifetimes(steps, mine).items()
+                           if type(low.buffers[value].nbytes) is not Dim}
+        self.block: dict[int, int] = {}  # output -> offset
         self._lay_out(sizes, max(map(now, scratch), default=0))
 
     def _lay_out(self, sizes: dict[int, int], scratch: int) -> None:
-        """Give everything that lives only while the plan runs a place in the workspace."""
+        """Give everything that lives only while the plan runs a place: in the block of gradients or the workspace.
+
+        Offsets count through the block first.
+        """
         steps = [step for step in self.lowered.steps if not isinstance(step, Temp)]
-        self.offsets, self.arena_bytes = plan.place(plan.lifetimes(steps, sizes), sizes)
+        spans = plan.lifetimes(steps, sizes)
+        lent = self._lend(steps, spans, sizes)
+        rest = {value: span for value, span in spans.items() if value not in lent}
+        offsets, self.arena_bytes = plan.place(rest, sizes)
+        self.offsets = lent | {value: self.block_bytes + at for value, at in offsets.items()}
         self._sizes = sizes
         self.scratch_bytes = -(-scratch // 128) * 128  # threads write to neighbouring lines of no other
+
+    def _lend(self, steps: list[Any], spans: dict[int, tuple[int, int]], sizes: dict[int, int]) -> dict[int, int]:
+        """Lay out the block of gradients; return the offsets of what lies there until they are written.
+
+        There is no block where that saves little.
+        """
+        self.block_bytes = 0
+        if not self._gradients:
+            self.block = {}
+            return {}
+        hosted = {value for step in steps if isinstance(step, HostStep) for value in (*step.reads, *step.writes)}
+        may = {value: span for value, span in spans.items() if value not in hosted}
+        nbytes = sizes | {value: n for value, (_, n, _) in self._gradients.items()}
+        places, lent, self.block_bytes = plan.lend(may, nbytes, {v: at for v, (*_, at) in self._gradients.items()})
+        rest = {value: span for value, span in spans.items() if value not in lent}
+        if not self.block and plan.most(spans, sizes) - plan.most(rest, sizes) < _LITTLE:
+            self._gradients, self.block_bytes = {}, 0
+            return {}
+        self.block = {self._gradients[value][0]: at for value, at in places.items()}
+        self._block_at = np.array([*self.block], np.int64) + len(self.lowered.inputs)
+        self._block_offsets = np.array([*self.block.values()], np.int64)
+        return lent
+
+    def _move(self) -> None:
+        """Follow a new layout."""
+        self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
+        self._threads = 0  # another amount of work may be worth other threads
 
     def _split(self) -> None:
         """Cut the steps into native segments and host steps."""
@@ -233,8 +275,7 @@ class Executable:
             if sized.outgrown() or temps or most > self.scratch_bytes:
                 sizes, scratch = sized.roomy()
                 self._lay_out(self._sizes | sizes | temps, max(scratch, most, self.scratch_bytes))
-                self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
-                self._threads = 0  # another amount of work may be worth other threads
+                self._move()
             if self._turns or self._anew:
                 self._threads = 0
             self._arrange()
@@ -258,25 +299,24 @@ class Executable:
         """Return the other values whose arena memory `value` shares, at other times."""
         found = self._overlap.get(value)
         if found is None:
-            if value not in self.offsets:
-                found = ()
-            else:
-                begin = self.offsets[value]
-                hit = (self._arena[1] < begin + self._sizes[value]) & (self._arena[2] > begin)
-                found = tuple(other for other in self._arena[0][hit].tolist() if other != value)
+            ids, begins, ends = self._arena
+            begin, end = self._spots.get(value, (0, 0))
+            hit = (begins < end) & (ends > begin)
+            found = tuple(other for other in ids[hit].tolist() if other != value)
             self._overlap[value] = found
         return found
 
     def _place(self, count: int) -> None:
         """Divide the work over `count` threads."""
-        ids = list(self.offsets)
-        begins = np.array([self.offsets[value] for value in ids], np.int64)
-        self._arena = np.array(ids, np.int64), begins, begins + [self._sizes[value] for value in ids]
+        self._spots = {value: (at, at + self._sizes[value]) for value, at in self.offsets.items()}
+        self._spots |= {value: (self.block[i], self.block[i] + n) for value, (i, n, _) in self._gradients.items()}
+        begins, ends = np.array([*self._spots.values()], np.int64).reshape(-1, 2).T
+        self._arena = np.array([*self._spots], np.int64), begins, ends
         self._overlap: dict[int, Sequence[int]] = {}
         for segment in self._segments:
             if isinstance(segment, Segment):
                 segment.place(count, self._overlaps)
-        del self._arena, self._overlap
+        del self._arena, self._spots, self._overlap
         self._threads = count
         self._need = max(64, self.arena_bytes + self.scratch_bytes * count)
         self._space = 0
@@ -290,24 +330,46 @@ class Executable:
                     yield done + phase, *placed
                 done += len(segment.phases)
 
-    def _settle(self, space: _Workspace) -> None:
-        """Point the words into a workspace."""
+    def _settle(self, space: _Workspace, block: int) -> None:
+        """Point the words into a workspace and the block of gradients."""
         space.grow(self._need)
-        self._words[self._inner] = space.address + self._inner_places + self._inner_offsets
+
+        def addresses(places: np.ndarray) -> np.ndarray:
+            return places + np.where(places < self.block_bytes, block, space.address - self.block_bytes)
+        self._words[self._inner] = addresses(self._inner_places) + self._inner_offsets
         for part in (*self._turns, *self._anew):
-            part.settle(np.array([space.address + self.offsets[value] for value in part.values], np.int64))
+            part.settle(addresses(np.array([self.offsets[value] for value in part.values], np.int64)))
         for segment in self._segments:
             if isinstance(segment, Segment):
                 segment.job[2:4] = space.address + self.arena_bytes, self.scratch_bytes
-        self._space = space.address
+        self._space, self._base = space.address, block
+
+    def _find_block(self) -> int:
+        """Return the address of the block of gradients. If they do not lie in one, there is none from now on."""
+        starts = self._binding.known[self._block_at] - self._block_offsets
+        if (starts == starts[0]).all():
+            return int(starts[0])
+        self._gradients = {}
+        self._lay_out(self._sizes, self.scratch_bytes)
+        self._move()
+        self._space = 0
+        return 0
 
     # Running.
 
     def allocate(self) -> list[np.ndarray | None]:
         """Return fresh arrays for the outputs; None where an output replaces an input or is a known value."""
         buffers = self.lowered.buffers
-        return [memory.empty_aligned(now(buffers[value].shape), buffers[value].dtype.np)
-                if self._results.get(value) == i else None for i, value in enumerate(self.lowered.outputs)]
+        found = self.provide({i: (now(buffers[value].shape), buffers[value].dtype.np)
+                              for value, i in self._results.items()})
+        return [found.get(i) for i in range(len(self.lowered.outputs))]
+
+    def provide(self, makes: dict[int, tuple[tuple[int, ...], np.dtype]]) -> dict[int, np.ndarray]:
+        """Return fresh arrays of these shapes and dtypes for outputs. Gradients all together lie in a block."""
+        places = self.block if self.block.keys() <= makes.keys() else {}
+        block = memory.empty_aligned((self.block_bytes,), np.dtype(np.uint8)) if places else None
+        return {i: np.ndarray(*make, block, places[i]) if i in places else memory.empty_aligned(*make)  # type: ignore
+                for i, make in makes.items()}
 
     def run(self, inputs: Arrays, outputs: Sequence[np.ndarray | None] | None = None,
             profile: list[Timing] | None = None) -> Arrays:
@@ -375,6 +437,7 @@ class Executable:
         return results[self._results[value]]
 
     def _launch(self, inputs: Arrays, outputs: Arrays, profile: list[Timing] | None) -> None:
+        block = self._find_block() if self.block else 0
         if threads.pool.count != self._threads or not self._threads:
             self._place(threads.get_num_threads())
         try:
@@ -382,8 +445,8 @@ class Executable:
         except IndexError:
             space = _Workspace()
         try:
-            if space.address != self._space or space.nbytes < self._need:
-                self._settle(space)
+            if space.address != self._space or block != self._base or space.nbytes < self._need:
+                self._settle(space, block)
             only = self._only
             if only is not None and profile is None:
                 threads.pool.run(only.address, only.parallel)
@@ -464,7 +527,7 @@ class Executable:
         if value in self._known:
             return self._known[value]
         buffer: Buffer = self.lowered.buffers[value]
-        return np.ndarray(buffer.shape, buffer.dtype.np, space.array, self.offsets[value])
+        return np.ndarray(buffer.shape, buffer.dtype.np, space.array, self.offsets[value] - self.block_bytes)
 
     def _complain(self) -> None:
         """Raise the first failed check, and forget all."""
