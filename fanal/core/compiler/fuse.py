@@ -25,7 +25,7 @@ ELSEWHERE, SAME = 0, -1  # how a root reads a value: at other indices, at its ow
 class Group:
     """Roots computed by one kernel, or one step of another kind."""
 
-    __slots__ = ("before", "domain", "kind", "number", "ops", "reads", "roots")
+    __slots__ = ("before", "checked", "domain", "kind", "number", "ops", "reads", "roots")
 
     def __init__(self, kind: str, domain: Any, number: int) -> None:
         self.kind = kind  # loop: size; row: (K, R); reduce: (shape, dims); or contract, join, index, host
@@ -35,6 +35,7 @@ class Group:
         self.ops = 0
         self.before = 0  # bit set of the groups this one needs, directly or not
         self.number = number
+        self.checked = False  # it computes what may turn out to be no index
 
 
 def _role(v: Value, backend: Any) -> str:
@@ -496,6 +497,11 @@ def note_readers(groups: list[Group], values: list[Value]) -> None:
             i = v.inputs[1]
             for r in (i,) if i.root else i.reads:
                 r.outside = r.group is not None
+        if v.name in (*CHECKED, "put", "scatter"):
+            i = base(v.inputs[1])
+            for r in (i,) if i.root else i.reads:
+                if r.group is not None:
+                    r.group.checked = True
     for g in groups:
         for v in g.reads:
             if v.group is not None and v.group is not g:

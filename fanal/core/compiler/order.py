@@ -13,7 +13,8 @@ def order(groups: list[Group], replaced: dict[Value, Value], readers: dict[Value
 
     `replaced` says which values are computed into an input, `readers` who reads the inputs. A group that gives back at
     least as much memory as it takes runs as soon as it can: the product for a weight's gradient, and the update of that
-    weight, before the gradient goes on to the layer below. The others run in the order of the program.
+    weight, before the gradient goes on to the layer below. So does what a check reads: the later a program may fail,
+    the more inputs are saved in every run. The others run in the order of the program.
     """
     return _Order(groups, replaced, readers).sequence()
 
@@ -59,7 +60,8 @@ class _Order:
 
     def _offer(self, n: int) -> None:
         entry = (self.groups[n].roots[0].position, n)
-        heapq.heappush(self.giving if plain(self.takes[n]) <= 0 else self.ready, entry)
+        soon = self.groups[n].checked or plain(self.takes[n]) <= 0
+        heapq.heappush(self.giving if soon else self.ready, entry)
 
     def sequence(self) -> list[Group]:
         """Return the groups in order."""
