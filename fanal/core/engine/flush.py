@@ -15,6 +15,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
+from fanal.core.engine.handle import Handle
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import OUT, SLOT, Session, session
 from fanal.core.engine.rng import rng
@@ -22,6 +23,7 @@ from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
+PATIENCE = 8  # by so many more segments at a place are recorded than followed, before they are cut
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
 MAX_SEEN = 256  # segments remembered at a place
@@ -156,6 +158,7 @@ def _run_recorded(touched: dict) -> None:
         if s.event is not None:  # what it did until here is no call that could come again
             refused = refused or "a value was needed within a call"
         place = place_of(s)
+        place.note(s)
         if knobs.follow and knobs.compile and s.naming is None and place.meet(s):
             from fanal.core.engine.pieces import run_in_pieces  # and with it the compiler
 
@@ -227,18 +230,25 @@ def forget(nodes: list[Node]) -> None:
 
 
 class Place:
-    """Where segments begin: which ones were recorded there, and how many more were new than came again, lately."""
+    """Where segments begin: which ones were recorded there, and how many more were new than came again, lately.
 
-    __slots__ = ("seen", "strangers")
+    Data is often prepared in another way in every step: sequences of many lengths are cut and filled, letters become
+    ones among zeros. Where most segments are recorded, they are cut before the first call whose result has a history, at the
+    `border`: what comes before stays new, and the model's work behind it is known.
+    """
+
+    __slots__ = ("border", "recorded", "seen", "strangers")
 
     def __init__(self) -> None:
         self.seen: OrderedDict[int, None] = OrderedDict()
         self.strangers = 0
+        self.recorded = 0  # by so many more segments were recorded than followed
+        self.border: Any = None
 
     def came_again(self) -> None:
-        """Note that a segment came again."""
-        if self.strangers:
-            self.strangers -= 1
+        """Note that a segment came again, and was followed."""
+        self.strangers = max(0, self.strangers - 1)
+        self.recorded = max(0, self.recorded - 1)
 
     def meet(self, s: Session) -> bool:
         """Note the recorded segment; tell whether it is new where most are."""
@@ -246,13 +256,27 @@ class Place:
                           for e in s.events]))
         if key in self.seen:
             self.seen.move_to_end(key)
-            self.came_again()
+            self.strangers = max(0, self.strangers - 1)
             return False
         self.seen[key] = None
         if len(self.seen) > MAX_SEEN:
             self.seen.popitem(last=False)
         self.strangers = min(self.strangers + 1, 2 * STRANGERS)
         return self.strangers > STRANGERS
+
+    def note(self, s: Session) -> None:
+        """Note that a segment had to be recorded."""
+        self.recorded += 1
+        if self.recorded > PATIENCE and self.border is None:
+            self.border = next((e.where for e in s.events if _has_history(e.out)), None)
+            if self.border == s.events[0].where:
+                self.border = None
+
+
+def _has_history(out: Any) -> bool:
+    if isinstance(out, (tuple, list)):
+        return any(map(_has_history, out))
+    return isinstance(out, Handle) and out._node.needs_grad
 
 
 def place_of(s: Session) -> Place:

@@ -78,7 +78,12 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
         known = _start(op, args, kwargs, None)
         if known is not None:
             return known[0]
-    return record.run_event(op, args, kwargs, record.caller(2))
+    where = record.caller(2)
+    if s.border is not None and record.cut(where):
+        known = _start(op, args, kwargs, None)
+        if known is not None:
+            return known[0]
+    return record.run_event(op, args, kwargs, where)
 
 
 def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:

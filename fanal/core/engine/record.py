@@ -133,6 +133,7 @@ class Session(threading.local):
         self.effects.clear()
         self.inside = bool(state.levels)  # the segment began inside a level of forward mode
         self.noted = 0  # how many notes the recorded events have found
+        self.border: Any = None  # where it is cut, see engine.flush.Place
         self.began = self.epoch
 
 
@@ -224,8 +225,10 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     s = session
     state.where = where
     event = Event(op, where)
-    if not s.events and s.families is not None and not s.levels:
-        s.naming = s.families.naming(op, args, kwargs)
+    if not s.events and not s.levels:
+        s.border = _border(s, where)
+        if s.families is not None and s.border is None:
+            s.naming = s.families.naming(op, args, kwargs)
     naming = s.naming
     if naming is None:
         out = _make(event, args, kwargs)
@@ -284,6 +287,23 @@ def _make(event: Event, args: tuple, kwargs: dict) -> Any:
     for _, parts, _ in event.built:
         _note_outs(parts, s)
     return out
+
+
+def cut(where: Any) -> bool:
+    """Run what is recorded, if the segment is to be cut before a call at `where`; tell whether that was so."""
+    s = session
+    if s.border != where or not s.events or s.flushing or s.driving or s.waiting or state.levels:
+        return False
+    s.unfollowable = s.unfollowable or "the data of a step is made in another way every time"
+    flush("what comes before a model")
+    return True
+
+
+def _border(s: Session, where: Any) -> Any:
+    """Return where a segment that begins at `where` is to be cut, if it is."""
+    code, at = where or (None, 0)
+    place = s.places.get((id(code), at))
+    return None if place is None else place.border
 
 
 def explained(op: Op, args: tuple, kwargs: dict) -> Any:
