@@ -27,7 +27,7 @@ def test_spawned_processes_take_tensors_and_give_them_back():
 
 
 def test_what_goes_wrong_in_a_process_is_raised():
-    with pytest.raises(mp.ProcessRaisedException, match="Process 1 terminated with the following error:\n(.*\n)*ValueError: out of luck"):
+    with pytest.raises(mp.ProcessRaisedException, match=r"Process 1 terminated with the following error:\n(.*\n)*ValueError: out of luck"):
         mp.spawn(unlucky, nprocs=2)
     with pytest.raises(mp.ProcessExitedException, match="process 0 terminated with exit code 3") as caught:
         mp.spawn(leaves)

@@ -233,8 +233,8 @@ class Place:
     """Where segments begin: which ones were recorded there, and how many more were new than came again, lately.
 
     Data is often prepared in another way in every step: sequences of many lengths are cut and filled, letters become
-    ones among zeros. Where most segments are recorded, they are cut before the first call whose result has a history, at the
-    `border`: what comes before stays new, and the model's work behind it is known.
+    ones among zeros. Where most segments are recorded, they are cut before the first call whose result has a history,
+    at the `border`: what comes before stays new, and the model's work behind it is known.
     """
 
     __slots__ = ("border", "recorded", "seen", "strangers")
