@@ -15,6 +15,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from fanal.core.base.missing import finder as missing
+from fanal.core.base.missing import names
+
 __all__ = ["install"]
 
 ROOTS = {"torch": "fanal", "torchvision": "fanal.vision", "torchaudio": "fanal.audio"}
@@ -62,6 +65,8 @@ class TorchFinder(MetaPathFinder):
             return ModuleSpec(fullname, _AliasLoader(own), origin=own)
         if _is_only_a_question():
             return None
+        if fullname in names():  # a part of PyTorch that is planned: whoever imports it may never use it
+            return ModuleSpec(fullname, _AbsentLoader())
         raise ModuleNotFoundError(_missing(fullname, own), name=fullname)
 
 
@@ -79,6 +84,18 @@ class _AliasLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         # The import system has just put the alias's spec on the module, which is Fanal's still.
         module.__spec__ = self.own_spec
+
+
+class _AbsentLoader(Loader):
+    """Make a module without names, in place of a part of PyTorch that Fanal lacks: asked for one, it says so."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__getattr__ = missing(spec.name)  # type: ignore[method-assign]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it empty."""
 
 
 def _exists(name: str) -> bool:

@@ -270,6 +270,23 @@ def test_a_submodule_that_fanal_lacks_is_named(name, tmp_path):
     assert "importlib" not in trace and "finder.py" not in trace
 
 
+def test_a_part_of_pytorch_that_fanal_lacks_can_be_imported_and_says_so_when_used(tmp_path):
+    script = """
+        import importlib.util
+        import torch.onnx
+        print(torch.onnx.__name__, hasattr(torch.onnx, "export"), importlib.util.find_spec("torch.hub"))
+        try:
+            from torch.profiler import profile
+        except ImportError as error:
+            print("ImportError")
+        torch.onnx.export(None, None, "model.onnx")
+    """
+    write(tmp_path, {"script.py": script})
+    done = execute(FANAL, "script.py", cwd=tmp_path)
+    assert done.stdout == "torch.onnx False None\nImportError\n"
+    assert "AttributeError: module 'torch.onnx' has no attribute 'export' in Fanal yet: it is planned" in done.stderr
+
+
 def test_a_missing_submodule_can_be_guarded_against(tmp_path):
     script = """
         try:

@@ -23,7 +23,7 @@ from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
-PATIENCE = 8  # by so many more segments at a place are recorded than followed, before they are cut
+PATIENCE = 16  # by so many more segments at a place are recorded than followed, before they are cut
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
 MAX_SEEN = 256  # segments remembered at a place
