@@ -96,7 +96,7 @@ def load(
 
 def get_unsafe_globals_in_checkpoint(f: Any) -> list[str]:
     """Return the dotted names in a checkpoint that ``weights_only=True`` would refuse."""
-    return unsafe_globals(f)
+    return unsafe_globals(_adapter(), f)
 
 
 def _adapter() -> Any:

@@ -22,7 +22,7 @@ from .opaque import Opaque
 from .options import LoadEndianness, get_crc32_options, get_default_load_endianness
 from .outline import outline, tensor_names
 from .pickler import CheckpointPickler
-from .scope import CheckpointScope, StorageType
+from .scope import CheckpointScope, StorageType, allowed_names
 from .storage import LoadedStorage
 from .unpickler import Unpickler
 from .zipread import LOCAL_MAGIC, ZipReader
@@ -244,10 +244,8 @@ def _restorer(adapter: Adapter, map_location: Any) -> Restore:
     return restore
 
 
-def unsafe_globals(file: Any) -> list[str]:
+def unsafe_globals(adapter: Adapter, file: Any) -> list[str]:
     """Return the names in a checkpoint that ``weights_only=True`` would refuse."""
-    from .safe import user_globals
-
     opened = open(file, "rb") if isinstance(file, (str, os.PathLike)) else file
     try:
         begin = opened.tell()
@@ -255,7 +253,7 @@ def unsafe_globals(file: Any) -> list[str]:
             raise ValueError("Expected input to be a checkpoint returned by fanal.save or torch.save")
         opened.seek(begin)
         archive = ZipReader(opened, get_crc32_options())
-        allowed = user_globals()
+        allowed = allowed_names(adapter)
         return [name for name in outline(memoryview(archive.read("data.pkl"))).unknown if name not in allowed]
     finally:
         if opened is not file:

@@ -40,6 +40,9 @@ class OutlineAdapter:
     def dtype_name(self, dtype: _Described) -> str:
         return dtype.name
 
+    def public_name(self, obj: Any) -> tuple[str, str] | None:
+        return None
+
     def make_base(self, flat: np.ndarray, device: str) -> Any:
         return None
 

@@ -70,7 +70,7 @@ class CheckpointScope:
         self.fetch = fetch
         self.weights_only = weights_only
         self.entries = static_entries() | self._tensor_entries()
-        self.user = user_globals()
+        self.user = allowed_names(adapter)
         self.found: dict[int, tuple[str, Entry]] = {}  # id of a value handed out -> its meaning
         self.own_classes: set[type] = set()  # classes whose instances a state may be given to
         self.parts: dict[str, LoadedStorage] = {}
@@ -111,8 +111,6 @@ class CheckpointScope:
 
     def _user_entry(self, module: str, path: str) -> Entry | None:
         value = self.user.get(path)
-        if value is None and module.startswith("torch"):
-            value = self.user.get("fanal" + path.removeprefix("torch"))
         if value is None:
             return None
         if module in BLOCKED_MODULES:
@@ -380,6 +378,16 @@ class CheckpointScope:
         if hidden is not None:
             raise Refused(f"a tensor attribute {hidden!r:.60} that would hide one of its own")
         self.adapter.set_state(tensor, copy.copy(state))
+
+
+def allowed_names(adapter: Any) -> dict[str, Any]:
+    """Return what the user has allowed, by the names that a pickle may give it: its own, and PyTorch's."""
+    names = user_globals()
+    for value in list(names.values()):
+        public = adapter.public_name(value)
+        if public is not None:
+            names.setdefault(".".join(public), value)
+    return names
 
 
 def refusal(path: str) -> str:

@@ -294,7 +294,7 @@ def test_blocked_modules_stay_blocked():
 
 def test_listing_the_unsafe_names():
     pickled = b"(cos\nsystem\nccollections\nOrderedDict\n)Rcbuiltins\neval\nt."
-    assert unsafe_globals(archive(pickled)) == ["os.system", "builtins.eval"]
+    assert unsafe_globals(Adapter(), archive(pickled)) == ["os.system", "builtins.eval"]
 
 
 # -- ordinary data

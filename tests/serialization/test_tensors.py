@@ -157,3 +157,21 @@ def test_flipped_byte(tmp_path):
     path.write_bytes(data)
     with pytest.raises(RuntimeError, match=r"tensor 'head\.weight'.*CRC32"):
         fanal.load(path)
+
+
+def test_modules_of_allowed_classes_come_back_whole():
+    """PyTorch keeps attention in a file called activation, and its pickles say so."""
+    file = io.BytesIO()
+    model = torch.nn.Sequential(torch.nn.MultiheadAttention(4, 2), torch.nn.Dropout(0.5))
+    torch.save(model, file)
+    nn = fanal.nn
+    classes = [nn.Sequential, nn.MultiheadAttention, nn.Dropout, nn.modules.linear.NonDynamicallyQuantizableLinear]
+    file.seek(0)
+    unsafe = fanal.serialization.get_unsafe_globals_in_checkpoint
+    assert "torch.nn.modules.activation.MultiheadAttention" in unsafe(file)
+    with fanal.serialization.safe_globals(classes):
+        file.seek(0)
+        assert unsafe(file) == []
+        file.seek(0)
+        found = fanal.load(file)
+    assert found[0].in_proj_weight.tolist() == model[0].in_proj_weight.tolist()
