@@ -1,6 +1,6 @@
-"""Batches made at once, of tensors whose numbers are in memory already.
+"""What is made and found out at once, of tensors whose numbers are in memory already.
 
-Such a batch is an input of the step and no part of it: the small copies of a loader are neither recorded nor
+A batch made so is an input of the step and no part of it: the small copies of a loader are neither recorded nor
 planned. Values that are still pending, that need gradients, or that belong to a subclass take the ordinary
 operations instead, with the same numbers.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from fanal.core.tensor.tensor import Tensor, compute, wrap_array
 
-__all__ = ["pad_rows", "stack_rows", "take_rows"]
+__all__ = ["numbers", "pad_rows", "stack_rows", "take_rows"]
 
 
 def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
@@ -49,6 +49,11 @@ def take_rows(tensor: Any, keys: list[int]) -> Tensor | None:
     if not _is_ready(tensor):
         return None
     return wrap_array(compute(tensor)[np.array(keys)], tensor.dtype)
+
+
+def numbers(tensor: Any) -> np.ndarray | None:
+    """Return the numbers of a tensor, not to be written to, or None where they are not in memory."""
+    return compute(tensor) if _is_ready(tensor) else None
 
 
 def _is_ready(tensor: Any) -> bool:

@@ -6,8 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import fanal
 from fanal import Tensor
+from fanal.core.tensor.host import numbers
 from fanal.nn import functional as F
 from fanal.nn import init
 from fanal.nn.modules.attention import MultiheadAttention
@@ -66,8 +69,14 @@ def _detect_is_causal_mask(
         return False
     if mask.requires_grad or mask.device.type != "cpu":
         return False
+    if not mask.is_floating_point():
+        return False
+    looked_at = numbers(mask)
+    if looked_at is not None:  # a mask that is kept: nothing that is pending has to run
+        n = len(looked_at)
+        return bool(np.array_equal(looked_at, np.triu(np.full((n, n), -np.inf), 1)))
     causal = _generate_square_subsequent_mask(mask.size(0), device=mask.device, dtype=mask.dtype)
-    return bool((mask == causal).all().item()) if mask.is_floating_point() else False
+    return bool((mask == causal).all().item())
 
 
 class Transformer(Module):
