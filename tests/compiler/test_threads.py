@@ -163,9 +163,14 @@ def test_signals_go_to_python(two):
     """Pool threads have every signal masked, so handlers run as if there were none."""
     exe = Executable(sums(20, 16))
     seen = []
-    old = signal.signal(signal.SIGALRM, lambda *_: seen.append(exe.run([np.full(16, 3, np.float32)])[0][0]))
+
+    def handler(*_):
+        seen.append(exe.run([np.full(16, 3, np.float32)])[0][0])
+        signal.setitimer(signal.ITIMER_REAL, 0.002)  # only now: on a busy machine the next would come into this one
+
+    old = signal.signal(signal.SIGALRM, handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
         stop = time.monotonic() + 0.3
         other = Executable(sums(30, 16))
         while time.monotonic() < stop:
