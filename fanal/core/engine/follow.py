@@ -79,7 +79,7 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
         if known is not None:
             return known[0]
     where = record.caller(2)
-    if s.border is not None and record.cut(where):
+    if s.border is not None and knobs.follow and record.cut(where):
         known = _start(op, args, kwargs, None)
         if known is not None:
             return known[0]
