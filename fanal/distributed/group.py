@@ -11,7 +11,6 @@ __all__ = [
     "Backend",
     "GroupMember",
     "ProcessGroup",
-    "RedOpType",
     "ReduceOp",
     "default_pg_timeout",
     "destroy_process_group",
@@ -33,7 +32,6 @@ __all__ = [
     "is_torchelastic_launched",
     "is_ucc_available",
     "is_xccl_available",
-    "member",
     "new_group",
 ]
 

@@ -292,7 +292,7 @@ def _make(event: Event, args: tuple, kwargs: dict) -> Any:
 def cut(where: Any) -> bool:
     """Run what is recorded, if the segment is to be cut before a call at `where`; tell whether that was so."""
     s = session
-    if s.border != where or not s.events or s.flushing or s.driving or s.waiting or state.levels:
+    if s.border != where or not s.events or s.flushing or s.driving or s.waiting or s.levels or state.levels:
         return False
     s.unfollowable = s.unfollowable or "the data of a step is made in another way every time"
     flush("what comes before a model")

@@ -29,6 +29,7 @@ class _Fetcher:
 
     def __init__(self) -> None:
         self._batches = 0
+        self._recorded = 0  # calls, when the present batch began
         self._alone = False  # samples are computed one by one
 
     def _begin(self) -> None:
