@@ -17,6 +17,7 @@ from fanal.core.base.layout import memory_format as memory_format
 from fanal.core.base.missing import absent as _absent
 from fanal.core.base.missing import mark_absent as _mark_absent
 from fanal.core.base.shape import Size as Size
+from fanal.core.engine.matcher import matcher as _matcher
 from fanal.core.ops import surface as _surface
 from fanal.core.tensor.tensor import Tensor as Tensor
 
@@ -145,3 +146,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_FUNCTIONS, *_SUBMODULES, *_ELSEWHERE})
+
+
+_matcher.quicken(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fanal.core.base.missing import finder
+from fanal.core.engine.matcher import matcher as _matcher
 from fanal.core.ops import surface as _surface
 
 globals().update(_surface.FUNCTIONS.get("nn.functional", {}))
@@ -38,3 +39,4 @@ for _name in _SHARED:
         globals()[_name] = _surface.FUNCTIONS["torch"][_name]
 
 __getattr__ = finder("torch.nn.functional")
+_matcher.quicken(__name__)

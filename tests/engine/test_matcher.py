@@ -12,6 +12,7 @@ import pydoc
 import subprocess
 import sys
 import threading
+import types
 import weakref
 from pathlib import Path
 
@@ -655,3 +656,65 @@ def test_functions_of_many_parameters(m, count):
             if other != given:
                 assert f(*values[:other])[0] == "slow" and m.get_cursor() is step
         assert f(*values[:given]) == "out"
+
+
+class TestQuickModules:
+    """Modules whose names are quick to read: nothing but the time shows it."""
+
+    @pytest.fixture
+    def module(self, m, monkeypatch):
+        made = types.ModuleType("quick", "A door.")
+        made.__getattr__ = lambda name: ("made", name) if name == "late" else absent(name)
+        made.here = 1
+        monkeypatch.setitem(sys.modules, "quick", made)
+        m.quicken("quick")
+        return made
+
+    def test_names_are_found_changed_and_deleted(self, module):
+        assert module.here == 1
+        module.here = 2
+        assert module.here == 2 and vars(module)["here"] == 2
+        del module.here
+        with pytest.raises(AttributeError, match="no here"):
+            _ = module.here
+
+    def test_what_is_missing_is_asked_of_the_module(self, module):
+        assert module.late == ("made", "late")
+        assert not hasattr(module, "never")
+        del module.__getattr__
+        with pytest.raises(AttributeError, match="module 'quick' has no attribute 'late'"):
+            _ = module.late
+
+    def test_what_every_module_has(self, module):
+        assert inspect.ismodule(module) and isinstance(module, types.ModuleType)
+        assert module.__name__ == "quick" and module.__doc__ == "A door."
+        assert module.__dict__ is vars(module) and module.__class__ is type(module)
+        assert repr(module) == "<module 'quick'>"
+
+    def test_names_are_not_counted_twice(self, module):
+        thing = module.thing = Thing()
+        before = sys.getrefcount(thing)
+        for _ in range(100):
+            assert module.thing is thing
+        assert sys.getrefcount(thing) == before
+
+    def test_a_module_may_go(self, m):
+        sys.modules["gone"] = types.ModuleType("gone")
+        m.quicken("gone")
+        died = weakref.ref(sys.modules.pop("gone"))
+        gc.collect()
+        assert died() is None
+
+
+def absent(name: str):
+    raise AttributeError(f"no {name}")
+
+
+@needs_native
+def test_the_doors_are_quick():
+    """Every public module with functions has the type that is looked at in its dictionary first."""
+    code = ("import fanal, fanal.nn.functional as F; from fanal.core.engine.matcher import matcher as m\n"
+            "print([type(x) is m.module_type for x in (fanal, F, fanal.linalg, fanal.special, fanal.fft)])")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env=os.environ | {"FANAL_NATIVE": "1"})
+    assert run.stdout.strip() == str([True] * 5)

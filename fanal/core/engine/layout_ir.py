@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Byte offsets. PyObject is (reference count, type); PyVarObject adds the size at 16.
 TYPE, SIZE = 8, 16
+METHODS = 232  # tp_methods of a type
 CALL, F_CONTEXT, KEY, SLOW, DICT, WEAK, OWNER, FUNCTION_SIZE = 16, 24, 32, 40, 48, 56, 64, 72
 S_CONTEXT, NEXT, OUT, KWNAMES, S_KEY, POSITIONAL = 24, 32, 40, 48, 56, 64
 HELD, EXTRA, GUARD, REBIND, ARGS = 72, 80, 88, 96, 104
@@ -34,7 +35,7 @@ TEXTS = {
     "bad_get": "no arguments expected",
     "bad_table": "one argument expected: the address of a table",
 }
-CONTEXT = {name: 16 * CURSORS + 8 * i for i, name in enumerate((*FUNCTIONS, *OBJECTS, *TEXTS))}
+CONTEXT = {name: 16 * CURSORS + 8 * i for i, name in enumerate((*FUNCTIONS, "get_name", *OBJECTS, *TEXTS))}
 CONTEXT_WORDS = 2 * CURSORS + len(CONTEXT)
 
 COUNT = "9223372036854775807"  # masks PY_VECTORCALL_ARGUMENTS_OFFSET out of the number of arguments

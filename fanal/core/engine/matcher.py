@@ -97,6 +97,9 @@ class Matcher(Protocol):
         Slow calls raise TypeError when `self` is no instance of the class.
         """
 
+    def quicken(self, module: str) -> None:
+        """Make the names of a module that has a `__getattr__` quick to read, if that can be done."""
+
 
 class Step:
     """A step of the Python twin."""
@@ -226,6 +229,9 @@ class PurePython:
         if step is not None:
             self._cursor.step = _NOTHING
         return step
+
+    def quicken(self, module: str) -> None:
+        pass
 
     def function(self, key: int, slow: Callable, name: str, doc: str | None = None,
                  module: str | None = None, parameters: Parameters | None = None) -> Callable:

@@ -7,6 +7,8 @@ layouts.
 """
 from __future__ import annotations
 
+from types import ModuleType
+
 from fanal.core.engine.layout_ir import (
     ARGS,
     COUNT,
@@ -17,6 +19,7 @@ from fanal.core.engine.layout_ir import (
     HELD,
     KEY,
     KWNAMES,
+    METHODS,
     NEXT,
     OUT,
     OWNER,
@@ -434,6 +437,30 @@ entry:
 }}
 """
 
+# A name of a module: its dictionary is asked first, and only then all that CPython asks, `__getattr__` last.
+GET_NAME = f"""define ptr @NAME(ptr %module, ptr %name) nounwind {{
+entry:
+{at("%module", TYPE, "%kind")}
+{at("%kind", METHODS, "%methods")}
+{at("%methods", 8, "%ctx")}
+{at("%module", ModuleType.__dictoffset__, "%names")}
+{word("PyDict_GetItemWithError")}
+  %value = call ptr %PyDict_GetItemWithError(ptr %names, ptr %name)
+  %missing = icmp eq ptr %value, null
+  br i1 %missing, label %ask, label %found
+found:
+{word("Py_IncRef")}
+  call void %Py_IncRef(ptr %value)
+  ret ptr %value
+ask:
+{word("PyErr_Clear")}
+  call void %PyErr_Clear()
+{word("get_name")}
+  %result = tail call ptr %get_name(ptr %module, ptr %name)
+  ret ptr %result
+}}
+"""
+
 
 def sources() -> dict[str, str]:
     """Return the IR of every function by role; each names itself @NAME."""
@@ -441,6 +468,6 @@ def sources() -> dict[str, str]:
     limits = slice.__basicsize__ - 24
     return {"follow": follow(items, limits), "new_step": new_step(items), "set_arg": SET_ARG,
             "set_cursor": SET_CURSOR, "get_cursor": get_cursor(False), "take_cursor": get_cursor(True),
-            "finalize": FINALIZE, "bind": BIND, "repr": REPR,
+            "finalize": FINALIZE, "bind": BIND, "repr": REPR, "get_name": GET_NAME,
             "holds": table_function(conditions("do", "%table", "yes", "no")),
             "apply": table_function(effects("do", "%table", "yes"))}

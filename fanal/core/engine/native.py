@@ -1,6 +1,6 @@
 """The native matcher: functions that are machine code, made by LLVM, with no C compiler.
 
-Three types are built from specifications (PyType_FromSpec) and filled with the functions of `matcher_ir`. A
+Three types are built from specifications (PyType_FromSpecWithBases) and filled with the functions of `matcher_ir`. A
 call of a `Function` or `Method` enters `follow` directly by CPython's vectorcall protocol: no argument
 tuple, no Python frame. That costs about as much as calling any built-in function.
 
@@ -20,6 +20,10 @@ Memory, in 8-byte words (PyObject header first: reference count, type):
   pair take turns: the second is refused (`set_cursor` returns False) as long as the first has steps ahead
   of it.
 - The context is never freed, since functions may be called until the interpreter's last breath.
+- A fourth type is that of modules. CPython makes the names of a module quick to read only where it has no
+  `__getattr__`; in a module of this type the dictionary is looked at before anything else, so that `torch.relu`
+  costs 15 ns less. A module has no room for the context: its address stands behind the type's methods, of
+  which there are none.
 
 The code touches object headers (`ob_type`, `ob_size`) and the items of tuples directly, and everything else
 by functions of the stable C API. Interpreters without a GIL, with another object header, or unknown ones
@@ -33,6 +37,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from platform import machine
+from types import ModuleType
 from typing import Any
 
 from fanal.core.engine import layout_ir as layout
@@ -42,7 +47,8 @@ from fanal.core.engine.matcher import Parameters, free, link
 _py = ctypes.pythonapi
 _READONLY, _SSIZE, _OBJECT, _INT64 = 1, 19, 16, 17  # kinds and flags of PyMemberDef
 # Numbers of type slots, from typeslots.h (they never change: they are part of the stable ABI).
-_TP_CALL, _TP_CLEAR, _TP_GET, _TP_REPR, _TP_TRAVERSE, _TP_MEMBERS, _TP_FINALIZE = 50, 51, 54, 66, 71, 72, 80
+_TP_CALL, _TP_CLEAR, _TP_GET, _TP_GETATTRO, _TP_METHODS = 50, 51, 54, 58, 64
+_TP_REPR, _TP_TRAVERSE, _TP_MEMBERS, _TP_FINALIZE = 66, 71, 72, 80
 _SEALED, _IMMUTABLE, _VECTORCALL, _GC, _METHOD = 1 << 7, 1 << 8, 1 << 11, 1 << 14, 1 << 17  # type flags
 
 
@@ -115,8 +121,8 @@ class Native:
         self._forever.append(context)
         self._context = ctypes.addressof(context)
 
-        generic = [(_TP_TRAVERSE, self._generic(_TP_TRAVERSE)), (_TP_CLEAR, self._generic(_TP_CLEAR))]
-        self.step_type = self._type("Step", layout.ARGS, 8, _SEALED, [
+        generic = [(slot, self._slot(_Donor, slot)) for slot in (_TP_TRAVERSE, _TP_CLEAR)]
+        self.step_type = self._type("Step", layout.ARGS, 8, _SEALED | _GC, [
             ("next", _OBJECT, layout.NEXT, 0), ("out", _OBJECT, layout.OUT, 0),
             ("kwnames", _OBJECT, layout.KWNAMES, 0), ("key", _INT64, layout.S_KEY, 0),
             ("held", _OBJECT, layout.HELD, 0), ("extra", _OBJECT, layout.EXTRA, 0),
@@ -130,7 +136,7 @@ class Native:
             ("_slow", _OBJECT, layout.SLOW, 0), ("__objclass__", _OBJECT, layout.OWNER, 0)]
         slots = [*generic, (_TP_CALL, _address("PyVectorcall_Call")), (_TP_REPR, code["repr"]),
                  (_TP_GET, code["bind"])]
-        flags = _SEALED | _VECTORCALL
+        flags = _SEALED | _VECTORCALL | _GC
         self.function_type = self._type("Function", layout.FUNCTION_SIZE, 0, flags, members, slots)
         self.method_type = self._type("Method", layout.FUNCTION_SIZE, 0, flags | _METHOD, members, slots)
 
@@ -141,11 +147,18 @@ class Native:
         texts = {name: ctypes.c_char_p(text.encode()) for name, text in layout.TEXTS.items()}
         self._forever.append(texts)
         words = {name: _address(name) for name in layout.FUNCTIONS}
+        words["get_name"] = self._slot(ModuleType, _TP_GETATTRO)
         words |= {name: id(objects[name]) for name in layout.OBJECTS}
         words |= {name: ctypes.cast(text, ctypes.c_void_p).value or 0 for name, text in texts.items()}
         for name, offset in layout.CONTEXT.items():
             context[offset // 8] = words[name]
 
+        end = (ctypes.c_void_p * 4)(None, self._context)  # of a table of methods: only the first word is looked at
+        self._forever.append(end)
+        self.module_type = self._type("module", 0, 0, 0, [], [
+            (_TP_GETATTRO, code["get_name"]), (_TP_METHODS, ctypes.addressof(end))], ModuleType)
+        if ctypes.c_void_p.from_address(id(self.module_type) + layout.METHODS).value != ctypes.addressof(end):
+            raise RuntimeError("the native matcher does not know where this interpreter's types keep their methods")
         self._new = _py.PyType_GenericAlloc
         self._new.argtypes, self._new.restype = [ctypes.py_object, ctypes.c_ssize_t], ctypes.py_object
         copyreg.pickle(self.function_type, _reduce_function)
@@ -189,6 +202,9 @@ class Native:
         f.__objclass__ = owner
         return f
 
+    def quicken(self, module: str) -> None:
+        sys.modules[module].__class__ = self.module_type
+
     def _make(self, kind: type, entry: int, key: int, slow: Callable | None) -> Any:
         f = self._new(kind, 0)
         f._slow = slow
@@ -196,20 +212,21 @@ class Native:
         return f
 
     @staticmethod
-    def _generic(slot: int) -> int:
+    def _slot(kind: type, slot: int) -> int:
         get = _py.PyType_GetSlot
         get.argtypes, get.restype = [ctypes.py_object, ctypes.c_int], ctypes.c_void_p
-        return get(_Donor, slot)
+        return get(kind, slot)
 
-    def _type(self, name: str, size: int, item: int, flags: int, members: list, slots: list) -> Any:
+    def _type(self, name: str, size: int, item: int, flags: int, members: list, slots: list,
+              base: type = object) -> Any:
         table = (_Member * (len(members) + 1))(*(_Member(n.encode(), kind, offset, access, None)
                                                  for n, kind, offset, access in members))
         slots = [*slots, (_TP_MEMBERS, ctypes.addressof(table))]
         rows = (_Slot * (len(slots) + 1))(*slots)
-        spec = _Spec(f"{__name__}.{name}".encode(), size, item, flags | _GC | _IMMUTABLE, rows)
-        make = _py.PyType_FromSpec
-        make.argtypes, make.restype = [ctypes.POINTER(_Spec)], ctypes.py_object
-        made = make(ctypes.byref(spec))
+        spec = _Spec(f"{__name__}.{name}".encode(), size, item, flags | _IMMUTABLE, rows)
+        make = _py.PyType_FromSpecWithBases
+        make.argtypes, make.restype = [ctypes.POINTER(_Spec), ctypes.py_object], ctypes.py_object
+        made = make(ctypes.byref(spec), base)
         self._forever += [table, rows, spec, made]
         return made
 
