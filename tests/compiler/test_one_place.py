@@ -99,6 +99,14 @@ def test_places_that_something_else_reads_are_computed() -> None:
     np.testing.assert_array_equal(two.numpy(), y.numpy()[:, 0] + y.numpy()[:, 1])
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_half_of_what_attention_writes_is_no_query(width: int) -> None:
+    """Of heads so narrow, the result is as long as the statistics that lie behind it, or half of that."""
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 2, 3, width)).astype(np.float32)
+    mine, theirs = (t.nn.functional.scaled_dot_product_attention(*map(t.tensor, (q, k, v))) for t in (fanal, torch))
+    np.testing.assert_allclose(array(mine), array(theirs), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_one_token_of_an_attention_with_a_mask(batch: int) -> None:
     x = np.random.default_rng(0).normal(size=(batch, 5, 32)).astype(np.float32)

@@ -21,6 +21,7 @@ from fanal.core.ir.row import ROWS
 Region = tuple[int, int, int, int]  # place `at` of n in a buffer seen as (outer, n, inner): outer, n, inner, at
 Cut = tuple[int, int, int, int]  # the same of a shape: dimension, start, stop, step
 _ALL: Region = (1, 1, 1, 0)
+_QUERIES = -1  # `outer` of a region of attention's result, which lies flat: a query, in both of its parts
 _LINEAR = ("neg", "convert", "mul", "div", "add", "sub")  # what is zero where an operand is, or where both are
 
 
@@ -334,15 +335,15 @@ def _needs(v: Value, region: Region) -> list[Region] | None:
     if v.row is None or not v.inputs:
         return None
     x = v.inputs[0]
-    if v.name == "attention":  # the place is a query
+    if v.name == "attention":
         q = v.inputs[0].shape
-        at = region[3]
-        if len(v.inputs) > 3 or (v.params[1] and at != q[2] - 1):
+        outer, _, _, at = region
+        if outer != _QUERIES or len(v.inputs) > 3 or (v.params[1] and at != q[2] - 1):
             return None
         return [(q[0] * q[1], q[2], q[3], at), _ALL, _ALL]
     if v.name == "slice" and x.name == "attention":
         query = _query(region, x, v.params[0][0])
-        return None if query is None else [(-1, x.inputs[0].shape[2], -1, query)]
+        return None if query is None else [(_QUERIES, x.inputs[0].shape[2], -1, query)]
     cut = along(v.shape, region)
     if cut is None:
         return None
