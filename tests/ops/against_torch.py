@@ -61,7 +61,8 @@ def same_error(name: str, *tensors: torch.Tensor, **kwargs: Any) -> None:
     else:
         raise AssertionError("PyTorch did not raise")
     try:
-        FUNCTIONAL[name](*map(to_fanal, tensors), **kwargs)
+        named = {k: to_fanal(v) if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+        FUNCTIONAL[name](*map(to_fanal, tensors), **named)
     except type(expected) as e:
         assert str(e).split("\n")[0] == str(expected).split("\n")[0]
     else:

@@ -79,6 +79,10 @@ def test_fractional(n):
         to_fanal(x), 2, output_size=out, _random_samples=to_fanal(u), return_indices=True
     )
     assert (array(where) == at.numpy()).all() and (array(z) == y.numpy()).all()
+    # More samples than needed may be given, as for two examples to one.
+    expected = getattr(torch.nn.functional, name)(x[0], 2, output_size=out, _random_samples=u)
+    one = FUNCTIONAL[name](to_fanal(x[0]), 2, output_size=out, _random_samples=to_fanal(u))
+    assert (array(one) == expected.numpy()).all()
 
 
 R = torch.randn
@@ -94,6 +98,8 @@ WRONG = [
     ("adaptive_avg_pool2d", (R(3, 5),), {"output_size": 2}),
     ("adaptive_avg_pool2d", (R(1, 3, 5, 0),), {"output_size": 2}),
     ("adaptive_avg_pool2d", (R(3, 5),), {"output_size": (2, 2)}),
+    *(("fractional_max_pool2d", (R(2, 3, 5, 5),), {"kernel_size": 2, "output_size": 2, "_random_samples": R(shape)})
+      for shape in ((1, 3, 2), (2, 4, 2), (2, 3, 3), (2, 3))),
 ]
 
 

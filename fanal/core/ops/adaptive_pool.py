@@ -222,16 +222,13 @@ def _fractional(
     single = len(x.shape) == n + 1
     batch, channels = (1 if single else x.shape[0]), x.shape[-n - 1]
     u = P.detach(read(samples))
-    if u.dtype is not x.dtype and x.dtype.itemsize >= 4:
-        raise RuntimeError(
-            f"expected scalar type {dt.scalar_name(x.dtype)} but found {dt.scalar_name(u.dtype)}"
-        )
+    _check_samples(u, x, batch, channels, n)
     table: Node | None = None
     for i in range(n):
         # PyTorch's samples are ordered (w, h) in two dimensions and (t, h, w) in three.
         axis = n - 1 - i if n == 2 else i
         start = _fractional_starts(
-            P.reshape(P.span(u, 2, axis, axis + 1), (batch, channels)),
+            P.reshape(P.corner(P.span(u, 2, axis, axis + 1), (batch, channels, 1)), (batch, channels)),
             size[i],
             out[i],
             kernel[i],
@@ -246,6 +243,22 @@ def _fractional(
     if single:
         y, at = P.reshape(y, y.shape[1:]), P.reshape(at, at.shape[1:])
     return (wrap_like(y, input), wrap_like(at, input)) if indices else wrap_like(y, input)
+
+
+def _check_samples(u: Node, x: Node, batch: int, channels: int, n: int) -> None:
+    """Raise PyTorch's error unless there is a number for every window; more batches than needed may be given."""
+    if u.dtype is not x.dtype and x.dtype.itemsize >= 4:
+        raise RuntimeError(
+            f"expected scalar type {dt.scalar_name(x.dtype)} but found {dt.scalar_name(u.dtype)}"
+        )
+    if len(u.shape) != 3:
+        raise RuntimeError(f"Expect _random_samples to have 3 dimensions, got {len(u.shape)}")
+    if u.shape[0] < batch:
+        raise RuntimeError("Expect _random_samples.size(0) no less then input batch size.")
+    if u.shape[1] != channels:
+        raise RuntimeError("Expect _random_samples.size(1) equals to input channel size.")
+    if u.shape[2] != n:
+        raise RuntimeError(f"Expect _random_samples.size(2) equals to {n}; got {u.shape[2]}.")
 
 
 def _fractional_starts(u: Node, size: int, out: int, kernel: int) -> Node:
