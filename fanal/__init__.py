@@ -109,6 +109,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("DisableTorchFunction", "DisableTorchFunctionSubclass"), "overrides"),
     **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "spmm", "smm", "dsmm"), "core.ops.sparse_math"),
     **dict.fromkeys(("compile",), "compiler"),
+    **dict.fromkeys(("AcceleratorError", "OutOfMemoryError"), "cuda"),
     **dict.fromkeys(("default_generator",), "random"),
     **dict.fromkeys(("vmap",), "func"),
 }

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from fanal.core.base.missing import absent
+from fanal.core.ops.convert import LEGACY
 
 _MISSING = (
     "Torch not compiled with CUDA enabled: Fanal computes on the CPU; guard with torch.cuda.is_available()"
@@ -14,6 +15,10 @@ _MISSING = (
 
 class OutOfMemoryError(RuntimeError):
     """Memory of a device ran out."""
+
+
+class AcceleratorError(RuntimeError):
+    """A device failed while it computed."""
 
 
 class CudaError(RuntimeError):
@@ -138,6 +143,14 @@ def _needs_device(name: str) -> Any:
     return call
 
 
+def _absent_class(name: str, error: Exception) -> type:
+    """Return a class for isinstance and annotations, which has no instances."""
+    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return type(name, (), {"__new__": __new__, "__module__": __name__, "__doc__": f"Raise {type(error).__name__}."})
+
+
 for _name in (
     "synchronize",
     "current_device",
@@ -155,14 +168,17 @@ for _name in (
     "seed",
     "seed_all",
     "initial_seed",
-    "Stream",
-    "Event",
-    "CUDAGraph",
     "graph",
     "utilization",
     "can_device_access_peer",
 ):
     globals()[_name] = _needs_device(_name)
+for _name in ("CUDAGraph", "Event", "ExternalStream", "Stream"):
+    globals()[_name] = _absent_class(_name, RuntimeError(_MISSING))
+for _name in LEGACY:
+    _error = TypeError(f"type torch.cuda.{_name} not available. Torch not compiled with CUDA enabled.")
+    globals()[_name] = _absent_class(_name, _error)
+StreamContext = device
 
 
 def __getattr__(name: str) -> Any:

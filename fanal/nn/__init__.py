@@ -9,13 +9,15 @@ from fanal.core.base.missing import absent
 from fanal.nn import modules as modules
 
 _PARAMETERS = ("Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter")
-_SUBMODULES = ("attention", "functional", "init", "parallel", "parameter", "utils")
-__all__ = list(modules.__all__) + list(_PARAMETERS) + list(_SUBMODULES)
+_SUBMODULES = ("attention", "common_types", "functional", "init", "parallel", "parameter", "utils")
+__all__ = list(modules.__all__) + list(_PARAMETERS) + list(_SUBMODULES) + ["DataParallel"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PARAMETERS:
         value = getattr(importlib.import_module("fanal.nn.parameter"), name)
+    elif name == "DataParallel":
+        value = importlib.import_module("fanal.nn.parallel").DataParallel
     elif name in _SUBMODULES:
         try:
             value = importlib.import_module(f"fanal.nn.{name}")

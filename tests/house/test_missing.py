@@ -58,3 +58,41 @@ def test_what_a_star_gives():
     lacking = {n for n in theirs.keys() - ours.keys() - submodules if hasattr(fanal, n)}
     assert not lacking
     assert not {"Any", "annotations", "importlib", "nn"} & ours.keys()
+
+
+def test_result_types_are_pytorchs():
+    import torch
+
+    import fanal.return_types as ours
+
+    for name in ours.__all__:
+        assert getattr(ours, name)._fields == getattr(torch.return_types, name).__match_args__
+    assert type(fanal.ones(2, 2).max(0)) is ours.max
+    beside = {t.__name__ for t in torch.return_types.all_return_types if not t.__name__.endswith("_out")}
+    assert beside == set(ours.__all__)
+
+
+def test_names_under_a_second_address():
+    import torch
+
+    import fanal.functional
+    import fanal.nn.common_types as ours
+
+    assert set(fanal.functional.__all__) == set(torch.functional.__all__)
+    assert fanal.functional.split is fanal.split
+    theirs = {n for n in vars(torch.nn.common_types) if n.startswith(("_size", "_ratio"))}
+    assert theirs == {n for n in vars(ours) if n.startswith(("_size", "_ratio"))}
+    assert fanal.nn.DataParallel is fanal.nn.parallel.DataParallel
+    assert fanal.OutOfMemoryError is fanal.cuda.OutOfMemoryError
+
+
+def test_classes_of_a_device_that_is_not_there():
+    import torch
+
+    for name in ("FloatTensor", "BFloat16Tensor", "Stream", "Event"):
+        cls = getattr(fanal.cuda, name)
+        assert not isinstance(fanal.ones(1), cls) and cls | None
+        with pytest.raises(Exception) as theirs:
+            getattr(torch.cuda, name)()
+        with pytest.raises(theirs.type):
+            cls()

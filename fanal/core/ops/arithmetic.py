@@ -135,7 +135,7 @@ def frexp(input: Any) -> Any:
         return [P.mul(g, P.pow_(P.num(g, 2), P.neg(P.convert(exponent, g.dtype))))]
 
     mantissa = with_gradient(P.convert(part, x.dtype), rule, x)
-    return named("frexp", "mantissa", "exponent")(result(mantissa, input), result(exponent, input))
+    return named("frexp")(result(mantissa, input), result(exponent, input))
 
 
 @public(inplace=True, out=True, tensors=2)

@@ -64,7 +64,7 @@ def cholesky_ex(input: Any, *, upper: bool = False, check_errors: bool = False) 
     factor, info = _cholesky(input, upper)
     if check_errors:
         failure("linalg.cholesky_ex", _MINOR)(info)
-    return named("linalg_cholesky_ex", "L", "info")(factor, info)
+    return named("linalg_cholesky_ex")(factor, info)
 
 
 # QR.
@@ -80,7 +80,7 @@ def _qr(A: Any, mode: str, name: str) -> Any:
             f"(default), 'r', or 'complete'"
         )
     a = read(A)
-    made = named(name, "Q", "R")
+    made = named(name)
     if mode == "r":
         y = P.lapack((P.detach(a),), "qr", False)
         r = _not_differentiable(P.part(y, 1), a)
@@ -122,7 +122,7 @@ def geqrf(input: Any) -> Any:
         raise RuntimeError("torch.geqrf: input must have at least 2 dimensions.")
     need_kernel(input, "geqrf_cpu")
     y = P.lapack((P.detach(read(input)),), "reflectors")
-    return named("geqrf", "a", "tau")(wrap(P.part(y, 0)), wrap(P.part(y, 1)))
+    return named("geqrf")(wrap(P.part(y, 0)), wrap(P.part(y, 1)))
 
 
 def _check_reflectors(a: Any, tau: Any, name: str, square: bool) -> None:
@@ -265,7 +265,7 @@ def lu_factor(A: Any, *, pivot: bool = True) -> Any:
     Shapes: (*, m, n) -> (*, m, n), (*, min(m, n)). Raises RuntimeError for a zero pivot.
     """
     y = _lu(A, pivot)
-    made = named("linalg_lu_factor", "LU", "pivots")
+    made = named("linalg_lu_factor")
     return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1))), wrap(whole_part(y, 2))
 
 
@@ -273,14 +273,14 @@ def lu_factor(A: Any, *, pivot: bool = True) -> Any:
 def lu_factor_ex(A: Any, *, pivot: bool = True, check_errors: bool = False) -> Any:
     """Return LU, pivots and info: 0, or the place of the first zero pivot."""
     y = _lu(A, pivot)
-    return _with_info(y, named("linalg_lu_factor_ex", "LU", "pivots", "info"), _zero_pivot if check_errors else None)
+    return _with_info(y, named("linalg_lu_factor_ex"), _zero_pivot if check_errors else None)
 
 
 @public("lu", out=True)
 def torch_lu(A: Any, pivot: bool = True, get_infos: bool = False) -> tuple:
     """Return LU and pivots, and info if `get_infos`; else a zero pivot raises RuntimeError."""
     found = lu_factor_ex(A, pivot=pivot, check_errors=not get_infos)
-    return named("_lu_with_info", "LU", "pivots", "info")(*found) if get_infos else tuple(found[:2])
+    return named("_lu_with_info")(*found) if get_infos else tuple(found[:2])
 
 
 def _triangles(f: Node) -> tuple[Node, Node]:
@@ -306,7 +306,7 @@ def lu(A: Any, *, pivot: bool = True) -> Any:
     y = _lu(A, pivot, "linalg.lu")
     low, up = _triangles(P.part(y, 0))
     order = _permutation(P.detach(P.real(P.part(y, 1))), A._shape[-2], A._dtype)
-    return named("linalg_lu", "P", "L", "U")(wrap(order), wrap(low), wrap(up))
+    return named("linalg_lu")(wrap(order), wrap(low), wrap(up))
 
 
 @public(method=False, out=True)
@@ -323,7 +323,7 @@ def lu_unpack(LU_data: Any, LU_pivots: Any, unpack_data: bool = True, unpack_piv
         order = _permutation(read(LU_pivots), f.shape[-2], f.dtype)
     if unpack_data:
         low, up = _triangles(f)
-    return named("lu_unpack", "P", "L", "U")(wrap(order), wrap(low), wrap(up))
+    return named("lu_unpack")(wrap(order), wrap(low), wrap(up))
 
 
 # LDL.
@@ -347,7 +347,7 @@ def ldl_factor(input: Any, *, hermitian: bool = False) -> Any:
     gradient. Source: Bunch & Kaufman (1977); the layout is LAPACK's sytrf.
     """
     y = _ldl(input, hermitian)
-    made = named("linalg_ldl_factor", "LD", "pivots")
+    made = named("linalg_ldl_factor")
     return made(wrap(P.part(y, 0)), wrap(whole_part(y, 1))), wrap(whole_part(y, 2))
 
 
@@ -355,7 +355,7 @@ def ldl_factor(input: Any, *, hermitian: bool = False) -> Any:
 def ldl_factor_ex(input: Any, *, hermitian: bool = False, check_errors: bool = False) -> Any:
     """Return LD, pivots and info: 0, or the place of the first zero in D."""
     y = _ldl(input, hermitian)
-    return _with_info(y, named("linalg_ldl_factor_ex", "LD", "pivots", "info"), _singular_ldl if check_errors else None)
+    return _with_info(y, named("linalg_ldl_factor_ex"), _singular_ldl if check_errors else None)
 
 
 @public(module="linalg", method=False, out=True)

@@ -51,14 +51,14 @@ def _slogdet(A: Any, name: str) -> tuple[Node, Node]:
 def slogdet(A: Any) -> Any:
     """Return the sign (complex: the phase) of determinants and the logarithm of their absolute value."""
     sign, value = _slogdet(A, "linalg.slogdet")
-    return named("linalg_slogdet", "sign", "logabsdet")(wrap(sign), wrap(value))
+    return named("linalg_slogdet")(wrap(sign), wrap(value))
 
 
 @public("slogdet", out=True)
 def torch_slogdet(input: Any) -> Any:
     """Return sign and logarithm of determinants, as torch.linalg.slogdet."""
     sign, value = _slogdet(input, "linalg.slogdet")
-    return named("slogdet", "sign", "logabsdet")(wrap(sign), wrap(value))
+    return named("slogdet")(wrap(sign), wrap(value))
 
 
 @public()

@@ -66,7 +66,7 @@ def inv_ex(A: Any, *, check_errors: bool = False) -> Any:
     found, info = inverse_of(A)
     if check_errors:
         failure("linalg.inv_ex", _NOT_INVERTIBLE)(info)
-    return named("linalg_inv_ex", "inverse", "info")(found, info)
+    return named("linalg_inv_ex")(found, info)
 
 
 def is_vector(A: Any, B: Any) -> bool:
@@ -128,7 +128,7 @@ def solve_ex(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -
     found, info = _solve(A, B, left)
     if check_errors:
         singular(info)
-    return named("linalg_solve_ex", "result", "info")(found, info)
+    return named("linalg_solve_ex")(found, info)
 
 
 @public(module="linalg", method=False, out=True)
@@ -169,7 +169,7 @@ def triangular_solve(
     a, b = together(A, input)
     t = P.swap(a) if transpose else a
     x = P.part(P.lapack((t, b), "triangular", bool(upper) != bool(transpose), bool(unitriangular)), 0)
-    return named("triangular_solve", "solution", "cloned_coefficient")(wrap(x), wrap(P.alias(a)))
+    return named("triangular_solve")(wrap(x), wrap(P.alias(a)))
 
 
 # From factors.
@@ -381,7 +381,7 @@ def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -
         left, right, sides = together(a, x, b)
         gap = P.sub(P.dot(left, right), sides)
         residuals = P.sum_(P.real(P.mul(gap, P.conj(gap))), (len(gap.shape) - 2,))
-    found = named("linalg_lstsq", "solution", "residuals", "rank", "singular_values")
+    found = named("linalg_lstsq")
     return found(
         wrap(P.reshape(x, x.shape[:-1]) if vector else x),
         wrap(residuals),

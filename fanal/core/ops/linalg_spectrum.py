@@ -44,7 +44,7 @@ def eigh(input: Any, UPLO: str = "L") -> Any:
     LAPACK's syevd.
     """
     y = P.lapack((_triangle_of(input, UPLO),), "eigh")
-    made = named("linalg_eigh", "eigenvalues", "eigenvectors")
+    made = named("linalg_eigh")
     return made(wrap(P.real(P.part(y, 0))), wrap(P.part(y, 1))), wrap(whole_part(y, 2))
 
 
@@ -70,7 +70,7 @@ def eig(input: Any) -> Any:
     """
     _need_eig(input, "linalg.eig")
     y = P.lapack((read(input),), "eig")
-    made = named("linalg_eig", "eigenvalues", "eigenvectors")
+    made = named("linalg_eig")
     return made(wrap(P.part(y, 0)), wrap(P.part(y, 1))), wrap(whole_part(y, 2))
 
 
@@ -103,7 +103,7 @@ def svd(A: Any, full_matrices: bool = True, *, driver: str | None = None) -> Any
     """
     _need_svd(A, driver)
     y = P.lapack((read(A),), "svd", bool(full_matrices))
-    made = named("linalg_svd", "U", "S", "Vh")
+    made = named("linalg_svd")
     return made(wrap(P.part(y, 0)), wrap(P.real(P.part(y, 1))), wrap(P.part(y, 2))), wrap(whole_part(y, 3))
 
 
@@ -123,7 +123,7 @@ def torch_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
             f"linalg.svd: input should have at least 2 dimensions, but has {len(input._shape)} "
             "dimensions instead"
         )
-    made = named("svd", "U", "S", "V")
+    made = named("svd")
     if not compute_uv:
         s, info = svdvals(input)
         lead, (m, n) = input._shape[:-2], input._shape[-2:]

@@ -165,7 +165,7 @@ def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any
     d = None if dim is None else (dim,)
     dims = _dims(d, input.ndim)
     x = read(input)
-    return named("aminmax", "min", "max")(
+    return named("aminmax")(
         wrap_like(extreme_node(x, dims, keepdim, P.min_of, "aminmax"), input),
         wrap_like(extreme_node(x, dims, keepdim, P.max_of, "aminmax"), input),
     )
@@ -225,7 +225,7 @@ def _extreme(input: Any, dim: Any, keepdim: bool, name: str) -> Any:
     at = arg_node(x, d, False, arg)
     y = pick(x, at, d)
     dims = (d,) if x.shape else ()
-    return named(name, "values", "indices")(
+    return named(name)(
         wrap_like(keep(y, x.shape, dims, keepdim), input), wrap_like(keep(at, x.shape, dims, keepdim), input)
     )
 

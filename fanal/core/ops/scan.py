@@ -98,7 +98,7 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
         raise unsupported(f"{name}_cpu", x.dtype)
     at = _running_position(P.detach(x), d, "max" if name == "cummax" else "min")
     y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
-    return named(name, "values", "indices")(plain(y, input), plain(at, input))
+    return named(name)(plain(y, input), plain(at, input))
 
 
 @public(out="same")

@@ -148,7 +148,7 @@ def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, d
     out = _totals(at, ok, weight, len(edges) - 1, d)
     if density:
         out = (out / out.sum() / np.diff(edges)).astype(d.np)
-    return named("histogram", "hist", "bin_edges")(
+    return named("histogram")(
         wrap_array(out, d), wrap_array(np.array(edges), d)
     )
 
@@ -259,7 +259,7 @@ def histogramdd(
             volume = volume * np.diff(e).reshape(tuple(-1 if j == k else 1 for j, _ in enumerate(edges)))
         out = (out / out.sum() / volume).astype(d.np)
     shown = tuple(wrap_array(np.array(e), d) for e in edges)
-    return named("histogramdd", "hist", "bin_edges")(wrap_array(out, d), shown)
+    return named("histogramdd")(wrap_array(out, d), shown)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def sort(input: Any, *args: Any, dim: int = -1, descending: bool = False, stable
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     i = order_of(x, d, descending)
-    return named("sort", "values", "indices")(plain(_at(x, i, d), input), plain(i, input))
+    return named("sort")(plain(_at(x, i, d), input), plain(i, input))
 
 
 @public()
@@ -68,14 +68,14 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
     if not 0 <= k <= size:
         raise RuntimeError("selected index k out of range")
     i = order_of(x, d, largest, 0, k)
-    return named("topk", "values", "indices")(plain(_at(x, i, d), input), plain(i, input))
+    return named("topk")(plain(_at(x, i, d), input), plain(i, input))
 
 
 def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> Any:
     """Return values and positions of one element along a dimension, which `i` keeps with size 1."""
     y = _at(x, i, d)
     shape = y.shape if keepdim or not x.shape else (*y.shape[:d], *y.shape[d + 1 :])
-    return named(name, "values", "indices")(
+    return named(name)(
         plain(P.reshape(y, shape), input), plain(P.reshape(i, shape), input)
     )
 
