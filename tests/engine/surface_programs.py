@@ -105,9 +105,16 @@ class Writer(wide_programs.Writer):
         text = self.r.choice(TRANSFORMS).format(f=expr.replace("{x}", "z"), x=x.name)
         if "vmap" in text:  # an example has other dimensions; and what gaps.txt says of views and strides
             text = re.sub(r"w\.i % \d+", "w.i % 1", text) + ".clone(memory_format=torch.contiguous_format)"
-        if NEVER.search(text):
+        if NEVER.search(text) or ("out_dims=-1" in text and not self.mapped(text)):
             raise Refused(text)
         self.new(text, own=False)
+
+    def mapped(self, text: str) -> bool:
+        """Tell whether what is mapped depends on the example; where it does not, PyTorch 2.13 takes out_dims=-1 for a size."""
+        seen: list[bool] = []
+        spy = {"see": lambda y: seen.append(torch._C._functorch.is_batchedtensor(y)) or y}
+        exec(re.sub(r"lambda z: (.*?), in_dims", r"lambda z: see(\1), in_dims", text), {**self.space, **spy})
+        return all(seen)
 
     def out_of(self) -> None:
         """Write a result into a tensor that is there, a view of one, or one of another size."""

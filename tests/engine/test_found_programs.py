@@ -418,7 +418,8 @@ def test_a_lookup_of_a_single_element_is_checked() -> None:
     lambda m: m.mean(m.tensor([1.1, 2.2, 3.3]).bfloat16(), 0, out=m.empty((), dtype=m.float64)),
     lambda m: m.nansum(m.tensor([1.1, 2.2, 3.3]).half(), 0, out=m.empty((), dtype=m.float32)), lambda m: m.mean(m.ones(2), 0, out=m.empty((), dtype=m.int64)),
     lambda m: m.tensor([1.5, 1e-7]).half().ldexp(m.tensor([3, 20])), lambda m: m.ldexp(m.tensor([1.3]).bfloat16(), m.tensor([-2])).float(),
-], ids=range(11))
+    lambda m: m.autograd.grad((x := m.tensor([-2., -1.5, 0.5, 2.], requires_grad=True)).acosh().nan_to_num(0.5).sum(), x)[0],
+], ids=range(12))
 @pytest.mark.filterwarnings("ignore")  # of norm="ortho" over nothing
 def test_dtypes_and_edges_of_operators(program: Any) -> None:
     of_both(program)
@@ -433,6 +434,16 @@ def test_second_derivatives_at_large_numbers(f: Any) -> None:
     def program(m: Any) -> list[Any]:
         z = m.tensor([-1e9, -200., -95., -3., 0., 2., 95., 200., 1e9], requires_grad=True)
         g, = m.autograd.grad(f(m.nn.functional, z).sum(), z, create_graph=True)
+        return [g.detach(), m.autograd.grad((g * g + g).sum(), z)[0]]
+    of_both(program)
+
+
+@pytest.mark.parametrize("name", ["elu", "celu", "selu"])
+def test_second_derivatives_of_elu_at_zero(name: str) -> None:
+    """They were those from below."""
+    def program(m: Any) -> list[Any]:
+        z = m.tensor([-1., -0.0, 0., 2.], requires_grad=True)
+        g, = m.autograd.grad(getattr(m.nn.functional, name)(z).sum(), z, create_graph=True)
         return [g.detach(), m.autograd.grad((g * g + g).sum(), z)[0]]
     of_both(program)
 

@@ -108,8 +108,19 @@ def test_errors(name, tensors, kwargs):
     same_error(name, *tensors, **kwargs)
 
 
-def test_adaptive_average_to_one_place_takes_any_rank():
-    for shape in ((1, 4), (1, 1, 2, 3, 4)):
-        x = np.random.default_rng(0).normal(size=shape)
-        expected, got = (m.nn.functional.adaptive_avg_pool2d(m.tensor(x), 1).numpy() for m in (torch, fanal))
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1, 2, 3, 4), (2, 0, 3), (0, 2, 3, 4)])
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "int64"])
+def test_adaptive_average_to_one_place_is_a_mean(n, shape, dtype):
+    x = np.random.default_rng(0).normal(size=shape)
+
+    def outcome(m):
+        try:
+            return getattr(m.nn.functional, f"adaptive_avg_pool{n}d")(m.tensor(x).to(getattr(m, dtype)), 1).numpy()
+        except (RuntimeError, IndexError) as e:
+            return type(e)
+    expected, got = outcome(torch), outcome(fanal)
+    if isinstance(expected, type):
+        assert got is expected
+    else:
         np.testing.assert_allclose(got, expected)

@@ -122,7 +122,9 @@ def _elu(x: Node, alpha: float, scale: float, input_scale: float) -> Node:
     y = P.where(P.lt(P.num(w, 0), w), P.mul(w, s), P.mul(P.expm1(P.mul(w, i)), a))
 
     def slope(g: Node, x: Node) -> Node:
-        return P.where(P.lt(P.num(x, 0), x), P.mul(g, s), P.mul(P.mul(g, P.mul(a, i)), P.exp(P.mul(x, i))))
+        zero = P.num(x, 0)
+        low = P.where(P.lt(x, zero), x, P.detach(x))  # at zero, its own slope is that from above
+        return P.where(P.lt(zero, x), P.mul(g, s), P.mul(P.mul(g, P.mul(a, i)), P.exp(P.mul(low, i))))
 
     return with_gradient(P.convert(y, x.dtype), _steep(slope), x)
 

@@ -16,7 +16,7 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import public, read, unsupported
 from fanal.core.ops.pool import Windows, average, spread
 from fanal.core.ops.random import rand
-from fanal.core.ops.reduce import mean_node, wrap_like
+from fanal.core.ops.reduce import mean, wrap_like
 
 
 def _target(x: Shape, size: Any, n: int) -> Shape:
@@ -27,8 +27,7 @@ def _target(x: Shape, size: Any, n: int) -> Shape:
 
 
 def _check(x: Shape, out: Shape, n: int, op: str) -> None:
-    a_mean = "avg" in op and n > 1 and all(o == 1 for o in out) and len(x) >= n  # of any rank, in PyTorch
-    if len(x) not in (n + 1, n + 2) and not a_mean:
+    if len(x) not in (n + 1, n + 2):
         if n == 1:
             raise RuntimeError(
                 f"Expected 2 to 3 dimensions, but got {len(x)}-dimensional tensor for argument #1 'self' "
@@ -80,11 +79,9 @@ def _average_along(x: Node, dim: int, out: int) -> Node:
     return P.div(P.sum_(t, (dim + 1,)), P.convert(P.reshape(count, shape), x.dtype))
 
 
-def adaptive_average(x: Node, out: Shape) -> Node:
+def _average(x: Node, out: Shape) -> Node:
     """Average the last dimensions to sizes `out`."""
     n = len(out)
-    if all(o == 1 for o in out):
-        return mean_node(x, tuple(range(len(x.shape) - n, len(x.shape))), True)
     size = x.shape[-n:]
     if _even(size, out):
         k = tuple(s // o for s, o in zip(size, out))
@@ -98,32 +95,35 @@ def adaptive_average(x: Node, out: Shape) -> Node:
     return x
 
 
-def _adaptive_avg(input: Any, output_size: Any, n: int) -> Any:
+def adaptive_average(input: Any, output_size: Any, n: int) -> Any:
+    """Average the last n dimensions to the given sizes."""
     x = read(input)
     out = _target(x.shape, output_size, n)
+    if out == (1,) * n and (n > 1 or len(x.shape) in (2, 3)):  # as in PyTorch, of any rank, size and dtype
+        return mean(input, tuple(range(-n, 0)), True)
     _check(x.shape, out, n, f"adaptive_avg_pool{n}d")
     if x.dtype.category != 2:
         raise unsupported(f"adaptive_avg_pool{max(n, 2)}d", x.dtype)
-    return wrap_like(adaptive_average(x, out), input)
+    return wrap_like(_average(x, out), input)
 
 
 @public(method=False)
 @public(module="nn.functional", method=False)
 def adaptive_avg_pool1d(input: Any, output_size: Any) -> Any:
     """Average (N, C, L) to length `output_size`."""
-    return _adaptive_avg(input, output_size, 1)
+    return adaptive_average(input, output_size, 1)
 
 
 @public(module="nn.functional", method=False)
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Average (N, C, H, W) to (N, C, *output_size); None keeps a size."""
-    return _adaptive_avg(input, output_size, 2)
+    return adaptive_average(input, output_size, 2)
 
 
 @public(module="nn.functional", method=False)
 def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
     """Average (N, C, D, H, W) to (N, C, *output_size); None keeps a size."""
-    return _adaptive_avg(input, output_size, 3)
+    return adaptive_average(input, output_size, 3)
 
 
 def _flat_table(size: Shape, spans: Sequence[np.ndarray]) -> np.ndarray:

@@ -265,7 +265,7 @@ def interpolate(
     if wanted != n:
         raise NotImplementedError(f"Got {n + 2}D input, but {mode} mode needs {wanted + 2}D input")
     if mode == "area":
-        return wrap_like(adaptive_average(x, out), input)
+        return adaptive_average(input, out, n)
     if any(n <= 0 for n in out) or 0 in x.shape[1:]:
         raise RuntimeError(
             f"Input and output sizes should be greater than 0, but got input (sizes: {list(x.shape[2:])}) "

@@ -267,10 +267,18 @@ def _tanh_slope(g: Node, y: Node, x: Node) -> list[Node]:
 
 
 tanh: Row = unary("tanh", np.tanh, _tanh_slope, lambda e, x: e.tanh(x), 15)
+
+
+def _acosh_slope(g: Node, y: Node, x: Node) -> list[Node]:
+    if not x.dtype.is_complex:
+        x = abs_(x)  # below -1, too, where PyTorch's is that of sqrt(x * x - 1), if of a NaN
+    return [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))]
+
+
 acosh: Row = unary(
     "acosh",
     np.arccosh,
-    lambda g, y, x: [div(g, conj(mul(sqrt(sub(x, num(x, 1))), sqrt(add(x, num(x, 1))))))],
+    _acosh_slope,
     lambda e, x: e.acosh(x),
     25,
     (1.1, 4),
