@@ -58,6 +58,31 @@ def test_a_gradient_through_a_write_to_a_repeated_element() -> None:
     of_both(program)
 
 
+@pytest.mark.parametrize("write", [lambda t: t.clamp_min_(1.5), lambda t: t[1:].relu_(), lambda t: t.movedim(0, -1).abs_()], ids=range(3))
+def test_a_gradient_through_a_write_to_windows_that_overlap(write: Any) -> None:
+    """Each place where an element shows passed on the gradient of the element."""
+    def program(m: Any) -> list[Any]:
+        x = m.tensor([1., -2., 3., 4.], requires_grad=True)
+        y = x * 2
+        t = y.unfold(0, 2, 1)
+        write(t)
+        (t * m.tensor([1., 3.])).sum().backward()
+        return [y, x.grad]
+    of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda p: p[:], lambda p: p[1:], lambda p: p.view(3)], ids=range(3))
+def test_nested_gradients_at_a_view_without_history_of_a_leaf(view: Any) -> None:
+    """They were zeros: the inner gradient was taken for a constant."""
+    def program(m: Any) -> list[Any]:
+        p = m.arange(3.).requires_grad_()
+        with m.no_grad():
+            x = view(p)
+        g = m.func.grad(lambda z: m.func.grad(lambda z: (z ** 3).sum())(z).sum())(x)
+        return [g, m.tensor(g.requires_grad), m.func.hessian(lambda z: (z ** 3).sum())(x)]
+    of_both(program)
+
+
 @pytest.mark.parametrize("share", [lambda q: q, lambda q: q[:2], lambda q: q.view(3)])
 def test_gradients_at_a_tensor_whose_memory_is_shared_with_numpy(share: Any) -> None:
     """A copy of the bytes stood for the tensor: gradients, hooks and transforms looked for them at another copy."""
@@ -419,7 +444,8 @@ def test_a_lookup_of_a_single_element_is_checked() -> None:
     lambda m: m.nansum(m.tensor([1.1, 2.2, 3.3]).half(), 0, out=m.empty((), dtype=m.float32)), lambda m: m.mean(m.ones(2), 0, out=m.empty((), dtype=m.int64)),
     lambda m: m.tensor([1.5, 1e-7]).half().ldexp(m.tensor([3, 20])), lambda m: m.ldexp(m.tensor([1.3]).bfloat16(), m.tensor([-2])).float(),
     lambda m: m.autograd.grad((x := m.tensor([-2., -1.5, 0.5, 2.], requires_grad=True)).acosh().nan_to_num(0.5).sum(), x)[0],
-], ids=range(12))
+    lambda m: m.autograd.grad((x := m.tensor([-2., 0., 2.], requires_grad=True)).xlogy(m.tensor([-1., -1., 2.])).nan_to_num(0.5).sum(), x)[0],
+], ids=range(13))
 @pytest.mark.filterwarnings("ignore")  # of norm="ortho" over nothing
 def test_dtypes_and_edges_of_operators(program: Any) -> None:
     of_both(program)
@@ -438,12 +464,15 @@ def test_second_derivatives_at_large_numbers(f: Any) -> None:
     of_both(program)
 
 
-@pytest.mark.parametrize("name", ["elu", "celu", "selu"])
-def test_second_derivatives_of_elu_at_zero(name: str) -> None:
-    """They were those from below."""
+@pytest.mark.parametrize("f", [
+    lambda m, z: m.nn.functional.elu(z), lambda m, z: m.nn.functional.celu(z), lambda m, z: m.nn.functional.selu(z),
+    lambda m, z: m.nn.functional.mish(z), lambda m, z: m.logcumsumexp(z * 3, 0), lambda m, z: m.special.log_ndtr(z), lambda m, z: m.xlogy(z, z + 3),
+], ids=["elu", "celu", "selu", "mish", "logcumsumexp", "log_ndtr", "xlogy"])
+def test_second_derivatives_at_zero_and_far_from_it(f: Any) -> None:
+    """At zero they were those from one side, far from it NaN."""
     def program(m: Any) -> list[Any]:
-        z = m.tensor([-1., -0.0, 0., 2.], requires_grad=True)
-        g, = m.autograd.grad(getattr(m.nn.functional, name)(z).sum(), z, create_graph=True)
+        z = m.tensor([-1., -0.0, 0., 2., 20., 60.], requires_grad=True)
+        g, = m.autograd.grad(f(m, z).sum(), z, create_graph=True)
         return [g.detach(), m.autograd.grad((g * g + g).sum(), z)[0]]
     of_both(program)
 

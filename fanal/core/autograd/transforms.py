@@ -14,9 +14,9 @@ from fanal.core.autograd.backward import order
 from fanal.core.autograd.callbacks import drive, stepwise
 from fanal.core.autograd.events import event
 from fanal.core.base.state import forward_mode, state
-from fanal.core.ir.prims import alias, detach, zeros
+from fanal.core.ir.prims import alias, detach, tape, zeros
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import VARIABLE, read
+from fanal.core.tensor.alias import VARIABLE, lost, read
 from fanal.core.tensor.tensor import view_chain, wrap
 
 
@@ -70,9 +70,9 @@ def _settled(n: Node, outer: set[int]) -> Node:
 
 
 def _beyond(n: Node, outer: set[int]) -> bool:
-    """Tell whether a value is where gradients arrive, or may lead to such a one, but for variables not in `outer`."""
+    """Tell whether a value is where gradients arrive or end, or may lead there, but for variables not in `outer`."""
     if n.leaf is None:
-        return not n.inputs
+        return not n.inputs or (n.row is tape and n.params[0] is lost)
     return n.leaf._base_ref is not VARIABLE or id(n.leaf) in outer
 
 

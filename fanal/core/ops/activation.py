@@ -228,9 +228,7 @@ def mish(input: Any, inplace: bool = False) -> Any:
 
 def softplus_wide(x: Node) -> Node:
     """log(1 + exp(x)) without overflow; differentiable by its parts."""
-    zero = P.num(x, 0)
-    positive = P.where(P.lt(zero, x), x, zero)
-    return P.add(positive, P.log1p(P.exp(P.neg(P.abs_(x)))))
+    return P.add(P.max_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
 
 
 @public(module="nn.functional", method=False, out="same")

@@ -57,29 +57,28 @@ def logcumsumexp(input: Any, dim: int) -> Any:
         raise unsupported("logcumsumexp_out_cpu", x.dtype)
     if not x.shape:
         return plain(P.alias(x), input)
-    y = P.scan(P.detach(x), "logaddexp", d)
-
-    def again(c: Node, h: Node, g: Node, y: Node, x: Node) -> list[Node]:
-        """The gradients of h_i = sum_{k >= i} g_k exp(x_i - y_k), which has no logarithm of g."""
-        top = P.detach(P.reshape(P.max_of(x, (d,)), (*x.shape[:d], 1, *x.shape[d + 1:])))
-        by_g = P.mul(P.exp(P.sub(top, y)), P.scan(P.mul(c, P.exp(P.sub(x, top))), "add", d))
-        return [by_g, P.neg(P.mul(g, by_g)), P.mul(c, h)]
-
-    def rule(g: Node, y: Node, x: Node) -> list[Node]:
-        def share(g: Node) -> Node:
-            """sum_{k >= i} g_k exp(x_i - y_k), from the logarithm of g"""
-            logs = P.sub(P.log(g), P.conj(y))
-            total = P.flip(P.scan(P.flip(logs, (d,)), "logaddexp", d), (d,))
-            return P.exp(P.add(P.conj(x), total))
+    def spread(c: Node, x: Node, y: Node, back: bool) -> Node:
+        """Sum c exp(x_i - y_k) over i <= k, through the logarithm of c: c_k for each i with `back`, else c_i for each k."""
+        def total(c: Node) -> Node:
+            if not back:
+                return P.exp(P.sub(P.scan(P.add(P.log(c), x), "logaddexp", d), y))
+            logs = P.flip(P.sub(P.log(c), P.conj(y)), (d,))
+            return P.exp(P.add(P.conj(x), P.flip(P.scan(logs, "logaddexp", d), (d,))))
 
         if x.dtype.is_complex:
-            return [share(g)]
-        slopes, zero = (g, y, x), P.num(g, 0)
-        g, y, x = map(P.detach, slopes)
-        h = P.sub(share(P.max_(g, zero)), share(P.max_(P.neg(g), zero)))
-        return [with_gradient(h, again, *slopes) if x.size else h]
+            return total(c)
+        operands, zero = (c, x, y), P.num(c, 0)
+        c, x, y = map(P.detach, operands)
 
-    return plain(with_gradient(y, rule, x), input)
+        def rule(g: Node, v: Node, c: Node, x: Node, y: Node) -> list[Node]:
+            by_c = spread(g, x, y, not back)
+            one, other = P.mul(g, v), P.mul(c, by_c)
+            return [by_c, one, P.neg(other)] if back else [by_c, other, P.neg(one)]
+
+        return with_gradient(P.sub(total(P.max_(c, zero)), total(P.max_(P.neg(c), zero))), rule, *operands)
+
+    y = P.scan(P.detach(x), "logaddexp", d)
+    return plain(with_gradient(y, lambda g, y, x: [spread(g, x, y, True)], x), input)
 
 
 def _running_position(x: Node, dim: int, op: str) -> Node:

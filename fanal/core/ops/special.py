@@ -169,8 +169,7 @@ def mvlgamma(input: Any, p: int) -> Any:
 def _xlog(log: Any, at_zero: float) -> Any:
     """Make x * log(y) that is 0 where x is 0, unless y is NaN. `at_zero`: the y whose logarithm is -inf."""
 
-    def fn(input: Operand, other: Operand) -> Any:
-        x, y = pair_nodes(input, other, "xlogy_cpu")
+    def node(x: Node, y: Node) -> Node:
         a, b = P.detach(x), P.detach(y)
         zero = P.num(x, 0)
         v = P.where(P.ne(b, b), b, P.where(P.eq(a, zero), zero, P.mul(a, log(b))))
@@ -178,9 +177,12 @@ def _xlog(log: Any, at_zero: float) -> Any:
         def rule(g: Node, v: Node, x: Node, y: Node) -> list[Node | None]:
             flat = P.and_(P.eq(x, P.num(x, 0)), P.le(y, P.num(y, at_zero)))
             by_y = P.div(P.mul(g, x), y if at_zero == 0 else P.sub(y, P.num(y, at_zero)))
-            return [P.mul(g, P.where(flat, P.num(y, 0), log(y))), by_y]
+            return [P.where(flat, P.num(y, 0), node(g, y)), by_y]
 
-        return result(with_gradient(v, rule, x, y), input, other)
+        return with_gradient(v, rule, x, y)
+
+    def fn(input: Operand, other: Operand) -> Any:
+        return result(node(*pair_nodes(input, other, "xlogy_cpu")), input, other)
 
     return fn
 
@@ -268,11 +270,12 @@ def log_ndtr(input: Any) -> Any:
     right = P.log1p(P.mul(P.erfc(t), P.num(t, -0.5)))
     y = P.where(P.lt(d, P.num(d, -1)), left, right)
 
-    def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
-        ratio = P.special(P.mul(x, P.num(x, -math.sqrt(0.5))), "erfcx")
-        return [P.mul(g, P.div(P.num(x, math.sqrt(2 / math.pi)), ratio))]
+    def slope(x: Node) -> Node:
+        t = P.mul(P.detach(x), P.num(x, -math.sqrt(0.5)))
+        s = P.div(P.num(x, math.sqrt(2 / math.pi)), P.special(t, "erfcx"))
+        return with_gradient(s, lambda g, s, x: [P.neg(P.mul(g, P.mul(s, P.add(x, s))))], x)
 
-    return result(with_gradient(y, rule, x), input)
+    return result(with_gradient(y, lambda g, y, x: [P.mul(g, slope(x))], x), input)
 
 
 # torch.special's names for operators that stand elsewhere.

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from fanal.core.base.dtype import int64
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
 from fanal.core.engine.handle import BASE, Chain, Handle, Origin, Storage, copied, counted, shared_outside
@@ -28,14 +29,18 @@ from fanal.core.ir.prims import (
     full,
     given,
     iota,
+    lt,
+    num,
     permute,
     put,
     recast,
     reshape,
     slice_,
     strided,
+    take,
     tape,
     update_slice,
+    where,
     window,
     zeros,
 )
@@ -168,7 +173,7 @@ def read(t: Handle) -> Node:
     if type(t._base_ref) is Origin and state.grad:
         check_origin(t, n)
         if not n.needs_grad and of_history(t):
-            n = tape((n,), _lost)
+            n = tape((n,), lost)
             n.needs_grad = True
     return n
 
@@ -325,7 +330,7 @@ def _unseen(g: Node, y: Node, old: Node) -> list[Node]:
     return [g]
 
 
-def _lost(g: Node, y: Node) -> list[Node]:
+def lost(g: Node, y: Node) -> list[Node]:
     return []
 
 
@@ -334,7 +339,7 @@ def _overwritten(g: Node, y: Node, old: Node) -> list[Node]:
 
 
 # Rules of what happened to the history alone: forward mode, which knows no `no_grad`, goes by the value.
-HISTORY = frozenset((_unseen, _lost, _overwritten))
+HISTORY = frozenset((_unseen, lost, _overwritten))
 
 
 def write_through(root: Node, chain: Chain, new: Node) -> Node:
@@ -356,12 +361,18 @@ _REPEATING = (window, broadcast, strided)  # views that may show one element in 
 def _write_places(x: Node, chain: Chain, v: Node) -> Node:
     """Return x with the elements that a chain of views shows replaced by `v`, and no others: a view of a part leaves
     the other places where the same elements show."""
-    flat = reshape(_positions(x), x.shape)
+    at = reshape(_positions(x), x.shape)
     for row, params in chain:
         if row in (bitcast, convert, recast):
             raise RuntimeError("writing through a view in another dtype of elements that may repeat is not supported")
-        flat = row(flat, *params)
-    return reshape(put(reshape(x, (x.size,)), reshape(flat, (v.size,)), reshape(v, (v.size,)), 0, "set"), x.shape)
+        at = row(at, *params)
+    if v.size == 0:
+        return x
+    # Of the places where an element shows, the last one stays, and only that one has a gradient.
+    none = full((x.size,), -1, int64)
+    last = reshape(put(none, reshape(at, (v.size,)), _positions(v), 0, "set"), x.shape)
+    kept = lt(last, num(last, 0))
+    return where(kept, x, take(reshape(v, (v.size,)), where(kept, num(last, 0), last), 0))
 
 
 def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
@@ -387,6 +398,4 @@ def unview(row: Row, params: tuple, x: Node, v: Node) -> Node:
 
 
 def _positions(x: Node) -> Node:
-    from fanal.core.base.dtype import int64
-
     return iota((x.size,), 0, int64) if x.size else full((0,), 0, int64)
