@@ -58,7 +58,7 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     if not x.shape:
         return plain(P.alias(x), input)
     def spread(c: Node, x: Node, y: Node, back: bool) -> Node:
-        """Sum c exp(x_i - y_k) over i <= k, through the logarithm of c: c_k for each i with `back`, else c_i for each k."""
+        """Sum c exp(x_i - y_k) over i <= k, by the logarithm of c: c_k for each i with `back`, else c_i for each k."""
         def total(c: Node) -> Node:
             if not back:
                 return P.exp(P.sub(P.scan(P.add(P.log(c), x), "logaddexp", d), y))
