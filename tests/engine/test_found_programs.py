@@ -465,6 +465,18 @@ def test_second_derivatives_at_large_numbers(f: Any) -> None:
 
 
 @pytest.mark.parametrize("f", [
+    lambda m, i, v: m.zeros(3).put(i, v), lambda m, i, v: m.zeros(3).scatter(0, i, v), lambda m, i, v: m.zeros(3).index_copy(0, i, v),
+    lambda m, i, v: m.index_put(v, (i,), v * v), lambda m, i, v: (v * 1).index_put_((i,), m.ones(3)),
+], ids=range(5))
+def test_tangents_of_several_values_written_to_one_place(f: Any) -> None:
+    """They were added."""
+    def program(m: Any) -> list[Any]:
+        i, v = m.tensor([0, 0, 1]), m.tensor([1., 2., 3.])
+        return [*m.func.jvp(lambda v: f(m, i, v), (v,), (m.tensor([10., 20., 30.]),)), m.func.jacfwd(lambda v: f(m, i, v))(v)]
+    of_both(program)
+
+
+@pytest.mark.parametrize("f", [
     lambda m, z: m.nn.functional.elu(z), lambda m, z: m.nn.functional.celu(z), lambda m, z: m.nn.functional.selu(z),
     lambda m, z: m.nn.functional.mish(z), lambda m, z: m.logcumsumexp(z * 3, 0), lambda m, z: m.special.log_ndtr(z), lambda m, z: m.xlogy(z, z + 3),
 ], ids=["elu", "celu", "selu", "mish", "logcumsumexp", "log_ndtr", "xlogy"])

@@ -18,7 +18,7 @@ from itertools import count
 from fanal.core.autograd.events import event
 from fanal.core.base.state import forward_mode, state
 from fanal.core.engine.record import leave_path, unfollowable
-from fanal.core.ir.prims import alias, broadcast, full, tape
+from fanal.core.ir.prims import alias, broadcast, full, put, scatter, tape, zeros
 from fanal.core.ir.prims.gradient import Sums, cast
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import HISTORY
@@ -125,6 +125,10 @@ def _tangent(n: Node, known: Sequence[Node | None]) -> Node | None:
     """Return the tangent of a value, from those of its inputs."""
     if n.row is tape and n.params[0] in HISTORY:
         return known[0]
+    if n.row in (put, scatter) and n.params[-1] == "set":
+        # A tangent stays where its value does; the gradient goes to all that were written to one place, as in PyTorch.
+        x, v = (zeros(i.shape, n.dtype) if t is None else t for i, t in zip(n.inputs[::2], known[::2]))
+        return n.row(x, n.inputs[1], v, *n.params)
     g = alias(full(n.shape, 1, n.dtype))  # the rule is linear: its value matters only to one that takes a logarithm
     g.tangents = _NOTHING
     linear, made = {id(g)}, []  # what the symbol reaches, in the order in which it was made
