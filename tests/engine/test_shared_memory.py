@@ -1,6 +1,7 @@
 """Tensors that share memory with NumPy, in steps that are followed: every step sees the bytes of its own event."""
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from test_follow import on_a_thread
 
 import fanal
 from fanal.core.engine.ledger import ledger
+from fanal.core.tensor import alias
 
 torch = pytest.importorskip("torch")
 
@@ -178,3 +180,40 @@ def test_rows_of_a_shared_buffer_are_followed() -> None:
     losses, recorded = train(fanal)
     np.testing.assert_allclose(losses, train(torch)[0], 1e-5)
     assert recorded[-1] == recorded[3]
+
+
+def test_a_view_of_shared_memory_copies_what_it_shows(monkeypatch):
+    copied = alias.copied
+    sizes = []
+
+    def counting(t):
+        sizes.append(t.numel())
+        return copied(t)
+
+    monkeypatch.setattr(alias, "copied", counting)
+    memory = np.arange(300.0).reshape(100, 3)
+    x = fanal.from_numpy(memory)
+    for i in (5, 6):
+        assert not x.requires_grad
+        assert x[i].sum().item() == memory[i].sum()
+    assert max(sizes) == 3
+
+
+def test_a_view_shows_what_was_written_after_it_was_made():
+    memory = np.zeros((4, 3))
+    x = fanal.from_numpy(memory)
+    row = x[1]
+    memory[1] = 7
+    del memory
+    gc.collect()
+    assert row.tolist() == [7, 7, 7]
+
+
+def test_many_arrays_share_one_tensor():
+    x = fanal.zeros(60, 2)
+    arrays = [x[i].numpy() for i in range(60)]
+    x += 1
+    assert all((a == 1).all() for a in arrays)
+    del arrays[30:]
+    x += 1
+    assert all((a == 2).all() for a in arrays)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch as peer
 
@@ -50,6 +51,26 @@ def ragged(torch):
     return Ragged(), collate
 
 
+def images(torch):
+    """Return a dataset that shows a row of its data to NumPy, and makes a tensor of the copy that comes back."""
+    numbers = np.random.RandomState(0)
+
+    class Images(torch.utils.data.Dataset):
+        data = torch.from_numpy(numbers.randint(1, 9, (400, 6)))
+        targets = torch.from_numpy(numbers.randint(0, 9, (400, 6)))
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, i):
+            image, target = self.data[i], int(self.targets[i, 0])
+            image = np.array(image.numpy())[:, None].T
+            x = torch.from_numpy(image).contiguous().clone().sub_(torch.as_tensor((1,))).clamp_(0, 7)[0]
+            return x, torch.full((6,), target)
+
+    return Images(), None
+
+
 def train(torch, make, steps):
     dataset, collate = make(torch)
     torch.manual_seed(0)
@@ -68,8 +89,36 @@ def train(torch, make, steps):
     return [x.item() for x in losses], counts
 
 
-@pytest.mark.parametrize("make", [padded, ragged])
+@pytest.mark.parametrize("make", [padded, ragged, images])
 def test_a_step_on_samples_of_many_forms_is_followed(make):
     losses, counts = train(fanal, make, 40)
     assert losses == pytest.approx(train(peer, make, 40)[0], rel=1e-5)
     assert not any(counts[-20:]), counts
+
+
+def test_all_of_loading_is_followed():
+    loader = fanal.utils.data.DataLoader(images(fanal)[0], batch_size=8, shuffle=True)
+    counts = []
+    for _ in range(2):
+        for _ in loader:
+            counts.append(ledger.recorded)
+    assert counts[-1] == counts[-40], counts
+
+
+def test_what_a_sample_writes_stands_in_the_data():
+    def loaded(torch):
+        class Worn(torch.utils.data.Dataset):
+            data = torch.arange(12.0).reshape(4, 3)
+
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, i):
+                row = self.data[i]
+                row += 1
+                return row, self.data[i, 1:], self.data[-1, 0]
+
+        data = Worn()
+        return [[x.tolist() for x in batch] for _ in range(2) for batch in torch.utils.data.DataLoader(data, 2)]
+
+    assert loaded(fanal) == loaded(peer)

@@ -82,7 +82,11 @@ def current(p: Path) -> bool:
     if p.epoch != session.epoch:
         for slot in p.slots:
             if slot.tensor is not None:
-                shared_outside(slot.tensor._storage)
+                still = shared_outside(slot.tensor._storage)
+                if slot.shared and not still:  # an array that is gone: another is looked at when it comes
+                    slot.moves = True
+                    p.release(slot)
+                    continue
                 if signature(slot.tensor) != slot.signature:
                     return False
                 if slot.tensor._storage is not p.groups[slot.group].storage and not p.bind(slot, slot.tensor):

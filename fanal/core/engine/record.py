@@ -104,6 +104,7 @@ class Session(threading.local):
         self.owed: list[Any] = []  # what wanted a flush meanwhile
         # Of a followed step that is being recorded after the fact: what it returned, and its leaves' hooks by id.
         self.again: tuple[Any, dict[int, int]] | None = None
+        self.loading = False  # a dataset makes a sample: see utils.data.fetch
         self.places: dict[Any, Any] = {}  # where segments begin, see engine.flush
         self.families: Any = None  # known segments that come in several sizes, see engine.naming
         self.naming: Any = None  # the sizes that the present recording has names for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.base.dim import index, limits, plainly
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
+from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle
-from fanal.core.engine.record import session, unfollowable
+from fanal.core.engine.record import session, unfollowable, written_ahead
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
+    Answer,
     assign,
     check_fits,
     check_inplace,
@@ -31,9 +34,10 @@ from fanal.core.ops.build import (
 from fanal.core.ops.create import array_from, data_of
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import unsqueeze, view_of
-from fanal.core.tensor.tensor import compute, strides_of
+from fanal.core.tensor.tensor import compute, is_ready, strides_of, view_of_data
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
+_PLACES = (int, slice, type(...))
 
 
 def known(t: Any) -> np.ndarray:
@@ -111,8 +115,16 @@ def _unmasked(x: Any, index: Any) -> Any:
     return tuple(new)
 
 
-def _read_ahead(x: Any, index: Any) -> tuple:
+def _read_ahead(x: Any, index: Any) -> Any:
+    if session.loading and _is_view_of_data(x, index):
+        return Answer(parse(x, index, view_of_data).view)
     return x, _unmasked(x, _with_data(index))
+
+
+def _is_view_of_data(x: Any, index: Any) -> bool:
+    """Tell whether x[index] is a view of numbers that are in memory."""
+    return all(i is None or type(i) in _PLACES for i in _as_tuple(index)) and is_ready(x) \
+        and state.grad and not (written_ahead(x._storage) or session.levels or state.levels)
 
 
 def _written_ahead(x: Any, index: Any, value: Any) -> tuple:
@@ -130,8 +142,11 @@ class Plan:
         self.view, self.at = view, at
 
 
-def parse(x: Any, index: Any) -> Plan:
-    """Take an index apart. Raises IndexError, TypeError and ValueError with PyTorch's texts."""
+def parse(x: Any, index: Any, make: Callable[..., Any] = view_of) -> Plan:
+    """Take an index apart; make(x, chain, shape, strides, offset) returns the view.
+
+    Raises IndexError, TypeError and ValueError with PyTorch's texts.
+    """
     items = [_tensor_of(i) for i in _as_tuple(index)]
     shape, st = x._shape, strides_of(x)
     n = len(shape)
@@ -207,7 +222,7 @@ def parse(x: Any, index: Any) -> Plan:
         chain = ((P.slice_, (tuple(starts), tuple(stops), tuple(steps))),)
     if moved or not chain:
         chain = (*chain, (P.reshape, (new,)))
-    return Plan(view_of(x, chain, new, tuple(out_strides), offset), at)
+    return Plan(make(x, chain, new, tuple(out_strides), offset), at)
 
 
 def _position(item: Any) -> int:

@@ -60,8 +60,12 @@ class Sharers:
         self.asks = list(asks)
 
     def __call__(self) -> Any:
-        self.asks = [a for a in self.asks if a() is not None]
-        return self.asks[0]() if self.asks else None
+        while self.asks:
+            sharer = self.asks[-1]()
+            if sharer is not None:
+                return sharer
+            self.asks.pop()
+        return None
 
 
 @public(method=False, event=False)
@@ -145,8 +149,14 @@ def numpy(self: Any, *, force: bool = False) -> np.ndarray:
         memory = s.node.buffer = memory.copy()
         a = shown_array(self)
     lent = Lent(a, memory)
-    s.foreign = ref(lent) if s.foreign is None or s.foreign() is None else Sharers(s.foreign, ref(lent))
-    changed()
+    if s.foreign is None:
+        changed()
+    if s.foreign is None or s.foreign() is None:
+        s.foreign = ref(lent)
+    elif type(s.foreign) is Sharers:
+        s.foreign.asks.append(ref(lent))
+    else:
+        s.foreign = Sharers(s.foreign, ref(lent))
     return np.asarray(lent)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.core.tensor.tensor import Tensor, compute, wrap_array
+from fanal.core.tensor.tensor import Tensor, compute, is_ready, wrap_array
 
 __all__ = ["numbers", "pad_rows", "stack_rows", "take_rows"]
 
@@ -20,7 +20,7 @@ __all__ = ["numbers", "pad_rows", "stack_rows", "take_rows"]
 def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
     """Stack tensors (...) to one (B, ...), or return None where the host cannot."""
     first = tensors[0]
-    if not all(_is_ready(tensor) for tensor in tensors):
+    if not all(is_ready(tensor) for tensor in tensors):
         return None
     if any(tensor.dtype != first.dtype or tensor.shape != first.shape for tensor in tensors):
         return None  # types promote, and shapes raise, as in `stack`
@@ -32,7 +32,7 @@ def pad_rows(tensors: Sequence[Any], value: float, left: bool, batch_first: bool
     where the host cannot."""
     first = tensors[0]
     rest = first.shape[1:]
-    if not all(_is_ready(t) and t.dtype is first.dtype and t.ndim and t.shape[1:] == rest for t in tensors):
+    if not all(is_ready(t) and t.dtype is first.dtype and t.ndim and t.shape[1:] == rest for t in tensors):
         return None
     if not (first.dtype.is_floating_point or value == 0):
         return None  # a value may have no place in a dtype, which `full` decides
@@ -46,19 +46,11 @@ def pad_rows(tensors: Sequence[Any], value: float, left: bool, batch_first: bool
 
 def take_rows(tensor: Any, keys: list[int]) -> Tensor | None:
     """Gather rows of a tensor (N, ...) to one (B, ...), or return None where the host cannot."""
-    if not _is_ready(tensor):
+    if not is_ready(tensor):
         return None
     return wrap_array(compute(tensor)[np.array(keys)], tensor.dtype)
 
 
 def numbers(tensor: Any) -> np.ndarray | None:
     """Return the numbers of a tensor, not to be written to, or None where they are not in memory."""
-    return compute(tensor) if _is_ready(tensor) else None
-
-
-def _is_ready(tensor: Any) -> bool:
-    """Whether the numbers can be read without running anything, and carry no history."""
-    if type(tensor) is not Tensor or tensor.requires_grad:
-        return False
-    storage = tensor._storage
-    return not storage.meta and storage.node.buffer is not None
+    return compute(tensor) if is_ready(tensor) else None

@@ -17,7 +17,17 @@ from fanal.core.engine.level import DYNAMIC, unknowable
 from fanal.core.engine.record import flush, hold, leaf_ahead, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
-from fanal.core.tensor.alias import UNCOUNTED, check_origin, cut, derive, leaf_of, of_history, value
+from fanal.core.tensor.alias import (
+    UNCOUNTED,
+    arrival,
+    check_origin,
+    cut,
+    derive,
+    history,
+    leaf_of,
+    of_history,
+    value,
+)
 
 
 class Tensor(Handle):
@@ -52,13 +62,13 @@ class Tensor(Handle):
     def requires_grad(self) -> bool:
         if self._path and self._leaf and leaf_ahead(self):  # following hands out what its tensors end as
             return False
-        return self._leaf or (self._node if self._path else value(self)).needs_grad or of_history(self)
+        return self._leaf or (self._node if self._path else history(self)).needs_grad or of_history(self)
 
     @property
     def is_leaf(self) -> bool:
         if self._leaf:
             return True
-        n = self._node if self._path else value(self)
+        n = self._node if self._path else history(self)
         check_origin(self, n)
         return not n.needs_grad
 
@@ -141,9 +151,7 @@ def view_chain(
     t: Handle, chain: Chain, strides: Shape | None, offset: int | None = None, cls: type = Tensor
 ) -> Any:
     """Return a view of `t` by a chain of view primitives; strides and offset are the caller's reckoning."""
-    from fanal.core.tensor.alias import read
-
-    base = read(t)
+    base = arrival(t)  # not a copy of memory shared with NumPy: a view shows what is there when it is read
     node = derive(base, chain)
     if node is base and node.needs_grad:
         node = alias(node)  # a view has a gradient and hooks of its own, even one that changes nothing
@@ -174,6 +182,14 @@ def view_chain(
     if node.home is None:
         node.home = (ref(t._storage), t._storage.version)
     v._inference = t._inference
+    return v
+
+
+def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape, offset: int) -> Any:
+    """Return a view of numbers in memory that have no history. Its value is made when somebody asks for it."""
+    kept = None if is_contiguous(shape, strides) else strides
+    v = blank(Tensor, t._storage, t._chain + chain, shape, t._dtype, t._node, kept, offset)
+    v._seen, v._detached, v._inference = -1, t._detached, t._inference
     return v
 
 
@@ -227,3 +243,11 @@ def compute(t: Handle, text: str = DYNAMIC) -> np.ndarray:
     if t._storage.meta:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
     return shown_of(t, settled(t, text))
+
+
+def is_ready(tensor: Any) -> bool:
+    """Whether the numbers can be read without running anything, and carry no history."""
+    if type(tensor) is not Tensor or tensor.requires_grad:
+        return False
+    storage = tensor._storage
+    return not storage.meta and storage.node.buffer is not None

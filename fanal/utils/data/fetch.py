@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import getitem
 from typing import Any
 
 import fanal
 from fanal.core.engine.ledger import ledger
-from fanal.core.engine.record import flush
+from fanal.core.engine.record import flush, session
 from fanal.core.tensor.host import take_rows
 from fanal.utils.data.collate import default_collate
 from fanal.utils.data.dataset import Subset, TensorDataset
@@ -38,10 +39,16 @@ class _Fetcher:
         if self._alone:
             flush("the work before a batch")
 
-    def _loaded(self, what: Any) -> Any:
+    def _load(self, load: Callable[..., Any], *args: Any) -> Any:
+        """Load a sample. Its views of data are no events: they are at another place in every sample."""
+        outer, session.loading = session.loading, True
+        try:
+            sample = load(*args)
+        finally:
+            session.loading = outer
         if self._alone:
             flush("a sample")
-        return what
+        return sample
 
     def _end(self, batch: Any) -> Any:
         if self._alone:
@@ -64,13 +71,16 @@ class MapFetcher(_Fetcher):
         dataset = self.dataset
         self._begin()
         if not self.batched:
-            return self._end(self.collate_fn(self._loaded(dataset[keys])))
+            return self._end(self.collate_fn(self._load(getitem, dataset, keys)))
         if self.collate_fn is default_collate:
             batch = _gather_rows(dataset, keys)
             if batch is not None:
                 return batch
         get_many = getattr(dataset, "__getitems__", None)
-        samples = self._loaded(get_many(keys)) if get_many else [self._loaded(dataset[key]) for key in keys]
+        if get_many:
+            samples = self._load(get_many, keys)
+        else:
+            samples = [self._load(getitem, dataset, key) for key in keys]
         return self._end(self.collate_fn(samples))
 
 
@@ -91,14 +101,14 @@ class StreamFetcher(_Fetcher):
         """Raises: StopIteration at the end, which may come in the middle of a batch."""
         if not self.batched:
             self._begin()
-            return self._end(self.collate_fn(self._loaded(next(self.stream))))
+            return self._end(self.collate_fn(self._load(next, self.stream)))
         if self.ended:
             raise StopIteration
         self._begin()
         samples = []
         for _ in keys:
             try:
-                samples.append(self._loaded(next(self.stream)))
+                samples.append(self._load(next, self.stream))
             except StopIteration:
                 # A generator must not be asked again: the samples in hand are the last ones.
                 self.ended = True
