@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fanal.core.base import dtype as dt
 from fanal.core.base.dim import Dim
 from fanal.core.base.shape import Shape, contiguous_strides
+from fanal.core.compiler.bounds import in_range
 from fanal.core.compiler.graph import READS, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.ir.row import ROWS
@@ -402,9 +403,13 @@ class Builder:
         else:
             spots = (*at[:dim], ZERO, *at[dim + 1:])
             where = at
-        index = self.wrapped(self.value(i, self._ones(where, i.shape)), i.dtype, x.shape[dim])
+        index = self.value(i, self._ones(where, i.shape))
+        if in_range(i, x.shape[dim]):
+            index = self._convert(index, dt.int64, i.dtype)
+        else:
+            index = self.wrapped(index, i.dtype, x.shape[dim])
+            self.checks.append((i, x.shape[dim]))
         under = base(x)
-        self.checks.append((i, x.shape[dim]))
         self.names.append(v.name)
         self.note(v)
         own = self.of_root.get(under)

@@ -154,17 +154,6 @@ def _fold(v: Value) -> Iterator[Builder]:
         yield Piece(x, v, where, True, at, shape)
 
 
-def in_range(index: Value, n: int) -> bool:
-    """Tell whether all of an index is known to be in [0, n), as is what the compiler makes to find rows again."""
-    if index.name == "iota":
-        return index.shape[index.params[1]] <= n
-    if index.name == "full":
-        return index.params[1] is not None and 0 <= index.params[1] < n
-    if index.name == "put" and index.params[1] == "set":
-        return in_range(index.inputs[0], n) and in_range(index.inputs[2], n)
-    return index.name == "take" and in_range(index.inputs[0], n)
-
-
 class IndexCheck(Builder):
     """Builds the loop that leaves 0 when every index is in [-n, n), else what Lowered.checks says.
 

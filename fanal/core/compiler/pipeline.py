@@ -12,13 +12,14 @@ import numpy as np
 from fanal.core.base.dim import fixed, now, varies
 from fanal.core.base.dtype import int64, uint8
 from fanal.core.compiler.again import compute_again
+from fanal.core.compiler.bounds import in_range
 from fanal.core.compiler.build import NOT_ZERO, Builder, Unmappable
 from fanal.core.compiler.column_sums import begin_column_sums
 from fanal.core.compiler.fuse import SAME, Group, choose_roots, fuse, note_readers, scan
 from fanal.core.compiler.graph import Graph, Value, base
 from fanal.core.compiler.loopir import Access, Loop, Op, collapse
 from fanal.core.compiler.order import order
-from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, in_range, pieces, place_parts
+from fanal.core.compiler.pieces import PARTIAL, IndexCheck, changes_parts, pieces, place_parts
 from fanal.core.compiler.recurrence import native, starts, turns
 from fanal.core.compiler.simplify import simplify
 from fanal.core.compiler.steps import Buffer, HostStep, Lowered, Planned, renumbered, settled

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
 from fanal.core.backends.cpu.columns import CHUNK, ColumnsWriter
 from fanal.core.backends.cpu.emit import LANES
-from fanal.core.backends.cpu.loops import WRITTEN, access_key, accumulator, op_key, word_bits
+from fanal.core.backends.cpu.loops import WRITTEN, access_key, accumulator, is_one, op_key, word_bits
 from fanal.core.backends.cpu.matmul import TEMP_IDS
 from fanal.core.backends.cpu.rows import Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
@@ -70,7 +70,7 @@ def loop_words(loop: Loop) -> list[Buf | int]:
         size = a.dtype.itemsize
         words.append(Buf(a.value, a.offset * size))
         words += [s * size for d, s in enumerate(a.strides) if s != 0 and not (s in WRITTEN and d == last)]
-        words += [s * size for _, s in a.at]
+        words += [s * size for _, s in a.at if not is_one(s)]
     for op in loop.ops:
         if op.kind == "word":
             words.append(word_bits(op.params, op.dtype))

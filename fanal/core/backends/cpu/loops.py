@@ -71,7 +71,12 @@ def access_key(a: Access, vector_dim: int | None) -> str:
         "0" if s == 0 else str(s) if s in WRITTEN and d == vector_dim else "s"
         for d, s in enumerate(a.strides)
     )
-    return f"{a.dtype.name}[{kinds}]" + "".join(f"@{i}" for i, _ in a.at)
+    return f"{a.dtype.name}[{kinds}]" + "".join(f"@{i}" + "+" * is_one(s) for i, s in a.at)
+
+
+def is_one(step: int) -> bool:
+    """Tell whether a computed index counts single elements: that is part of the structure, a named size never."""
+    return type(step) is int and step == 1
 
 
 def op_key(op: Op) -> str:
@@ -133,7 +138,7 @@ class LoopWriter:
                     else w.word("%args", next(self.words))
                 )
             self.strides.append(steps)
-            self.at.append([w.word("%args", next(self.words)) for _ in a.at])
+            self.at.append([str(a.dtype.itemsize) if is_one(s) else w.word("%args", next(self.words)) for _, s in a.at])
         self.op_words: dict[int, list[Value]] = {}
         for i, op in enumerate(loop.ops):
             if op.kind == "word":
