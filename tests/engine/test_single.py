@@ -40,16 +40,19 @@ def layers() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Softmax(-1), nn.LayerNorm(6), nn.Linear(6, 10))
 
 
-def trained(make: Callable[[], nn.Module]) -> list[np.ndarray]:
-    """Two rounds of batches, of which the last has one row."""
+def trained(make: Callable[[], nn.Module], sliced: bool = False) -> list[np.ndarray]:
+    """Two rounds of batches, of which the last has one row; `sliced`: cut out in every step."""
     torch.manual_seed(0)
     model = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     x, y = torch.randn(4 * ROWS + 1, 8, 8), torch.randint(0, 10, (4 * ROWS + 1,))
     batches = [(a.clone(), b.clone()) for a, b in zip(x.split(ROWS), y.split(ROWS))]
+    ends = [(k, min(k + ROWS, len(x))) for k in range(0, len(x), ROWS)]
     losses = []
     for _ in range(2):
-        for a, b in batches:
+        for (a, b), (begin, end) in zip(batches, ends):
+            if sliced:
+                a, b = x[begin:end], y[begin:end]
             optimizer.zero_grad()
             loss = F.cross_entropy(model(a), b)
             loss.backward()
@@ -58,8 +61,9 @@ def trained(make: Callable[[], nn.Module]) -> list[np.ndarray]:
     return [np.array(losses), *(p.detach().numpy().copy() for p in (*model.parameters(), *model.buffers()))]
 
 
-@pytest.mark.parametrize("make", [convolutions, Recurrent, attention, layers])
-def test_a_single_row_has_the_bits_of_its_own_program(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("make", "sliced"), [
+    (convolutions, False), (Recurrent, False), (attention, False), (layers, False), (layers, True)])
+def test_a_single_row_has_the_bits_of_its_own_program(make: Callable, sliced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     of = sizes.in_the_form_of
 
@@ -69,11 +73,11 @@ def test_a_single_row_has_the_bits_of_its_own_program(make: Callable, monkeypatc
     monkeypatch.setattr("fanal.core.engine.follow.in_the_form_of", noted)
     monkeypatch.setattr("fanal.core.backends.cpu.backend.jit.known", lambda name: bool(taken))
     cache._plans.clear()
-    in_a_form = on_a_thread(lambda: trained(make))
+    in_a_form = on_a_thread(lambda: trained(make, sliced))
     assert taken and taken[0] is not None
     monkeypatch.setattr(knobs, "sizes", False)
     cache._plans.clear()
-    for a, b in zip(in_a_form, on_a_thread(lambda: trained(make))):
+    for a, b in zip(in_a_form, on_a_thread(lambda: trained(make, sliced))):
         assert np.array_equal(a, b)
 
 

@@ -21,6 +21,7 @@ Monomial = tuple[int, ...]  # the atoms multiplied, sorted; () is one
 Form = tuple[tuple[Monomial, int], ...]  # terms with factors that are not zero, sorted
 
 _FAR = 1 << 62
+_FEW = 8  # conditions that are tested one by one
 
 
 class Dims:
@@ -47,12 +48,13 @@ class Dims:
     def __exit__(self, *exc: object) -> None:
         self.open = False
 
-    def name(self, value: int) -> Dim:
-        """Return a new name that stands for `value`, and for all sizes near enough to be treated alike."""
+    def name(self, value: int, alike: bool = True) -> Dim:
+        """Return a new name for `value`, which may stand for any number, or any near enough to be treated `alike`."""
         self.names.append(value)
         self.atoms.append(len(self.names) - 1)
         form = ((self._numbered((len(self.atoms) - 1,)), 1),)
-        self.condition(form, *near(value))
+        if alike:
+            self.condition(form, *near(value))
         return self._dim(value, form)
 
     def _numbered(self, m: Monomial) -> Monomial:
@@ -151,8 +153,8 @@ class Dims:
 
     def hold(self, count: int | None = None) -> bool:
         """Tell whether the present values of the names, or of the first few, meet the conditions."""
-        if not self.conditions:
-            return True
+        if len(self.conditions) <= _FEW and (count is None or count == len(self.names)):
+            return all([self._meets(form, *limits) for form, limits in self.conditions.items()])
         if self._tests is None:
             last: list[int] = []  # by atom: the last name that it follows from
             for atom in self.atoms:

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary, ref
 
 import numpy as np
 
+from fanal.core.base.dim import varies
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.state import forward_mode, grad_mode
 from fanal.core.ir.body import Body
@@ -254,6 +255,7 @@ class Outline:
         self.leaf: dict[int, tuple] = {}  # (SLOT or OUT, which), by node
         self.home: dict[int, tuple] = {}  # (group, versions before the last, HELD, DETACHED or 0)
         self.parent: dict[int, tuple] = {}  # (place in its graph, the graph, where the segment finds it)
+        self.ended: set[int] = set()  # nodes whose own history an earlier backward has freed
         self.overwritten: set[int] = set()  # inputs of the program whose memory it writes
         self.value: dict[int, Node] = {}  # the node of the program that computes it
         made: dict[int, Node] = {}
@@ -289,7 +291,12 @@ class Outline:
             if place is None:
                 raise Uncarried("a leaf that no argument names is kept for a later backward")
         elif n.buffer is not None:
-            raise Uncarried("history of an earlier segment is kept for a later backward")
+            if n.freed != FREED:
+                raise Uncarried("history of an earlier segment is kept for a later backward")
+            h = Node(n.row, (), (n.shape, n.dtype), n.shape, n.dtype)  # a backward ends here, with an error
+            h.needs_grad, h.freed, h.where = True, FREED, n.where
+            self.ended.add(id(h))
+            return h
         h = Node(n.row, tuple([made[id(i)] for i in n.inputs]), moved(n.params, lambda x: made[id(x)]),
                  n.shape, n.dtype)
         h.needs_grad, h.freed, h.where = True, n.freed, n.where
@@ -318,7 +325,7 @@ class Outline:
                     if id(r) in self.known:
                         if id(r) in self.leaf:
                             r = r.inputs[0]  # where a leaf's gradient arrives, the value is the leaf's own
-                        if r.row is input_ or r.inputs:
+                        if r.row is input_ or r.inputs or id(r) in self.ended:
                             found.append(r)
                     else:
                         waiting.extend(r.inputs)
@@ -386,22 +393,24 @@ class Outline:
             values[v] = n
         views = [(spec, [place.get(id(h)) for h in chain]) for spec, chain in self.views]
         return Taken(graph, dict(zip(groups, roots)), list(leaves), list(homes), list(parents), values,
-                     [(spec, at) for spec, at in views if any(k is not None for k in at)])
+                     [(spec, at) for spec, at in views if any(k is not None for k in at)], varies(whole))
 
 
 class Taken:
     """A graph as one segment makes it: where its leaves are, the groups of its storages, its values."""
 
-    __slots__ = ("graph", "groups", "handed", "homes", "leaves", "parents", "values", "views")
+    __slots__ = ("graph", "groups", "handed", "homes", "leaves", "parents", "sized", "values", "views")
 
     def __init__(self, graph: Graph, groups: dict[int, int], leaves: list[tuple], homes: list[int],
-                 parents: list[tuple], values: dict[int, Node], views: list[tuple[tuple, list[int | None]]]) -> None:
+                 parents: list[tuple], values: dict[int, Node], views: list[tuple[tuple, list[int | None]]],
+                 sized: bool) -> None:
         self.graph = graph
         self.groups = groups  # group -> place of its value in the graph
         self.leaves, self.homes = leaves, homes
         self.parents = parents  # (graph, where the segment finds it)
         self.values = values  # place in the graph -> node of the program
         self.views = views  # (SLOT or OUT, which), the places of its values from the own one down, or None
+        self.sized = sized  # whether it follows from named sizes
         self.handed: list[tuple[int, str, Any]] = []  # (place in the graph, kind of source, source)
 
 

@@ -82,7 +82,7 @@ class Slot:
         self.step = -1  # the step of the first use
         self.tensor: Any = tensor
         self.signature = made
-        self.template: Any = None  # the shape, where it follows from named sizes
+        self.template: Any = None  # the shape and the chain of views, where they follow from named sizes
         self.group = group
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place), in the order of the steps
         self.listed = False  # it stands in a list or a tuple, too

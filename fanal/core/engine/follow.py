@@ -301,9 +301,9 @@ def commit(path: Path) -> bool:
         if not path.disarm():
             return False
         path.sizes.specialise()
-    steady = path.steady
+    sizes, steady = path.sizes, path.steady
     if steady is not None:
-        if steady.ready():
+        if (sizes is None or sizes.settled or sizes.settle()) and steady.ready():
             finish(_run_steady, path, steady)
             return True
         if not path.disarm():
@@ -320,9 +320,9 @@ def commit(path: Path) -> bool:
         path.exe = None
     if path.exe is None or (isinstance(path.exe, Interpreted) and knobs.compile):  # it is seen again
         path.exe = executable(path.program(), None if path.sizes is None else path.sizes.compiled())
-    if path.sizes is not None and not path.sizes.settled:
-        as_usual = False  # sizes that change every time never take the short way
-        if not path.sizes.settle():
+    if sizes is not None and not sizes.settled:
+        as_usual &= not sizes.resized  # sizes that change every time never take the short way
+        if not sizes.settle():
             return False
     parents = path.parents()
     if parents is None:
@@ -333,7 +333,7 @@ def commit(path: Path) -> bool:
     finish(_run_long, path, path.exe.begin(given_arrays, fresh), fresh, parents)
     if as_usual:
         path.arm(now)
-        if path.steady is not None and path.held and serves(path):
+        if path.steady is not None and path.held and sizes is None and serves(path):
             path.steady.take_turns(Generation(path))
     return True
 
@@ -459,9 +459,11 @@ def _leave_open(path: Path, held: list[int]) -> bool:
     roots = {path.out_groups[i] for i, g in groups.items() if not (g.external and derived(path.outs[i], g))}
     if not roots:
         return True
-    if path.sizes is not None or path.outline is None or any(path.groups[g].external for g in roots):
+    if path.outline is None or any(path.groups[g].external for g in roots):
         return False
     if not roots.issubset(path.roots):
+        if path.sizes is not None:
+            return False
         wider = sorted(roots.union(path.roots))
         try:
             path.outline.graphs(wider)

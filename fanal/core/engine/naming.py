@@ -7,6 +7,7 @@ and then the program compiled of them, say how everything follows from them. The
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
@@ -14,14 +15,18 @@ import numpy as np
 
 from fanal.core.base import knobs
 from fanal.core.base.dim import Dim, Dims, near, now, plain, plainly, varies
+from fanal.core.base.shape import contiguous_strides
 from fanal.core.engine import record
 from fanal.core.engine.cache import Compiled
-from fanal.core.engine.handle import SIGNATURE, Handle
+from fanal.core.engine.handle import SIGNATURE, Handle, signature
 from fanal.core.engine.record import CONST, OBJECT, SEQUENCE, SLOT, parts, session
 from fanal.core.ir.body import Body
+from fanal.core.ir.prims import reshape, slice_
 from fanal.core.ir.program import Node
 
-Place = tuple[int, ...]  # (-1, slot, dimension), or (step, place among the arguments, ...)
+# (-1, slot, 0, dimension); (-1, slot, 1, row, 1, parameter, dimension) in a chain of views; or (step, place among the
+# arguments, ...), where what a slice consists of is -1, -2 and -3.
+Place = tuple[int, ...]
 MAX_FAMILIES = 16
 MAX_SAMPLES = 6
 MAX_WAIT = 64  # recordings of a family after which naming is tried again, at most
@@ -34,19 +39,61 @@ _SHAPE, _CHAIN, _STRIDES, _LEAF, _WHOLE, _HISTORY = map(
 
 
 def resizable(made: tuple) -> bool:
-    """Tell whether tensors of this signature may come in other sizes: whole, contiguous, without history."""
-    return not made[_CHAIN] and made[_STRIDES] is None and not made[_LEAF] and not made[_HISTORY]
+    """Tell whether tensors of this signature may come in other sizes: whole and contiguous, or cut out of a tensor that
+    is the same size every time, and without history."""
+    cut = _strides_of_slice(made) is not None if made[_CHAIN] else made[_STRIDES] is None
+    return cut and not made[_LEAF] and not made[_HISTORY]
+
+
+def _strides_of_slice(made: tuple) -> tuple[int, ...] | None:
+    """Return the strides of what is sliced first; None if it is not what the memory holds, in whatever shape."""
+    shape = made[_WHOLE]
+    for row, params in made[_CHAIN]:
+        if row is slice_:
+            return contiguous_strides(shape)
+        if row is not reshape:
+            return None
+        shape, = params
+    return None
 
 
 def same_make(a: tuple, b: tuple) -> bool:
-    """Tell whether two signatures differ in sizes only."""
-    return len(a[_SHAPE]) == len(b[_SHAPE]) and \
-        all(x == y for k, (x, y) in enumerate(zip(a, b)) if k not in (_SHAPE, _WHOLE))
+    """Tell whether two signatures differ in sizes, or in the place they are cut out at, only."""
+    return all(x == y or (k in (_SHAPE, _CHAIN) and _same_form(x, y)) or (k == _WHOLE and not a[_CHAIN])
+               for k, (x, y) in enumerate(zip(a, b)))
 
 
-def resized(made: tuple, shape: tuple) -> tuple:
-    """Return a signature with another shape."""
-    return tuple([shape if k in (_SHAPE, _WHOLE) else x for k, x in enumerate(made)])
+def _same_form(a: Any, b: Any) -> bool:
+    """Tell whether two tuples differ in integers only."""
+    if type(a) is tuple and type(b) is tuple:
+        return len(a) == len(b) and all(map(_same_form, a, b))
+    return (isinstance(a, int) and isinstance(b, int)) or a == b
+
+
+def cut_out(made: tuple) -> tuple:
+    """Return what sizes may change of a signature: the shape, and the chain of views."""
+    return made[_SHAPE], made[_CHAIN]
+
+
+def resized(made: tuple, cut: tuple) -> tuple:
+    """Return a signature with another shape and chain."""
+    shape, chain = cut
+    changed = {_SHAPE: shape, _CHAIN: chain} if chain else {_SHAPE: shape, _WHOLE: shape}
+    return tuple([changed.get(k, x) for k, x in enumerate(made)])
+
+
+def whole(made: tuple) -> tuple:
+    """Return the shape of what tensors of a signature are cut out of."""
+    return made[_WHOLE]
+
+
+def leaves(x: Any) -> Iterator[Any]:
+    """Yield what is in tuples within tuples."""
+    if type(x) is tuple:
+        for i in x:
+            yield from leaves(i)
+    else:
+        yield x
 
 
 def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
@@ -61,7 +108,12 @@ def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
             found[place] = (a, b)
             return True
         return type(a) is slice and type(b) is slice and \
-            all(same((*place, k), x, y) for k, (x, y) in enumerate(zip(parts(a), parts(b))))
+            all(same((*place, ~k), x, y) for k, (x, y) in enumerate(zip(parts(a), parts(b))))
+
+    def within(place: Place, a: Any, b: Any) -> bool:
+        if type(a) is tuple and type(b) is tuple:
+            return len(a) == len(b) and all(within((*place, k), x, y) for k, (x, y) in enumerate(zip(a, b)))
+        return same(place, a, b)
 
     def alike(place: Place, a: list, b: list) -> bool:
         if len(a) != len(b):
@@ -76,14 +128,30 @@ def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
     for k, (s, t) in enumerate(zip(p.slots, q.slots)):
         a, b = s.signature, t.signature
         if a != b:
-            if not same_make(a, b) or not resizable(a):
+            if not same_make(a, b) or not resizable(a) or not within((-1, k), cut_out(a), cut_out(b)):
                 return None
-            for d, (x, y) in enumerate(zip(a[_SHAPE], b[_SHAPE])):
-                same((-1, k, d), x, y)
     for k, (i, j) in enumerate(zip(p.steps, q.steps)):
         if any(getattr(i, x) != getattr(j, x) for x in _SAME) or not alike((k,), i.specs, j.specs):
             return None
     return found
+
+
+def other_sizes(p: Any, q: Any) -> set[tuple[int, int]]:
+    """Return what sizes two paths have where they are alike but for sizes, wherever these are cut out; else nothing."""
+    found = differences(p, q) or {}
+    sizes = set()
+    for place, (a, b) in found.items():
+        other = _other_end(place)
+        c, d = found.get(other, (0, 0)) if other is not None else (0, 0)
+        sizes.add((abs(a - c), abs(b - d)))
+    return {(n, m) for n, m in sizes if n != m}
+
+
+def _other_end(place: Place) -> Place | None:
+    """Return where a slice ends, or begins, whose other end is at a place; None if none is."""
+    if place[0] == -1 and place[2] == 1 and place[-2] < 2:
+        return (*place[:-2], 1 - place[-2], place[-1])
+    return (*place[:-1], -3 - place[-1]) if place[-1] in (-1, -2) else None
 
 
 _SAME = ("kwnames", "positional", "mode", "out", "grads", "built", "hooked")  # of steps that are alike
@@ -100,7 +168,9 @@ class Family:
     def __init__(self, one: Any) -> None:
         self.operations = operations(one)
         self.samples = [one]  # recorded with plain sizes, the latest last
-        self.names: dict[Place, int] = {}  # places that had the same sizes in all samples have one name
+        # Places that had the same sizes in all samples have one name, and so have those that were always so much more.
+        self.names: dict[Place, tuple[int, int]] = {}
+        self.windows: set[int] = set()  # names that say where something of always the same size is, and nothing else
         self.values: list[list[int]] = []  # by sample: what its names stand for
         self.tries = self.wait = 0
         self.recent: deque[tuple[int, ...]] = deque(maxlen=RECENT)  # what names stood for
@@ -115,11 +185,28 @@ class Family:
         if alike:
             mine = {place: pair[1] for _, d in alike for place, pair in d.items()}
             sizes = {place: (*(d.get(place, (n,))[0] for _, d in alike), n) for place, n in mine.items()}
-            names = list(dict.fromkeys(sizes.values()))
-            self.names = {place: names.index(several) for place, several in sizes.items()}
+            least: dict[tuple[int, ...], int] = {}  # by how the sizes went on from the first
+            for several in sizes.values():
+                steps = tuple([n - several[0] for n in several])
+                least[steps] = min(several[0], least.get(steps, several[0]))
+            names = list(least)
+            self.names = {}
+            for place, several in sizes.items():
+                steps = tuple([n - several[0] for n in several])
+                self.names[place] = names.index(steps), several[0] - least[steps]
+            self.windows = {*range(len(names))}.difference(
+                name for place, (name, _) in self.names.items() if not self._is_window(p, place, name))
             self.samples = [*(q for q, _ in alike), p]
-            self.values = [list(column) for column in zip(*names)]
+            self.values = [[first + steps[k] for steps, first in least.items()] for k in range(len(self.samples))]
         return True
+
+    def _is_window(self, p: Any, place: Place, name: int) -> bool:
+        """Tell whether a number is where a window begins or ends that is always as long, or which row is taken."""
+        if place[0] >= 0 and place[1] == 1 and place[-1] >= 0 and p.steps[place[0]].op.name == "Tensor.__getitem__":
+            kind, x = p.steps[place[0]].specs[1]
+            return kind == CONST or x[0] is tuple
+        other = _other_end(place)
+        return other in self.names and self.names[other][0] == name
 
     def ran(self, values: tuple[int, ...]) -> None:
         """Note the sizes that a path took. A path of its own is faster for those that come often."""
@@ -136,7 +223,8 @@ class Family:
         agree, held, others = _able(p), False, False
         for q, values in zip(self.samples, self.values):
             wanted = [values[name] for name in naming.given]
-            if agree and all(a <= n <= b for n, (a, b) in zip(wanted, map(near, present))):
+            if agree and all(name in self.windows or a <= n <= b
+                             for name, n, (a, b) in zip(naming.given, wanted, map(near, present))):
                 dims.set(wanted)
                 if dims.hold():
                     held, agree = True, _same_program(p, q)
@@ -174,8 +262,8 @@ class Families:
     def partial(self, p: Any) -> Any:
         """Return the known path that a path is but for smaller sizes, as that of a last partial batch is, or None."""
         kind = operations(p)
-        found = [(q, differences(q, p)) for f in self.all if f.operations == kind for q in f.samples]
-        return next((q for q, sizes in found if sizes and all(new < known for known, new in sizes.values())), None)
+        found = [(q, other_sizes(q, p)) for f in self.all if f.operations == kind for q in f.samples]
+        return next((q for q, sizes in found if sizes and all(new < known for known, new in sizes)), None)
 
     def forget(self, p: Any) -> None:
         """Do without a path."""
@@ -203,7 +291,7 @@ class Naming:
         self.like = family.samples[-1]
         self.dims = Dims()
         self.given: dict[int, Any] = {}  # name -> Dim, in the order in which they come
-        # Tensors with (shape, strides, offset), with Dims and plain.
+        # Tensors with (shape, strides, offset, chain of views), with Dims and plain.
         self.sized: dict[int, tuple[Handle, tuple, tuple]] = {}
         self.nodes: list[tuple[Node, tuple]] = []  # values from outside, and their plain shapes
         self.seen = 0  # tensors of the session looked at
@@ -223,26 +311,27 @@ class Naming:
         return tuple(values[:len(args)]), dict(zip(kwargs, values[len(args):]))
 
     def _name(self, place: Place, value: Any, model: Any) -> Any:
-        name = self.family.names.get(place)
-        if name is None:
+        if place not in self.family.names:
             if value is model or record.alike(value, model):
                 return value
             raise Unlike
-        if type(value) is not int:
+        name, more = self.family.names[place]
+        if type(value) is not int or value < more:
             raise Unlike
         known = self.given.get(name)
         if known is None:
-            known = self.given[name] = self.dims.name(value)
-        elif plain(known) != value:
+            known = self.given[name] = self.dims.name(value - more, name not in self.family.windows)
+        elif plain(known) != value - more:
             raise Unlike
-        return known
+        with self.dims:
+            return known + more
 
     def _named(self, place: Place, spec: tuple, a: Any) -> Any:
         kind, x = spec
         if kind == CONST:
             if type(x) is slice and type(a) is slice:
                 pairs = enumerate(zip(parts(a), parts(x)))
-                found = tuple([self._name((*place, k), i, model) for k, (i, model) in pairs])
+                found = tuple([self._name((*place, ~k), i, model) for k, (i, model) in pairs])
                 return slice(*found) if varies(found) else a
             return self._name(place, a, x)
         if kind == SLOT:
@@ -262,22 +351,39 @@ class Naming:
 
     def _tensor(self, slot: Any, t: Any) -> None:
         """Name the sizes of a tensor from outside."""
-        if not isinstance(t, Handle) or len(t._shape) != len(slot.signature[_SHAPE]):
+        if not isinstance(t, Handle) or id(t) in self.sized:
             raise Unlike
-        if t._chain or t._strides is not None or t._leaf or t._storage.node.needs_grad or id(t) in self.sized:
+        made = signature(t)
+        if not resizable(made) or not same_make(made, slot.signature):
             raise Unlike
-        shape = tuple([self._name((-1, slot.place, d), n, m)
-                       for d, (n, m) in enumerate(zip(t._shape, slot.signature[_SHAPE]))])
-        if any(type(n) is Dim for n in shape):
-            self.sized[id(t)] = t, (shape, None, 0), (t._shape, None, 0)
-            for n in (t._storage.node, t._node):
-                self.nodes.append((n, n.shape))
-                n.shape = shape
+        shape, chain = self._within((-1, slot.place), cut_out(made), cut_out(slot.signature))
+        if not varies((shape, chain)):
+            return
+        offset = t._offset
+        if chain:
+            (starts, *_), *later = [params for row, params in chain if row is slice_]
+            if varies(tuple(later)):
+                raise Unlike  # where it begins follows from other strides
+            strides = _strides_of_slice(made)
+            assert strides is not None
+            with self.dims:
+                for n, size in zip(starts, strides):
+                    offset = offset + (n - plain(n)) * size
+            t._seen = -1  # its value is read anew, with the names
+        self.sized[id(t)] = t, (shape, t._strides, offset, chain), (t._shape, t._strides, t._offset, t._chain)
+        for n in () if chain else (t._storage.node, t._node):
+            self.nodes.append((n, n.shape))
+            n.shape = shape
+
+    def _within(self, place: Place, x: Any, model: Any) -> Any:
+        if type(x) is tuple:
+            return tuple([self._within((*place, k), i, m) for k, (i, m) in enumerate(zip(x, model))])
+        return self._name(place, x, model)
 
     def __enter__(self) -> None:
         """Let every size be a Dim."""
-        for t, (shape, strides, offset), _ in self.sized.values():
-            t._shape, t._strides, t._offset = shape, strides, offset
+        for t, named, _ in self.sized.values():
+            t._shape, t._strides, t._offset, t._chain = named
         self.dims.open = True
 
     def __exit__(self, *exc: object) -> None:
@@ -285,12 +391,12 @@ class Naming:
         self.dims.open = False
         outs = session.outs
         for o in outs[self.seen:]:
-            if id(o) not in self.sized and varies((o._shape, o._strides, o._offset)):
-                now = (o._shape, o._strides, o._offset)
+            now = (o._shape, o._strides, o._offset, o._chain)
+            if id(o) not in self.sized and varies(now):
                 self.sized[id(o)] = o, now, plainly(now)
         self.seen = len(outs)
-        for t, _, (shape, strides, offset) in self.sized.values():
-            t._shape, t._strides, t._offset = shape, strides, offset
+        for t, _, as_seen in self.sized.values():
+            t._shape, t._strides, t._offset, t._chain = as_seen
 
     def replaced(self, t: Handle, by: Handle) -> None:
         """Note that another tensor stands for one that an operator returned."""
@@ -300,8 +406,8 @@ class Naming:
     def end(self) -> None:
         """Leave plain sizes in what is from outside, and in what later segments will find there."""
         self.dims.open = False
-        for t, _, (shape, strides, offset) in self.sized.values():
-            t._shape, t._strides, t._offset, t._chain = shape, strides, offset, plainly(t._chain)
+        for t, _, as_seen in self.sized.values():
+            t._shape, t._strides, t._offset, t._chain = as_seen
             n = t._node
             while varies((n.shape, n.params)):  # a view is not computed, and goes on as it was recorded
                 n.shape, n.params = plainly(n.shape), plainly(n.params)
@@ -318,6 +424,11 @@ class Naming:
             forget_names(e.specs)
             e.scalars = [(node, plainly(value)) for node, value in e.scalars if type(value) is not record.Table]
         session.slots[:] = [(t, plainly(made), storage) for t, made, storage in session.slots]
+
+
+def named(specs: list[tuple]) -> bool:
+    """Tell whether there are names in the specifications of arguments."""
+    return any(type(x) is Dim or (kind == SEQUENCE and named(x[1])) for kind, x in specs)
 
 
 def forget_names(specs: list[tuple]) -> None:
@@ -337,8 +448,10 @@ class Unlike(Exception):
 
 def _able(p: Any) -> bool:
     """Tell whether a path may take other sizes at all."""
-    return isinstance(p.exe, Compiled) and not (p.roots or p.inherited or p.hidden or p.foreign) and \
-        not any(g.grad or g.external for g, _ in p.sizes.groups)
+    return isinstance(p.exe, Compiled) and not (p.inherited or p.hidden or p.foreign) and \
+        not any(taken.sized for taken in p.taken) and \
+        not any(g.grad or g.external for g, _ in p.sizes.groups) and \
+        not any(slot.template[1] and slot.group in p.writes for slot in p.sizes.slots)
 
 
 def _same_program(p: Any, q: Any) -> bool:

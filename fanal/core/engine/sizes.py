@@ -16,12 +16,23 @@ from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
 from fanal.core.engine.handle import signature
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.naming import Naming, Unlike, differences, forget_names, resized, same_make
+from fanal.core.engine.naming import (
+    Naming,
+    Unlike,
+    cut_out,
+    forget_names,
+    leaves,
+    other_sizes,
+    resized,
+    same_make,
+    whole,
+)
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
 from fanal.core.ir.body import Body
-from fanal.core.ir.prims import broadcast, input_, permute, reshape, sum_
+from fanal.core.ir.prims import broadcast, input_, permute, reshape, slice_, sum_
 from fanal.core.ir.program import Node, Program, Shape, toposort
 
+_SIZED = ("_shape", "_strides", "_offset", "_chain")  # what may follow from sizes, of a tensor
 STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
 
 
@@ -36,6 +47,9 @@ class Sizes:
         self.path, self.dims, self.family = path, naming.dims, naming.family
         self.possible = True  # the conditions hold
         self.settled = True  # and the program has these sizes
+        self.resized = False  # something is of another size since then, and not just at another place
+        # Names that say where something is, and nothing else: to move it changes no tensor's make, and no memory.
+        self.windows = {k for k, name in enumerate(naming.given) if name in naming.family.windows}
         self.runs = 0  # in a row, of the present sizes
         self.general: Any = None  # the program for all sizes, while that of the present ones alone runs
         self.wrong: set[tuple[int, ...]] = set()  # values of the first names that do not meet them
@@ -44,18 +58,22 @@ class Sizes:
         def one(x: Any) -> Any:
             """Return the same object for what follows from the names in the same way."""
             return known.setdefault(_form(x), x)
-        self.outs: list[tuple[int, tuple]] = []
+        self.outs: list[tuple[int, str, Any]] = []
         for i, o in enumerate(path.outs):
-            made = (o._shape, o._strides, o._offset, o._chain)
-            if varies(made):
-                self.outs.append((i, one(made)))
-                o._shape, o._strides, o._offset, o._chain = plainly(made)
+            for name in _SIZED:
+                made = getattr(o, name)
+                if varies(made):
+                    self.outs.append((i, name, one(made)))
+                    setattr(o, name, plainly(made))
         finals = [(g, g.final.shape) for g in path.groups if g.final is not None]
         self.groups = [(g, one(shape)) for g, shape in finals if varies(shape)]
         self.slots = [slot for slot in path.slots if varies(slot.signature)]
         for slot in self.slots:
-            slot.template, slot.signature = one(slot.signature[1]), plainly(slot.signature)
+            slot.template, slot.signature = one(cut_out(slot.signature)), plainly(slot.signature)
             slot.moves = True
+        # By the place of a slot: (which of its numbers, name, how much more).
+        self.within = {slot.place: [(k, *self._name(d)) for k, d in enumerate(leaves(slot.template)) if type(d) is Dim]
+                       for slot in self.slots}
         self.numbers: list[tuple[Any, int, Dim]] = []  # (step, place among its arguments, Dim)
         self.expected: list[int] = []  # what the matcher expects there: it knows objects by address
         self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
@@ -70,43 +88,39 @@ class Sizes:
             for i in x[1]:
                 self._find(step, place, i, False)
         elif kind == CONST and type(x) is Dim:
-            self.first.setdefault(self._name(x), spec)
+            self.first.setdefault(self._name(x)[0], spec)
             if direct:
                 self.numbers.append((step, place, x))
         elif kind == SLOT and self.path.slots[x] in self.slots:
-            for d in self.path.slots[x].template:
-                if type(d) is Dim:
-                    self.first.setdefault(self._name(d), self.path.slots[x])
+            for _, name, _ in self.within[x]:
+                self.first.setdefault(name, self.path.slots[x])
 
-    def _name(self, d: Dim) -> int:
-        """Return which name a Dim is."""
-        ((at,), _), = d.form
-        return self.dims.atoms[at]  # type: ignore[return-value]
+    def _name(self, d: Dim) -> tuple[int, int]:
+        """Return which name a Dim is, and how much more than that."""
+        *more, ((at,), _) = d.form
+        return self.dims.atoms[at], more[0][1] if more else 0  # type: ignore[return-value]
 
     def take(self, spec: tuple, value: Any) -> bool:
         """Tell whether a number among the arguments is the expected size, or says what that is."""
         d = spec[1]
         if type(value) is not int:
             return False
-        name = self._name(d)
-        return d.now() == value or (self.first[name] is spec and self._resize({name: value}))
+        name, more = self._name(d)
+        return d.now() == value or (self.first[name] is spec and self._resize({name: value - more}))
 
     def admit(self, slot: Any, t: Any) -> bool:
         """Tell whether a tensor is of the make of a slot with other sizes, and take those over."""
         made = signature(t)
-        if slot.template is None or not same_make(made, slot.signature) or made[1] != t._storage.node.shape:
+        if slot.template is None or not same_make(made, slot.signature):
             return False
-        changed: dict[int, int] = {}
-        for d, old, n in zip(slot.template, slot.signature[1], t._shape):
-            if n != old:
-                if type(d) is not Dim or self.first[self._name(d)] is not slot \
-                        or changed.setdefault(self._name(d), n) != n:
-                    return False
-                changed[self._name(d)] = n
-        for d, n in zip(slot.template, t._shape):
-            if type(d) is Dim and changed.get(self._name(d), n) != n:
+        old, new = [*leaves(cut_out(slot.signature))], [*leaves(cut_out(made))]
+        values: dict[int, int] = {}
+        for k, name, more in self.within[slot.place]:
+            n = new[k] - more
+            if (new[k] != old[k] and self.first[name] is not slot) or values.setdefault(name, n) != n:
                 return False
-        return self._resize(changed)
+            new[k] = old[k]
+        return new == old and self._resize({k: n for k, n in values.items() if n != self.dims.names[k]})
 
     def _resize(self, changed: dict[int, int]) -> bool:
         """Give names other values if they may have these, and all that follows from them."""
@@ -119,8 +133,9 @@ class Sizes:
         dims.set(after)
         if not dims.hold(len(first)):
             self.wrong.add(first)
-        elif path.disarm():
+        elif self.windows.issuperset(changed) or path.disarm():
             self.possible, self.settled = len(first) == len(after), False
+            self.resized |= not self.windows.issuperset(changed)
             if self.general is not None:
                 path.exe, self.general = self.general, None
             self._follow()
@@ -139,18 +154,18 @@ class Sizes:
             return found
         path = self.path
         for s in self.slots:
-            shape = value(s.template)
-            if shape != s.signature[1]:
-                s.signature = resized(s.signature, shape)
+            cut = value(s.template)
+            if cut != cut_out(s.signature):
+                s.signature = resized(s.signature, cut)
                 if s.tensor is not None:
                     path.release(s)
         for group, template in self.groups:
             shape = value(template)
             if group.storage.node.shape != shape:
                 group.storage.node = _stub(group.storage.node, shape)
-        for i, template in self.outs:
+        for i, name, template in self.outs:
             o = path.outs[i]
-            o._shape, o._strides, o._offset, o._chain = value(template)
+            setattr(o, name, value(template))
             if o._node.shape != o._shape:
                 o._node = _stub(o._node, o._shape)
         self._expect_numbers()
@@ -172,17 +187,19 @@ class Sizes:
             self.wrong.add(tuple(self.dims.names))
             return False
         self.settled, self.runs = True, 0
-        self.family.ran(tuple(self.dims.names))
+        if self.resized:
+            self.family.ran(tuple(self.dims.names))
+            self.resized = False
         return True
 
     @staticmethod
     def _fits(slot: Any) -> bool:
-        return slot.tensor is not None and slot.tensor._storage.node.shape == slot.signature[1]
+        return slot.tensor is not None and slot.tensor._storage.node.shape == whole(slot.signature)
 
     def stayed(self) -> bool:
         """Count a run; tell whether it is time that the present sizes got a program of their own."""
         self.runs += 1
-        return self.runs == STAYS and self.settled
+        return self.runs == STAYS and self.settled and len(self.windows) < len(self.dims.names)
 
     def specialise(self) -> None:
         """Give the present sizes a program of their own, which is faster: its kernels are chosen for them."""
@@ -253,7 +270,7 @@ def in_the_form_of(known: Any, path: Any, program: Program) -> tuple[Program, Di
 
     The name stands for as many as the known path has. None if more than that is between them.
     """
-    sizes = set((differences(known, path) or {}).values())
+    sizes = other_sizes(known, path)
     rows, one = sizes.pop() if len(sizes) == 1 else (0, 0)
     if one != 1:
         return None
@@ -341,10 +358,19 @@ class _Form:
     def _with_name(self, a: Node, b: Node, params: tuple) -> Node:
         """Return what is `a` for the known number of rows and `b`, with these parameters, for one."""
         inputs = tuple([self.named.get(id(i), j) for i, j in zip(a.inputs, b.inputs)])
-        n = Node(a.row, inputs, self._parameter(a.params, params), self._parameter(a.shape, b.shape), a.dtype)
+        params = (self._window if a.row is slice_ else self._parameter)(a.params, params)
+        n = Node(a.row, inputs, params, self._parameter(a.shape, b.shape), a.dtype)
         n.where = b.where
         self.single[id(a)], self.named[id(a)] = b, n
         return n
+
+    def _window(self, several: tuple, one: tuple) -> tuple:
+        """Return the bounds of a slice that begins where it does for one row."""
+        (begins, ends, steps), (starts, stops, same) = several, one
+        if steps != same:
+            raise Unlike
+        sizes = [self._size(q - p, t - s) for p, q, s, t in zip(begins, ends, starts, stops)]
+        return starts, tuple([s + n for s, n in zip(starts, sizes)]), steps
 
     def _parameter(self, several: Any, one: Any) -> Any:
         if type(one) is int and type(several) is int:

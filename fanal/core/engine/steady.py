@@ -13,9 +13,10 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from fanal.core.base.dim import Dim
+from fanal.core.base.dim import Dim, varies
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
+from fanal.core.engine.naming import named
 from fanal.core.engine.record import CONST, OUT, SEQUENCE, SLOT, parts, renew
 from fanal.core.engine.tables import (
     HANDLE,
@@ -190,6 +191,8 @@ class Steady:
         group = path.groups[slot.group]
         if not slot.moves or not slot.uses or slot.listed or slot.returned or group.slots != 1 or group.outs:
             return False
+        if slot.template is not None and varies(slot.template[1]):  # the next one is cut out at another place
+            return False
         (expected, place), *later = slot.uses
         if expected.rebind or not all(step.key for step, _ in slot.uses) or not Rebinding.serves(slot.signature):
             return False
@@ -200,7 +203,7 @@ class Steady:
     def _listed(self, step: Any) -> bool:
         """Let the matcher compare the tuples, lists and slices that a step is called with."""
         path, expected = self.path, step.native
-        if not expected.key:
+        if not expected.key or named(step.specs):
             return False
         new: list[tuple[int, type, tuple]] = []  # what comes as another object every step
         for place, (kind, x) in enumerate(step.specs):

@@ -270,6 +270,10 @@ class Executable:
         sized = self._sized
         assert sized is not None
         with self._lock:
+            if not sized.reaches_beyond(self._words, self._binding.uses):
+                sized.follow()
+                self._binding.known[:] = 0  # all addresses are written anew
+                return
             temps, most = self._plan_again()
             sized.follow()
             if sized.outgrown() or temps or most > self.scratch_bytes:

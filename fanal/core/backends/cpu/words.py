@@ -67,6 +67,10 @@ class Sized:
         numbers.append(number)
         others.append(more)
 
+    def reaches_beyond(self, *arrays: np.ndarray) -> bool:
+        """Tell whether more follows from the sizes than numbers in these arrays."""
+        return bool(self.have.size) or not self.noted.keys() <= {a.ctypes.data for a in arrays}
+
     def follow(self) -> None:
         """Write everything anew."""
         if not self.parts:

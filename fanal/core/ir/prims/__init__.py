@@ -58,7 +58,6 @@ from fanal.core.ir.prims.point import (
                                        sub,
                                        tan,
                                        tanh,
-                                       times,
                                        trunc,
                                        where,
                                        xor,
