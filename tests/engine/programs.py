@@ -560,10 +560,12 @@ def source(seed: int, size: int = 8) -> str:
     return Writer(seed, size, seed % 2 == 1).program()
 
 
-def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5) -> list[list[Any]]:
+def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float = 1.0, rounds: int = 5,
+        cut: bool = False) -> list[list[Any]]:
     """Run a program for some rounds; return results, gradients and parameters of each, as `to` makes them.
 
-    A program that has SIZES runs as many rounds, on data with the sizes in the place of None.
+    A program that has SIZES runs as many rounds, on data with the sizes in the place of None. `cut`: the data are cut out of
+    tensors of many rows, at another place in every round, and in two rounds of three a value of theirs is read first.
     An exception ends the run and is part of the result: its class counts.
     """
     import numpy as np
@@ -595,8 +597,14 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
     ][seed % 4]
     opt = getattr(torch.optim, kind)([*params, *weights], **options)
     out: list[list[Any]] = []
+    pools = [number((6 * rounds + s[0], *s[1:])) for s in space["SHAPES"]] if cut else []
     for k, b in enumerate(space.get("SIZES", [None] * rounds)):
-        data = [number(tuple(b if n is None else n for n in s)) for s in space["SHAPES"]]
+        if cut:
+            data = [pool[6 * k:6 * k + s[0]] for pool, s in zip(pools, space["SHAPES"])]
+        else:
+            data = [number(tuple(b if n is None else n for n in s)) for s in space["SHAPES"]]
+        if cut and seed % 3:
+            data[0].sum().item()
         idx = torch.tensor(r.integers(0, 100, 3))
         if seed % 3 or k == 3:  # others accumulate over the rounds
             for p in (*params, *weights):

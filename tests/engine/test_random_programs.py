@@ -4,7 +4,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from types import ModuleType
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fanal.core.base import knobs
 
 torch = pytest.importorskip("torch")
 BLOCK = 50
+WINDOWS = SimpleNamespace(source=source, run=partial(run, rounds=9, cut=True))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +40,7 @@ def _array(t: Any) -> np.ndarray:
     return np.array((t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy(force=True))  # of PyTorch's ZeroTensor, too
 
 
-def compare(seed: int, change: Callable[[str], str] = str, module: ModuleType = programs) -> None:
+def compare(seed: int, change: Callable[[str], str] = str, module: Any = programs) -> None:
     text = change(module.source(seed))
 
     def others() -> list[Any]:
@@ -49,7 +51,7 @@ def compare(seed: int, change: Callable[[str], str] = str, module: ModuleType = 
             torch.set_default_dtype(torch.float32)
         return [exact, module.run(torch, text, seed, _array, NUDGE)]
     expected, got = module.run(torch, text, seed, _array), module.run(fanal, text, seed, _array)
-    if module is programs:
+    if module in (programs, WINDOWS):
         found = disagreement(expected, got, others)
     else:
         found = disagreement(expected, got, others, lambda: parted(*(
@@ -100,6 +102,11 @@ def test_programs_on_data_of_any_size_agree_with_torch(block: range, monkeypatch
     monkeypatch.setattr(knobs, "sizes", True)
     for seed in block[::25]:
         compare(seed, module=sized_programs)
+
+
+def test_programs_on_windows_agree_with_torch(block: range) -> None:
+    for seed in block[::5]:
+        compare(seed, module=WINDOWS)
 
 
 def test_wide_programs_agree_with_torch(block: range) -> None:

@@ -132,13 +132,15 @@ class Steady:
             self.guard += [s for s in path.steps if (s.grads or s.hooked) and self._guard(s)]
             self.rebound += [slot for slot in path.slots if self._rebind(slot)]
             self.listed += [s.native for s in path.steps if s.sequences and self._listed(s)]
+            self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
+            path.steady = self  # here: an interrupt must not find the matcher with tables that no path knows
         except BaseException:  # an interrupt
+            path.steady = None
             self.guard = [s for s in path.steps if s.grads or s.hooked]
             self.rebound = [slot for slot in path.slots if slot.moves and slot.uses]
             self.listed = [s.native for s in path.steps if s.sequences]
             self.release()
             raise
-        self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
 
     def take_turns(self, first: Generation | None) -> None:
         """Hand out what is held in generations from now on, or with None anew every time."""
