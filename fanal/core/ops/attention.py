@@ -190,6 +190,17 @@ def _additive(mask: Any, name: str, d: dt.dtype) -> Node | None:
     return P.convert(m, d)
 
 
+def _of_heads(mask: Node | None, heads: int, length: int, source: int) -> Node | None:
+    """A mask for the heads of all examples, (heads, L, S) or one for all, (1, L, S)."""
+    if mask is None:
+        return None
+    want = (length, source) if len(mask.shape) == 2 else (heads, length, source)
+    if mask.shape != want:
+        raise RuntimeError(f"The shape of the {len(want)}D attn_mask is torch.Size({list(mask.shape)}), but should be "
+                           f"{want}.")
+    return P.reshape(mask, (1, *mask.shape)) if len(want) == 2 else mask
+
+
 def _project(query: Any, key: Any, value: Any, embed: int, in_weight: Any, in_bias: Any, separate: bool, q_weight: Any,
              k_weight: Any, v_weight: Any) -> list[Node]:
     """The three projections of the inputs, (L, N, E) each."""
@@ -209,10 +220,6 @@ def _heads(x: Node, count: int, dim: int) -> Node:
     """(L, N, E) -> (N * heads, L, head_dim)."""
     n = x.shape[0]
     return P.permute(P.reshape(x, (n, count, dim)), (1, 0, 2))
-
-
-def _append(x: Node, row: Node, dim: int) -> Node:
-    return P.concat((x, row), dim)
 
 
 def _pad_last(x: Node | None) -> Node | None:
@@ -248,6 +255,13 @@ def _check_heads(query: Any, key: Any, value: Any, key_padding_mask: Any, attn_m
     return n == 3
 
 
+def _check_pair(key: Any, value: Any, separate: bool) -> None:
+    if separate and key._shape[:2] != value._shape[:2]:
+        raise AssertionError(f"key's sequence and batch dims {key.shape[:2]} do not match value's {value.shape[:2]}")
+    if not separate and key._shape != value._shape:
+        raise AssertionError(f"key shape {key.shape} does not match value shape {value.shape}")
+
+
 @public(module="nn.functional", method=False)
 def multi_head_attention_forward(
         query: Any, key: Any, value: Any, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any,
@@ -277,42 +291,30 @@ def multi_head_attention_forward(
     head = embed // num_heads
     if head * num_heads != embed:
         raise AssertionError(f"embed_dim {embed} not divisible by num_heads {num_heads}")
-    if use_separate_proj_weight:
-        if key._shape[:2] != value._shape[:2]:
-            raise AssertionError(f"key's sequence and batch dims {key.shape[:2]} do not match value's "
-                                 f"{value.shape[:2]}")
-    elif key._shape != value._shape:
-        raise AssertionError(f"key shape {key.shape} does not match value shape {value.shape}")
+    _check_pair(key, value, use_separate_proj_weight)
     q, k, v = _project(query, key, value, embed, in_proj_weight, in_proj_bias, use_separate_proj_weight, q_proj_weight,
                        k_proj_weight, v_proj_weight)
-    mask, padding = _additive(attn_mask, "attn_mask", d), _additive(key_padding_mask, "key_padding_mask", d)
-    if mask is not None:
-        want = (length, key._shape[0]) if len(mask.shape) == 2 else (n * num_heads, length, key._shape[0])
-        if mask.shape != want:
-            raise RuntimeError(f"The shape of the {len(want)}D attn_mask is torch.Size({list(mask.shape)}), "
-                               "but should be "
-                               f"{want}.")
-        if len(mask.shape) == 2:
-            mask = P.reshape(mask, (1, *mask.shape))
+    mask = _of_heads(_additive(attn_mask, "attn_mask", d), n * num_heads, length, key._shape[0])
+    padding = _additive(key_padding_mask, "key_padding_mask", d)
     if bias_k is not None and bias_v is not None:
-        k = _append(k, P.broadcast(read(bias_k), (1, n, embed)), 0)
-        v = _append(v, P.broadcast(read(bias_v), (1, n, embed)), 0)
+        k = P.concat((k, P.broadcast(read(bias_k), (1, n, embed))), 0)
+        v = P.concat((v, P.broadcast(read(bias_v), (1, n, embed))), 0)
         mask, padding = _pad_last(mask), _pad_last(padding)
     q = _heads(P.reshape(q, (length, n * num_heads * head)), n * num_heads, head)
     k = read(static_k) if static_k is not None else _heads(P.reshape(k, (k.shape[0], n * embed)), n * num_heads, head)
     v = read(static_v) if static_v is not None else _heads(P.reshape(v, (v.shape[0], n * embed)), n * num_heads, head)
     if add_zero_attn:
         row = P.full((n * num_heads, 1, head), 0, d)
-        k, v = _append(k, row, 1), _append(v, row, 1)
+        k, v = P.concat((k, row), 1), P.concat((v, row), 1)
         mask, padding = _pad_last(mask), _pad_last(padding)
     source = k.shape[1]
     if padding is not None:
         if padding.shape != (n, source):
             raise AssertionError(f"expecting key_padding_mask shape of {(n, source)}, but got "
                                  f"{key_padding_mask.shape}")
-        wide_padding = P.reshape(P.broadcast(P.reshape(padding, (n, 1, 1, source)), (n, num_heads, 1, source)),
-                                 (n * num_heads, 1, source))
-        mask = wide_padding if mask is None else P.add(mask, wide_padding)
+        spread = P.broadcast(P.reshape(padding, (n, 1, 1, source)), (n, num_heads, 1, source))
+        spread = P.reshape(spread, (n * num_heads, 1, source))
+        mask = spread if mask is None else P.add(mask, spread)
     p = dropout_p if training else 0.0
     four = [P.reshape(x, (1, *x.shape)) for x in (q, k, v)]
     if not need_weights and not p and _fits(*four, mask):
@@ -321,10 +323,8 @@ def multi_head_attention_forward(
     else:
         out, weights = attention_nodes(q, k, v, mask, p, False, None)
     out = P.reshape(P.permute(out, (1, 0, 2)), (length * n, embed))
-    y = P.reshape(read(linear(wrap(out), out_proj_weight, out_proj_bias)), (length, n,
-                                                                        out_proj_weight._shape[0]))
-    if not batched:
-        y = P.reshape(y, (length, y.shape[2]))
+    y = read(linear(wrap(out), out_proj_weight, out_proj_bias))
+    y = P.reshape(y, (length, n, y.shape[1])) if batched else y
     if not need_weights:
         return wrap(y), None
     weights = P.reshape(weights, (n, num_heads, length, source))

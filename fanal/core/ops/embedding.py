@@ -184,6 +184,23 @@ def _largest(rows: Node, bag: Node, valid: Node, n: int) -> Node:
     return with_gradient(y, rule, rows)
 
 
+def _check_bags(input: Any, weights: Any, mode: str, by_frequency: bool) -> None:
+    if weights is not None and weights._shape != input._shape:
+        raise ValueError(
+            f"embedding_bag: If per_sample_weights ({weights.shape}) is not None, "
+            f"then it must have the same shape as the input ({input.shape})"
+        )
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError("mode has to be one of sum, mean or max")
+    if mode == "max" and by_frequency:
+        raise ValueError("max mode does not support scaling the gradient by the frequency")
+    if weights is not None and mode != "sum":
+        raise NotImplementedError(
+            "embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for "
+            f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub."
+        )
+
+
 @public(module="nn.functional", method=False)
 def embedding_bag(
     input: Any,
@@ -210,20 +227,7 @@ def embedding_bag(
             stacklevel=3,
         )
         weight, input = input, weight
-    if per_sample_weights is not None and per_sample_weights._shape != input._shape:
-        raise ValueError(
-            f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
-            f"then it must have the same shape as the input ({input.shape})"
-        )
-    if mode not in ("sum", "mean", "max"):
-        raise ValueError("mode has to be one of sum, mean or max")
-    if mode == "max" and scale_grad_by_freq:
-        raise ValueError("max mode does not support scaling the gradient by the frequency")
-    if per_sample_weights is not None and mode != "sum":
-        raise NotImplementedError(
-            "embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for "
-            f"mode='sum' (got mode='{mode}'). Please open a feature request on GitHub."
-        )
+    _check_bags(input, per_sample_weights, mode, scale_grad_by_freq)
     i, bag, n = _bags(_indices(input, "embedding_bag"), offsets, include_last_offset)
     padding = _padding(padding_idx, weight._shape[0])
     if max_norm is not None:

@@ -317,19 +317,9 @@ def _by_singular_values(a: Node, b: Node, rcond: float) -> tuple[Node, Node, Nod
     return x, P.sum_(P.convert(some, dt.int64), (len(some.shape) - 1,)), s
 
 
-@public(module="linalg", method=False, out=True)
-def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
-    """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular values.
-
-    Shapes: (*, m, n), (*, m, k) or (*, m) -> (*, n, k). Singular values up to `rcond` times the largest count
-    as zero (eps * max(m, n) by default). Residuals, ranks and singular values are empty where PyTorch's
-    `driver` (gelsy by default) does not give them. gelsy is LAPACK's, by orthogonal factors with exchanged
-    columns. Differs from torch: the other drivers are computed by singular values. Source: Golub & Van Loan,
-    "Matrix Computations", 5.5; the gradient: Golub & Pereyra (1973).
-    """
-    from fanal.core.ops.linalg_function import pinv_rule
-
-    A, B, name = input, b, "torch.linalg.lstsq"
+def _check_lstsq(A: Any, B: Any, driver: str | None) -> bool:
+    """Raise PyTorch's errors; tell whether B holds vectors, and not matrices."""
+    name = "torch.linalg.lstsq"
     if len(A._shape) < 2:
         raise RuntimeError(f"{name}: input must have at least 2 dimensions.")
     if len(B._shape) < 1:
@@ -342,21 +332,35 @@ def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -
     if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
         raise RuntimeError(f"{name}: parameter `driver` should be one of (gels, gelsy, gelsd, gelss)")
     difference = len(A._shape) - len(B._shape)
-    if difference > 1 or difference < 0:
+    if difference not in (0, 1):
         raise RuntimeError(
-            f"{name}: input.dim() must be greater or equal to other.dim() and (input.dim() - other.dim()) "
-            f"<= 1"
+            f"{name}: input.dim() must be greater or equal to other.dim() and (input.dim() - other.dim()) <= 1"
         )
-    vector = difference == 1
-    b = P.reshape(read(B), (*B._shape, 1)) if vector else read(B)
-    if A._shape[-2] != b.shape[-2]:
-        d = "-1" if vector else "-2"
-        raise RuntimeError(f"{name}: input.size(-2) should match other.size({d})")
+    row = difference - 2
+    if A._shape[-2] != B._shape[row]:
+        raise RuntimeError(f"{name}: input.size(-2) should match other.size({row})")
     if A._dtype.to_real() not in (dt.float32, dt.float64):
         raise RuntimeError("This function doesn't handle types other than float and double")
-    broadcast_shapes(A._shape[:-2], b.shape[:-2])
+    broadcast_shapes(A._shape[:-2], B._shape[:row])
+    return difference == 1
+
+
+@public(module="linalg", method=False, out=True)
+def lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """Return the least-squares solution of A X = B, of smallest norm, with residuals, rank and singular values.
+
+    Shapes: (*, m, n), (*, m, k) or (*, m) -> (*, n, k). Singular values up to `rcond` times the largest count
+    as zero (eps * max(m, n) by default). Residuals, ranks and singular values are empty where PyTorch's
+    `driver` (gelsy by default) does not give them. gelsy is LAPACK's, by orthogonal factors with exchanged
+    columns. Differs from torch: the other drivers are computed by singular values. Source: Golub & Van Loan,
+    "Matrix Computations", 5.5; the gradient: Golub & Pereyra (1973).
+    """
+    from fanal.core.ops.linalg_function import pinv_rule
+
+    vector = _check_lstsq(input, b, driver)
     driver = driver or "gelsy"
-    a, (m, n) = read(A), A._shape[-2:]
+    a, (m, n) = read(input), input._shape[-2:]
+    b = P.reshape(read(b), (*b._shape, 1)) if vector else read(b)
     kind = a.dtype.to_real()
     eps = finfo(kind).eps * max(m, n) if rcond is None else float(rcond)
     if driver == "gelsy":

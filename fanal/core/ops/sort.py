@@ -191,6 +191,38 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     return _picked(input, x, P.host((P.detach(x),), _mode_position(d), shape, dt.int64), d, keepdim, "mode")
 
 
+def _levels(q: Any, d: dt.dtype, name: str) -> Node:
+    """Return the levels of quantiles, which lie in [0, 1], as a value."""
+    if not isinstance(q, Handle):
+        if not 0 <= q <= 1:
+            raise RuntimeError(f"{name}() q must be in the range [0, 1] but got {q:g}")
+        return P.full((), q, d)
+    if len(q._shape) > 1:
+        raise RuntimeError(f"{name}() q must be a scalar or 1D tensor")
+    if q._dtype is not d:
+        raise RuntimeError(f"{name}() q tensor must be same dtype as the input tensor")
+    n = read(q)
+    if n.buffer is not None and not ((compute(q) >= 0) & (compute(q) <= 1)).all():
+        raise RuntimeError(f"{name}() q values must be in the range [0, 1]")
+    return n
+
+
+def _at_rank(ordered: Node, rank: Node, interpolation: str) -> Node:
+    """Return the values at places along the last dimension that may lie between two."""
+    last = len(ordered.shape) - 1
+    whole = {"nearest": P.round_, "lower": P.floor, "higher": P.ceil}.get(interpolation)
+    rank = whole(rank) if whole else rank
+    low = P.floor(rank)
+    y = P.gather(ordered, P.convert(P.detach(low), dt.int64), last)
+    if whole:
+        return y
+    high = P.gather(ordered, P.convert(P.detach(P.ceil(rank)), dt.int64), last)
+    w = P.num(rank, 0.5) if interpolation == "midpoint" else P.sub(rank, low)
+    gap = P.sub(high, y)
+    near, far = P.add(y, P.mul(w, gap)), P.sub(high, P.mul(gap, P.sub(P.num(w, 1), w)))
+    return P.where(P.lt(w, P.num(w, 0.5)), near, far)
+
+
 def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str, name: str) -> Any:
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
         raise RuntimeError(
@@ -202,18 +234,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
         raise RuntimeError(f"{name}() input tensor must be non-empty")
     if x.dtype not in (dt.float32, dt.float64):
         raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
-    if isinstance(q, Handle):
-        if len(q._shape) > 1:
-            raise RuntimeError(f"{name}() q must be a scalar or 1D tensor")
-        if q._dtype is not x.dtype:
-            raise RuntimeError(f"{name}() q tensor must be same dtype as the input tensor")
-        qn = read(q)
-        if qn.buffer is not None and not ((compute(q) >= 0) & (compute(q) <= 1)).all():
-            raise RuntimeError(f"{name}() q values must be in the range [0, 1]")
-    else:
-        if not 0 <= q <= 1:
-            raise RuntimeError(f"{name}() q must be in the range [0, 1] but got {q:g}")
-        qn = P.full((), q, x.dtype)
+    qn = _levels(q, x.dtype, name)
     many = len(qn.shape) == 1
     count_q = qn.size
     shape = x.shape
@@ -236,21 +257,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     else:
         some = P.reshape(P.max_of(P.convert(nan, dt.uint8), (last,)), (*lead, 1))
         rank = P.where(P.convert(some, dt.bool_), top, P.mul(qs, top))
-    rank = P.broadcast(rank, (*lead, count_q))
-    if interpolation == "nearest":
-        rank = P.round_(rank)
-    elif interpolation == "lower":
-        rank = P.floor(rank)
-    elif interpolation == "higher":
-        rank = P.ceil(rank)
-    low = P.floor(rank)
-    y = P.gather(ordered, P.convert(P.detach(low), dt.int64), last)
-    if interpolation in ("linear", "midpoint"):
-        high = P.gather(ordered, P.convert(P.detach(P.ceil(rank)), dt.int64), last)
-        w = P.num(rank, 0.5) if interpolation == "midpoint" else P.sub(rank, low)
-        gap = P.sub(high, y)
-        near, far = P.add(y, P.mul(w, gap)), P.sub(high, P.mul(gap, P.sub(P.num(w, 1), w)))
-        y = P.where(P.lt(w, P.num(w, 0.5)), near, far)
+    y = _at_rank(ordered, P.broadcast(rank, (*lead, count_q)), interpolation)
     y = P.permute(y, (last, *range(last)))
     out = P.reshape(y, (count_q, *lead))
     if keepdim:

@@ -21,6 +21,50 @@ def _widened(window: Node | None, size: int, n_fft: int, d: dt.dtype) -> Node:
     return P.pad(w, (left,), (n_fft - size - left,), 0)
 
 
+def _refusal(name: str, x: Node, n_fft: int, hop: int, size: int, expected: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name}({x.dtype.name}{list(x.shape)}, n_fft={n_fft}, hop_length={hop}, win_length={size}) : "
+        f"expected {expected}"
+    )
+
+
+def _check_signal(x: Node, n_fft: int, hop: int, size: int, window: Any) -> None:
+    expected = ""
+    if x.dtype.category < 2:
+        expected = "a tensor of floating point or complex values"
+    elif len(x.shape) not in (1, 2):
+        expected = "a 1D or 2D tensor"
+    elif n_fft <= 0 or n_fft > x.shape[-1]:
+        expected = f"0 < n_fft < {x.shape[-1]}, but got n_fft={n_fft}"
+    elif hop <= 0:
+        expected = f"hop_length > 0, but got hop_length={hop}"
+    elif size <= 0 or size > n_fft:
+        expected = f"0 < win_length <= n_fft, but got win_length={size}"
+    elif window is not None and window._shape != (size,):
+        expected = f"a 1D window tensor of size equal to win_length={size}, but got window with size {window._shape}"
+    if expected:
+        raise _refusal("stft", x, n_fft, hop, size, expected)
+
+
+def _check_spectra(x: Node, n_fft: int, hop: int, size: int, window: Any, onesided: bool, complex_: bool) -> None:
+    count, expected = n_fft // 2 + 1 if onesided else n_fft, ""
+    if x.shape[-2] != count:
+        expected = (
+            f"the frequency dimension (3rd to the last) of the input tensor to match n_fft / 2 + 1 when "
+            f"onesided=True and n_fft otherwise, {count}, but got {x.shape[-2]}"
+        )
+    elif not 0 < hop <= size:
+        expected = f"0 < hop_length <= win_length, but got {hop}"
+    elif not 0 < size <= n_fft:
+        expected = f"0 < win_length <= n_fft, but got {size}"
+    elif window is not None and window._shape != (size,):
+        expected = f"a 1D window tensor of size {size}, but got {window._shape}"
+    elif complex_ and onesided:
+        expected = "onesided=False for a complex signal"
+    if expected:
+        raise _refusal("istft", x, n_fft, hop, size, expected)
+
+
 @public()
 def stft(
     input: Any, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Any = None,
@@ -59,28 +103,9 @@ def stft(
     else:
         x = read(input)
 
-    def refuse(text: str) -> None:
-        raise RuntimeError(
-            f"stft({x.dtype.name}{list(x.shape)}, n_fft={n_fft}, hop_length={hop}, win_length={size}) : "
-            f"expected {text}"
-        )
-
-    if x.dtype.category < 2:
-        refuse("a tensor of floating point or complex values")
-    if len(x.shape) not in (1, 2):
-        refuse("a 1D or 2D tensor")
+    _check_signal(x, n_fft, hop, size, window)
     single = len(x.shape) == 1
     x = P.reshape(x, (1, *x.shape)) if single else x
-    if n_fft <= 0 or n_fft > x.shape[1]:
-        refuse(f"0 < n_fft < {x.shape[1]}, but got n_fft={n_fft}")
-    if hop <= 0:
-        refuse(f"hop_length > 0, but got hop_length={hop}")
-    if size <= 0 or size > n_fft:
-        refuse(f"0 < win_length <= n_fft, but got win_length={size}")
-    if window is not None and window._shape != (size,):
-        refuse(
-            f"a 1D window tensor of size equal to win_length={size}, but got window with size {window._shape}"
-        )
     if onesided is None:
         onesided = not is_complex
     if is_complex and onesided:
@@ -118,32 +143,13 @@ def istft(
             "return_complex=True."
         )
 
-    def refuse(text: str) -> None:
-        raise RuntimeError(
-            f"istft({x.dtype.name}{list(x.shape)}, n_fft={n_fft}, hop_length={hop}, win_length={size}) : "
-            f"expected {text}"
-        )
-
     if not x.size:
         raise RuntimeError(f"istft({x.dtype.name}{list(x.shape)}) : input tensor cannot be empty.")
     if len(x.shape) not in (2, 3):
-        refuse(f"a tensor with 2 or 3 dimensions, but got {len(x.shape)}")
+        raise _refusal("istft", x, n_fft, hop, size, f"a tensor with 2 or 3 dimensions, but got {len(x.shape)}")
     if onesided is None:
         onesided = x.shape[-2] != n_fft
-    count = n_fft // 2 + 1 if onesided else n_fft
-    if x.shape[-2] != count:
-        refuse(
-            f"the frequency dimension (3rd to the last) of the input tensor to match n_fft / 2 + 1 when "
-            f"onesided=True and n_fft otherwise, {count}, but got {x.shape[-2]}"
-        )
-    if not 0 < hop <= size:
-        refuse(f"0 < hop_length <= win_length, but got {hop}")
-    if not 0 < size <= n_fft:
-        refuse(f"0 < win_length <= n_fft, but got {size}")
-    if window is not None and window._shape != (size,):
-        refuse(f"a 1D window tensor of size {size}, but got {window._shape}")
-    if return_complex and onesided:
-        refuse("onesided=False for a complex signal")
+    _check_spectra(x, n_fft, hop, size, window, onesided, return_complex)
     if onesided and window is not None and window._dtype.is_complex:
         raise RuntimeError("Cannot have onesided output if window or input is complex")
     single = len(x.shape) == 2
