@@ -93,6 +93,20 @@ _ELSEWHERE = {
         ),
         "core.base.settings",
     ),
+    **dict.fromkeys(
+        (
+            "enable_grad",
+            "inference_mode",
+            "is_anomaly_check_nan_enabled",
+            "is_anomaly_enabled",
+            "is_grad_enabled",
+            "is_inference_mode_enabled",
+            "no_grad",
+            "set_anomaly_enabled",
+            "set_grad_enabled",
+        ),
+        "core.autograd.modes",
+    ),
     **dict.fromkeys(("get_num_threads", "set_num_threads"), "core.backends.cpu.threads"),
     **dict.fromkeys(
         """

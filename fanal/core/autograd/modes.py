@@ -203,7 +203,7 @@ def hold_following(on: bool) -> None:
         knobs.follow = _follow_wanted
 
 
-def set_anomaly(on: bool, check_nan: bool = True) -> None:
+def set_anomaly_enabled(on: bool, check_nan: bool = True) -> None:
     """Look for NaN in every gradient. Every value is computed at once then, and nothing is followed."""
     if bool(on) is not state.anomaly:
         hold_following(on)
@@ -220,10 +220,10 @@ class detect_anomaly:
 
     def __enter__(self) -> None:
         self._old = (state.anomaly, state.check_nan)
-        set_anomaly(True, self.check_nan)
+        set_anomaly_enabled(True, self.check_nan)
 
     def __exit__(self, *exc: object) -> None:
-        set_anomaly(*self._old)
+        set_anomaly_enabled(*self._old)
 
 
 class set_detect_anomaly(detect_anomaly):
@@ -231,7 +231,7 @@ class set_detect_anomaly(detect_anomaly):
 
     def __init__(self, mode: bool, check_nan: bool = True) -> None:
         super().__init__(check_nan)
-        set_anomaly(mode, check_nan)
+        set_anomaly_enabled(mode, check_nan)
 
     def __enter__(self) -> None:
         pass

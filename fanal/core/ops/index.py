@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.dim import index, limits, plainly
+from fanal.core.base.dim import plainly
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, wrap_dim
 from fanal.core.base.state import state
-from fanal.core.engine.handle import Chain, Handle
-from fanal.core.engine.record import session, unfollowable, written_ahead
+from fanal.core.engine.handle import Handle
+from fanal.core.engine.record import session, written_ahead
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
@@ -31,53 +29,14 @@ from fanal.core.ops.build import (
     result,
     wrap,
 )
-from fanal.core.ops.create import array_from, data_of
+from fanal.core.ops.create import data_of
 from fanal.core.ops.rearrange import plain
-from fanal.core.ops.shape import unsqueeze, view_of
-from fanal.core.tensor.tensor import compute, is_ready, strides_of, view_of_data
+from fanal.core.ops.shape import unsqueeze
+from fanal.core.ops.subscript import Plan, items_of, known, parse, width
+from fanal.core.tensor.tensor import compute, is_ready, view_of_data
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
 _PLACES = (int, slice, type(...))
-
-
-def known(t: Any) -> np.ndarray:
-    """Return the value of a tensor on which the shape of a result depends."""
-    a = compute(t)
-    unfollowable("a shape depends on a value")
-    return a
-
-
-def _as_tuple(index: Any) -> tuple:
-    if isinstance(index, tuple):
-        return index
-    if (
-        isinstance(index, list)
-        and len(index) < 32
-        and any(
-            i is None or i is ... or isinstance(i, (Handle, slice, list, tuple, np.ndarray)) for i in index
-        )
-    ):
-        return tuple(index)
-    return (index,)
-
-
-def _tensor_of(item: Any) -> Any:
-    """Return a list or array used as an index as a tensor; other items as they are."""
-    if isinstance(item, (list, np.ndarray, range)) or (isinstance(item, tuple)):
-        a, _ = array_from(item)
-        if isinstance(item, (list, tuple, range)) and not a.size:
-            return wrap(P.full(a.shape, 0, dt.int64))
-        return wrap(constant(a))
-    return item
-
-
-def _width(item: Any) -> int:
-    """Return how many dimensions of the indexed tensor an item uses."""
-    if item is None or item is ... or isinstance(item, (bool, np.bool_)):
-        return 0
-    if isinstance(item, Handle):
-        return len(item._shape) if item._dtype in (dt.bool_, dt.uint8) else 1
-    return 1
 
 
 def _is_mask(item: Any) -> bool:
@@ -86,7 +45,7 @@ def _is_mask(item: Any) -> bool:
 
 def _with_data(index: Any) -> Any:
     """Return an index with the arrays in it as tensors that come from outside: others may be followed then."""
-    items = _as_tuple(index)
+    items = items_of(index)
     if session.levels or not any(isinstance(i, (list, np.ndarray, np.generic)) for i in items):
         return index
     items = tuple(map(data_of, items))
@@ -98,10 +57,10 @@ def _unmasked(x: Any, index: Any) -> Any:
 
     The size of the result is known before the call then, which can be followed. An index that is not right stays.
     """
-    items = _as_tuple(index)
+    items = items_of(index)
     if not any(map(_is_mask, items)) or session.levels or x._storage.meta:
         return index
-    n, used = len(x._shape), sum(map(_width, items))
+    n, used = len(x._shape), sum(map(width, items))
     new: list[Any] = []
     d = 0
     for item in items:
@@ -111,7 +70,7 @@ def _unmasked(x: Any, index: Any) -> Any:
             new += [wrap(P.given(np.ascontiguousarray(c, np.int64), dt.int64)) for c in np.nonzero(compute(item))]
         else:
             new.append(item)
-        d += n - used if item is ... else _width(item)
+        d += n - used if item is ... else width(item)
     return tuple(new)
 
 
@@ -123,7 +82,7 @@ def _read_ahead(x: Any, index: Any) -> Any:
 
 def _is_view_of_data(x: Any, index: Any) -> bool:
     """Tell whether x[index] is a view of numbers that are in memory."""
-    return all(i is None or type(i) in _PLACES for i in _as_tuple(index)) and is_ready(x) \
+    return all(i is None or type(i) in _PLACES for i in items_of(index)) and is_ready(x) \
         and state.grad and not (written_ahead(x._storage) or session.levels or state.levels)
 
 
@@ -131,123 +90,6 @@ def _written_ahead(x: Any, index: Any, value: Any) -> tuple:
     index = _with_data(index)
     one = not isinstance(value, Handle) or math.prod(value._shape) == 1  # that is a choice by the mask
     return x, index if one else _unmasked(x, index), value
-
-
-class Plan:
-    """An index taken apart: a view by ints, slices and None, then positions for some dimensions of it."""
-
-    __slots__ = ("at", "view")
-
-    def __init__(self, view: Any, at: dict[int, Any]) -> None:
-        self.view, self.at = view, at
-
-
-def parse(x: Any, index: Any, make: Callable[..., Any] = view_of) -> Plan:
-    """Take an index apart; make(x, chain, shape, strides, offset) returns the view.
-
-    Raises IndexError, TypeError and ValueError with PyTorch's texts.
-    """
-    items = [_tensor_of(i) for i in _as_tuple(index)]
-    shape, st = x._shape, strides_of(x)
-    n = len(shape)
-    used = sum(map(_width, items))
-    if used > n:
-        if not n and not (len(items) == 1 and isinstance(items[0], slice)):
-            raise IndexError(
-                "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ "
-                "to convert a 0-dim tensor to a number"
-            )
-        if not n:
-            raise IndexError("slice() cannot be applied to a 0-dim tensor.")
-        raise IndexError(f"too many indices for tensor of dimension {n}")
-    starts, stops, steps = [0] * n, list(shape), [1] * n
-    out_shape: list[int] = []
-    out_strides: list[int] = []
-    at: dict[int, Any] = {}
-    offset, d, moved = x._offset, 0, False
-
-    def keep(size: int, stride: int) -> None:
-        out_shape.append(size)
-        out_strides.append(stride)
-
-    for item in items:
-        if item is None:
-            keep(1, st[d] * shape[d] if d < n else 1)
-            moved = True
-        elif item is ...:
-            for _ in range(n - used):
-                keep(shape[d], st[d])
-                d += 1
-            used = n
-        elif isinstance(item, slice):
-            if item.step is not None and operator.index(item.step) < 0:
-                raise ValueError("step must be greater than zero")
-            a, b, s = limits(item, shape[d])
-            b = max(a, b)
-            starts[d], stops[d], steps[d] = a, b, s
-            offset += a * st[d]
-            keep(-(-(b - a) // s), st[d] * s)
-            d += 1
-        elif isinstance(item, (bool, np.bool_)) or (
-            isinstance(item, Handle) and not item._shape and item._dtype in (dt.bool_, dt.uint8)
-        ):
-            hit = bool(known(item)) if isinstance(item, Handle) else bool(item)
-            at[len(out_shape)] = wrap(P.full((int(hit),), 0, dt.int64))
-            keep(1, st[d] * shape[d] if d < n else 1)
-            moved = True
-        elif isinstance(item, Handle) and item._shape:
-            k = _width(item)
-            if k > 1 or item._dtype in (dt.bool_, dt.uint8):
-                _check_mask(item, shape, d)
-            elif item._dtype not in (dt.int64, dt.int32):
-                raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
-            at[len(out_shape)] = item
-            for _ in range(k):
-                keep(shape[d], st[d])
-                d += 1
-        else:
-            i = _position(item)
-            if not -shape[d] <= i < shape[d]:
-                raise IndexError(f"index {i} is out of bounds for dimension {d} with size {shape[d]}")
-            i = i + shape[d] if i < 0 else i
-            starts[d], stops[d] = i, i + 1
-            offset += i * st[d]
-            moved = True
-            d += 1
-    for k in range(d, n):
-        keep(shape[k], st[k])
-    new = tuple(out_shape)
-    chain: Chain = ()
-    if any(starts) or tuple(stops) != shape or any(s != 1 for s in steps):
-        chain = ((P.slice_, (tuple(starts), tuple(stops), tuple(steps))),)
-    if moved or not chain:
-        chain = (*chain, (P.reshape, (new,)))
-    return Plan(make(x, chain, new, tuple(out_strides), offset), at)
-
-
-def _position(item: Any) -> int:
-    if isinstance(item, Handle):
-        if item._dtype.category >= 2:
-            raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
-        return int(known(item))
-    if isinstance(item, str):
-        raise TypeError("new(): invalid data type 'str'")
-    try:
-        return index(item)
-    except TypeError:
-        raise IndexError(
-            "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
-            f"(got {type(item).__name__})"
-        ) from None
-
-
-def _check_mask(mask: Any, shape: Shape, d: int) -> None:
-    for k, m in enumerate(mask._shape):
-        if shape[d + k] != m:
-            raise IndexError(
-                f"The shape of the mask {list(mask._shape)} at index {k} does not match the shape of the "
-                f"indexed tensor {list(shape)} at index {d + k}"
-            )
 
 
 def _positions(plan: Plan) -> dict[int, Node]:

@@ -72,7 +72,6 @@ TOPICS = (
     "scatter",
     "search",
     "storage_view",
-    "modes",
     "linalg_factor",
     "linalg_solve",
     "linalg_function",
