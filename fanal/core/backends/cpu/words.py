@@ -59,6 +59,7 @@ class Sized:
         self.dims = dims
         self.noted: dict[int, tuple[np.ndarray, list[int], list[Dim], list[int]]] = {}
         self.parts: list[tuple[np.ndarray, np.ndarray, Formulas, np.ndarray]] = []
+        self._beyond: bool | None = None
 
     def note(self, array: np.ndarray, at: int, number: Dim, more: int) -> None:
         """Remember that array[at] is number + more."""
@@ -69,7 +70,9 @@ class Sized:
 
     def reaches_beyond(self, *arrays: np.ndarray) -> bool:
         """Tell whether more follows from the sizes than numbers in these arrays."""
-        return bool(self.have.size) or not self.noted.keys() <= {a.ctypes.data for a in arrays}
+        if self._beyond is None:
+            self._beyond = bool(self.have.size) or not self.noted.keys() <= {a.ctypes.data for a in arrays}
+        return self._beyond
 
     def follow(self) -> None:
         """Write everything anew."""
