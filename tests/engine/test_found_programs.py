@@ -489,6 +489,14 @@ def test_second_derivatives_at_zero_and_far_from_it(f: Any) -> None:
     of_both(program)
 
 
+def test_what_only_values_without_elements_read_needs_no_memory() -> None:
+    """It was computed into memory that was not planned, and compiling gave up."""
+    def program(m: Any) -> list[Any]:
+        x = m.erf(m.zeros(2, 0, 3) + 1)
+        return [m.func.vmap(m.func.jacrev(lambda z: z.sum(-2)))(x), x]
+    of_both(program)
+
+
 def test_a_twin_has_no_place_beside_what_needs_a_kernel_of_its_own() -> None:
     """A value computed again for far readers was counted as the one beside it, and compiling gave up."""
     text = """SHAPES = [(4, 6), (1,)]

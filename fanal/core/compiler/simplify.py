@@ -289,6 +289,9 @@ def simplify(program: Program) -> Graph:
         if row.kind == "tape":
             place[id(n)] = inputs[0]
             continue
+        if inputs and n.size == 0 and row.kind not in ("opaque", "index"):
+            place[id(n)] = zeros(n)  # what nobody else reads is not computed
+            continue
         if row.name in ("argmax", "argmin") and inputs[0].size and not inputs[0].dtype.is_complex:
             place[id(n)] = _first_extreme(make, row.name, inputs[0], n)
             continue
