@@ -14,6 +14,7 @@ from fanal.func.derivatives import vjp as vjp
 from fanal.func.mapping import vmap as vmap
 from fanal.func.modules import functional_call as functional_call
 from fanal.func.modules import functionalize as functionalize
+from fanal.func.modules import replace_all_batch_norm_modules_ as replace_all_batch_norm_modules_
 from fanal.func.modules import stack_module_state as stack_module_state
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "replace_all_batch_norm_modules_",
     "stack_module_state",
     "vjp",
     "vmap",

@@ -56,3 +56,17 @@ def functionalize(func: Callable, *, remove: str = "mutations") -> Callable:
             f"functionalize(f, remove='mutations'|'mutations_and_views'): received invalid argument: remove={remove}"
         )
     return func
+
+
+def replace_all_batch_norm_modules_(root: Any) -> Any:
+    """Let every batch norm of `root` use the statistics of its batch alone, from now on; return `root`.
+
+    Running statistics are written by every example of a mapped function, which cannot be.
+    """
+    from fanal.nn.modules.batchnorm import _BatchNorm
+
+    for module in root.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+    return root

@@ -95,6 +95,9 @@ OPERATORS = {
         _images(m)[:, 0]
     ),
     "batch norm in eval": lambda m: m.vmap(m.nn.BatchNorm2d(1).eval())(_images(m)[None]),
+    "batch norm of a batch alone": lambda m: m.vmap(
+        m.func.replace_all_batch_norm_modules_(m.nn.Sequential(m.nn.BatchNorm2d(1)))
+    )(_images(m)[None]),
     "layer norm": lambda m: m.vmap(lambda x: m.nn.functional.layer_norm(x, (4,)))(_x(m)),
     "host function": lambda m: m.vmap(lambda x: m.searchsorted(x.sort().values, x))(_x(m)),
     "maximum": lambda m: m.vmap(lambda x: tuple(x.max(0)), in_dims=1)(_x(m)),

@@ -96,3 +96,15 @@ def test_classes_of_a_device_that_is_not_there():
             getattr(torch.cuda, name)()
         with pytest.raises(theirs.type):
             cls()
+
+
+def test_streams_of_the_cpu():
+    import torch
+
+    for m in (torch, fanal):
+        mine = m.cpu.Stream()
+        outer = m.cpu.current_stream()
+        with m.cpu.stream(mine), m.cpu.StreamContext(None):
+            assert m.cpu.current_stream() is mine
+            mine.wait_event(m.cpu.Event())
+        assert m.cpu.current_stream() is outer and m.cpu.is_initialized() and m.cpu.Event().query()

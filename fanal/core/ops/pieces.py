@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from fanal.core.base.dim import fixed, limits, whole
+from fanal.core.base.dim import fixed, index, limits, whole
 from fanal.core.base.shape import wrap_dim
 from fanal.core.base.state import state
 from fanal.core.engine.handle import Chain, Handle, Origin, counted
@@ -239,6 +239,12 @@ def _split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
 def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     """Return views of the given sizes, which must cover the dimension."""
     return _many(_split_with_sizes(input, split_sizes, dim), "SplitWithSizes")
+
+
+@public(method=False, out="same")
+def split_copy(input: Any, split_size: int, dim: int = 0) -> tuple:
+    """Return copies of parts of `split_size`; the last may be smaller."""
+    return tuple(_copy(t) for t in split(input, index(split_size), dim))
 
 
 @public(method=False, out="same")
