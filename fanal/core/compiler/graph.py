@@ -1,11 +1,13 @@
 """The compiler's own view of a program: one vertex per value, free to rewrite, with what later stages learn."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fanal.core.base.dim import plain
 from fanal.core.base.dtype import dtype as DType
+from fanal.core.base.dtype import float32
 from fanal.core.base.shape import Shape
 from fanal.core.ir.program import Node
 from fanal.core.ir.row import Row
@@ -43,6 +45,7 @@ class Value:
         "shape",
         "shares",
         "size",
+        "split",
         "until",
         "uses",
         "where",
@@ -76,12 +79,49 @@ class Value:
         self.output = False
         self.position = 0
         self.shares = False  # a further part of an operand whose parts are used once each
+        self.split: Split | None = None
         self.forced = False  # fusing it was tried and did not work
         self.outside = False  # some reader is not in its kernel
         self.lies: Any = None  # (a join, offset, strides): its kernel writes it there at once
 
     def __repr__(self) -> str:
         return f"{self.name}({self.dtype.name}{list(self.shape)})"
+
+
+FEW = 32  # rows, or steps of the sums, of a product: up to them its numbers are not split
+_COLUMNS = 64  # of a product that is worth splitting
+
+
+class Split(NamedTuple):
+    """That a product of float32 may be computed from parts of its numbers, where a unit for that is faster.
+
+    Then its sums run in another order. So this is decided once, for the product that was recorded, and kept when it is
+    rewritten. Columns decide, which are features of a layer. Rows, and in a weight gradient what is summed over, are a
+    batch: when they are few, the kernels of many compute what multiply-adds do.
+    """
+
+    rows: int  # of the product that was recorded
+    steps: int  # of its sums
+    order: int = 1  # -1: its transpose is computed instead
+
+    def turned(self) -> Split:
+        """Return what holds for the transpose."""
+        return self._replace(order=-self.order)
+
+    @property
+    def few(self) -> bool:
+        """Whether it is done by multiply-adds in order after all. What has a name and is few now stays so."""
+        return any(plain(n) <= FEW and n <= FEW for n in (self.rows, self.steps))
+
+
+def split(a: Value, b: Value) -> Split | None:
+    """Return how a product that is recorded may be split."""
+    if not (a.dtype is b.dtype is float32) or len(b.shape) != 2 or b.shape[1] < _COLUMNS:
+        return None
+    rows = 1
+    for n in a.shape[:-1]:
+        rows *= n
+    return Split(rows, b.shape[0])
 
 
 def unset(v: Node | Value) -> bool:

@@ -30,6 +30,7 @@ def gather_lookups(order: list[Value], outputs: Sequence[Value]) -> list[Value]:
     def make(name: str, inputs: tuple[Value, ...], params: tuple, like: Value) -> Value:
         row = ROWS[name]
         made = Value(row, inputs, params, row.shape(inputs, params), row.dtype(inputs, params), like.where)
+        made.split = like.split
         result.append(made)
         return made
 
@@ -99,4 +100,5 @@ def _after_sum(v: Value, uses: dict[Value, int], make: Make) -> None:
         else:
             index = make("reshape", (index,), (x.inputs[0].shape[:-1],), index)
     none = make("full", (), ((v.shape[0], a.shape[1]), 0, a.dtype), v)
+    v.split = product.split
     _become(v, "dot", (make("put", (none, index, a), (0, "add"), v), b), ())

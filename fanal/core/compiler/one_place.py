@@ -113,6 +113,7 @@ class _Rewrite:
     def make(self, name: str, inputs: tuple[Value, ...], params: tuple, like: Value) -> Value:
         row = ROWS[name]
         v = Value(row, inputs, params, row.shape(inputs, params), row.dtype(inputs, params), like.where)
+        v.split = like.split
         self.order.append(v)
         return v
 
@@ -235,6 +236,8 @@ class _Gradients(_Rewrite):
             other = v.inputs[1 - side]
             z, d = self.known[x][1], cut[0]
             summed = d == (last - 1 if side else last)
+            if summed and v.split and not v.split.few:
+                return  # its sums are not in order: numbers would meet others
             if summed:
                 other = self.part(other, (last if side else last - 1, *cut[1:]))
             elif d < last - 1:

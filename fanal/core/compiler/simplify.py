@@ -10,7 +10,7 @@ from fanal.core.base.dim import fixed, plain, varies
 from fanal.core.base.dtype import ACCUMULATE, int64
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
-from fanal.core.compiler.graph import VIEWS, Graph, Value, unset
+from fanal.core.compiler.graph import VIEWS, Graph, Value, split, unset
 from fanal.core.compiler.lookups import gather_lookups
 from fanal.core.compiler.one_place import one_place
 from fanal.core.compiler.regions import assembled, joined
@@ -298,7 +298,9 @@ def simplify(program: Program) -> Graph:
         if row.name == "permute" and inputs[0].name == "dot" and uses.get(id(n.inputs[0])) == 1 \
                 and _swaps(n.params[0]):
             a, b = inputs[0].inputs  # (a b)^T = b^T a^T, the same products in the same order
-            place[id(n)] = make("dot", (swapped(b, n.where), swapped(a, n.where)), inputs[0].params, inputs[0].where)
+            v = make("dot", (swapped(b, n.where), swapped(a, n.where)), inputs[0].params, inputs[0].where)
+            v.split = inputs[0].split and inputs[0].split.turned()
+            place[id(n)] = v
             continue
         if row.name in _STEPS and _tiny(row.name, inputs[0], n.params[0]):
             place[id(n)] = _unrolled(make, row.name, inputs[0], n)
@@ -316,6 +318,8 @@ def simplify(program: Program) -> Graph:
             continue
         if v is None:
             v = Value(row, inputs, n.params, n.shape, n.dtype, n.where)
+            if row.name == "dot":
+                v.split = split(*inputs)
         elif v in inputs or v.row is None:
             place[id(n)] = v
             continue

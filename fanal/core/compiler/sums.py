@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape
-from fanal.core.compiler.graph import Value
+from fanal.core.compiler.graph import Value, split
 from fanal.core.ir.row import ROWS
 
 _FEWEST = 4  # terms
@@ -120,7 +120,9 @@ def _products(terms: list[Value], joins: dict[tuple[Value, ...], Value]) -> list
             whole = _new("permute", (whole,), ((1, 0),), (m, depth), whole.dtype, whole.where)
             made.append(whole)
         operands.append(whole)
-    made.append(_new("dot", tuple(operands), (), (m, n), terms[0].dtype, terms[0].where))
+    product = _new("dot", tuple(operands), (), (m, n), terms[0].dtype, terms[0].where)
+    product.split = split(*operands)
+    made.append(product)
     return made
 
 

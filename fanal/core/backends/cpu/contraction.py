@@ -60,7 +60,7 @@ def contract_launches(
     a, b = (Operand(o.value.id, o.value.dtype, o.shape, o.strides, o.offset, o.fixed) for o in operands)
     out = Operand(out_id, out_dtype, v.shape, contiguous_strides(v.shape))
     if v.name == "dot":
-        found = matmul_launches(a, b, out, epilogue, target, sparing)
+        found = matmul_launches(a, b, out, epilogue, target, sparing, v.split)
     else:
         for o in operands:
             if not o.contiguous:

@@ -10,15 +10,15 @@ from itertools import chain
 from math import prod
 
 from fanal.core.backends.contract import Buf, Kernel, Launch, Temp
-from fanal.core.backends.cpu import jit, thin_ir, tiles_ir
+from fanal.core.backends.cpu import jit, pack_ir, thin_ir, tiles_ir
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.epilogue import Epilogue
 from fanal.core.backends.cpu.matmul_ir import product_source
-from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_source
 from fanal.core.backends.cpu.register_tile_ir import Spec, heights
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dim import Dim, plain, plainly
+from fanal.core.compiler.graph import Split
 
 TILED = frozenset((dt.by_name(a), dt.by_name(b)) for a, b in tiles_ir.MULTIPLY)  # operands of the matrix unit
 TEMP_IDS: Iterator[int] = itertools.count(-1, -1)
@@ -92,11 +92,12 @@ class Problem:
 
 def matmul_launches(
     a: Operand, b: Operand, out: Operand, epilogue: Epilogue | None = None, target: Target | None = None,
-    sparing: bool = False
+    sparing: bool = False, split: Split | None = None
 ) -> list[Temp | Launch]:
     """Return what computes `out = epilogue(a @ b)`: temporary buffers first, then launches in order.
 
     sparing: rather by the kernels that there are, of products with more or fewer rows, than by others.
+    split: float32 may be split for the matrix unit; then sums do not run in order.
 
     Shapes: a (*batch, M, K), b (*batch, K, N), out (*batch, M, N); batch axes of a and b broadcast.
     Dtypes: float32, float64, float16, bfloat16; half types are accumulated in float32. Sums run over k in order. With a
@@ -106,6 +107,7 @@ def matmul_launches(
     """
     target = target or targets.host()
     tiled = target.tiles and (a.dtype, b.dtype) in TILED
+    split = split if target.tiles else None
     for operand in (a, b):
         if operand.dtype not in (dt.float32, dt.float64, dt.float16, dt.bfloat16) and not tiled:
             raise TypeError(f"matmul kernels take floating-point operands, got {operand.dtype}")
@@ -115,18 +117,20 @@ def matmul_launches(
     if 0 in out.shape:
         return []
     if epilogue is None and out.strides[-1] != 1 and out.strides[-2] == 1 and out.shape[-1] > 1:
-        a, b, out = _transposed(b), _transposed(a), _transposed(out)
+        a, b, out, split = _transposed(b), _transposed(a), _transposed(out), split and split.turned()
     p = _problem(a, b, out)
-    if _thin(p, a, b, acc, target):
+    rows = p.m if type(p.m) is not Dim else max(plain(p.m), _EXACT_ROWS)
+    few = split is None or split.few
+    if few and _thin(p, a, b, acc, target):
         best: list[Temp | Launch] = [_thin_launch(p, a, b, out, acc, epilogue, target)]
     else:
-        rows = p.m if type(p.m) is not Dim else max(plain(p.m), _EXACT_ROWS)
-        best = _plan(p, a, b, out, acc, epilogue, target, rows)
+        best = _plan(p, a, b, out, acc, epilogue, target, rows, None if few else split)
     if sparing and not _known(best):
-        for rows in (_MANY_ROWS, _MOST_PACK_ROWS[tiled], _UNIT_PACK_ROWS, _OFTEN):
-            other = _plan(p, a, b, out, acc, epilogue, target, rows)
-            if _known(other):
-                return other
+        for how in dict.fromkeys((None, split) if few else (split,)):
+            for rows in (_MANY_ROWS, _MOST_PACK_ROWS[tiled], _UNIT_PACK_ROWS, _OFTEN):
+                other = _plan(p, a, b, out, acc, epilogue, target, rows, how)
+                if _known(other):
+                    return other
     return best
 
 
@@ -254,7 +258,8 @@ def _unit(
 
 
 def _plan(
-    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target, m: int
+    p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target, m: int,
+    split: Split | None
 ) -> list[Temp | Launch]:
     """Return a way to compute the product that is good for `m` rows, and right if there are as many.
 
@@ -268,14 +273,19 @@ def _plan(
     # What changes no result is decided by the sizes at hand, also for others that are to be served.
     n, k, apart = plainly((p.n, p.k, p.a))
     far = apart[1] * k * size >= _FAR_PAGES if a_form == "m" else apart[0] * size >= _FAR_ROWS
-    tiles = target.tiles and (a.dtype, b.dtype) in TILED
+    tiles = split is not None or (target.tiles and (a.dtype, b.dtype) in TILED)
     per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
+    turn = pack_ir.SPLIT_ROWS if split else tiles_ir.ROWS if tiles else 1  # steps of k that are taken together
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
+    if split:
+        depth = _parts_depth(p.k)
     packed = 1 not in p.a or (far and n > _AGAIN and k > 32)
     if tiles:
-        packed = packed or a_form == "m" or depth * per_word != p.k
+        packed = packed or split is not None or a_form == "m" or depth * per_word != p.k
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
+        if split:
+            height = tiles_ir.ROWS
     else:
         often = n >= (_LARGE_COLS if m > _UNIT_PACK_ROWS else _OFTEN_COLS)
         packed = packed or a.dtype is not acc or (m >= _EXACT_ROWS and often)
@@ -296,20 +306,23 @@ def _plan(
     in_place = (
         b_form == "n"
         and b.dtype is acc
+        and split is None
         and (target.masks or not partial)
         and (m < _EXACT_ROWS or b_bytes <= little)
     )
 
     # Steps of k whose panel of B stays in the second-level cache: more are done in blocks, or more than twice as many
-    # where B is packed beforehand and read by many units.
-    flat = target.l2 // 8 // (width * size)
-    blocked = plain(depth) > (flat if tiles or m <= _MOST_PACK_ROWS[tiles] else 2 * flat)
-    kc = _up(-(-depth // -(-depth // (flat // (2 if tiles else 8)))), 16) if blocked else depth
+    # where B is packed beforehand and read by many units. Where numbers are split, it stays in the first-level cache.
+    flat = (target.l1 * 3 // 4 if split else target.l2 // 8) // (width * size)
+    most_home = _MOST_PACK_ROWS[tiles and split is None]
+    blocked = split is not None or plain(depth) > (flat if tiles or m <= most_home else 2 * flat)
+    most = flat // (1 if split else 2 if tiles else 8)
+    kc = _up(-(-depth // -(-depth // most)), max(turn, 16)) if blocked else depth
     # Fewer rows than a tile are copied; a plan for more takes them from both ends. (A single one must lie along k.)
     few = m >= _EXACT_ROWS and not tiles and (a_form == "k" or p.m > 1)
     low = not packed and not few and p.m < height and p.m not in heights(height, tiles)
     a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
-    at_home = m <= _MOST_PACK_ROWS[tiles] and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
+    at_home = m <= most_home and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
     per_unit = not (in_place or b.fixed) and (m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
     limit = plain(panels)
@@ -353,7 +366,9 @@ def _plan(
         len(p.batch),
         tiles,
         # What a tile reads of A would stay in the first-level cache, but not beside what it reads of B.
-        tiles and height * plain(kc) * size <= target.l1 * 2 // 3 and (height + width) * plain(kc) * size >= target.l1,
+        tiles and split is None and height * plain(kc) * size <= target.l1 * 2 // 3
+        and (height + width) * plain(kc) * size >= target.l1,
+        split is not None and split.order < 0,
     )
     result: list[Temp | Launch] = []
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
@@ -393,10 +408,14 @@ def _plan(
         a_at,
         b_at,
         p.k,
-        width * min(across, max(1, target.l2 // 4 // (max(1, plain(kc)) * width * size))),
+        width * (1 if split else min(across, max(1, target.l2 // 4 // (max(1, plain(kc)) * width * size)))),
+        p.b[0],
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         words += [extent, a_step, b_step, c_step]
+    if split:  # sums of few rows, and others, are computed from B as it is
+        words += [*chain(*p.batch), b.buf, split.rows, split.steps]
+        reads.append(b.value_id)
     label = f"matmul {p.text()} {acc.name}"
     flops = 2 * stack * p.m * p.n * p.k
     nbytes = (
@@ -429,6 +448,11 @@ def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> 
     able = type(p.m) is not Dim and a.dtype is b.dtype is acc and target.masks and not b.fixed
     enough = able and p.m <= thin_ir.ROWS and p.n >= target.lanes(acc.itemsize)
     return enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
+
+
+def _parts_depth(k: int) -> int:
+    """Return how many words of 16 lines hold so many numbers along k in parts."""
+    return -(-k // (2 * tiles_ir.ROWS)) * pack_ir.SPLIT_ROWS
 
 
 def _thin_launch(
@@ -465,14 +489,15 @@ def pack_launch(
     width = target.lanes(acc.itemsize) * vectors
     panels = -(-p.n // width)
     distinct = [(extent, step) for (extent, *_), step in zip(p.batch, steps, strict=True) if step]
-    name = target.symbol(f"pack4:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}:{words > 0}")
+    name = target.symbol(f"pack5:{form}:{b.dtype.name}:{acc.name}:{vectors}:{len(distinct)}:{words > 0}")
     source = functools.partial(
-        pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct), words > 0
+        pack_ir.pack_source, target, name, form, b.dtype.name, acc.name, vectors, len(distinct), words > 0
     )
     one = depth * panels * width
     count = prod(extent for extent, _ in distinct)
     temp = Temp(next(TEMP_IDS), max(64, count * one * acc.itemsize))
-    pieces = panels if form == "k" else -(-depth // PACK_ROWS)
+    most = pack_ir.SPLIT_ROWS if words and (b.dtype, acc) == (dt.float32, dt.float32) else pack_ir.PACK_ROWS
+    pieces = panels if form == "k" else -(-depth // most)
     args: list[Buf | int] = [b.buf, Buf(temp.id), p.n, depth, *p.b, pieces, panels, p.k]
     for pair in distinct:
         args += pair

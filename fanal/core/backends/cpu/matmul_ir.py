@@ -3,6 +3,9 @@
 One element of C is the sum over k = 0, 1, ... of A[m,k]*B[k,n], one fused multiply-add after the other in that
 order, whatever the tile, the blocking of K (partial sums are kept in full precision and taken up again) and the
 division among threads. So the bits of a row do not depend on the other rows.
+
+float32 may be split for the matrix unit (`compiler.graph.Split`, `tiles_ir`), and summed in the order of that; shapes
+decide, and what was said of tiles, blocks and threads holds as well.
 """
 from __future__ import annotations
 
@@ -13,7 +16,16 @@ from dataclasses import replace
 from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.epilogue import Epilogue, Site, conclude
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
-from fanal.core.backends.cpu.pack_ir import PACK_ROWS, pack_panel, pack_words
+from fanal.core.backends.cpu.pack_ir import (
+    PACK_ROWS,
+    SIDE,
+    SPLIT_ROWS,
+    elements_of,
+    pack_panel,
+    pack_parts,
+    pack_words,
+    sums_again,
+)
 from fanal.core.backends.cpu.register_tile_ir import (
     Spec,
     Stream,
@@ -25,10 +37,11 @@ from fanal.core.backends.cpu.register_tile_ir import (
 )
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
+from fanal.core.compiler.graph import FEW
 
 # Argument words.
 A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT = range(19)
-LENGTH, PASS, BATCH = range(19, 22)
+LENGTH, PASS, SOURCE_K, BATCH = range(19, 23)
 
 _FINISH_ROWS = 4  # of a tile of the matrix unit, between two parts of the next
 
@@ -55,6 +68,8 @@ def product_source(target: Target, name: str, spec: Spec, epilogue: Epilogue | N
     declared: set[str] = set()
     product = _Product(target, declared, spec, name, epilogue)
     functions = [product.write(), _finish(target, declared, spec, name, epilogue)]
+    if spec.split:
+        functions.append(_again(target, declared, spec, name))
     if not spec.tiles:
         whole = replace(spec, masked=spec.masked and not spec.edge)
         functions.append(partial_tile(target, declared, whole, name + "_part", heights(spec.height), product.inline))
@@ -93,6 +108,10 @@ class _Product:
             tiles_ir.release(w)
         return w.function(f"void @{self.name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")
 
+    def element(self, k: Value) -> Value:
+        """Return the element of k that a step of k begins with."""
+        return elements_of(self.w, k, self.per_word, self.spec.split)
+
     def unit(self, u: Value, before: Value) -> list[Value]:
         w, spec, args = self.w, self.spec, "%args"
         nb, mb = w.word(args, NB), w.word(args, MB)
@@ -102,9 +121,9 @@ class _Product:
         a, b, shift = w.word(args, A, True), w.word(args, B, True), "0"
         a_size, b_size = bits(SCALAR[spec.a]) // 8, bits(SCALAR[spec.b]) // 8
         b_size = b_size if spec.b_copy else self.tile.size
-        ib = rest
+        ib, self.matrix = rest, "0"
         if spec.batch:
-            outer = w.div(rest, mb)
+            self.matrix = outer = w.div(rest, mb)
             ib = w.sub(rest, w.mul(outer, mb))
             in_a, in_b, shift = matrix_at(w, BATCH, spec.batch, outer)
             a, b = w.at(a, in_a, a_size), w.at(b, in_b, b_size)
@@ -123,10 +142,32 @@ class _Product:
                 depth = w.min(kc, w.sub(self.k, k0))
                 self.block(a, b, shift, i0, i1, j0, j1, k0, depth)
                 return []
-            w.loop("0", self.k, kc, block)
+
+            def blocks() -> None:
+                w.loop("0", self.k, kc, block)
+            if spec.split:
+                many = [w.less(str(FEW), w.word(args, BATCH + 8 * spec.batch + i)) for i in (1, 2)]
+                w.when(w.let(f"and i1 {many[0]}, {many[1]}"), blocks, lambda: self.in_order(shift, i0, i1, j0, j1))
+            else:
+                blocks()
         else:
             self.block(a, b, shift, i0, i1, j0, j1, "0", self.k)
         return [group]
+
+    def in_order(self, shift: Value, i0: Value, i1: Value, j0: Value, j1: Value) -> None:
+        """Compute a unit by multiply-adds: the bits of few rows or steps, by the kernel for many."""
+        w, lanes, size = self.w, self.tile.lanes, self.tile.size
+
+        def columns(j: Value) -> list[Value]:
+            cols = w.min(w.sub(j1, j), str(lanes))
+
+            def row(i: Value) -> list[Value]:
+                w.store(self.tile.vector, f"splat ({self.tile.kind} 0x7FF8000000000000)", "%scratch", None, size)
+                self.finish("%scratch", i, j, "1", cols, w.add(w.add(shift, w.mul(i, self.ldc)), j))
+                return []
+            w.loop(i0, i1, "1", row)
+            return []
+        w.loop(j0, j1, str(lanes), columns)
 
     def look_ahead(self, a: Value, b: Value, i0: Value, i1: Value, j0: Value, j1: Value, ib: Value, jb: Value,
                    u: Value) -> None:
@@ -173,18 +214,22 @@ class _Product:
         """Pack depth x cols of an operand in panels `width` columns apart, each depth x (vectors*lanes)."""
         w, size = self.w, bits(SCALAR[of]) // 8
         across = vectors * self.tile.lanes
+        pack_rows = str(SPLIT_ROWS if self.spec.split else PACK_ROWS)
 
         def piece(k: Value) -> list[Value]:
-            rows = depth if form == "k" else w.min(w.sub(depth, k), str(PACK_ROWS))
+            rows = depth if form == "k" else w.min(w.sub(depth, k), pack_rows)
 
             def panel(j: Value) -> list[Value]:
                 number = w.div(j, str(width))
                 place = w.mul(w.add(w.mul(number, depth), k), str(across))
-                at = w.at(src, w.add(w.mul(j, src_col), w.mul(w.mul(k, str(self.per_word)), src_k)), size)
+                at = w.at(src, w.add(w.mul(j, src_col), w.mul(self.element(k), src_k)), size)
                 to, lines = w.at(out, place, self.tile.size), w.min(w.sub(cols, j), str(across))
                 if self.spec.tiles:
-                    left = w.sub(w.word("%args", LENGTH), w.mul(w.add(k0, k), str(self.per_word)))
-                    pack_words(w, form, of, vectors, at, src_k, src_col, to, rows, left, lines, right)
+                    left = w.sub(w.word("%args", LENGTH), self.element(w.add(k0, k)))
+                    if self.spec.split:
+                        pack_parts(w, form, vectors, at, src_k, src_col, to, rows, left, lines, right)
+                    else:
+                        pack_words(w, form, of, vectors, at, src_k, src_col, to, rows, left, lines, right)
                 else:
                     pack_panel(w, form, SCALAR[of], self.tile.kind, vectors, at, src_k, src_col, to, rows, lines)
                 return []
@@ -193,13 +238,13 @@ class _Product:
         if form == "k":
             piece("0")
         else:  # so that memory is read along its pages
-            w.loop("0", depth, str(PACK_ROWS), piece)
+            w.loop("0", depth, pack_rows, piece)
 
     def block(self, a: Value, b: Value, shift: Value, i0: Value, i1: Value, j0: Value, j1: Value, k0: Value,
               depth: Value) -> None:
         w, spec, size = self.w, self.spec, self.tile.size
         rows_k = spec.a_form == "k"
-        first = w.mul(k0, str(self.per_word))  # element of k
+        first = self.element(k0)
         of = bits(SCALAR[spec.a]) // 8
         if spec.a_copy:
             at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(first, self.a_k)), of)
@@ -207,7 +252,9 @@ class _Product:
             copy = functools.partial(
                 self.pack, "n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k,
                 self.a_row, w.sub(i1, i0), spec.height, k0, depth, a, False)
-            if spec.blocked:
+            if spec.split:
+                w.when(w.let(f"or i1 {self.new_rows}, {w.less(w.word('%args', KC), self.k)}"), copy)
+            elif spec.blocked:
                 copy()
             else:
                 w.when(self.new_rows, copy)
@@ -362,7 +409,7 @@ class _Product:
             if spec.a_copy:
                 step, across, on = "64", str(64 * tiles_ir.ROWS), str(64 * spec.height)
             tiles_ir.product(w, (spec.a, spec.b), tiles, spec.vectors, a, step, across, on, b, b_step, depth, acc,
-                             str(self.width * self.tile.size), resume, parts, between, spec.past)
+                             str(self.width * self.tile.size), resume, parts, between, spec.past, spec.turned)
         choices = heights(spec.height, True)
         if len(choices) == 1:
             product(1)
@@ -380,7 +427,7 @@ class _Product:
     def finish(self, acc: Value, row: Value, col: Value, rows: Value, cols: Value, offset: Value) -> None:
         """Write the epilogue and the store of rows of a tile kept in memory; `offset` is where they go in C."""
         self.w.do(f"call void @{self.name}_finish(ptr %args, ptr {acc}, i64 {row}, i64 {col}, i64 {rows}, i64 {cols}, "
-                  f"i64 {offset})")
+                  f"i64 {offset}, i64 {self.matrix})")
 
 
 def _finish(target: Target, declared: set[str], spec: Spec, name: str, epilogue: Epilogue | None) -> str:
@@ -389,16 +436,26 @@ def _finish(target: Target, declared: set[str], spec: Spec, name: str, epilogue:
     size = bits(SCALAR[spec.acc]) // 8
     width = target.lanes(size) * spec.vectors
     # What is only rounded to halves is stored by whole lines.
-    lanes = width if spec.tiles and epilogue is None else target.lanes(size)
+    lanes = width if spec.tiles and not spec.split and epilogue is None else target.lanes(size)
     vector = f"<{lanes} x {SCALAR[spec.acc]}>"
     c, ldc = w.word("%args", C, True), w.word("%args", C_ROW)
     places = range(0, width, lanes)
     counts = [w.sub("%cols", str(lane)) for lane in places]
     masks = [w.lane_mask(lanes, count) for count in counts]
 
+    def renew(at: Value, row: Value, col: Value, inside: Value) -> None:
+        """Have the sums at `at` that are NaN computed again."""
+        flags = f"<{lanes} x i1>"
+        value = w.load(vector, at, None, size)
+        wrong = w.let(f"and {flags} {inside}, {w.let(f'fcmp uno {vector} {value}, zeroinitializer')}")
+        w.when(w.let(f"icmp ne i{lanes} {w.let(f'bitcast {flags} {wrong} to i{lanes}')}, 0"), lambda: w.do(
+            f"call void @{name}_again(ptr %args, i64 %matrix, i64 {row}, i64 {col}, ptr {at})"))
+
     def one(r: Value, offset: Value) -> list[Value]:
         at, here = w.at("%acc", w.mul(r, str(width)), size), w.add("%row", r)
         for lane, count, inside in zip(map(str, places), counts, masks, strict=True):
+            if spec.split:
+                renew(w.at(at, lane, size), here, w.add("%col", lane), inside)
             value = w.load(vector, w.at(at, lane, size), None, size)
 
             def store(mask: Value | None, lane: Value = lane, value: Value = value) -> None:
@@ -413,11 +470,26 @@ def _finish(target: Target, declared: set[str], spec: Spec, name: str, epilogue:
         return [w.add(offset, ldc)]
     w.loop("0", "%rows", "1", one, [("i64", "%offset")])
     return w.function(f"internal void @{name}_finish(ptr %args, ptr %acc, i64 %row, i64 %col, i64 %rows, i64 %cols, "
-                      "i64 %offset) nounwind")
+                      "i64 %offset, i64 %matrix) nounwind")
+
+
+def _again(target: Target, declared: set[str], spec: Spec, name: str) -> str:
+    """Return the function that computes those of a vector of sums again that are NaN for want of parts."""
+    w = Writer(target, declared)
+    in_a, in_b, _ = matrix_at(w, BATCH + 4 * spec.batch, spec.batch, "%matrix")
+    a_row, a_k, b_k, b_col, n, length = (w.word("%args", i) for i in (A_ROW, A_K, SOURCE_K, B_COL, N, LENGTH))
+    a = w.at(w.at(w.word("%args", A, True), in_a, 4), w.mul("%row", a_row), 4)
+    b = w.at(w.word("%args", BATCH + 8 * spec.batch, True), in_b, 4)
+    inside = w.lane_mask(SIDE, w.sub(n, "%col"))
+    sums_again(w, a, a_k, b, b_k, b_col, n, length, "%col", "%at", inside)
+    return w.function(f"internal void @{name}_again(ptr %args, i64 %matrix, i64 %row, i64 %col, ptr %at) nounwind "
+                      "noinline cold")
 
 
 def put(w: Writer, spec: Spec, epilogue: Epilogue | None, lanes: int, c: Value, value: Value, row: Value, col: Value,
         offset: Value, mask: Value | None) -> None:
     """Write the rounding, the epilogue and the store of one vector of sums."""
-    site = Site(w, "%args", BATCH + 4 * spec.batch, row, col, offset, mask, lanes)
+    # Where numbers are split, more comes before: the steps of the batch axes of B as it is, its address, rows, steps.
+    base = BATCH + 4 * spec.batch + (4 * spec.batch + 3 if spec.split else 0)
+    site = Site(w, "%args", base, row, col, offset, mask, lanes)
     conclude(site, epilogue, value, dt.by_name(spec.acc), dt.by_name(spec.out), c, spec.tiles)

@@ -4,13 +4,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from fanal.core.backends.cpu import tiles_ir
 from fanal.core.backends.cpu.irtext import SCALAR, Value, Writer, bits, module
 from fanal.core.backends.cpu.target import Target
 
 PACK_ROWS = 32  # of an operand whose columns are contiguous, copied at a time: memory is read along its pages
+SPLIT_ROWS = tiles_ir.PARTS * tiles_ir.ROWS  # of words, where numbers are split: 32 of an operand
 SIDE = 16  # of the blocks of words that the matrix unit takes
 _WORDS = f"<{SIDE} x i32>"
 _ELEMENT = {"bfloat16": "i16", "int8": "i8", "uint8": "i8"}
+
+
+def elements_of(w: Writer, words: Value, per_word: int, split: bool) -> Value:
+    """Return which element of k the first of `words` holds; a multiple of SPLIT_ROWS where numbers are split."""
+    return w.mul(w.div(words, str(tiles_ir.PARTS)), "2") if split else w.mul(words, str(per_word))
 
 
 def copy_block(w: Writer, source: str, target: str, src: Value, src_row: Value, src_col: Value, dst: Value,
@@ -184,6 +191,109 @@ def pack_words(w: Writer, form: str, dtype: str, vectors: int, src: Value, src_k
     w.loop("0", depth, str(SIDE), blocks)
 
 
+def float_parts(w: Writer, x: Value) -> list[Value]:
+    """Return the parts of floats, as floats: two of 8 bits, the nearest, and what is left, which has no more.
+
+    Of infinity and NaN, which are no sum of such parts, the last is NaN.
+    """
+    vector, found = f"<{SIDE} x float>", []
+    for _ in range(tiles_ir.PARTS - 1):
+        y = w.let(f"add {_WORDS} {w.let(f'bitcast {vector} {x} to {_WORDS}')}, splat (i32 32768)")
+        y = w.let(f"bitcast {_WORDS} {w.let(f'and {_WORDS} {y}, splat (i32 -65536)')} to {vector}")
+        x = w.let(f"fsub {vector} {x}, {y}")
+        found.append(y)
+    return [*found, x]
+
+
+def pack_parts(w: Writer, form: str, vectors: int, src: Value, src_k: Value, src_line: Value, dst: Value,
+               depth: Value, left: Value, lines: Value, right: bool) -> None:
+    """Write the packing of float32 in parts of bfloat16: as `pack_words`, but 16 words of every part in turn.
+
+    A word holds the numbers at k and at k + 16.
+    """
+    vector = f"<{SIDE} x float>"
+    row = SIDE * vectors if right else SIDE  # words from one to the next
+
+    def block(k: Value, line: Value) -> list[Value]:
+        first = elements_of(w, k, 0, True)
+        at = w.at(w.at(dst, w.mul(k, str(SIDE * vectors)), 4), w.mul(line, "1" if right else str(SIDE)), 4)
+
+        inside = w.lane_mask(SIDE, w.sub(lines, line))
+
+        def read(r: Value, half: int) -> Value:
+            """Return the r-th line along k, or all lines at the r-th k."""
+            begin = w.add(first, str(SIDE * half))
+            if form == "k":
+                place = w.add(w.mul(w.min(w.add(line, r), w.sub(lines, "1")), src_line), begin)
+                return w.load(vector, w.at(src, place, 4), w.lane_mask(SIDE, w.sub(left, begin)), 4)
+            here = w.add(begin, r)
+            there = w.less(here, left)
+            if form == "n":
+                mask = w.select(there, inside, "zeroinitializer", f"<{SIDE} x i1>")
+                return w.load(vector, w.at(src, w.add(w.mul(here, src_k), line), 4), mask, 4)
+            x = "poison"
+            for n in range(SIDE):
+                place = w.add(w.mul(w.select(there, here, "0"), src_k),
+                              w.mul(w.min(w.add(line, str(n)), w.sub(lines, "1")), src_line))
+                one = w.let(f"load float, ptr {w.at(src, place, 4)}")
+                x = w.let(f"insertelement {vector} {x}, float {one}, i64 {n}")
+            return w.select(there, x, "zeroinitializer", vector)
+
+        def finish(r: Value, low: Value, high: Value) -> list[Value]:
+            to = w.at(at, w.mul(r, str(row)), 4)
+            for part, pair in enumerate(zip(float_parts(w, low), float_parts(w, high), strict=True)):
+                x, y = (w.let(f"bitcast {vector} {half} to {_WORDS}") for half in pair)
+                x, y = w.let(f"lshr {_WORDS} {x}, splat (i32 16)"), w.let(f"and {_WORDS} {y}, splat (i32 -65536)")
+                at_part = w.at(to, str(part * SIDE * SIDE * vectors), 4)
+                w.store(_WORDS, w.let(f"or {_WORDS} {x}, {y}"), at_part, None, 64)
+            return []
+        if right == (form == "k"):
+            low, high = (transpose(w, vector, [read(str(r), half) for r in range(SIDE)]) for half in (0, 1))
+            for r in range(SIDE):
+                finish(str(r), low[r], high[r])
+        else:
+            w.loop("0", str(SIDE), "1", lambda r: finish(r, read(r, 0), read(r, 1)))
+        return []
+
+    def blocks(k: Value) -> list[Value]:
+        w.loop("0", str(SIDE * vectors), str(SIDE), functools.partial(block, k))
+        return []
+    w.loop("0", depth, str(SPLIT_ROWS), blocks)
+
+
+def sums_again(w: Writer, a: Value, a_k: Value, b: Value, b_k: Value, b_col: Value, n: Value, depth: Value, col: Value,
+               at: Value, inside: Value) -> None:
+    """Write the computing, by multiply-adds of whole numbers, of those of 16 sums at `at` that are NaN.
+
+    Infinity and NaN have no parts, so that what depends on them is NaN. It ends when all of these stay NaN.
+    """
+    vector, places, flags = f"<{SIDE} x float>", f"<{SIDE} x i64>", f"<{SIDE} x i1>"
+    x = w.load(vector, at, None, 4)
+    wrong = w.let(f"and {flags} {inside}, {w.let(f'fcmp uno {vector} {x}, zeroinitializer')}")
+
+    def some(which: Value) -> Value:
+        return w.let(f"icmp ne i{SIDE} {w.let(f'bitcast {flags} {which} to i{SIDE}')}, 0")
+
+    def again() -> None:
+        steps = ", ".join(f"i64 {i}" for i in range(SIDE))
+        column = w.let(f"add {places} {w.splat(places, col)}, <{steps}>")
+        column = w.call(places, f"llvm.smin.v{SIDE}i64", (places, column), (places, w.splat(places, w.sub(n, "1"))))
+        column = w.let(f"mul {places} {column}, {w.splat(places, b_col)}")
+
+        def step(k: Value, sums: Value) -> tuple[list[Value], Value]:
+            one = w.splat(vector, w.let(f"load float, ptr {w.at(a, w.mul(k, a_k), 4)}"))
+            row = w.let(f"getelementptr float, ptr {w.at(b, w.mul(k, b_k), 4)}, {places} {column}")
+            y = w.call(vector, f"llvm.masked.gather.v{SIDE}f32.v{SIDE}p0", (f"<{SIDE} x ptr>", row), ("i32", "4"),
+                       (flags, "splat (i1 true)"), (vector, "zeroinitializer"))
+            sums = w.fma(vector, one, y, sums)
+            more = some(w.let(f"and {flags} {wrong}, {w.let(f'fcmp ord {vector} {sums}, zeroinitializer')}"))
+            k = w.add(k, "1")
+            return [k, sums], w.let(f"and i1 {more}, {w.less(k, depth)}")
+        _, sums = w.repeat("true", step, [("i64", "0"), (vector, "zeroinitializer")])
+        w.store(vector, sums, at, wrong, 4)
+    w.when(some(wrong), again)
+
+
 def _pair(w: Writer, vector: str, a: Value, b: Value, order: Callable[[int], int]) -> Value:
     """Shuffle two registers; `order(i)` is the source of lane i, lanes of b counting from those of a."""
     n = int(vector[1:].split(" ")[0])
@@ -249,7 +359,7 @@ def pack_source(target: Target, name: str, form: str, source: str, acc: str, vec
     size = bits(SCALAR[source]) // 8
     wide = bits(SCALAR[acc]) // 8
     width = target.lanes(wide) * vectors
-    per = wide // size if words else 1
+    split = words and (source, acc) == tiles_ir.SPLIT
     b, packed = w.word("%args", 0, True), w.word("%args", 1, True)
     n, depth, step_k, step_n, pieces, panels = (w.word("%args", i) for i in range(2, 8))
     one = w.mul(depth, str(width))
@@ -271,21 +381,25 @@ def pack_source(target: Target, name: str, form: str, source: str, acc: str, vec
 
         def panel(p: Value, k0: Value, rows: Value) -> list[Value]:
             col = w.mul(p, str(width))
-            first = w.mul(k0, str(per))
+            first = elements_of(w, k0, wide // size if words else 1, split)
             src = w.at(at, w.add(w.mul(col, step_n), w.mul(first, step_k)), size)
             dst = w.at(out, w.add(w.mul(p, one), w.mul(k0, str(width))), wide)
             lines = w.min(w.sub(n, col), str(width))
             if words:
                 left = w.sub(w.word("%args", 8), first)
-                pack_words(w, form, source, vectors, src, step_k, step_n, dst, rows, left, lines, True)
+                if split:
+                    pack_parts(w, form, vectors, src, step_k, step_n, dst, rows, left, lines, True)
+                else:
+                    pack_words(w, form, source, vectors, src, step_k, step_n, dst, rows, left, lines, True)
             else:
                 pack_panel(w, form, SCALAR[source], SCALAR[acc], vectors, src, step_k, step_n, dst, rows, lines)
             return []
         if form == "k":
             panel(piece, "0", depth)
         else:
-            k0 = w.mul(piece, str(PACK_ROWS))
-            rows = w.min(w.sub(depth, k0), str(PACK_ROWS))
+            most = str(SPLIT_ROWS if split else PACK_ROWS)
+            k0 = w.mul(piece, most)
+            rows = w.min(w.sub(depth, k0), most)
             w.loop("0", panels, "1", lambda p: panel(p, k0, rows))
         return []
     w.loop("%lo", "%hi", "1", unit)

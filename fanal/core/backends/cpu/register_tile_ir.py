@@ -34,10 +34,16 @@ class Spec:
     batch: int = 0  # number of batch axes
     tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
     past: bool = False  # there: B is read past the first-level cache
+    turned: bool = False  # there: parts of numbers meet in the order of the transposed product
 
     @property
     def key(self) -> str:
-        return "matmul25:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul26:" + ":".join(str(v) for v in vars(self).values())
+
+    @property
+    def split(self) -> bool:
+        """Whether numbers are split into parts for the matrix unit."""
+        return self.tiles and (self.a, self.b) == tiles_ir.SPLIT
 
 
 def heights(height: int, tiles: bool = False) -> list[int]:

@@ -24,6 +24,10 @@ MULTIPLY = {
     ("uint8", "int8"): "llvm.x86.tdpbusd",
     ("uint8", "uint8"): "llvm.x86.tdpbuud",
 }
+SPLIT = ("float32", "float32")  # each the sum of PARTS bfloat16 numbers, which it is exactly
+PARTS = 3
+# The products of parts that count, from the smallest on; with the two left out go 2**-24 of a product, and less.
+SPLIT_PAIRS = [(2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)]
 
 
 def configure(w: Writer) -> None:
@@ -41,10 +45,11 @@ def release(w: Writer) -> None:
 
 def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Value, a_row: Value, a_tile: Value,
             a_next: Value, b: Value, b_step: Value, depth: Value, acc: Value, acc_step: Value, resume: Value,
-            parts: Value, between: Callable[[Value], None], past: bool) -> None:
+            parts: Value, between: Callable[[Value], None], past: bool, turned: bool) -> None:
     """Write the product of `rows` x `vectors` tiles into memory, going on from what lies there if `resume`.
 
-    past: B is read past the first-level cache, which is to keep the rows of A.
+    past: B is read past the first-level cache, which is to keep the rows of A. Operands of float32 are split in PARTS,
+    and a step of k takes 16 words of each; there the cache is to keep B, and A is read past it.
 
     Steps are in bytes: of a row of A, of a tile of A to the one below, of A to the next 16 words, of a word of B, of a
     row of C. The loop over k has `parts` parts, one at least, and `between(part)` is written ahead of each: what it
@@ -66,26 +71,35 @@ def product(w: Writer, dtypes: tuple[str, str], rows: int, vectors: int, a: Valu
     w.when(resume, lambda: each("tileloadd64"), clear)
 
     def step(_: Value, a: Value, b: Value) -> Sequence[Value]:
-        # Two registers for the operands, loaded anew whenever another tile of them is wanted, back and forth so that it
-        # is seldom: beside another thread of the core, loads are the slower the more registers are in use.
-        held: dict[int, int] = {}
-        for i in range(rows):
-            for j in range(vectors)[::-1 if i % 2 else 1]:
-                for register, index, at, across in ((_LEFT, i, w.at(a, w.mul(a_tile, str(i))), a_row),
-                                                    (_RIGHT, j, w.at(b, str(_BYTES * j)), b_step)):
-                    if held.get(register) != index:
-                        held[register] = index
-                        tile("tileloaddt164" if past and register == _RIGHT else "tileloadd64", register, at, across)
-                w.call("void", MULTIPLY[dtypes], ("i8", str(i * vectors + j)), ("i8", str(_LEFT)),
-                       ("i8", str(_RIGHT)))
-        return w.at(a, a_next), w.at(b, w.mul(b_step, str(ROWS)))
+        # One register for each operand, loaded anew whenever another tile of it is wanted, back and forth so that it is
+        # seldom: beside another thread of the core, all is the slower the more registers are in use. Where C has but
+        # one row of tiles there is one for every tile of B beside it.
+        held: dict[int, tuple[int, int]] = {}
+        b_next = w.mul(b_step, str(ROWS))
+        for p, q in pairs:
+            from_a, from_b = w.at(a, w.mul(a_next, str(p))), w.at(b, w.mul(b_next, str(q)))
+            for i in range(rows):
+                for j in range(vectors)[::-1 if i % 2 else 1]:
+                    for register, index, at, across in ((_LEFT, (p, i), w.at(from_a, w.mul(a_tile, str(i))), a_row),
+                                                        (right[j], (q, j), w.at(from_b, str(_BYTES * j)), b_step)):
+                        if held.get(register) != index:
+                            held[register] = index
+                            once = register == _LEFT if split else past and register != _LEFT
+                            tile("tileloaddt164" if once else "tileloadd64", register, at, across)
+                    w.call("void", multiply, ("i8", str(i * vectors + j)), ("i8", str(_LEFT)), ("i8", str(right[j])))
+        return w.at(a, w.mul(a_next, str(groups))), w.at(b, w.mul(b_next, str(groups)))
 
-    share = w.mul(w.max(w.div(w.add(depth, w.sub(w.mul(parts, str(ROWS)), "1")), w.mul(parts, str(ROWS))), "1"),
-                  str(ROWS))
+    right = [_RIGHT + (j if rows == 1 else 0) for j in range(vectors)]
+    split = dtypes == SPLIT
+    pairs, groups = ([pair[::-1] if turned else pair for pair in SPLIT_PAIRS], PARTS) if split else ([(0, 0)], 1)
+    multiply = MULTIPLY["bfloat16", "bfloat16"] if split else MULTIPLY[dtypes]
+    turn = ROWS * groups  # words of a step of k
+    whole = w.mul(parts, str(turn))
+    share = w.mul(w.max(w.div(w.add(depth, w.sub(whole, "1")), whole), "1"), str(turn))
 
     def part(number: Value, *at: Value) -> Sequence[Value]:
         between(number)
         low = w.mul(number, share)
-        return w.loop(low, w.min(w.add(low, share), depth), str(ROWS), step, list(zip(("ptr", "ptr"), at, strict=True)))
+        return w.loop(low, w.min(w.add(low, share), depth), str(turn), step, list(zip(("ptr", "ptr"), at, strict=True)))
     w.loop("0", parts, "1", part, [("ptr", a), ("ptr", b)], once=True)
     each("tilestored64")
