@@ -83,7 +83,7 @@ def _read_ahead(x: Any, index: Any) -> Any:
 def _is_view_of_data(x: Any, index: Any) -> bool:
     """Tell whether x[index] is a view of numbers that are in memory."""
     return all(i is None or type(i) in _PLACES for i in items_of(index)) and is_ready(x) \
-        and state.grad and not (written_ahead(x._storage) or session.levels or state.levels)
+        and not (written_ahead(x._storage) or session.levels or state.levels)
 
 
 def _written_ahead(x: Any, index: Any, value: Any) -> tuple:

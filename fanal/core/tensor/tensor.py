@@ -190,6 +190,11 @@ def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape, offset: 
     kept = None if is_contiguous(shape, strides) else strides
     v = blank(Tensor, t._storage, t._chain + chain, shape, t._dtype, t._node, kept, offset)
     v._seen, v._detached, v._inference = -1, t._detached, t._inference
+    origin = t._base_ref
+    if not state.grad:
+        v._base_ref = Origin("inference" if state.inference else "no_grad", counted(t._storage))
+    else:
+        v._base_ref = origin.copy(counted(t._storage), origin.leaf) if type(origin) is Origin else origin
     return v
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fanal.utils.data.collate import default_collate, default_convert
 from fanal.utils.data.dataset import Dataset, IterableDataset
-from fanal.utils.data.fetch import MapFetcher, StreamFetcher
+from fanal.utils.data.fetch import MapFetcher, Pace, StreamFetcher
 from fanal.utils.data.sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler, draw_seed
 from fanal.utils.data.worker import Worker, get_worker_info
 
@@ -95,6 +95,7 @@ class DataLoader(Generic[Sample_co]):
         self.pin_memory = pin_memory
         self.pin_memory_device = pin_memory_device
         self._streams = streams
+        self._pace = Pace()
         # What `len` told of a stream; an iterator that yields more warns.
         self._told_length: int | None = None
         self._iterator: _WorkersDataLoaderIter | None = None
@@ -157,8 +158,10 @@ class _BaseDataLoaderIter:
     def _fetcher(self, dataset: Any) -> MapFetcher | StreamFetcher:
         loader = self._loader
         if loader._streams:
-            return StreamFetcher(dataset, loader._auto_collation, self._collate_fn, loader.drop_last)
-        return MapFetcher(dataset, loader._auto_collation, self._collate_fn)
+            return StreamFetcher(
+                dataset, loader._auto_collation, self._collate_fn, loader.drop_last, loader._pace
+            )
+        return MapFetcher(dataset, loader._auto_collation, self._collate_fn, loader._pace)
 
     def _next_data(self) -> Any:
         raise NotImplementedError

@@ -13,10 +13,21 @@ from fanal.core.tensor.host import take_rows
 from fanal.utils.data.collate import default_collate
 from fanal.utils.data.dataset import Subset, TensorDataset
 
-__all__ = ["MapFetcher", "StreamFetcher"]
+__all__ = ["MapFetcher", "Pace", "StreamFetcher"]
 
 
 PATIENCE = 4  # batches
+MANY = 64  # calls recorded for one batch
+
+
+class Pace:
+    """What a loader has found out about its dataset, which lasts for all passes over it."""
+
+    __slots__ = ("alone", "batches")
+
+    def __init__(self) -> None:
+        self.batches = 0  # loaded until now
+        self.alone = False  # samples are computed one by one
 
 
 class _Fetcher:
@@ -24,19 +35,20 @@ class _Fetcher:
 
     The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
     that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
-    step that begins so is never the same. Where loading is still not followed after a few batches, each sample is
-    computed when it is loaded, and so is what collates them: a sample has few forms.
+    step that begins so is never the same. Where loading is still not followed after a few batches, or one batch takes
+    many calls, each sample is computed when it is loaded, and so is what collates them: a sample has few forms. So it is too where loading a
+    sample computes what came before, as by a look at a value.
     """
 
-    def __init__(self) -> None:
-        self._batches = 0
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._recorded = 0  # calls, when the present batch began
-        self._alone = False  # samples are computed one by one
+        self._flushes: int | None = None  # when its first sample was loaded
 
     def _begin(self) -> None:
-        self._batches += 1
-        self._recorded = ledger.recorded
-        if self._alone:
+        self._pace.batches += 1
+        self._recorded, self._flushes = ledger.recorded, None
+        if self._pace.alone:
             flush("the work before a batch")
 
     def _load(self, load: Callable[..., Any], *args: Any) -> Any:
@@ -46,23 +58,27 @@ class _Fetcher:
             sample = load(*args)
         finally:
             session.loading = outer
-        if self._alone:
+        if self._flushes is None:
+            self._flushes = ledger.flushes
+        if ledger.flushes > self._flushes or ledger.recorded > self._recorded + MANY:
+            self._pace.alone = True
+        if self._pace.alone:
             flush("a sample")
         return sample
 
     def _end(self, batch: Any) -> Any:
-        if self._alone:
+        if self._pace.alone:
             flush("a batch")
-        elif self._batches > PATIENCE and ledger.recorded > self._recorded:
-            self._alone = True
+        elif self._pace.batches > PATIENCE and ledger.recorded > self._recorded:
+            self._pace.alone = True
         return batch
 
 
 class MapFetcher(_Fetcher):
     """Fetch samples by their keys: a list of keys where `batched`, else one key."""
 
-    def __init__(self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any]) -> None:
-        super().__init__()
+    def __init__(self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any], pace: Pace) -> None:
+        super().__init__(pace)
         self.dataset = dataset
         self.batched = batched
         self.collate_fn = collate_fn
@@ -88,9 +104,9 @@ class StreamFetcher(_Fetcher):
     """Fetch samples from a stream, as many as there are keys where `batched`, else one."""
 
     def __init__(
-        self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any], drop_last: bool
+        self, dataset: Any, batched: bool, collate_fn: Callable[[Any], Any], drop_last: bool, pace: Pace
     ) -> None:
-        super().__init__()
+        super().__init__(pace)
         self.stream: Iterator[Any] = iter(dataset)
         self.batched = batched
         self.collate_fn = collate_fn
