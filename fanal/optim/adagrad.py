@@ -8,7 +8,6 @@ from typing import Any
 
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.sparse import coalesce
 from fanal.core.tensor.sparse import Sparse
 from fanal.optim.update import (
     Formula,
@@ -99,7 +98,7 @@ class Adagrad(Stepper):
             raise RuntimeError("weight_decay option is not compatible with sparse gradients")
         state = self.state[p]
         when = self._when(state)
-        rows = coalesce(g)
+        rows = g.coalesce()
         at, v = rows.places[0][0], -rows.stored if group["maximize"] else rows.stored
         state["sum"].index_add_(0, at, v * v)
         deviation = state["sum"].index_select(0, at).sqrt() + group["eps"]

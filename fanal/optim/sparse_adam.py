@@ -7,7 +7,6 @@ from typing import Any
 
 from fanal.core.base.state import grad_mode
 from fanal.core.engine.record import flush
-from fanal.core.ops.sparse import coalesce
 from fanal.core.tensor.sparse import Sparse
 from fanal.optim.adamax import check_betas
 from fanal.optim.optimizer import Optimizer
@@ -53,7 +52,7 @@ class SparseAdam(Optimizer):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
         with grad_mode(False):
             for p, group in found:
-                self._change(p, coalesce(p._grad), group)
+                self._change(p, p._grad.coalesce(), group)
         flush("optimizer.step")
         return loss
 

@@ -1,6 +1,8 @@
 """Sparse tensors against PyTorch: results, layouts, text, gradients and errors."""
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -105,3 +107,10 @@ def test_indices_outside_the_size() -> None:
         fanal.sparse_coo_tensor([[0, 5]], [1.0, 2.0], (3,))
     with pytest.raises(RuntimeError, match="negative index"):
         fanal.sparse_coo_tensor([[0, -5]], [1.0, 2.0], (3,))
+
+
+def test_products_of_a_sparse_tensor_made_beside_an_optimizer():
+    code = ("import fanal; fanal.optim.Adagrad, fanal.optim.SparseAdam;"
+            "print((fanal.eye(2).to_sparse() @ fanal.ones(2, 3)).tolist())")
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]\n"
