@@ -11,4 +11,9 @@ from fanal.overrides import DisableTorchFunction, DisableTorchFunctionSubclass
 __all__ = ["DisableTorchFunction", "DisableTorchFunctionSubclass", "_DisableFuncTorch",
            "_disabled_torch_function_impl"]
 
+
+def _get_tracing_state() -> None:
+    """Return None: nothing is ever traced."""
+
+
 __getattr__ = finder("torch._C")

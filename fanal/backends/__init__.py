@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from fanal.core.base.missing import absent
@@ -16,6 +18,7 @@ class Switches(types.ModuleType):
 
     def __init__(self, name: str, **switches: Any) -> None:
         super().__init__(f"{__name__}.{name}")
+        self.__spec__ = ModuleSpec(self.__name__, None)
         self._switches = switches
         self.__dict__.update(switches)
 
@@ -64,40 +67,36 @@ def _cuda() -> Switches:
     return made
 
 
-_MAKE = {
-    "cudnn": lambda: Switches(
-        "cudnn",
-        enabled=True,
-        benchmark=False,
-        deterministic=False,
-        allow_tf32=True,
-        benchmark_limit=10,
-        fp32_precision="ieee",
-    ),
-    "cuda": _cuda,
-    "mps": lambda: Switches("mps"),
-    "mkl": lambda: Switches("mkl", VERBOSE_OFF=0, VERBOSE_ON=1),
-    "mkldnn": lambda: Switches(
-        "mkldnn", enabled=True, deterministic=False, allow_tf32=True, fp32_precision="ieee"
-    ),
-    "openmp": lambda: Switches("openmp"),
-    "opt_einsum": lambda: Switches("opt_einsum", enabled=False, strategy=None),
-    "quantized": lambda: Switches("quantized", engine="none", supported_engines=["none"]),
-    "xeon": lambda: Switches("xeon"),
-}
+cudnn = Switches(
+    "cudnn",
+    enabled=True,
+    benchmark=False,
+    deterministic=False,
+    allow_tf32=True,
+    benchmark_limit=10,
+    fp32_precision="ieee",
+)
+cuda = _cuda()
+mps = Switches("mps")
+mkl = Switches("mkl", VERBOSE_OFF=0, VERBOSE_ON=1)
+mkldnn = Switches("mkldnn", enabled=True, deterministic=False, allow_tf32=True, fp32_precision="ieee")
+openmp = Switches("openmp")
+opt_einsum = Switches("opt_einsum", enabled=False, strategy=None)
+quantized = Switches("quantized", engine="none", supported_engines=["none"])
+xeon = Switches("xeon")
+
+# Each can be imported by its own name, too.
+sys.modules.update({m.__name__: m for m in tuple(globals().values()) if isinstance(m, Switches)})
 
 
 def __getattr__(name: str) -> Any:
     if name == "cpu":
         return importlib.import_module(f"{__name__}.cpu")
-    if name in _MAKE:
-        value = globals()[name] = _MAKE[name]()
-        return value
     raise absent("torch.backends", name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MAKE, "cpu"})
+    return sorted({*globals(), "cpu"})
 
 
 fp32_precision = "ieee"

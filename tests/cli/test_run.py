@@ -235,11 +235,14 @@ def test_every_way_to_import_gives_fanal_s_own_modules(tmp_path):
         from torch.optim.lr_scheduler import *
         from torch.utils.data import DataLoader
         from torch.utils.data.sampler import RandomSampler
-        import fanal, fanal.nn, fanal.nn.functional, fanal.optim, fanal.utils.data
+        import torch.backends.cudnn as cudnn
+        import fanal, fanal.backends.mps, fanal.nn, fanal.nn.functional, fanal.optim, fanal.utils.data
         assert torch is fanal is sys.modules["torch"]
         assert nn is nn2 is torch.nn is fanal.nn is sys.modules["torch.nn"]
         assert F is F2 is torch.nn.functional is fanal.nn.functional
         assert optim is fanal.optim
+        assert cudnn is fanal.backends.cudnn and importlib.util.find_spec("torch.backends.cudnn")
+        assert nn.modules.conv.Conv2d is nn.Conv2d
         assert DataLoader is fanal.utils.data.DataLoader is torch.utils.data.dataloader.DataLoader
         assert RandomSampler is fanal.utils.data.RandomSampler
         assert importlib.import_module("torch.optim") is fanal.optim

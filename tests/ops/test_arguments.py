@@ -7,6 +7,7 @@ import torch.nn.functional
 
 import fanal
 import fanal.nn.functional
+from fanal.core.engine.ledger import ledger
 
 CALLS = {
     "exp": lambda m: m.exp(2),
@@ -190,3 +191,54 @@ def test_what_pytorch_refuses(name):
 
 def test_combinations_of_none():
     assert fanal.combinations(fanal.arange(3), 0).shape == torch.combinations(torch.arange(3), 0).shape
+
+
+OLD_FORMS = """
+m.add(x, 2, y)
+x.add(0.5, y)
+x.clone().add_(2, y)
+m.sub(x, 2, y)
+x.clone().addcmul_(0.5, x, y)
+m.addcdiv(x, 2, x, y)
+m.addmm(2, x, 3, x, z)
+x.addmm(2, 3, x, z)
+x.addmm(2, x, z)
+m.empty(size=(2, 3)).zero_()
+m.zeros(size=(2, 3), dtype=m.int64)
+m.ones(size=[4])
+m.rand(size=(2,))
+m.randn(size=(2, 2))
+x.new_zeros(size=(1, 2))
+m.arange(end=5)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:This overload")
+@pytest.mark.parametrize("text", OLD_FORMS.strip().splitlines())
+def test_older_forms_of_calls(text):
+    def made(m):
+        m.manual_seed(0)
+        x, y, z = m.arange(6.0).reshape(2, 3), m.ones(2, 3), m.ones(3, 3)
+        return eval(text, {"m": m, "x": x, "y": y, "z": z})
+
+    own, other = made(fanal), made(torch)
+    assert str(own.dtype) == str(other.dtype) and own.tolist() == other.tolist()
+
+
+def test_an_optimizer_written_in_an_older_form_is_followed():
+    p = fanal.nn.Linear(3, 2)
+    for step in range(8):
+        before = ledger.recorded
+        p.zero_grad()
+        p(fanal.ones(4, 3)).sum().backward()
+        for q in p.parameters():
+            q.data.add_(-0.1 / (step + 1), q.grad.data)
+        p.weight.sum().item()
+    assert ledger.recorded == before
+
+
+def test_no_limit_and_too_many_arguments():
+    with pytest.raises(TypeError, match="arange"):
+        fanal.arange()
+    with pytest.raises(TypeError):
+        fanal.add(fanal.ones(1), 2, 3)

@@ -92,6 +92,48 @@ def under_numpys_names(fn: Callable, operator: Callable, method: bool = False) -
     return passing(call, fn, *names)
 
 
+def with_size(fn: Callable, operator: Callable) -> Callable:
+    """Return `fn`, which takes the sizes of `operator`(2, 3) also as size=(2, 3)."""
+    code = getattr(operator, "__code__", None)
+    if code is None or not code.co_flags & CO_VARARGS:
+        return fn
+    own = code.co_argcount + code.co_kwonlyargcount
+    if code.co_varnames[own] != "size" or "size" in code.co_varnames[:own]:
+        return fn
+
+    def call(*args: Any, size: Any = None, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs) if size is None else fn(*args, size, **kwargs)
+
+    return passing(call, fn)
+
+
+# Operators that PyTorch takes in an older form, too, with numbers before tensors, and what these are.
+_NUMBERS_FIRST = {
+    **dict.fromkeys(("add", "sub"), ("alpha",)),
+    **dict.fromkeys(("addcdiv", "addcmul"), ("value",)),
+    **dict.fromkeys(("addbmm", "addmm", "addmv", "addr", "baddbmm"), ("beta", "alpha")),
+}
+
+
+def numbers_first(fn: Callable, name: str, operator: Callable) -> Callable:
+    """Return `fn`, which takes numbers before its tensors if `name` is of an operator that does: add(x, 2, y) is
+    add(x, y, alpha=2)."""
+    names = _NUMBERS_FIRST.get(name)
+    if names is None:
+        return fn
+    positional = operator.__code__.co_argcount
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > positional:
+            tensors = [a for a in args if isinstance(a, Handle)]
+            numbers = [a for a in args if not isinstance(a, Handle)]
+            if len(tensors) == positional and len(numbers) <= len(names):
+                return fn(*tensors, **dict(zip(names, numbers)), **kwargs)
+        return fn(*args, **kwargs)
+
+    return call  # not `passing`: it has no fixed number of arguments
+
+
 def _with_dtype(fn: Callable, name: str) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         d = kwargs.get("dtype")

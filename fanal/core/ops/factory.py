@@ -301,7 +301,7 @@ def _steps(start: Any, end: Any, step: Any) -> int:
 
 @public(method=False, out="fill")
 def arange(
-    start: Any,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -312,9 +312,13 @@ def arange(
     pin_memory: bool = False,
 ) -> Any:
     """Return start, start + step, ... below end."""
+    if start is None and end is None:
+        raise TypeError("arange() is missing its limit: arange(end) or arange(start, end)")
     start, end, step = scalar_of(start), scalar_of(end), scalar_of(step)
     if end is None:
         start, end = 0, start
+    elif start is None:
+        start = 0
     d = dtype or _numbers(start, end, step)
     if d is dt.bool_ or d.is_complex:
         raise unsupported("arange_cpu", d)
@@ -340,7 +344,7 @@ def arange(
 
 @public("range", method=False, out="fill")
 def range_(
-    start: Any = 0,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,

@@ -20,7 +20,14 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, check_later, session
 from fanal.core.ir.prims import alias
-from fanal.core.ops.arguments import parameters, passing, taking_tensors, under_numpys_names
+from fanal.core.ops.arguments import (
+    numbers_first,
+    parameters,
+    passing,
+    taking_tensors,
+    under_numpys_names,
+    with_size,
+)
 from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Answer, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
@@ -303,7 +310,9 @@ def _former(e: Entry) -> Callable[..., Any]:
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
         made = casting(made, e.name, e.module) if fn is e.fn else made
         if e.module != "nn.functional":  # which is written in Python, and has one name for an argument
-            made = under_numpys_names(made, e.fn, method)
+            made = with_size(under_numpys_names(made, e.fn, method), e.fn)
+        if e.module == "torch":
+            made = numbers_first(made, e.name, e.fn)
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
         if not is_event:
             factory = e.out == "fill" or e.name == "tensor"

@@ -73,6 +73,8 @@ __all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES or name in ("module", "utils"):
+        return importlib.import_module(f"{__name__}.{name}")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,9 +35,9 @@ class _Fetcher:
 
     The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
     that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
-    step that begins so is never the same. Where loading is still not followed after a few batches, or one batch takes
-    many calls, each sample is computed when it is loaded, and so is what collates them: a sample has few forms. So it is too where loading a
-    sample computes what came before, as by a look at a value.
+    step that begins so is never the same. Where loading is still not followed after a few batches, one batch takes many
+    calls, or to load a sample computes what came before (it looks at a value), each sample is computed when it is
+    loaded, and so is what collates them: a sample has few forms.
     """
 
     def __init__(self, pace: Pace) -> None:
