@@ -62,6 +62,38 @@ def test_a_step_that_never_comes_again_is_run_in_pieces(monkeypatch: pytest.Monk
         np.testing.assert_array_equal(a, b)
 
 
+def _episodes(lib: Any, lengths: list[int]) -> tuple[list[Any], list[int]]:
+    """Train a policy on episodes of these lengths, whose steps all begin where the end of an episode does."""
+    lib.manual_seed(0)
+    nn = lib.nn
+    policy = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Softmax(1))
+    opt = lib.optim.SGD(policy.parameters(), 0.1)
+    x = np.random.RandomState(0).randn(max(lengths), 1, 4).astype(np.float32)
+    plans = []
+    for length in lengths:
+        before = ledger.plans
+        saved = []
+        for t in range(length):
+            of = lib.distributions.Categorical(policy(lib.from_numpy(x[t])))
+            action = of.sample()
+            saved.append(of.log_prob(action))
+            action.item()
+        returns = lib.arange(float(length)) / length
+        opt.zero_grad()
+        lib.cat([-p * r for p, r in zip(saved, returns)]).sum().backward()
+        opt.step()
+        plans.append(ledger.plans - before)
+    return [p.detach().numpy().copy() for p in policy.parameters()], plans
+
+
+def test_episodes_of_other_lengths_have_the_same_pieces() -> None:
+    lengths = [5, 9, 7, 12, 10, 6, 11, 14, 8, 15, 13, 18, 16, 20, 17, 22]
+    found, plans = on_a_thread(lambda: _episodes(fanal, lengths))
+    for a, b in zip(found, _episodes(peer, lengths)[0]):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert max(plans[-2:]) < 8 < max(plans), plans  # of some 40 pieces
+
+
 @pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_pieces_have_the_bits_of_the_whole(name: str, always: None) -> None:
     expected = fresh(name)

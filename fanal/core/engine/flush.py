@@ -245,9 +245,11 @@ class Place:
         self.recorded = 0  # by so many more segments were recorded than followed
         self.border: Any = None
 
-    def came_again(self) -> None:
-        """Note that a segment came again, and was followed."""
-        self.strangers = max(0, self.strangers - 1)
+    def followed(self, path: Any) -> None:
+        """Note that a segment was followed. That it comes a third time says no more about those that are new."""
+        if not path.came_again:
+            path.came_again = True
+            self.strangers = max(0, self.strangers - 1)
         self.recorded = max(0, self.recorded - 1)
 
     def meet(self, s: Session) -> bool:

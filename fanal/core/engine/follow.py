@@ -278,7 +278,7 @@ def _flush(reason: str) -> None:
             path = ending(path, k) or path
         try:
             if k == len(path.steps) and commit(path):
-                path.place.came_again()
+                path.place.followed(path)
                 return
         except FAILURES:
             pass  # recorded after the fact, it is found out which call is to blame

@@ -53,6 +53,7 @@ class Path:
         self.views = draft.views
         self.mode = mode
         self.place = draft.place
+        self.came_again = False
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
         self.steady: Steady | None = None

@@ -8,7 +8,8 @@ are new, a program is simplified as a whole, which decides the bits, and then cu
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from fanal.core.compiler.graph import SOURCES, VIEWS, Graph, Value
 from fanal.core.compiler.simplify import simplify
 from fanal.core.engine.cache import Compiled, kinds
 from fanal.core.engine.ledger import ledger
-from fanal.core.ir.prims import input_
+from fanal.core.ir.prims import input_, slice_
 from fanal.core.ir.program import Node, Program
 
 MAX_PIECES = 1024
 LONGEST = 64  # values in a piece
+LEAST = 64  # elements that are handed to a piece, not taken by it from where they stand
+ALIKE = 4  # values in a row that show where an iteration begins
 _LIGHT = frozenset((*VIEWS, *SOURCES))  # written out wherever they are read
 _pieces: OrderedDict[Any, Compiled] = OrderedDict()
 
@@ -44,7 +47,7 @@ class _Piece:
             k = number.get(v)
             if k is not None:
                 return k
-            if v.row is None or (v.name not in _LIGHT and v not in mine):
+            if v.row is None or (_is_part(v) and v.inputs[0] not in mine) or (v.name not in _LIGHT and v not in mine):
                 self.reads[v] = len(self.reads)
                 key.append((v.shape, v.dtype))
             else:
@@ -77,17 +80,45 @@ class _Piece:
         return Program(inputs, nodes, [made[v] for v in self.gives])
 
 
+def _is_part(v: Value) -> bool:
+    """Tell whether a value is a few elements of another one: those at any other place are read the same way."""
+    return v.row is slice_ and v.inputs[0].name not in _LIGHT and math.prod(v.shape) <= LEAST
+
+
 def _cut(graph: Graph) -> list[_Piece]:
-    pieces = [_Piece()]
+    between: list[list[Value]] = [[]]  # products
     for v in graph.values:
         if v.row is None or v.name in _LIGHT:
             continue
-        if pieces[-1].own and (v.row.kind == "contract" or len(pieces[-1].own) >= LONGEST):
+        if v.row.kind == "contract":
+            between.append([])
+        between[-1].append(v)
+    shown = list({v: None for v in graph.outputs if v.row is not None and v.name in _LIGHT})  # by nothing but views
+    pieces = []
+    for values in (*between, shown):
+        for own in _short(values):
             pieces.append(_Piece())
-        pieces[-1].own.append(v)
-    shown = _Piece()  # results that nothing but views lead to
-    shown.own = list({v: None for v in graph.outputs if v.row is not None and v.name in _LIGHT})
-    return [p for p in (*pieces, shown) if p.own]
+            pieces[-1].own = own
+    return pieces
+
+
+def _short(values: list[Value]) -> list[list[Value]]:
+    """Return values in lists of at most LONGEST. They begin with the few that come most often in a row, if they can: so
+    the iterations of a loop are cut in the same places, however many there are."""
+    if len(values) <= LONGEST:
+        return [values] if values else []
+    kinds = [(v.row, v.shape) for v in values]
+    windows = [tuple(kinds[k:k + ALIKE]) for k in range(len(kinds))]
+    (often, _), = Counter(windows).most_common(1)
+    found, begin, latest = [], 0, 0
+    for k, window in enumerate(windows):
+        if k - begin == LONGEST:
+            end = latest if latest > begin else k
+            found.append(values[begin:end])
+            begin = end
+        if window == often:
+            latest = k
+    return [*found, values[begin:]]
 
 
 def _needed(graph: Graph, pieces: list[_Piece]) -> set[Value]:
@@ -117,14 +148,14 @@ def run_in_pieces(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray
     runs = [(p, p.key(needed)) for p in pieces]
     left: dict[Value, int] = {}
     for p in pieces:
-        for v in p.reads:
+        for v in map(_whole, p.reads):
             left[v] = left.get(v, 0) + 1
     for o in graph.outputs:
         left[o] = left.get(o, 0) + 1
     arrays = dict(zip(graph.given, inputs))
     for p, key in runs:
         arrays.update(zip(p.gives, _runnable(p, key).run([_array(v, arrays) for v in p.reads])))
-        for v in p.reads:
+        for v in map(_whole, p.reads):
             left[v] -= 1
             if not left[v]:
                 arrays.pop(v, None)
@@ -136,8 +167,16 @@ def run_in_pieces(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray
     return results
 
 
+def _whole(v: Value) -> Value:
+    return v.inputs[0] if v.row is not None and _is_part(v) else v
+
+
 def _array(v: Value, arrays: dict[Value, np.ndarray]) -> np.ndarray:
-    return arrays[v] if v.known is None else v.known
+    if v.known is not None:
+        return v.known
+    if v.row is not None and _is_part(v) and v not in arrays:
+        return np.ascontiguousarray(slice_.ref(_array(v.inputs[0], arrays), *v.params))
+    return arrays[v]
 
 
 def _runnable(piece: _Piece, key: Any) -> Compiled:
