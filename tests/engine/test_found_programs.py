@@ -489,6 +489,17 @@ def test_second_derivatives_at_zero_and_far_from_it(f: Any) -> None:
     of_both(program)
 
 
+def test_an_operand_of_ndtr_may_be_written_before_backward() -> None:
+    def program(m: Any) -> list[Any]:
+        p = m.tensor([-3., -0.5, 0., 2.], requires_grad=True)
+        x = p * 2
+        y = m.special.ndtr(x)
+        x.zero_()
+        y.square().sum().backward()
+        return [y, p.grad]
+    of_both(program)
+
+
 def test_what_only_values_without_elements_read_needs_no_memory() -> None:
     """It was computed into memory that was not planned, and compiling gave up."""
     def program(m: Any) -> list[Any]:

@@ -251,13 +251,8 @@ def sinc(input: Any) -> Any:
 def ndtr(input: Any) -> Any:
     """Return the normal distribution function, erfc(-x / sqrt(2)) / 2."""
     x = real_operand(input, "ndtr")
-    y = P.mul(P.erfc(P.mul(P.detach(x), P.num(x, -math.sqrt(0.5)))), P.num(x, 0.5))
-
-    def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
-        density = P.exp(P.mul(P.mul(x, x), P.num(x, -0.5)))
-        return [P.mul(g, P.mul(density, P.num(x, 1 / math.sqrt(2 * math.pi))))]
-
-    return result(with_gradient(y, rule, x), input)
+    y = P.times(P.erfc(P.times(wide(x), -math.sqrt(0.5))), 0.5)
+    return result(P.convert(y, x.dtype), input)
 
 
 @public(module="special", method=False, out=True)
