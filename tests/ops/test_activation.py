@@ -1,6 +1,7 @@
 """Activations against torch: values, gradients, second derivatives, dtypes and errors."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,12 +85,21 @@ def test_gumbel_softmax_is_one_hot() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
-def test_gradients_of_16_bit_floats_round_as_in_pytorch(name: str, dtype: str) -> None:
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "erf", "erfc", "exp2", "log2", "log10", "deg2rad", "rad2deg", "erfinv"])
+def test_16_bit_floats_and_their_gradients_round_as_in_pytorch(name: str, dtype: str) -> None:
     values, weights = torch.linspace(-4, 4, 257), torch.linspace(0.3, 1.7, 257)
+    values = {"log2": values.abs() + 0.1, "log10": values.abs() + 0.1, "erfinv": values / 5}.get(name, values)
     found = []
     for library, make in ((torch, lambda v: v), (fanal, ours)):
         x = make(values).to(getattr(library, dtype)).requires_grad_()
-        (getattr(library, name)(x) * make(weights).to(getattr(library, dtype))).sum().backward()
-        found.append(array(x.grad.float()))
-    assert (found[0] == found[1]).all()
+        y = getattr(library, name)(x)
+        (y * make(weights).to(getattr(library, dtype))).sum().backward()
+        found.append([array(y.detach().float()), array(x.grad.float())])
+    np.testing.assert_array_equal(found[1], found[0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rsqrt_rounds_once(dtype: str) -> None:
+    x = torch.linspace(0.01, 4, 257)
+    expected, got = torch.rsqrt(x.to(getattr(torch, dtype))), fanal.rsqrt(ours(x).to(getattr(fanal, dtype)))
+    np.testing.assert_array_equal(array(got.float()), array(expected.float()))

@@ -43,8 +43,7 @@ def _scaled(name: str, factor: float, doc: str) -> Any:
     def fn(input: Any) -> Any:
         if input._dtype.is_complex:
             raise RuntimeError(f"{name} is not supported for complex tensors.")
-        x = node_of(input, floating(input._dtype))
-        return result(P.mul(x, P.num(x, factor)), input)
+        return result(P.times(node_of(input, floating(input._dtype)), factor), input)
 
     fn.__name__, fn.__doc__ = name, doc
     return public(name, inplace=True, out=True)(fn)

@@ -379,8 +379,8 @@ def sgn(input: Any) -> Any:
 def rsqrt(input: Any) -> Any:
     """Return 1 / sqrt(input)."""
     x = node_of(input, floating(input._dtype))
-    d = P.detach(x)
-    y = P.div(P.num(x, 1), P.sqrt(d))
+    d = wide(P.detach(x))
+    y = P.convert(P.div(P.num(d, 1), P.sqrt(d)), x.dtype)
     rule = lambda g, y, x: [P.mul(P.mul(g, P.num(y, -0.5)), P.conj(P.mul(P.mul(y, y), y)))]
     return result(with_gradient(y, rule, x), input)
 
@@ -396,7 +396,7 @@ def exp2(input: Any) -> Any:
     """Return 2 to the power of each element."""
     x = node_of(input, floating(input._dtype))
     y = P.pow_(P.full((), 2, x.dtype), P.detach(x))
-    rule = lambda g, y, x: [P.mul(g, P.conj(P.mul(y, P.num(y, math.log(2)))))]
+    rule = lambda g, y, x: [P.times(P.mul(g, P.conj(y)), math.log(2))]
     return result(with_gradient(y, rule, x), input)
 
 
@@ -404,7 +404,9 @@ def exp2(input: Any) -> Any:
 def log10(input: Any) -> Any:
     """Return the logarithm to base 10."""
     x = node_of(input, floating(input._dtype))
-    return result(P.div(P.log(x), P.num(x, math.log(10))), input)
+    d = wide(P.detach(x))
+    y = P.convert(P.div(P.log(d), P.num(d, math.log(10))), x.dtype)
+    return result(with_gradient(y, lambda g, y, x: [P.div(g, P.conj(P.times(x, math.log(10))))], x), input)
 
 
 def _binary(name: str, row: Callable[[Node, Node], Node], *aliases: str, inplace: bool = False, integers: bool = True,

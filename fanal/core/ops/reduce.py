@@ -300,8 +300,9 @@ def std_of(v: Node) -> Node:
     y = P.sqrt(P.detach(v))
 
     def rule(g: Node, y: Node, v: Node) -> list[Node]:
-        q = P.div(g, P.mul(P.num(y, 2), y))
-        return [P.where(P.eq(y, P.num(y, 0)), P.num(q, 0), q)]
+        still = P.eq(y, P.num(y, 0))  # nothing is divided there, so that the transpose of this rule is 0 too
+        q = P.div(g, P.where(still, P.num(y, 1), P.mul(P.num(y, 2), y)))
+        return [P.where(still, P.num(q, 0), q)]
 
     return with_gradient(y, rule, v)
 

@@ -58,6 +58,7 @@ from fanal.core.ir.prims.point import (
                                        sub,
                                        tan,
                                        tanh,
+                                       times,
                                        trunc,
                                        where,
                                        xor,

@@ -250,13 +250,21 @@ log1p: Row = unary(
 log2: Row = unary(
     "log2",
     np.log2,
-    lambda g, y, x: [div(g, conj(mul(x, num(x, math.log(2)))))],
+    lambda g, y, x: [div(g, conj(times(x, math.log(2))))],
     lambda e, x: e.log2(x),
     10,
     (0.1, 4),
 )
 sin: Row = unary("sin", np.sin, lambda g, y, x: [mul(g, conj(cos(x)))], lambda e, x: e.sin(x), 12)
 cos: Row = unary("cos", np.cos, lambda g, y, x: [neg(mul(g, conj(sin(x))))], lambda e, x: e.cos(x), 12)
+
+
+def times(x: Node, number: float) -> Node:
+    """x times a number that is not rounded to 16 bits before, as in PyTorch's kernels."""
+    to = dt.ACCUMULATE.get(x.dtype)
+    if to is not None:
+        return convert(times(convert(x, to), number), x.dtype)
+    return mul(x, num(x, number))
 
 
 def _tanh_slope(g: Node, y: Node, x: Node) -> list[Node]:
@@ -345,14 +353,14 @@ _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 erf: Row = unary(
     "erf",
     _one_by_one(math.erf),
-    lambda g, y, x: [mul(g, mul(num(x, _TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
+    lambda g, y, x: [mul(g, times(exp(neg(mul(x, x))), _TWO_OVER_SQRT_PI))],
     lambda e, x: e.erf(x),
     15,
 )
 erfc: Row = unary(
     "erfc",
     _one_by_one(math.erfc),
-    lambda g, y, x: [mul(g, mul(num(x, -_TWO_OVER_SQRT_PI), exp(neg(mul(x, x)))))],
+    lambda g, y, x: [mul(g, times(exp(neg(mul(x, x))), -_TWO_OVER_SQRT_PI))],
     lambda e, x: e.erfc(x),
     20,
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from fanal.core.ir.prims.batching import broadcasting
-from fanal.core.ir.prims.point import add, div, eq, exp, log, mul, neg, num, sign, sub, where
+from fanal.core.ir.prims.point import add, div, eq, exp, log, mul, neg, num, sign, sub, times, where
 from fanal.core.ir.prims.special import special_code, special_ref
 from fanal.core.ir.prims.special_pairs import pairs_code, pairs_ref
 from fanal.core.ir.program import Node
@@ -30,8 +30,8 @@ SLOPES: dict[str, Callable[[Node, Node], Node]] = {
     "i1": lambda y, x: _i1_slope(y, x, special(x, "i0"), False),
     "i1e": lambda y, x: _i1_slope(y, x, special(x, "i0e"), True),
     "erfcx": lambda y, x: sub(mul(mul(num(x, 2), x), y), num(x, 2 / math.sqrt(math.pi))),
-    "ndtri": lambda y, x: mul(num(x, math.sqrt(2 * math.pi)), exp(mul(num(x, 0.5), mul(y, y)))),
-    "erfinv": lambda y, x: mul(num(x, math.sqrt(math.pi) / 2), exp(mul(y, y))),
+    "ndtri": lambda y, x: times(exp(mul(num(x, 0.5), mul(y, y))), math.sqrt(2 * math.pi)),
+    "erfinv": lambda y, x: times(exp(mul(y, y)), math.sqrt(math.pi) / 2),
     "digamma": lambda y, x: special(x, "trigamma"),
     "lgamma": lambda y, x: special(x, "digamma"),
     "trigamma": lambda y, x: special2(num(x, 2), x, "polygamma"),
