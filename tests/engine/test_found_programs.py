@@ -446,7 +446,8 @@ def test_a_lookup_of_a_single_element_is_checked() -> None:
     lambda m: m.autograd.grad((x := m.tensor([-2., -1.5, 0.5, 2.], requires_grad=True)).acosh().nan_to_num(0.5).sum(), x)[0],
     lambda m: m.autograd.grad((x := m.tensor([-2., 0., 2.], requires_grad=True)).xlogy(m.tensor([-1., -1., 2.])).nan_to_num(0.5).sum(), x)[0],
     lambda m: m.func.jvp(lambda z: z.std(0, unbiased=False), (m.ones(2, 3),), (m.ones(2, 3),))[1],
-], ids=range(14))
+    lambda m: m.tensor(2.).index_select(0, m.tensor([0, 0])), lambda m: m.tensor(2.).index_select(0, m.tensor([0])),
+], ids=range(16))
 @pytest.mark.filterwarnings("ignore")  # of norm="ortho" over nothing
 def test_dtypes_and_edges_of_operators(program: Any) -> None:
     of_both(program)

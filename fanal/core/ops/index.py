@@ -333,6 +333,8 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
         if i.buffer.min() < 0 or i.buffer.max() >= size:
             raise IndexError("index out of range in self")
     if not x.shape:
+        if i.size != 1:
+            raise RuntimeError(f"index_select(): Index to scalar can have only 1 value, got {i.size} value(s)")
         return plain(P.reshape(P.take(P.reshape(x, (1,)), i, 0), ()), input)
     return plain(P.take(x, i, d), input)
 
