@@ -114,3 +114,15 @@ def test_products_of_a_sparse_tensor_made_beside_an_optimizer():
             "print((fanal.eye(2).to_sparse() @ fanal.ones(2, 3)).tolist())")
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]\n"
+
+
+def test_legacy_types():
+    """The constructors of older graph networks."""
+    def made(m):
+        i, v = m.tensor([[0, 1], [1, 0]]), m.tensor([2., 3.])
+        a, b = m.sparse.FloatTensor(i, v, m.Size([2, 3])), m.sparse.LongTensor(i, v.long())
+        empty = m.sparse.DoubleTensor(2, 3)
+        kinds = [isinstance(x, t) for x in (a, b, empty) for t in (m.sparse.FloatTensor, m.sparse.LongTensor)]
+        return [[x.to_dense().tolist(), str(x.dtype), x._nnz()] for x in (a, b, empty)], kinds
+
+    assert made(fanal) == made(torch)
