@@ -209,6 +209,11 @@ m.ones(size=[4])
 m.rand(size=(2,))
 m.randn(size=(2, 2))
 x.new_zeros(size=(1, 2))
+m.LongTensor(range(3))
+m.Tensor(range(3))
+m.FloatTensor(x.size()).zero_()
+m.Tensor(m.Size([2, 3])).zero_()
+x.new(x.size()).zero_()
 m.arange(end=5)
 """
 

@@ -11,7 +11,7 @@ from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
 from fanal.core.base.dim import whole
-from fanal.core.base.shape import Shape
+from fanal.core.base.shape import Shape, Size
 from fanal.core.engine.handle import Handle
 from fanal.core.ir.prims import full as full_p
 from fanal.core.ir.prims.point import _convert_ref
@@ -159,6 +159,11 @@ def shape_of(size: tuple) -> Shape:
     return out
 
 
+def is_data(x: Any) -> bool:
+    """Tell whether a legacy constructor takes `x` for numbers, and not for sizes, which a torch.Size is."""
+    return isinstance(x, (list, tuple, range, np.ndarray)) and not isinstance(x, Size)
+
+
 def held(value: Any, d: dt.dtype) -> Any:
     """Return a Python number as dtype `d` holds it. Raises RuntimeError where it has no place there."""
     dt.check_fits(value, d)
@@ -186,7 +191,7 @@ def _constructor(cls: type, *args: Any, **kwargs: Any) -> Any:
         t = filled((0,), 0, dt.get_default())
     elif isinstance(args[0], Handle):
         return adopt(cls, args[0])
-    elif isinstance(args[0], (list, tuple, np.ndarray)):
+    elif is_data(args[0]):
         t = tensor(args[0], dtype=dt.get_default())
     else:
         t = filled(shape_of(args), 0, dt.get_default())

@@ -11,12 +11,12 @@ from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
 from fanal.core.base.dim import plain, whole
-from fanal.core.base.shape import Shape, Size, broadcast_shapes, contiguous_strides, is_contiguous
+from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, unsupported, wrap
-from fanal.core.ops.create import filled, held, shape_of, tensor
+from fanal.core.ops.create import filled, held, is_data, shape_of, tensor
 from fanal.core.ops.shape import as_strided, ints
 from fanal.core.tensor.tensor import compute
 
@@ -216,7 +216,7 @@ def new_tensor(
 @public("new", function=False, event=False)
 def new_legacy(self: Any, *args: Any, device: Any = None) -> Any:
     """Return a tensor of sizes, or with data, in the dtype of this one."""
-    if len(args) == 1 and isinstance(args[0], (list, tuple, np.ndarray)) and not isinstance(args[0], Size):
+    if len(args) == 1 and is_data(args[0]):
         return tensor(args[0], dtype=self._dtype)
     return filled(shape_of(args) if args else (0,), 0, self._dtype)
 

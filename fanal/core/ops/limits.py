@@ -11,7 +11,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
 from fanal.core.ops.build import public
 from fanal.core.ops.convert import LEGACY
-from fanal.core.ops.create import filled, shape_of, tensor
+from fanal.core.ops.create import filled, is_data, shape_of, tensor
 
 _RESOLUTION = {
     "float16": 1e-3,
@@ -90,7 +90,7 @@ class _Legacy(type):
     def __call__(cls, *args: Any, device: Any = None) -> Any:
         if len(args) == 1 and isinstance(args[0], Handle):
             return args[0]
-        if len(args) == 1 and isinstance(args[0], (list, tuple, np.ndarray)):
+        if len(args) == 1 and is_data(args[0]):
             return tensor(args[0], dtype=cls.kind)
         return filled(shape_of(args) if args else (0,), 0, cls.kind)
 
