@@ -51,6 +51,7 @@ _LARGEST_TILES = 1 << 28  # with the matrix unit
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
 _MANY_ROWS = 1 << 16  # more than any of these bounds
 _LEAST_ROWS = 224  # of a unit when K is blocked, if there are: they share what is read of B
+_LEAST_SPLIT = 64  # the same where numbers are split
 _UNIT_ROWS = 240  # of a unit, or fewer so that their part of A stays in the second-level cache
 _TILE_ROWS = {False: 128, True: 480}  # the same with the matrix unit, where B stays in that cache and where not
 _PARTIAL_COLS = 512  # columns of a unit when K is blocked: their partial sums stay there too
@@ -337,11 +338,13 @@ def _plan(
     if tiles:  # so fast that B from beyond that cache is the limit: take it seldom, or keep all of it there
         at_rest = b_bytes <= target.l2 * 3 // 4
         most_rows, share = _TILE_ROWS[not at_rest], share // (2 if at_rest else 1)
-    most = max(1, min(most_rows, share // (max(1, plain(kc)) * size)) // height)
+    copied = depth if split else kc  # steps of k that a copy of A has
+    most = max(2 * _LEAST_SPLIT if split else height, min(most_rows, share // (max(1, plain(copied)) * size))) // height
     high, across = _unit(
         height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
-        plain(stack), _LARGEST_TILES if tiles else _LARGEST[a_form], per_unit, blocked and bool(a_copy),
-        _LEAST_ROWS // height if blocked else 1
+        plain(stack), _LARGEST_TILES if tiles and split is None else _LARGEST[a_form], per_unit,
+        blocked and bool(a_copy) and split is None,
+        (_LEAST_SPLIT if split else _LEAST_ROWS) // height if blocked else 1
     )
     mc = high * height
     if few and blocked and (type(p.m) is Dim or p.m < height):
@@ -383,7 +386,7 @@ def _plan(
     kept = -(-mc // height) * (nc // width) if blocked else 2 if tiles else 1
     a_at = _up(kept * height * width * size, 64)
     a_tiles = -(-mc // height) if a_copy else 0
-    b_at = _up(a_at + a_tiles * kc * _up(height, lanes) * size, 64)
+    b_at = _up(a_at + a_tiles * copied * _up(height, lanes) * size, 64)
     scratch = b_at + (kc * nc * size if per_unit else 0)
 
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))

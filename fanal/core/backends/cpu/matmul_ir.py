@@ -247,19 +247,22 @@ class _Product:
         first = self.element(k0)
         of = bits(SCALAR[spec.a]) // 8
         if spec.a_copy:
-            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul(first, self.a_k)), of)
+            # Where numbers are split, all of k is copied at once.
+            begin, steps = ("0", self.k) if spec.split else (k0, depth)
+            at = w.at(a, w.add(w.mul(i0, self.a_row), w.mul("0" if spec.split else first, self.a_k)), of)
             a = w.at("%scratch", w.word("%args", A_AT))
             copy = functools.partial(
                 self.pack, "n" if spec.a_copy == "m" else spec.a_copy, spec.a, self.a_vectors, at, self.a_k,
-                self.a_row, w.sub(i1, i0), spec.height, k0, depth, a, False)
+                self.a_row, w.sub(i1, i0), spec.height, begin, steps, a, False)
             if spec.split:
-                w.when(w.let(f"or i1 {self.new_rows}, {w.less(w.word('%args', KC), self.k)}"), copy)
+                w.when(w.let(f"and i1 {self.new_rows}, {w.less(k0, '1')}"), copy)
             elif spec.blocked:
                 copy()
             else:
                 w.when(self.new_rows, copy)
             a_step, origin = str(self.a_vectors * self.tile.lanes * size), i0
-            a_panel = w.mul(depth, a_step)
+            a_panel = w.mul(steps, a_step)
+            a = w.at(a, w.mul(k0, a_step)) if spec.split else a
         else:
             a = w.at(a, w.mul(k0, "1" if rows_k else self.a_k), size)
             a_step, origin = w.mul(self.a_row if rows_k else self.a_k, str(of)), "0"

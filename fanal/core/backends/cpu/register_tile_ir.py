@@ -38,7 +38,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul26:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul27:" + ":".join(str(v) for v in vars(self).values())
 
     @property
     def split(self) -> bool:
