@@ -115,6 +115,20 @@ def test_random_programs_in_pieces(module: Any, monkeypatch: pytest.MonkeyPatch)
             assert run(seed) == whole, module.source(seed)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_results_that_are_a_few_elements_of_others(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> list[Any]:
+        whole = fanal.arange(6.).exp().cumsum(0)
+        parts = [whole[2:4].clone(), whole[:1].clone(), whole[2:4].clone()]
+        if not kept:
+            del whole
+        parts[0].add_(1)
+        return [p.tolist() for p in parts] + [whole.tolist() if kept else None]
+    expected = on_a_thread(work)
+    monkeypatch.setattr(Place, "meet", lambda place, s: True)
+    assert on_a_thread(work) == expected
+
+
 def test_a_loop_of_many_shapes_is_followed_when_they_come_again() -> None:
     def work() -> int:
         w = fanal.ones(3, requires_grad=True)

@@ -93,7 +93,8 @@ def _cut(graph: Graph) -> list[_Piece]:
         if v.row.kind == "contract":
             between.append([])
         between[-1].append(v)
-    shown = list({v: None for v in graph.outputs if v.row is not None and v.name in _LIGHT})  # by nothing but views
+    shown = list({v: None for v in graph.outputs  # by nothing but views
+                  if v.row is not None and v.name in _LIGHT and not _is_part(v)})
     pieces = []
     for values in (*between, shown):
         for own in _short(values):
@@ -150,7 +151,7 @@ def run_in_pieces(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray
     for p in pieces:
         for v in map(_whole, p.reads):
             left[v] = left.get(v, 0) + 1
-    for o in graph.outputs:
+    for o in map(_whole, graph.outputs):
         left[o] = left.get(o, 0) + 1
     arrays = dict(zip(graph.given, inputs))
     for p, key in runs:
@@ -162,7 +163,7 @@ def run_in_pieces(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray
     results, taken = [], set(graph.given)
     for o in graph.outputs:
         a = _array(o, arrays)
-        results.append(a.copy() if o in taken or o.known is not None else a)  # the caller's own
+        results.append(a.copy() if o in taken or o.known is not None or o not in arrays else a)  # the caller's own
         taken.add(o)
     return results
 
