@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fanal.core.backends.contract import Launch
 
 SHARE = 32 << 10  # bytes of work that pay for one more thread
-_GAIN = 64 << 10  # work that threads must take from the caller in a plan to be woken at all
+_GAIN = 512 << 10  # work that threads must take from the caller in a plan to be woken at all: they slow what comes next
 _ALONE = 8 << 10  # a launch below this follows its inputs' thread rather than balance the load
 _FLOPS_PER_BYTE = 8  # arithmetic that takes as long as moving one byte
 
