@@ -125,3 +125,25 @@ def test_what_a_sample_writes_stands_in_the_data():
         return [[x.tolist() for x in batch] for _ in range(2) for batch in torch.utils.data.DataLoader(data, 2)]
 
     assert loaded(fanal) == loaded(peer)
+
+
+def test_samples_that_are_followed_stay_part_of_the_step():
+    """However many calls a batch takes, also while they are recorded for the first time."""
+    class Scaled(fanal.utils.data.Dataset):
+        rows = [fanal.full((6,), float(k)) for k in range(320)]
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, i):
+            return (self.rows[i] - 0.5) / 2 + 1
+
+    weight = fanal.ones(6, requires_grad=True)
+    counts = []
+    for batch in fanal.utils.data.DataLoader(Scaled(), batch_size=32, shuffle=True):
+        counts.append((ledger.flushes, ledger.recorded))
+        (batch * weight).sum().backward()
+        weight.grad.sum().item()
+        weight.grad = None
+    assert [b - a for (a, _), (b, _) in zip(counts[4:], counts[5:])] == [1] * 5
+    assert counts[4][1] == counts[-1][1]

@@ -1,6 +1,6 @@
 """The machine part of the native matcher, as LLVM IR: a few small functions that CPython calls.
 
-The code has no globals and calls nothing by name. Every object it is called with carries the address of a
+The code has no globals and calls nothing by name. Every object it is called with, or its type, carries the address of a
 *context*, a table of 8-byte words with the cursors and the addresses of what is needed of CPython's C API.
 So one object file fits every process, and mapping it is all the loading it needs. `native` explains the
 layouts.

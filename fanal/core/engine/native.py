@@ -1,6 +1,6 @@
 """The native matcher: functions that are machine code, made by LLVM, with no C compiler.
 
-Three types are built from specifications (PyType_FromSpecWithBases) and filled with the functions of `matcher_ir`. A
+Four types are built from specifications (PyType_FromSpecWithBases) and filled with the functions of `matcher_ir`. A
 call of a `Function` or `Method` enters `follow` directly by CPython's vectorcall protocol: no argument
 tuple, no Python frame. That costs about as much as calling any built-in function.
 
@@ -20,7 +20,7 @@ Memory, in 8-byte words (PyObject header first: reference count, type):
   pair take turns: the second is refused (`set_cursor` returns False) as long as the first has steps ahead
   of it.
 - The context is never freed, since functions may be called until the interpreter's last breath.
-- A fourth type is that of modules. CPython makes the names of a module quick to read only where it has no
+- The fourth type is that of modules. CPython makes the names of a module quick to read only where it has no
   `__getattr__`; in a module of this type the dictionary is looked at before anything else, so that `torch.relu`
   costs 15 ns less. A module has no room for the context: its address stands behind the type's methods, of
   which there are none.

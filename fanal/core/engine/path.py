@@ -258,7 +258,7 @@ class Path:
                 and all(exe.makes[i] is not None for pair in self.kept_rows for i in pair[:2]) \
                 and not any(slot.moves and slot.group in self.writes for slot in self.slots) \
                 and not self.views.may_change() and self.patience.over():
-            Steady(self, counts)
+            Steady(self, counts)  # which makes itself known to the path, see there
 
     def disarm(self) -> bool:
         """Take the long way again. Returns False if a tensor that came meanwhile does not fit after all."""

@@ -17,7 +17,6 @@ __all__ = ["MapFetcher", "Pace", "StreamFetcher"]
 
 
 PATIENCE = 4  # batches
-MANY = 64  # calls recorded for one batch
 
 
 class Pace:
@@ -35,9 +34,9 @@ class _Fetcher:
 
     The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
     that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
-    step that begins so is never the same. Where loading is still not followed after a few batches, one batch takes many
-    calls, or to load a sample computes what came before (it looks at a value), each sample is computed when it is
-    loaded, and so is what collates them: a sample has few forms.
+    step that begins so is never the same. Where loading is still not followed after a few batches, or to load a sample
+    computes what came before (it looks at a value), each sample is computed when it is loaded, and so is what collates
+    them: a sample has few forms.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -60,7 +59,7 @@ class _Fetcher:
             session.loading = outer
         if self._flushes is None:
             self._flushes = ledger.flushes
-        if ledger.flushes > self._flushes or ledger.recorded > self._recorded + MANY:
+        if ledger.flushes > self._flushes:
             self._pace.alone = True
         if self._pace.alone:
             flush("a sample")
