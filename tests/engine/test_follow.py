@@ -734,6 +734,38 @@ def test_data_and_detached_handles() -> None:
     agree(work, 0)
 
 
+def test_what_another_thread_left_pending_is_computed_once() -> None:
+    """A model made by one thread and trained by another."""
+    w = torch.ones(3, 4).mul(2).add_(1)
+    later = w.sum()
+
+    def body() -> int:
+        before = ledger.followed
+        for _ in range(8):
+            float((w * 2).relu().sum())
+        return ledger.followed - before
+    assert on_a_thread(body) > 0
+    assert float(later) == 36
+
+
+def test_every_one_of_very_many_threads_is_followed() -> None:
+    """A thread that ended leaves no cursor behind, though its segments wait for the collector."""
+    w = torch.ones(4)
+
+    def body() -> int:
+        before = ledger.followed
+        for _ in range(8):
+            float((w * 2).relu().sum())
+        _ = w * 2  # it ends in the middle of a known segment
+        return ledger.followed - before
+    gc.collect()
+    gc.disable()
+    try:
+        assert all([on_a_thread(body) for _ in range(1100)])
+    finally:
+        gc.enable()
+
+
 def test_threads_have_streams_of_their_own() -> None:
     def work(log: Log) -> None:
         ws, f = net()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from fanal.core.base.dim import Dim, now
@@ -20,10 +21,25 @@ KEPT_PATHS = 4  # whatever they hold
 MAX_PATHS = 64  # known segments of one thread
 
 
+class Leaving:
+    """Takes the cursor of a thread away when the thread ends: its segments are full of cycles, and stay for a while.
+
+    Only the thread's session holds it. A fork lets go of the sessions of all other threads in the one that goes on.
+    """
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+
+    def __del__(self, get_ident: Callable = get_ident, set_cursor: Callable = matcher.set_cursor) -> None:
+        if get_ident() == self.thread:
+            set_cursor(None)
+
+
 class Paths:
     """The known segments of a thread."""
 
     def __init__(self) -> None:
+        session.leaving = Leaving()
         self.all: list[Path] = []
         self.last: Path | None = None  # the segment that ended last
         self.families = session.families = Families()

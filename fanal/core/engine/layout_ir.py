@@ -15,7 +15,8 @@ TABLE_HEAD = 24  # bytes before the conditions of a table: how many conditions, 
 # How an entry of a rebinding table compares: the same object; the same or an equal tuple; any other object.
 SAME, EQUAL, OTHER = range(3)
 
-CURSORS = 1024  # pairs (thread id, step) at the start of the context; a thread's pair is its id modulo this
+CURSORS = 1024  # pairs (thread id, step) at the start of the context
+PROBES = 16  # a thread's pair is one of so many, from its id modulo CURSORS on
 
 # The words after the cursors: C functions, objects, and texts of errors.
 FUNCTIONS = ("PyObject_Vectorcall", "PyThreadState_Get", "PyThreadState_GetID", "Py_IncRef", "PyMethod_New",

@@ -24,6 +24,7 @@ from fanal.core.engine.layout_ir import (
     OUT,
     OWNER,
     POSITIONAL,
+    PROBES,
     S_CONTEXT,
     S_KEY,
     SIZE,
@@ -43,10 +44,20 @@ _SLOT = f"""{at("%f", F_CONTEXT, "%ctx")}
   %thread = call ptr %PyThreadState_Get()
 {word("PyThreadState_GetID")}
   %id = call i64 %PyThreadState_GetID(ptr %thread)
-  %hash = and i64 %id, {CURSORS - 1}
+  br label %probe
+probe:
+  %nth = phi i64 [0, %entry], [%nth.next, %passed]
+  %sum = add i64 %id, %nth
+  %hash = and i64 %sum, {CURSORS - 1}
   %slot = getelementptr [2 x ptr], ptr %ctx, i64 %hash
   %owner = load i64, ptr %slot
   %mine = icmp eq i64 %owner, %id
+  br i1 %mine, label %slotted, label %passed
+passed:
+  %nth.next = add i64 %nth, 1
+  %left = icmp ult i64 %nth.next, {PROBES}
+  br i1 %left, label %probe, label %slotted
+slotted:
   %step.at = getelementptr i8, ptr %slot, i64 8
   %step = load ptr, ptr %step.at"""
 
@@ -323,7 +334,7 @@ fail:
 """
 
 
-# A slot whose thread has a cursor in it belongs to that thread; an empty one to whoever comes.
+# A slot whose thread has a cursor in it belongs to that thread; the first empty one to whoever comes.
 SET_CURSOR = f"""define ptr @NAME(ptr %f, ptr %args, i64 %flags, ptr %kw) nounwind {{
 entry:
 {_SLOT}
@@ -340,19 +351,35 @@ entry:
   %valid = or i1 %clear, %typed
   br i1 %valid, label %right, label %bad
 right:
-  %vacant = icmp eq ptr %step, null
-  %allowed = or i1 %mine, %vacant
-  br i1 %allowed, label %set, label %foreign
+  br i1 %mine, label %set, label %strange
+strange:
+  br i1 %clear, label %done, label %search
+search:
+  %k = phi i64 [0, %strange], [%k.next, %occupied]
+  %k.sum = add i64 %id, %k
+  %k.hash = and i64 %k.sum, {CURSORS - 1}
+  %k.slot = getelementptr [2 x ptr], ptr %ctx, i64 %k.hash
+  %k.step.at = getelementptr i8, ptr %k.slot, i64 8
+  %k.step = load ptr, ptr %k.step.at
+  %vacant = icmp eq ptr %k.step, null
+  br i1 %vacant, label %set, label %occupied
+occupied:
+  %k.next = add i64 %k, 1
+  %k.left = icmp ult i64 %k.next, {PROBES}
+  br i1 %k.left, label %search, label %none.left
 set:
+  %to = phi ptr [%slot, %right], [%k.slot, %search]
+  %to.step = getelementptr i8, ptr %to, i64 8
   %cursor = select i1 %clear, ptr null, ptr %value
-  store i64 %id, ptr %slot
-  store ptr %cursor, ptr %step.at
+  store i64 %id, ptr %to
+  store ptr %cursor, ptr %to.step
+  br label %done
+done:
   call void %Py_IncRef(ptr %true)
   ret ptr %true
-foreign:
-  %answer = select i1 %clear, ptr %true, ptr %false
-  call void %Py_IncRef(ptr %answer)
-  ret ptr %answer
+none.left:
+  call void %Py_IncRef(ptr %false)
+  ret ptr %false
 {fail("bad", "type_error", "bad_cursor")}
 }}
 """

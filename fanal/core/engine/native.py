@@ -14,11 +14,11 @@ Memory, in 8-byte words (PyObject header first: reference count, type):
   members; so CPython's own generic deallocation, traversal and clearing (those of every class with
   `__slots__`) look after them, deep chains and cycles of steps included. `args` are bare addresses that
   nobody owns.
-- The cursor of a thread is the pair (its id modulo CURSORS) of the context. It does not own its step: a step
-  that dies sweeps the cursors in its finalizer, which keeps reference counting off the fast path. Thread
-  ids (not the addresses of thread states, not pthread ids) are never used again. Two live threads on one
-  pair take turns: the second is refused (`set_cursor` returns False) as long as the first has steps ahead
-  of it.
+- The cursor of a thread is a pair of the context: the one of its id modulo CURSORS, or one of the next PROBES
+  where others have steps ahead of them there. It does not own its step: a step that dies sweeps the cursors in
+  its finalizer, which keeps reference counting off the fast path. Thread ids (not the addresses of thread
+  states, not pthread ids) are never used again. A thread that finds all of its pairs taken is refused
+  (`set_cursor` returns False).
 - The context is never freed, since functions may be called until the interpreter's last breath.
 - The fourth type is that of modules. CPython makes the names of a module quick to read only where it has no
   `__getattr__`; in a module of this type the dictionary is looked at before anything else, so that `torch.relu`

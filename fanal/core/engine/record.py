@@ -106,6 +106,7 @@ class Session(threading.local):
         self.again: tuple[Any, dict[int, int]] | None = None
         self.loading = False  # a dataset makes a sample: see utils.data.fetch
         self.places: dict[Any, Any] = {}  # where segments begin, see engine.flush
+        self.leaving: Any = None  # what happens when the thread ends, see engine.branch
         self.families: Any = None  # known segments that come in several sizes, see engine.naming
         self.naming: Any = None  # the sizes that the present recording has names for
         self.begin()
@@ -175,6 +176,7 @@ def spec_of(x: Any, s: Session, event: Event) -> tuple:
                 s.starts[id(st)] = (st, st.node, st.version)
                 if st.node.buffer is None:
                     s.unfollowable = "a tensor from outside is pending"
+                    hold(st)  # or another thread's would be pending for good, and every step of this one recorded
         return (SLOT, k)
     if isinstance(x, (tuple, list)):
         return (SEQUENCE, (type(x), [spec_of(i, s, event) for i in x]))
