@@ -308,3 +308,24 @@ def test_huber_loss_rounds_once(delta):
     a, b = pair("float16")
     expected = their.huber_loss(a * 5, a.flip(0), reduction="none", delta=delta)
     assert ours.huber_loss(b * 5, b.flip(0), reduction="none", delta=delta).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+def test_every_number_of_8_bits(name):
+    beyond = [240.0, 248.0, 449.0, 57344.0, 61441.0, 7e4, -1e9, float("inf"), float("nan"), -0.0, 1e-9, 1 / 3]
+
+    def results(lib):
+        d = getattr(lib, name)
+        every = lib.arange(256, dtype=lib.uint8).view(d)
+        yield every.float()
+        yield every.bool()
+        yield lib.tensor(beyond).to(d).float()
+        yield lib.eye(3, 4, dtype=d).float()
+        yield lib.full((2,), 3, dtype=d) == 3
+        yield lib.tensor([lib.finfo(d).max, lib.finfo(d).tiny])
+        with pytest.raises(RuntimeError, match=f"Float8_{name[7:]} without overflow"):
+            lib.zeros(2, dtype=d).fill_(1e6)
+
+    for a, b in zip(results(torch), results(fanal)):
+        np.testing.assert_array_equal(b.numpy(), a.numpy())
+        assert (np.signbit(b.numpy()) == np.signbit(a.numpy())).all() or a.isnan().any()

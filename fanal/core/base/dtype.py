@@ -59,6 +59,8 @@ uint64 = dtype("uint64", np.uint64, 1, 6)
 int64 = dtype("int64", np.int64, 1, 7)
 float8_e4m3fn = dtype("float8_e4m3fn", ml_dtypes.float8_e4m3fn, 2, 0)
 float8_e5m2 = dtype("float8_e5m2", ml_dtypes.float8_e5m2, 2, 0)
+float8_e4m3fnuz = dtype("float8_e4m3fnuz", ml_dtypes.float8_e4m3fnuz, 2, 0)
+float8_e5m2fnuz = dtype("float8_e5m2fnuz", ml_dtypes.float8_e5m2fnuz, 2, 0)
 float16 = dtype("float16", np.float16, 2, 1)
 bfloat16 = dtype("bfloat16", ml_dtypes.bfloat16, 2, 1)
 float32 = dtype("float32", np.float32, 2, 2)
@@ -80,6 +82,8 @@ ALL = (
     int64,
     float8_e4m3fn,
     float8_e5m2,
+    float8_e4m3fnuz,
+    float8_e5m2fnuz,
     float16,
     bfloat16,
     float32,
@@ -103,7 +107,7 @@ ALIASES = {
 }
 
 # The accumulator in which sums and products of a type are carried.
-ACCUMULATE = {float16: float32, bfloat16: float32, float8_e4m3fn: float32, float8_e5m2: float32}
+ACCUMULATE = dict.fromkeys((d for d in ALL if d.category == 2 and d.rank < 2), float32)
 
 
 def by_name(name: str) -> dtype:
@@ -198,6 +202,8 @@ _SCALAR_NAMES = {
     "uint64": "UInt64",
     "float8_e4m3fn": "Float8_e4m3fn",
     "float8_e5m2": "Float8_e5m2",
+    "float8_e4m3fnuz": "Float8_e4m3fnuz",
+    "float8_e5m2fnuz": "Float8_e5m2fnuz",
 }
 
 
@@ -231,7 +237,7 @@ _C_NAMES = {
 
 def c_name(d: dtype) -> str:
     """Return the C++ type that some of PyTorch's error texts show for a dtype."""
-    return _C_NAMES.get(d.name, d.name)
+    return f"c10::{_cap(d)}" if d.name.startswith("float8") else _C_NAMES.get(d.name, d.name)
 
 
 @functools.cache

@@ -20,6 +20,8 @@ _RESOLUTION = {
     "float64": 1e-15,
     "float8_e4m3fn": 1.0,
     "float8_e5m2": 1.0,
+    "float8_e4m3fnuz": 1.0,
+    "float8_e5m2fnuz": 1.0,
 }
 
 

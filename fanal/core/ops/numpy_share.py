@@ -135,7 +135,7 @@ def numpy(self: Any, *, force: bool = False) -> np.ndarray:
         raise RuntimeError(
             "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
         )
-    if self._dtype in (dt.bfloat16, dt.float8_e4m3fn, dt.float8_e5m2, dt.complex32):
+    if self._dtype.np.isbuiltin != 1:  # bfloat16, float8, complex32
         raise TypeError(f"Got unsupported ScalarType {dt.scalar_name(self._dtype)}")
     if busy():
         flush("numpy")  # what is pending must not see writes that come later
