@@ -88,7 +88,7 @@ def load(
         return _entry(conf, model)(*args, **kwargs)
 
 
-def list(  # noqa: A001
+def list(
     github: str,
     force_reload: bool = False,
     skip_validation: bool = False,
@@ -100,7 +100,7 @@ def list(  # noqa: A001
         return [n for n in dir(conf) if callable(getattr(conf, n)) and not n.startswith("_")]
 
 
-def help(  # noqa: A001
+def help(
     github: str,
     model: str,
     force_reload: bool = False,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fanal.core.base.missing import finder
+import importlib
+from typing import Any
+
+from fanal.core.base.missing import absent
 from fanal.core.engine.matcher import matcher as _matcher
 from fanal.core.ops import surface as _surface
 
@@ -38,5 +41,14 @@ for _name in _SHARED:
     if _name not in globals() and _name in _surface.FUNCTIONS["torch"]:
         globals()[_name] = _surface.FUNCTIONS["torch"][_name]
 
-__getattr__ = finder("torch.nn.functional")
+_GROUPED = ("grouped_mm", "scaled_mm", "ScalingType", "SwizzleType")  # written in terms of this module
+
+
+def __getattr__(name: str) -> Any:
+    if name in _GROUPED:
+        value = globals()[name] = getattr(importlib.import_module("fanal.nn.grouped"), name)
+        return value
+    raise absent("torch.nn.functional", name)
+
+
 _matcher.quicken(__name__)

@@ -54,3 +54,20 @@ def test_lists_of_other_lengths():
         with pytest.raises(RuntimeError, match="must have at least one tensor"):
             m._foreach_add([], 1)
     assert not hasattr(fanal, "_foreach_nonsense")
+
+
+def test_powsum():
+    for args, kwargs in (((), {}), ((2,), {}), ((3,), {}), ((0.5,), {}), ((float("inf"),), {}), ((0,), {}),
+                         ((), {"ord": 1}), ((2,), {"dtype": "float64"})):
+        found = []
+        for m in (torch, fanal):
+            given = [m.tensor([1.0, -2, 3]), m.tensor([[2.0, 3], [4, 5.5]]), m.ones(0), m.tensor([3 + 4j])]
+            given += [m.full((300,), 1.01).bfloat16()]
+            options = {k: getattr(m, v) if k == "dtype" else v for k, v in kwargs.items()}
+            found.append(m._foreach_powsum(given[:2] + given[4:] if "dtype" in kwargs else given, *args, **options))
+        for e, g in zip(*found):
+            assert str(g.dtype) == str(e.dtype)
+            np.testing.assert_allclose(g.tolist(), e.tolist(), rtol=1e-6)
+    for m in (torch, fanal):
+        with pytest.raises(NotImplementedError, match="\"powsum_cpu\" not implemented for 'Long'"):
+            m._foreach_powsum([m.tensor([1])])

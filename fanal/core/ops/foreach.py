@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fanal.core.base import dtype as dt
 from fanal.core.engine.handle import Handle
-from fanal.core.ops.build import is_number
+from fanal.core.ops.build import is_number, unsupported
 from fanal.core.tensor.tensor import Tensor
 
 _BOTH = frozenset(
@@ -17,7 +18,7 @@ _BOTH = frozenset(
     lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub tan
     tanh trunc""".split()
 )
-_NEW = frozenset(("clone", "max", "mm", "norm"))
+_NEW = frozenset(("clone", "max", "mm", "norm", "powsum"))
 _WRITING = frozenset(("copy", "zero"))
 _OF_NUMBERS = {"maximum": "clamp_min", "minimum": "clamp_max"}
 
@@ -33,13 +34,21 @@ def _column(x: Any, n: int) -> Sequence[Any]:
     return x
 
 
+def _powsum(t: Any, ord: Any = 2, dtype: Any = None) -> Any:
+    """Return the sum of abs(t) ** ord, rounded once."""
+    if t._dtype.category < 2:
+        raise unsupported("powsum_cpu", t._dtype)
+    y = t.to(dt.ACCUMULATE.get(t._dtype, t._dtype)).abs().pow(ord).sum()
+    return y.to(t._dtype.to_real() if dtype is None else dtype)
+
+
 def _apply(stem: str, inplace: bool, t: Any, *others: Any, **options: Any) -> Any:
     if others and is_number(others[0]):
         stem = _OF_NUMBERS.get(stem, stem)
     written = getattr(Tensor, f"{stem}_", None) if inplace else None
     if written is not None:
         return written(t, *others, **options)
-    y = getattr(Tensor, stem)(t, *others, **options)
+    y = (_powsum if stem == "powsum" else getattr(Tensor, stem))(t, *others, **options)
     return t.copy_(y) if inplace else y
 
 
@@ -70,5 +79,6 @@ def foreach(name: str) -> Callable | None:
         return self if inplace else tuple(made)
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"Call Tensor.{stem}{'_' * inplace} on each tensor of a list."
+    what = "Add up abs(x) ** ord of" if stem == "powsum" else f"Call Tensor.{stem}{'_' * inplace} on"
+    call.__doc__ = f"{what} each tensor of a list."
     return call
