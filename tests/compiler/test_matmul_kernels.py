@@ -297,6 +297,19 @@ def test_units_are_whole_tiles_high() -> None:
     assert (run(a, b, cuts=7) == np.concatenate([run(a[i:i + 50], b) for i in (0, 50, 100)])).all()
 
 
+@pytest.mark.parametrize("l2", [1 << 20, 2 << 20])
+@pytest.mark.parametrize("m, k, n, swap, bound", [(2048, 384, 384, False, 1.1), (2048, 1536, 384, False, 1.1),
+                                                  (1536, 2048, 384, True, 1.1), (384, 2048, 1536, True, 1.1),
+                                                  (384, 2048, 384, True, 1.2)])
+def test_64_threads_find_even_work(m: int, k: int, n: int, swap: bool, bound: float, l2: int) -> None:
+    """The products of a transformer of width 384 and their weight gradients, whose k is long."""
+    a, b = (operand(i, make(shape, swap=s)) for i, shape, s in ((0, (m, k), swap), (1, (k, n), False)))
+    target = replace(targets.named("avx512"), l2=l2)
+    launch = matmul_launches(a, b, operand(2, np.empty((m, n), np.float32)), target=target)[-1]
+    assert isinstance(launch, Launch)
+    assert -(-launch.units // 64) * 64 <= bound * launch.units
+
+
 def test_refusals_name_the_case() -> None:
     a, b = make((4, 5)), make((5, 6))
     out = np.empty((4, 12), np.float32)[:, ::2]

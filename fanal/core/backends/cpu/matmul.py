@@ -43,12 +43,14 @@ _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency 
 _PAGE = 4096
 _SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
 _UNIT_FLOPS = 1 << 18  # least work worth a unit of its own
+_THREADS = 64  # that many units are to divide over, and so over 32, 16, 8
 # Most work of a unit, by the contiguous axis of A: where its rows lie across memory, more of each line is used at once.
 _LARGEST = {"k": 1 << 22, "m": 1 << 23}
 _LARGEST_TILES = 1 << 28  # with the matrix unit
 # Each panel of B is packed by the unit that uses it up to this many rows; or up to more of them, without and with the
-# matrix unit, where A stays in the second-level cache and there are enough panels to share out.
-_UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS = 140, {False: 480, True: 256}, 6
+# matrix unit, where A is so small that it stays in the second-level cache and a panel is no large part of the work.
+_UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS, _HOME_BYTES = 140, {False: 480, True: 256}, 6, 1 << 20
+_PANEL_BYTES = 512 << 10  # of B that multiply-adds take in one, if half of the second-level cache holds it
 _MANY_ROWS = 1 << 16  # more than any of these bounds
 _LEAST_ROWS = 224  # of a unit when K is blocked, if there are: they share what is read of B
 _LEAST_SPLIT = 64  # the same where numbers are split
@@ -244,10 +246,11 @@ def _unit(
     wide: bool,
     least: int,
 ) -> tuple[int, int]:
-    """Return how many tiles high and how many panels wide a unit of work is, at the most `most` and `limit`.
+    """Return among how many units rows are divided, and how many panels wide one is.
 
-    Neighbouring units of a thread share rows of A, so narrow units cost nothing, unless `wide`: A is copied for each.
-    No unit is less than `least` tiles high where there are as many.
+    A unit is `most` tiles high and `limit` panels wide, or somewhat more, at the most, and no less than `least` tiles
+    high where there are as many. Neighbouring units of a thread share rows of A, so narrow units cost nothing, unless
+    `wide`: A is copied for each.
     """
     tile = 2 * height * width * max(1, k)
     wanted = min(largest, max(_UNIT_FLOPS, stack * tile * row_tiles * panels // 16))
@@ -255,7 +258,12 @@ def _unit(
     across = limit if wide else min(limit, max(1, wanted // (tile * high)))
     if not per_unit:
         high = min(high, max(least, wanted // (tile * across)))
-    return -(-row_tiles // -(-row_tiles // high)), -(-panels // -(-panels // across))
+    rows, columns = -(-row_tiles // high), -(-panels // across)
+    units = stack * columns
+    if not per_unit and rows * units > _THREADS // 2:  # a few more or less of them, if that divides better
+        more = max(rows, min(rows + rows // 3, row_tiles // least))
+        rows = min(range(rows - rows // 6, more + 1), key=lambda n: -(-n * units // _THREADS) / n)
+    return rows, -(-panels // columns)
 
 
 def _plan(
@@ -312,18 +320,19 @@ def _plan(
         and (m < _EXACT_ROWS or b_bytes <= little)
     )
 
-    # Steps of k whose panel of B stays in the second-level cache: more are done in blocks, or more than twice as many
-    # where B is packed beforehand and read by many units. Where numbers are split, it stays in the first-level cache.
+    # Steps of k in a block, whose panel of B stays in the second-level cache, or in the first-level one where numbers
+    # are split. Multiply-adds read a panel slowly enough to take more steps in one.
     flat = (target.l1 * 3 // 4 if split else target.l2 // 8) // (width * size)
-    most_home = _MOST_PACK_ROWS[tiles and split is None]
-    blocked = split is not None or plain(depth) > (flat if tiles or m <= most_home else 2 * flat)
+    blocked = split is not None or plain(depth) * width * size > (
+        target.l2 // 8 if tiles else min(target.l2 // 2, _PANEL_BYTES))
     most = flat // (1 if split else 2 if tiles else 8)
     kc = _up(-(-depth // -(-depth // most)), max(turn, 16)) if blocked else depth
     # Fewer rows than a tile are copied; a plan for more takes them from both ends. (A single one must lie along k.)
     few = m >= _EXACT_ROWS and not tiles and (a_form == "k" or p.m > 1)
     low = not packed and not few and p.m < height and p.m not in heights(height, tiles)
     a_copy = "" if not packed and not low else a_form if 1 in p.a else "any"
-    at_home = m <= most_home and plain(panels) >= _PACK_PANELS and m * plain(kc) * size <= target.l2
+    most_home = _MOST_PACK_ROWS[tiles and split is None]
+    at_home = m <= most_home and plain(panels) >= _PACK_PANELS and m * plain(depth) * size <= _HOME_BYTES
     per_unit = not (in_place or b.fixed) and (m <= _UNIT_PACK_ROWS or at_home) and stack == b_stack
 
     limit = plain(panels)
@@ -340,17 +349,18 @@ def _plan(
         most_rows, share = _TILE_ROWS[not at_rest], share // (2 if at_rest else 1)
     copied = depth if split else kc  # steps of k that a copy of A has
     most = max(2 * _LEAST_SPLIT if split else height, min(most_rows, share // (max(1, plain(copied)) * size))) // height
-    high, across = _unit(
+    rows, across = _unit(
         height, width, plain(row_tiles), most, max(1, min(limit, plain(panels))), plain(panels), plain(depth),
         plain(stack), _LARGEST_TILES if tiles and split is None else _LARGEST[a_form], per_unit,
         blocked and bool(a_copy) and split is None,
         (_LEAST_SPLIT if split else _LEAST_ROWS) // height if blocked else 1
     )
-    mc = high * height
+    mc = -(-plain(row_tiles) // rows) * height
     if few and blocked and (type(p.m) is Dim or p.m < height):
         mc = max(mc, 2 * height)  # sums from both ends are kept apart
     nc = across * width
-    mb, nb = -(-p.m // mc), -(-p.n // nc)
+    mb = -(-p.m // mc) if type(p.m) is Dim else rows
+    nb = -(-p.n // nc)
 
     spec = Spec(
         height,
