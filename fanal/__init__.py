@@ -60,6 +60,7 @@ _SUBMODULES = (
     "mps",
     "multiprocessing",
     "hub",
+    "profiler",
     "functional",
     "return_types",
 )

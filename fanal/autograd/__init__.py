@@ -16,7 +16,8 @@ from fanal.core.autograd.modes import set_grad_enabled as set_grad_enabled
 from fanal.core.base.missing import absent
 from fanal.core.tensor.tensor import Tensor
 
-_MODULES = ("anomaly_mode", "forward_ad", "function", "functional", "grad_mode", "gradcheck", "graph", "variable")
+_MODULES = ("anomaly_mode", "forward_ad", "function", "functional", "grad_mode", "gradcheck", "graph", "profiler",
+            "profiler_util", "variable")
 _ELSEWHERE = {
     "Function": "function",
     "GradcheckError": "gradcheck",
@@ -39,10 +40,6 @@ def __getattr__(name: str) -> Any:
         return module
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
-    if name == "profiler":
-        raise AttributeError(
-            "module 'torch.autograd' has no 'profiler' in Fanal: see fanal.lens and `fanal run` for profiles"
-        )
     raise absent("torch.autograd", name)
 
 

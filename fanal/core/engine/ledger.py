@@ -19,6 +19,7 @@ class Ledger:
         self.plans = 0  # programs planned
         self.compile_seconds = 0.0
         self.profiling = False  # time some runs kernel by kernel
+        self.observer: Any = None  # called with the steps and timings of every run; steps are None without kernels
         self.executables: deque[Any] = deque(maxlen=64)  # the latest; each holds its plan
         self.refused: dict[str, int] = {}  # why segments could not be kept for following
 
