@@ -133,8 +133,8 @@ class Profile:
             args = {"lines": e.stack, "flops": e.flops} if e.stack or e.flops else {}
             kind = "user_annotation" if e.is_user_annotation else "cpu_op"
             for thread, begin, end in e.parts or [(0, *e.time_range)]:
-                rows.append({"ph": "X", "cat": kind, "name": e.trace_name, "pid": main, "tid": main + thread, "ts": begin,
-                             "dur": end - begin, "args": args})
+                rows.append({"ph": "X", "cat": kind, "name": e.trace_name, "pid": main, "tid": main + thread,
+                             "ts": begin, "dur": end - begin, "args": args})
         page = {"schemaVersion": 1, "displayTimeUnit": "ms", "traceEvents": rows, "traceName": path}
         with (gzip.open if path.endswith(".gz") else open)(path, "wt") as f:  # type: ignore[operator]
             json.dump(page, f)

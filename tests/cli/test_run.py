@@ -277,9 +277,9 @@ def test_a_part_of_pytorch_that_fanal_lacks_can_be_imported_and_says_so_when_use
     script = """
         import importlib.util
         import torch.onnx
-        print(torch.onnx.__name__, hasattr(torch.onnx, "export"), importlib.util.find_spec("torch.hub"))
+        print(torch.onnx.__name__, hasattr(torch.onnx, "export"), importlib.util.find_spec("torch.nested"))
         try:
-            from torch.profiler import profile
+            from torch.nested import nested_tensor
         except ImportError as error:
             print("ImportError")
         torch.onnx.export(None, None, "model.onnx")
