@@ -53,6 +53,8 @@ _SUBMODULES = (
     "compat",
     "overrides",
     "_C",
+    "_dynamo",
+    "_inductor",
     "types",
     "compiler",
     "cpu",
