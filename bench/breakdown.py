@@ -28,6 +28,7 @@ from fanal.core.backends.contract import Kernel  # noqa: E402
 from fanal.core.backends.cpu import jit  # noqa: E402
 from fanal.core.backends.cpu import target as targets  # noqa: E402
 from fanal.core.backends.cpu.irtext import Writer, module  # noqa: E402
+from fanal.core.backends.cpu.register_tile_ir import multiply_add  # noqa: E402
 from fanal.core.engine.ledger import ledger  # noqa: E402
 
 _CHAINS = 12  # independent multiply-adds: more than latency times issue rate
@@ -43,27 +44,27 @@ def _best(function: Callable[[], object], seconds: float = 0.05) -> float:
     return best
 
 
-def multiply_add_rate() -> float:
-    """Return the FLOP/s of one core in float32 multiply-adds on registers."""
+def multiply_add_rate(pairs: bool = False) -> float:
+    """Return the FLOP/s of one core in float32 multiply-adds on registers, or in those of pairs of bfloat16."""
     target = targets.host()
     lanes = target.lanes(4)
     vector = f"<{lanes} x float>"
     declared: set[str] = set()
     w = Writer(target, declared)
     one = w.splat(vector, w.let("sitofp i64 %lo to float"))
-    sums = w.loop("0", "%hi", "1", lambda _, *acc: [w.fma(vector, one, one, x) for x in acc],
+    sums = w.loop("0", "%hi", "1", lambda _, *acc: [multiply_add(w, vector, one, one, x, pairs) for x in acc],
                   [(vector, one)] * _CHAINS)
     total = sums[0]
     for x in sums[1:]:
         total = w.let(f"fadd {vector} {total}, {x}")
     w.store(vector, total, "%scratch")
-    name = target.symbol(f"multiply-add rate {_CHAINS}")
+    name = target.symbol(f"multiply-add rate {_CHAINS} {pairs}")
     text = module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch)")], declared)
     address = jit.compile_many([Kernel(name, lambda: text)], target)[name]
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(address)
     out = np.zeros(64, np.float32)
     count = 100_000
-    return 2 * lanes * _CHAINS * count / _best(lambda: call(None, 0, count, out.ctypes.data))
+    return (4 if pairs else 2) * lanes * _CHAINS * count / _best(lambda: call(None, 0, count, out.ctypes.data))
 
 
 class Bandwidth:

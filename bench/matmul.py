@@ -3,7 +3,8 @@
 A program is a product, or a chain of up to 16 from K to N and back where they are small, and a flush; torch computes
 the same, eagerly.
 Prints GFLOP/s of one thread (its processor time) as medians, their ratio (above 1: ours is faster), and the fraction of
-the machine's rate, measured in the same process: of multiply-adds on registers, or of the matrix unit on tiles at rest.
+the machine's rate, measured in the same process: of multiply-adds on registers, for bfloat16 of those of pairs if there
+are, or of the matrix unit on tiles at rest.
 """
 from __future__ import annotations
 
@@ -128,10 +129,12 @@ def main() -> None:
     for library in (fanal, torch):
         library.set_num_threads(1)
     vectors, tiles = multiply_add_rate(), tile_rate()
-    print(f"multiply-adds {vectors * 1e-9:.0f} GFLOP/s, matrix unit {tiles * 1e-9:.0f} GFLOP/s")
+    pairs = multiply_add_rate(True) if targets.host().pairs else 0.0
+    print("GFLOP/s: " + ", ".join(f"{name} {rate * 1e-9:.0f}" for name, rate in (
+        ("multiply-adds", vectors), ("of pairs", pairs), ("matrix unit", tiles))))
     print(f"{'':31} {'fanal':>8} {'torch':>8} {'ratio':>6} {'of rate':>8} {'torch':>8}")
     for dtype in args.dtypes.split(","):
-        rate = {"bfloat16": tiles, "int8": 2 * tiles}.get(dtype) or vectors
+        rate = {"bfloat16": tiles or pairs, "int8": 2 * tiles}.get(dtype) or vectors
         worst = {}
         for shape in SQUARE + SKINNY:
             name = f"{shape[0]}x{shape[1]}x{shape[2]} {shape[3]}"

@@ -17,7 +17,7 @@ from fanal.core.backends.cpu.matmul_ir import product_source
 from fanal.core.backends.cpu.register_tile_ir import Spec, heights
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
-from fanal.core.base.dim import Dim, plain, plainly
+from fanal.core.base.dim import Dim, fixed, plain, plainly
 from fanal.core.compiler.graph import Split
 
 TILED = frozenset((dt.by_name(a), dt.by_name(b)) for a, b in tiles_ir.MULTIPLY)  # operands of the matrix unit
@@ -122,6 +122,8 @@ def matmul_launches(
     if epilogue is None and out.strides[-1] != 1 and out.strides[-2] == 1 and out.shape[-1] > 1:
         a, b, out, split = _transposed(b), _transposed(a), _transposed(out), split and split.turned()
     p = _problem(a, b, out)
+    if plain(p.m) == 1:  # a name that is one is so whenever its plan serves: a single row has kernels of its own
+        p.m = fixed(p.m)
     rows = p.m if type(p.m) is not Dim else max(plain(p.m), _EXACT_ROWS)
     few = split is None or split.few
     if few and _thin(p, a, b, acc, target):
@@ -281,23 +283,29 @@ def _plan(
     a_form = "m" if p.a[0] == 1 and p.a[1] != 1 else "k"
     # What changes no result is decided by the sizes at hand, also for others that are to be served.
     n, k, apart = plainly((p.n, p.k, p.a))
-    far = apart[1] * k * size >= _FAR_PAGES if a_form == "m" else apart[0] * size >= _FAR_ROWS
     tiles = split is not None or (target.tiles and (a.dtype, b.dtype) in TILED)
-    per_word = acc.itemsize // a.dtype.itemsize if tiles else 1
-    turn = pack_ir.SPLIT_ROWS if split else tiles_ir.ROWS if tiles else 1  # steps of k that are taken together
-    depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if tiles else p.k
+    pairs = not tiles and _paired(a, b, target)
+    words = tiles or pairs  # k counts those
+    each = a.dtype.itemsize if words else size
+    far = apart[1] * k * each >= _FAR_PAGES if a_form == "m" else apart[0] * each >= _FAR_ROWS
+    per_word = acc.itemsize // a.dtype.itemsize if words else 1
+    turn = pack_ir.SPLIT_ROWS if split else tiles_ir.ROWS if words else 1  # steps of k that are taken together
+    depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if words else p.k
     if split:
         depth = _parts_depth(p.k)
     packed = 1 not in p.a or (far and n > _AGAIN and k > 32)
+    if pairs:
+        packed = packed or a_form == "m" or type(p.k) is Dim or p.k % 2 != 0
     if tiles:
         packed = packed or split is not None or a_form == "m" or depth * per_word != p.k
+    if tiles:
         height, vectors = (tiles_ir.ROWS * (1 if extent <= tiles_ir.ROWS else 2) // step
                            for extent, step in ((m, 1), (n, lanes)))
         if split:
             height = tiles_ir.ROWS
     else:
         often = n >= (_LARGE_COLS if m > _UNIT_PACK_ROWS else _OFTEN_COLS)
-        packed = packed or a.dtype is not acc or (m >= _EXACT_ROWS and often)
+        packed = packed or not (words or a.dtype is acc) or (m >= _EXACT_ROWS and often)
         height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
     width = lanes * vectors
     row_tiles = -(-p.m // height)
@@ -382,12 +390,13 @@ def _plan(
         tiles and split is None and height * plain(kc) * size <= target.l1 * 2 // 3
         and (height + width) * plain(kc) * size >= target.l1,
         split is not None and split.order < 0,
+        pairs,
     )
     result: list[Temp | Launch] = []
     b_buf, b_k, b_panel, b_steps = b.buf, p.b[0], width, [step for _, _, step, _ in p.batch]
     reads = [a.value_id, b.value_id]
     if not in_place and not per_unit:
-        temp, launch, b_steps = pack_launch(p, b, b_form, acc, vectors, b_steps, target, depth if tiles else 0)
+        temp, launch, b_steps = pack_launch(p, b, b_form, acc, vectors, b_steps, target, depth if words else 0)
         result += [temp, launch]
         b_buf, b_k, b_panel = Buf(temp.id), width, depth * width
         reads[1] = temp.id
@@ -401,7 +410,7 @@ def _plan(
 
     name = target.symbol(spec.key + "|" + (epilogue.structure if epilogue else ""))
     source: Callable[[], str] = functools.partial(product_source, target, name, spec, epilogue)
-    words: list[Buf | int] = [
+    args: list[Buf | int] = [
         a.buf,
         b_buf,
         out.buf,
@@ -425,9 +434,9 @@ def _plan(
         p.b[0],
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
-        words += [extent, a_step, b_step, c_step]
+        args += [extent, a_step, b_step, c_step]
     if split:  # sums of few rows, and others, are computed from B as it is
-        words += [*chain(*p.batch), b.buf, split.rows, split.steps]
+        args += [*chain(*p.batch), b.buf, split.rows, split.steps]
         reads.append(b.value_id)
     label = f"matmul {p.text()} {acc.name}"
     flops = 2 * stack * p.m * p.n * p.k
@@ -436,14 +445,14 @@ def _plan(
         + b_stack * p.k * p.n * b.dtype.itemsize
     )
     if epilogue:
-        words += epilogue.args
+        args += epilogue.args
         reads += epilogue.reads
         flops += stack * p.m * p.n * epilogue.flops
         label += " " + epilogue.label
     result.append(
         Launch(
             Kernel(name, source),
-            words,
+            args,
             stack * mb * nb,
             scratch,
             flops,
@@ -456,9 +465,15 @@ def _plan(
     return result
 
 
+def _paired(a: Operand, b: Operand, target: Target) -> bool:
+    """Tell whether a product adds pairs of bfloat16: all of them do, for the same sums."""
+    return target.pairs and a.dtype is b.dtype is dt.bfloat16
+
+
 def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
     """Tell whether few rows meet a matrix that lies transposed, and no others do."""
-    able = type(p.m) is not Dim and a.dtype is b.dtype is acc and target.masks and not b.fixed
+    paired = _paired(a, b, target) and type(p.k) is not Dim and p.k % 2 == 0
+    able = type(p.m) is not Dim and (paired or a.dtype is b.dtype is acc) and target.masks and not b.fixed
     enough = able and p.m <= thin_ir.ROWS and p.n >= target.lanes(acc.itemsize)
     return enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
 
@@ -472,11 +487,13 @@ def _thin_launch(
     p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
 ) -> Launch:
     structure = epilogue.structure if epilogue else ""
-    beyond = plainly(p.n) * plainly(p.k) * acc.itemsize > target.l2 // 2
-    name = target.symbol(f"thin6:{p.m}:{acc.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
-    source = functools.partial(thin_ir.thin_source, target, name, p.m, acc, out.dtype, len(p.batch), beyond, epilogue)
+    beyond = plainly(p.n) * plainly(p.k) * b.dtype.itemsize > target.l2 // 2
+    name = target.symbol(f"thin7:{p.m}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
+    source = functools.partial(
+        thin_ir.thin_source, target, name, p.m, b.dtype, out.dtype, len(p.batch), beyond, epilogue)
     units = -(-p.n // target.lanes(acc.itemsize))
-    words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, p.k, p.a[0], p.b[1], p.c, units, *chain(*p.batch)]
+    depth = p.k * b.dtype.itemsize // acc.itemsize
+    words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, depth, p.a[0], p.b[1], p.c, units, *chain(*p.batch)]
     stack, b_stack = prod(e for e, *_ in p.batch), prod(e for e, _, step, _ in p.batch if step)
     label = f"matmul {p.text()} {acc.name}"
     reads, writes, flops = [a.value_id, b.value_id], [out.value_id], 2 * stack * p.m * p.n * p.k
@@ -486,7 +503,7 @@ def _thin_launch(
         writes += epilogue.writes
         flops += stack * p.m * p.n * epilogue.flops
         label += " " + epilogue.label
-    nbytes = (stack * p.m * p.k + b_stack * p.k * p.n) * acc.itemsize + stack * p.m * p.n * out.dtype.itemsize
+    nbytes = (stack * p.m * p.k + b_stack * p.k * p.n) * b.dtype.itemsize + stack * p.m * p.n * out.dtype.itemsize
     return Launch(Kernel(name, source), words, stack * units, 0, flops, nbytes, tuple(reads), tuple(writes), label)
 
 

@@ -93,7 +93,7 @@ class _Product:
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
         self.inline = not spec.tiles and not spec.blocked and (epilogue is None or epilogue.cost <= 4)
         self.streams = self.inline and (spec.b_copy in ("n", "k") or (not spec.b_copy and spec.a_copy == "k"))
-        self.per_word = self.tile.size * 8 // bits(SCALAR[spec.a]) if spec.tiles else 1
+        self.per_word = self.tile.size * 8 // bits(SCALAR[spec.a]) if spec.words else 1
 
     def write(self) -> str:
         w = self.w
@@ -183,7 +183,7 @@ class _Product:
             self.ahead, self.ahead_panel = w.at(b, w.mul(j1, step_n)), w.mul(step_n, str(self.width))
             more, begins = w.less(w.add(jb, "1"), nb), w.add(u, "1")
             if spec.b_copy == "n":
-                self.ahead_step, count = w.mul(self.b_k, str(size)), self.k
+                self.ahead_step, count = w.mul(self.b_k, str(size)), self.element(self.k)
             else:
                 self.ahead_step, count = str(self.row_bytes), w.div(self.ahead_panel, str(self.row_bytes))
         else:
@@ -224,12 +224,13 @@ class _Product:
                 place = w.mul(w.add(w.mul(number, depth), k), str(across))
                 at = w.at(src, w.add(w.mul(j, src_col), w.mul(self.element(k), src_k)), size)
                 to, lines = w.at(out, place, self.tile.size), w.min(w.sub(cols, j), str(across))
-                if self.spec.tiles:
+                if self.spec.words:
                     left = w.sub(w.word("%args", LENGTH), self.element(w.add(k0, k)))
                     if self.spec.split:
                         pack_parts(w, form, vectors, at, src_k, src_col, to, rows, left, lines, right)
                     else:
-                        pack_words(w, form, of, vectors, at, src_k, src_col, to, rows, left, lines, right)
+                        pack_words(w, form, of, vectors, at, src_k, src_col, to, rows, left, lines,
+                                   right or self.spec.pairs)
                 else:
                     pack_panel(w, form, SCALAR[of], self.tile.kind, vectors, at, src_k, src_col, to, rows, lines)
                 return []
@@ -280,6 +281,8 @@ class _Product:
         tiles_high = w.div(w.add(w.word("%args", MC), str(spec.height - 1)), str(spec.height))
         resume = w.let(f"icmp ne i64 {k0}, 0") if spec.blocked else "false"
         last = w.let(f"icmp eq i64 {w.add(k0, depth)}, {self.k}") if spec.blocked else "true"
+        if spec.pairs:  # of a panel only the words that hold elements: they are packed 16 at a time
+            depth = w.min(depth, w.sub(w.div(w.add(w.word("%args", LENGTH), "1"), "2"), k0))
 
         def columns(j_from: Value, *waiting: Value) -> list[Value]:
             j_to = w.min(w.add(j_from, w.word("%args", PASS)), j1)
@@ -495,4 +498,4 @@ def put(w: Writer, spec: Spec, epilogue: Epilogue | None, lanes: int, c: Value, 
     # Where numbers are split, more comes before: the steps of the batch axes of B as it is, its address, rows, steps.
     base = BATCH + 4 * spec.batch + (4 * spec.batch + 3 if spec.split else 0)
     site = Site(w, "%args", base, row, col, offset, mask, lanes)
-    conclude(site, epilogue, value, dt.by_name(spec.acc), dt.by_name(spec.out), c, spec.tiles)
+    conclude(site, epilogue, value, dt.by_name(spec.acc), dt.by_name(spec.out), c, spec.words)

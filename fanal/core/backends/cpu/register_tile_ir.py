@@ -35,10 +35,16 @@ class Spec:
     tiles: bool = False  # on the matrix unit: `k` counts words, and LENGTH the elements of k
     past: bool = False  # there: B is read past the first-level cache
     turned: bool = False  # there: parts of numbers meet in the order of the transposed product
+    pairs: bool = False  # multiply-adds of pairs of bfloat16: `k` counts words as well
 
     @property
     def key(self) -> str:
-        return "matmul27:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul29:" + ":".join(str(v) for v in vars(self).values())
+
+    @property
+    def words(self) -> bool:
+        """Whether operands are matrices of words of 32 bits, neighbours along k."""
+        return self.tiles or self.pairs
 
     @property
     def split(self) -> bool:
@@ -65,6 +71,15 @@ def tile_rows_within(w: Writer, rows: Value, choices: list[int]) -> Value:
     for choice in choices[1:]:
         low = w.select(w.less(rows, str(choice)), low, str(choice))
     return low
+
+
+def multiply_add(w: Writer, vector: str, a: Value, b: Value, c: Value, pairs: bool) -> Value:
+    """Return a*b+c. pairs: lanes are pairs of bfloat16, whose two products are added as the processor does it."""
+    if not pairs:
+        return w.fma(vector, a, b, c)
+    halves = f"<{2 * int(vector[1:].split()[0])} x bfloat>"
+    a, b = (w.let(f"bitcast {vector} {x} to {halves}") for x in (a, b))
+    return w.call(vector, "llvm.x86.avx512bf16.dpbf16ps.512", (vector, c), (halves, a), (halves, b))
 
 
 class Stream(NamedTuple):
@@ -97,6 +112,7 @@ class Tile:
         w, v = self.w, self.spec.vectors
         strided = self.spec.a_form == "k"
         large = rows * v >= 16
+        aligned = 2 if self.spec.pairs else self.size
         # Of two columns, the second reads every other row through a pointer of its own: that load becomes part of the
         # multiply-add. Fewer instructions count where another thread of the core takes half of the decoder; were it
         # every row, loads would take longer than multiply-adds.
@@ -124,12 +140,15 @@ class Tile:
 
             def read(row: int, pointer: Value, step: Value = "0") -> Value:
                 address = w.at(pointer, step) if strided else w.at(pointer, str(row), self.size)
-                return w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {self.size}"))
+                return w.splat(self.vector, w.let(f"load {self.kind}, ptr {address}, align {aligned}"))
             for _step in range(count):
                 if ahead:
                     far = w.at(b_now, ahead[0])
                     for j in range(0, v, line):
                         fetch(far, j * self.lanes * self.size)
+                if rows == 1 and self.spec.in_place:  # what comes next along the same row of B
+                    for j in range(0, v, line):
+                        fetch(b_now, (v + j) * self.lanes * self.size)
                 if ahead and not strided:
                     far = w.at(pointers[0], ahead[1])
                     for at in ends:
@@ -144,7 +163,7 @@ class Tile:
                     for j in range(v):
                         if j and twins and r % 2:
                             scalar = read(r, pointers[1])
-                        acc[r * v + j] = w.fma(self.vector, scalar, panel[j], acc[r * v + j])
+                        acc[r * v + j] = multiply_add(w, self.vector, scalar, panel[j], acc[r * v + j], self.spec.pairs)
                 pointers, b_now = [w.at(p, a_next) for p in pointers], w.at(b_now, b_step)
             return [*pointers, b_now, *acc]
 

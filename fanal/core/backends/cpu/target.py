@@ -29,6 +29,7 @@ class Target:
     l1: int  # bytes of first-level data cache
     l2: int
     tiles: bool = False  # a matrix unit (AMX) that this process may use
+    pairs: bool = False  # multiply-adds of pairs of bfloat16, as many in a cycle as of float32
 
     def lanes(self, itemsize: int) -> int:
         """Return how many elements of `itemsize` bytes one vector register holds."""
@@ -131,4 +132,6 @@ def _best() -> Target:
         _cache("1", "Data", 32 << 10),
         _cache("2", "Data", 256 << 10),
         flags >= {"amx-tile", "amx-bf16", "amx-int8"} and name == "avx512" and may_use_tiles(),
+        # Those of other makers take longer than the float32 multiply-adds that do the same.
+        "avx512bf16" in flags and name == "avx512" and facts["cpu"].startswith("znver"),
     )
