@@ -540,3 +540,49 @@ def test_what_a_known_program_makes_a_leaf_is_none_before(other: Any) -> None:
         x = m.ones(3) * 2
         return [other(x), m.tensor(x.requires_grad)]
     of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda p: p.view(-1), lambda p: p[:, 1:][1:], lambda p: p.unfold(-1, 2, 2), lambda p: (p * 2).view(6)], ids=range(4))
+@pytest.mark.parametrize("when", [range(8), range(3, 5), (0, 2, 3, 4)], ids=range(3))
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_hook_on_a_view_runs_after_a_read(view: Any, when: Any, removed: bool) -> None:
+    """Views were made anew, without their hooks, where a segment was followed or went on from them."""
+    def program(m: Any) -> list[Any]:
+        p, found, handles = m.ones(2, 3).requires_grad_(), [], []
+        for k in range(8):
+            a = view(p)
+            if k in when:
+                handles.append(a.register_hook(lambda g: g + 0.1))
+            b = a[:1]
+            p.detach().sum().item()
+            found.append(m.autograd.grad((a * 2).sum() + b.sum(), p)[0])
+            if removed and handles:
+                handles.pop().remove()
+        return found
+    of_both(program)
+
+
+@pytest.mark.parametrize("base", [lambda p: p, lambda p: p * 2], ids=["leaf", "computed"])
+def test_a_hook_on_a_view_that_outlives_its_step(base: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        p, found = m.ones(2, 3).requires_grad_(), []
+        a = base(p).view(-1)
+        for k in range(12):
+            if k == 6:
+                handle = a.register_hook(lambda g: g + 0.1)
+            if k == 9:
+                handle.remove()
+            found.append(m.autograd.grad((a * 2).sum(), p, retain_graph=True)[0])
+        return found
+    of_both(program)
+
+
+@pytest.mark.parametrize("size", [1, (1, 2)])
+def test_adaptive_max_pool_of_one_place(size: Any) -> None:
+    """The place of the greatest of one element was looked for by reductions of nothing, and compiling gave up."""
+    def program(m: Any) -> list[Any]:
+        F = m.nn.functional
+        x = m.ones(3, 1, requires_grad=True)
+        y = F.pad(F.adaptive_max_pool1d(x * 2, 3), (1, 0)).sum() if size == 1 else F.adaptive_max_pool2d(x[:, None] * 2, (1, 2)).sum()
+        return [y, *m.autograd.grad(y, x)]
+    of_both(program)

@@ -198,6 +198,8 @@ def _first_extreme(make: Callable[..., Value], name: str, x: Value, n: Node) -> 
     """Write argmax or argmin as the least index that holds the extreme value or NaN."""
     dim = n.params[0]
     at = n.where
+    if x.shape[dim] == 1:
+        return make("full", (), (n.shape, 0, int64), at)
     if x.shape[dim] <= _TINY and x.size // x.shape[dim] >= _MANY:
         return _unrolled_extreme(make, name, x, n)
     best = make("max_of" if name == "argmax" else "min_of", (x,), ((dim,),), at)
