@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from fanal.core.autograd.callbacks import Callback, next_note, note, noted_as, number_of
 from fanal.core.base.dtype import scalar_name
 from fanal.core.base.removable import RemovableHandle
-from fanal.core.engine.carry import origin, template, unfold
+from fanal.core.engine.carry import template, unfold
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Storage
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import Op, leave_path, session, unfollowable
+from fanal.core.engine.record import Op, changed, leave_path, session, unfollowable
 from fanal.core.ir.prims import add, alias
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import check_origin, history, read
@@ -122,7 +122,8 @@ def of_value(n: Node) -> Hooks:
 def _hook_value(t: Any) -> int:
     """Let backward stop at the value of `t`; return the number of the note where its hooks are."""
     n = _present(t)
-    if n.buffer is not None or origin(n) is not None:
+    if id(t) in session.slot_index:
+        changed()
         unfollowable("a hook on a value of an earlier segment")
     unfold(n)
     if n.hooks is not None:

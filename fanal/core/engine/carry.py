@@ -29,6 +29,7 @@ folded = Row("folded", "tape", 0, lambda i, p: (), lambda i, p: None, lambda: No
              lambda *_: None, None, 0, None, False, None)
 
 HELD, DETACHED = 1, 2  # a value is what its storage holds, or that without its history
+HOOKED = "a hook on a value that is kept for a later backward"
 DEEPEST = 8  # functions within functions in a gradient rule
 
 
@@ -285,7 +286,7 @@ class Outline:
                 self.parent[id(h)] = (found[1], found[0].graph, route_of(found[0]))
             return h
         if n.hooks is not None:
-            raise Uncarried("a hook on a value that is kept for a later backward")
+            raise Uncarried(HOOKED)
         if n.leaf is not None:
             place = place_of(n.leaf)
             if place is None:

@@ -11,8 +11,8 @@ from weakref import ref
 
 import numpy as np
 
-from fanal.core.engine.carry import DETACHED, HELD, Carried, Outline, Uncarried, lineage
-from fanal.core.engine.handle import Handle, Origin, Storage, counted
+from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage
+from fanal.core.engine.handle import Handle, Origin, Storage, counted, hooked
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
@@ -304,6 +304,8 @@ class Draft:
         """Prepare to keep the history of these results for a later backward; return why that is impossible."""
         roots = set()
         for o in held:
+            if hooked(o):
+                return HOOKED
             g = self.group_of.get(id(o._storage))
             if g is not None and self.groups[g].external and derived(o, self.groups[g]):
                 continue

@@ -178,8 +178,21 @@ def shared_outside(s: Storage) -> bool:
     return False
 
 
+def hooked(t: Handle) -> bool:
+    """Tell whether `t` is a view with a hook on its value, or on that of a view it was made from. Following makes the
+    values of views anew, without hooks."""
+    n = t._node
+    for _ in t._chain:
+        if n.hooks is not None:
+            return True
+        if not n.needs_grad or len(n.inputs) != 1:
+            break
+        n = n.inputs[0]
+    return False
+
+
 SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "inference", "base", "meta",
-             "whole", "needs_grad", "unshared")
+             "whole", "hooked", "needs_grad", "unshared")
 
 
 def signature(t: Handle) -> tuple:
@@ -197,6 +210,7 @@ def signature(t: Handle) -> tuple:
         type(t._base_ref),
         s.meta,
         s.node.shape,
+        hooked(t),
         history(s.node),
         s.foreign is None,
     )

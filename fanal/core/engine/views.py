@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from fanal.core.engine.carry import Carried, leaf_node
-from fanal.core.engine.handle import Origin, counted
+from fanal.core.engine.handle import Origin, counted, hooked
 from fanal.core.ir.prims import detach
 from fanal.core.ir.program import Node
 
@@ -89,6 +89,7 @@ class Views:
         self.ages = {i: counted(o._storage) - o._base_ref.version for i, o in enumerate(outs)
                      if type(o._base_ref) is Origin}
         self.related = _related(outside)
+        self.hooked = {i for i, o in enumerate(outs) if hooked(o)}
         keys: dict[int, int] = {}
         above = {id(n): k for k, n in outside.items()}
         # By out: the slot of a view that it is a view of, or None; the specification of the leaf that it is a view of,
