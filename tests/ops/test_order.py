@@ -76,3 +76,43 @@ def test_integers_wrap_before_they_are_halved_or_compared(call: str) -> None:
     y, x = np.array([250, 3, 17, 90], np.uint8), np.array([5, 2, 200, 9], np.uint8)
     ours, theirs = (eval(call, {"m": lib, "y": lib.from_numpy(y), "x": lib.from_numpy(x)}) for lib in (fanal, torch))
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "int16", "uint8", "int64", "float64"])
+def test_a_few_of_the_largest(dtype: str, largest: bool) -> None:
+    """With NaN, infinities and zeros of both signs; int64 and float64 are ordered on the host."""
+    draw = np.random.default_rng(0)
+    v = draw.integers(0, 100, (3, 400, 5)).astype(np.float64)
+    if "float" in dtype:
+        special = draw.random(v.shape)
+        for i, x in enumerate((np.nan, np.inf, -np.inf, 0.0, -0.0)):
+            v[(special > 0.02 * i) & (special < 0.02 * (i + 1))] = x
+        v[special > 0.5] *= -1
+    a, b = (m.tensor(v).to(getattr(m, dtype)) for m in (torch, fanal))
+    for dim in range(3):
+        for k in (1, 3, 5, 8, 9):
+            if k > v.shape[dim]:
+                continue
+            expected, (values, places) = torch.topk(a, k, dim, largest)[0], fanal.topk(b, k, dim, largest)
+            np.testing.assert_array_equal(values.double().numpy(), expected.double().numpy())
+            np.testing.assert_array_equal(b.gather(dim, places).double().numpy(), values.double().numpy())
+            assert all(len(set(p)) == k for p in np.moveaxis(places.numpy(), dim, -1).reshape(-1, k).tolist())
+
+
+def test_of_equal_numbers_the_first_are_the_largest() -> None:
+    x = fanal.tensor([[1.0, 7, 7, 3] * 1000, [0.0, -0.0, 0.0, -1] * 1000])
+    assert x.topk(3).indices.tolist() == [[1, 2, 5], [0, 1, 2]]
+    assert x.topk(2, largest=False).indices.tolist() == [[0, 4], [3, 7]]
+
+
+def test_a_few_of_the_largest_stay_in_the_kernels() -> None:
+    def host_steps(k: int) -> int:
+        x, found = fanal.rand(64, 100), []
+        with fanal.profiler.profile() as p:
+            for _ in range(4):
+                found.append(x.topk(k).values.sum().item())
+        assert len(set(found)) == 1
+        return sum("argsort" in e.name for e in p.events())
+
+    assert host_steps(5) == 0 < host_steps(20)

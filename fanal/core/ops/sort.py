@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.dim import varies
 from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -59,6 +60,43 @@ def msort(input: Any) -> Any:
     return sort(input, 0)[0]
 
 
+_FEW = 8  # so many passes over the elements cost less than ordering them
+
+# Dtypes whose numbers have keys of 32 bits, in order.
+_NARROW = (dt.bool_, dt.uint8, dt.int8, dt.int16, dt.int32, dt.float16, dt.bfloat16, dt.float32)
+
+
+def _first(x: Node, d: int, k: int, largest: bool) -> Node:
+    """Return where the k largest (or smallest) elements stand, in order, by as many passes; k is not 0.
+
+    In every pass the largest key below the last one is found. A key is 64 bits: those of the number, as an int that is
+    ordered the same way, then the place counted from the end. So no two are equal, and of equal numbers the first comes
+    first. NaN counts as the largest.
+    """
+    n = x.shape[d]
+    number = lambda v, kind: P.full((), v, kind)
+    if x.dtype.category == 2:
+        y = P.add(P.convert(x, dt.float32), number(0.0, dt.float32))  # of -0.0, 0.0
+        bits = P.bitcast(y, dt.int32)
+        below = P.shr(bits, number(31, dt.int32))  # all ones for numbers below 0, whose order is to be turned around
+        key = P.xor(bits, P.and_(below, number(0x7FFFFFFF, dt.int32)))
+        key = P.where(P.eq(y, y), key, number(0x7FFFFFFF, dt.int32))
+    else:
+        key = P.convert(x, dt.int32)
+    key = key if largest else P.xor(key, number(-1, dt.int32))
+    shape = tuple(n if i == d else 1 for i in range(len(x.shape)))
+    place = P.sub(number(0xFFFFFFFF, dt.int64), P.iota(shape, d, dt.int64))
+    key = P.add(P.shl(P.convert(key, dt.int64), number(32, dt.int64)), place)
+    kept = tuple(1 if i == d else m for i, m in enumerate(x.shape))
+    found: list[Node] = []
+    last: Node | None = None
+    for _ in range(k):
+        rest = key if last is None else P.where(P.lt(key, last), key, number(-(1 << 63), dt.int64))
+        last = P.reshape(P.max_of(rest, (d,)), kept)
+        found.append(P.sub(number(0xFFFFFFFF, dt.int64), P.and_(last, number(0xFFFFFFFF, dt.int64))))
+    return P.concat(tuple(found), d)
+
+
 @public(out="same")
 def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """Return the k largest (or smallest) elements along a dimension, and where they stand."""
@@ -67,7 +105,8 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
     size = x.shape[d] if x.shape else 1
     if not 0 <= k <= size:
         raise RuntimeError("selected index k out of range")
-    i = order_of(x, d, largest, 0, k)
+    few = x.shape and not varies((k,)) and 0 < k <= _FEW and x.dtype in _NARROW
+    i = _first(P.detach(x), d, k, largest) if few else order_of(x, d, largest, 0, k)
     return named("topk")(plain(_at(x, i, d), input), plain(i, input))
 
 
