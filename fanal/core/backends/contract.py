@@ -43,6 +43,14 @@ class Kernel:
     source: Callable[[], str] = field(compare=False)  # LLVM IR defining `name`; called on a cache miss only
     opt: int = 1  # code generation level; explicit-vector kernels gain nothing from IR passes
 
+    def compiled(self) -> Kernel:
+        """Return it without its source, which holds all that the compiler knew of it."""
+        return Kernel(self.name, _compiled, self.opt)
+
+
+def _compiled() -> str:
+    raise RuntimeError("the source of a kernel is not kept once it is compiled")
+
 
 @dataclass
 class Launch:

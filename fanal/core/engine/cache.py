@@ -101,6 +101,7 @@ class Compiled(Runnable):
         """`dims`: the sizes that may be others in a later run, see `resize`. like: see `executable`."""
         begin = time.perf_counter()
         self.exe = _compiled(program, dims, like)
+        self.exe.forget_sources()
         # In the shape of the program's value: the compiler may store it as what that is a reshape of.
         self.makes = [
             None if a is None else (now(o.shape), o.dtype.np)

@@ -151,6 +151,12 @@ class Executable:
         self._inner_places[:] = [self.offsets[value] for value in self._inner_values]
         self._threads = 0  # another amount of work may be worth other threads
 
+    def forget_sources(self) -> None:
+        """Let go of the sources of kernels, and of all that the compiler knew of them: a third of what a plan takes."""
+        for segment in self._segments:
+            for _, launch in segment.launches if isinstance(segment, Segment) else ():
+                launch.kernel = launch.kernel.compiled()
+
     def _split(self) -> None:
         """Cut the steps into native segments and host steps."""
         native: list[tuple[int, Launch | Repeat | Planned]] = []
