@@ -329,3 +329,35 @@ def test_every_number_of_8_bits(name):
     for a, b in zip(results(torch), results(fanal)):
         np.testing.assert_array_equal(b.numpy(), a.numpy())
         assert (np.signbit(b.numpy()) == np.signbit(a.numpy())).all() or a.isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(1,), (30,), (20, 30), (20, 1)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_of_a_loss_are_not_rounded_into_its_gradient(dtype, shape):
+    """Value and gradient are rounded once, from float32: to half a unit in the last place of the true ones."""
+    draw = np.random.default_rng(5)
+    arrays = [draw.normal(0, 2, (20, 30)), draw.uniform(0, 1, (20, 30)), draw.uniform(0.3, 3, shape), draw.normal(0, 1, (20, 30))]
+    rounded = [torch.tensor(a).to(getattr(torch, dtype)) for a in arrays]
+    x, t, w, g = (a.double() for a in rounded)
+    y = their.binary_cross_entropy_with_logits(x.requires_grad_(), t, w, reduction="none")
+    y.backward(g)
+    a, b, c, h = (fanal.tensor(r.double().numpy()).to(getattr(fanal, dtype)) for r in rounded)
+    z = ours.binary_cross_entropy_with_logits(a.requires_grad_(), b, c, reduction="none")
+    z.backward(h)
+    digits, least = (8, -126) if dtype == "bfloat16" else (11, -14)
+    for got, exact in ((z.detach(), y.detach()), (a.grad, x.grad)):
+        exact = exact.numpy()
+        half = 2.0 ** (np.maximum(np.floor(np.log2(np.abs(exact))), least) - digits)
+        # Losses near 0 are differences of larger numbers in float32.
+        assert (np.abs(got.double().numpy() - exact) <= half * (1 + 2**-9) + 1e-6).all()
+
+
+def test_weights_that_binary_cross_entropy_does_not_take():
+    for lib, f in ((torch, their), (fanal, ours)):
+        x = lib.zeros(5, requires_grad=True)
+        with pytest.raises(RuntimeError, match=r"output with shape \[5\] doesn't match the broadcast shape \[3, 5\]"):
+            f.binary_cross_entropy_with_logits(x, lib.ones(5), lib.ones(3, 5))
+        for name in ("weight", "pos_weight"):
+            given = {name: lib.ones(5, requires_grad=True)}
+            with pytest.raises(RuntimeError, match=f"not differentiable with respect to argument '{name}'"):
+                f.binary_cross_entropy_with_logits(x, lib.ones(5), **given)

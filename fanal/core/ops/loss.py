@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
-from fanal.core.base.shape import Shape
+from fanal.core.base.shape import Shape, broadcast_shapes
+from fanal.core.base.state import state
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.activation import log_sigmoid_node, log_softmax_node
@@ -213,7 +214,15 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
     d = result_type(input, target)
     x, t = node_of(input, d), node_of(target, d)
     _need_float(x, "log_sigmoid_cpu")
+    for name, given in (("weight", weight), ("pos_weight", pos_weight)):
+        if given is not None and given.requires_grad and state.grad:
+            raise RuntimeError(f"The function 'binary_cross_entropy_with_logits' is not differentiable with respect to "
+                               f"argument '{name}'. This input cannot have requires_grad True.")
+    if weight is not None and (wider := broadcast_shapes(x.shape, weight._shape)) != x.shape:
+        raise RuntimeError(f"output with shape {list(x.shape)} doesn't match the broadcast shape {list(wider)}")
     p = None if pos_weight is None else P.detach(node_of(pos_weight, d))
+    w = None if weight is None else wide(P.detach(node_of(weight, d)))
+    weighted = lambda y: y if w is None else P.mul(y, w)
 
     def scaled(t: Node) -> Node:
         """What log(sigmoid(x)) counts: 1, or 1 - t + p * t."""
@@ -230,12 +239,10 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         y = sigmoid_node(x)
         slope = P.sub(y, t) if p is None else P.sub(P.mul(scaled(t), y), P.mul(wide(p), t))
         rise = x if p is None else P.add(x, P.mul(P.sub(wide(p), P.num(x, 1)), log_sigmoid_node(x)))
+        g = weighted(g)
         return [P.mul(slope, g), P.neg(P.mul(rise, g)) if asked else None]
 
-    y = with_gradient(P.convert(y, d), rule, x, t)
-    if weight is not None:
-        y = P.mul(y, node_of(weight, d))
-    return _lost(y, reduction)
+    return _lost(with_gradient(P.convert(weighted(y), d), rule, x, t), reduction)
 
 
 @public(module="nn.functional", method=False)
