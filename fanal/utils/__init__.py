@@ -7,7 +7,7 @@ from types import ModuleType
 
 from fanal.core.base.missing import absent
 
-__all__ = ["benchmark", "checkpoint", "data", "dlpack", "hooks"]
+__all__ = ["benchmark", "checkpoint", "collect_env", "data", "dlpack", "hooks"]
 
 
 def __getattr__(name: str) -> ModuleType:
