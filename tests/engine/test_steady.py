@@ -299,7 +299,7 @@ def test_a_batch_that_several_calls_read_is_taken_over_by_the_matcher() -> None:
         float(y.sum())
     path = paths().last
     assert path is not None and path.steady is not None
-    assert len(path.steady.rebound) == 1 and len(path.steady.rebound[0].uses) == 3
+    assert len(path.steady.rebound) == 1 and len(next(iter(path.steady.rebound)).uses) == 3
 
 
 @native

@@ -40,6 +40,7 @@ class Dims:
         self.conditions: dict[Form, tuple[int, int, bool]] = {}  # the least, the most, and whether zero is allowed
         self._quotients: dict[tuple[Form, Form], int] = {}
         self._tests: tuple[Any, ...] | None = None
+        self.late: frozenset[int] = frozenset()  # names that get their values last, all at once
 
     def __enter__(self) -> Dims:
         self.open = True
@@ -117,6 +118,25 @@ class Dims:
             self.conditions[form] = now
             self._tests = None
 
+    def come_late(self, names: set[int]) -> None:
+        """Let names get their values last, which say where something begins: conditions on these are asked with others.
+
+        That one is not zero is none: what begins there is cut out like all others.
+        """
+        self.late, self._tests = frozenset(names), None
+        for at in (k for k, atom in enumerate(self.atoms) if atom in self.late):
+            form = (((at,), 1),)
+            if self.conditions.get(form) == (-_FAR, _FAR, False):
+                del self.conditions[form]
+
+    def names_in(self, form: Form) -> set[int]:
+        """Return the names that a form follows from."""
+        found: set[int] = set()
+        for i in (i for m, _ in form for i in m):
+            atom = self.atoms[i]
+            found |= {atom} if isinstance(atom, int) else self.names_in(atom[0]) | self.names_in(atom[1])
+        return found
+
     def set(self, values: Sequence[int]) -> None:
         """Give the names these values: what `Formulas` return follows."""
         self.names[:] = values
@@ -152,19 +172,21 @@ class Dims:
         return self._numbers
 
     def hold(self, count: int | None = None) -> bool:
-        """Tell whether the present values of the names, or of the first few, meet the conditions."""
-        if len(self.conditions) <= _FEW and (count is None or count == len(self.names)):
+        """Tell whether the present values of the names, or of the first few that are not late, meet the conditions."""
+        everything = count is None or (count == len(self.names) and not self.late)
+        if len(self.conditions) <= _FEW and everything:
             return all([self._meets(form, *limits) for form, limits in self.conditions.items()])
         if self._tests is None:
             last: list[int] = []  # by atom: the last name that it follows from
             for atom in self.atoms:
-                last.append(atom if isinstance(atom, int) else max(_last(form, last) for form in atom))
+                last.append(max(_last(form, last) for form in atom) if not isinstance(atom, int) else
+                            len(self.names) if atom in self.late else atom)
             forms = Formulas(self, [self._dim(0, form) for form in self.conditions])
             least, most, zero = zip(*self.conditions.values())
             self._tests = (forms, np.array(least), np.array(most), np.array(zero),
                            [_last(form, last) for form in self.conditions])
         forms, least, most, zero, lasts = self._tests
-        if count is not None and count < len(self.names):
+        if not everything:
             return all(self._meets(form, *limits) for (form, limits), last in zip(self.conditions.items(), lasts)
                        if last < count)
         values = forms.values()

@@ -12,7 +12,7 @@ from weakref import ref
 import numpy as np
 
 from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage
-from fanal.core.engine.handle import Handle, Origin, Storage, counted, hooked
+from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted, hooked
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
@@ -20,6 +20,8 @@ from fanal.core.engine.views import Views, chain_of
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, NOWHERE, Node, toposort
+
+_LEAF, _BASE, _HISTORY = map(SIGNATURE.index, ("leaf", "base", "needs_grad"))
 
 _new = object.__new__
 
@@ -74,7 +76,7 @@ class Slot:
     """A tensor from outside: a parameter, or a batch that is another object every step."""
 
     __slots__ = ("first", "group", "listed", "moves", "place", "returned", "signature", "step", "template", "tensor",
-                 "uses")
+                 "uses", "window")
 
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
         self.place = place  # slots are numbered in the order of their first use
@@ -83,6 +85,7 @@ class Slot:
         self.tensor: Any = tensor
         self.signature = made
         self.template: Any = None  # the shape and the chain of views, where they follow from named sizes
+        self.window: Any = None  # where it is cut out, if that is looked at when the segment ends: sizes.Window
         self.group = group
         self.uses: list[tuple[Any, int]] = []  # (matcher step, argument place), in the order of the steps
         self.listed = False  # it stands in a list or a tuple, too
@@ -94,12 +97,28 @@ class Slot:
         """Whether the tensor shares memory with NumPy: it is looked at anew whenever it comes."""
         return self.signature[-1] is False
 
+    @property
+    def without_history(self) -> bool:
+        """Whether no tensor of this make has history, nor is a view of what has."""
+        return not (self.signature[_LEAF] or self.signature[_HISTORY]) and self.signature[_BASE] is type(None)
+
+    def cut_out_of(self, group: Group) -> bool:
+        """Tell whether its tensors are windows in memory that is expected to be the same every step."""
+        return self.window is not None and group.slots > 1 and not group.wanders
+
+    def may_meet(self, groups: list[Group], storage: Storage) -> bool:
+        """Tell whether a tensor of a storage has to be compared with all others that came: one may be a view of it."""
+        mine = groups[self.group]
+        if self.window is not None and mine.storage is storage:  # it has been compared
+            return any([g.storage is storage for g in groups if g.external and g is not mine])
+        return mine.slots > 1
+
 
 class Group:
     """A storage of the segment: one that came from outside, or one that it made."""
 
     __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value",
-                 "row")
+                 "row", "wanders")
 
     row: Any  # of the value that recording stored: what grad_fn shows
 
@@ -114,6 +133,7 @@ class Group:
         self.weak = ref(storage)
         self.stub: Any = None  # of a .grad that serves again: its value before it is computed, and after
         self.value: Any = None
+        self.wanders = False  # windows in it came with another storage
 
 
 class Step:

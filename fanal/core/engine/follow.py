@@ -27,6 +27,7 @@ from fanal.core.engine.handle import Storage, keep_rows
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
+from fanal.core.engine.naming import operations
 from fanal.core.engine.path import MANUAL, Path
 from fanal.core.engine.record import OUT, Op, session
 from fanal.core.engine.sizes import Sizes, in_the_form_of
@@ -73,6 +74,8 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
             other_path = switch(path, k, op, args, kwargs)
             if other_path is not None:
                 return _take(other_path, k, op)
+            if k == len(path.steps) or path.steps[k].op is not op:
+                session.families.left = operations(path)
             leave(path, k)
     elif not s.events and not s.touched and knobs.follow:
         known = _start(op, args, kwargs, None)
@@ -285,6 +288,8 @@ def _flush(reason: str) -> None:
         if k == 0:
             if not s.touched:
                 return
+        elif k < len(path.steps):
+            s.families.left = operations(path)
         leave(path, k)
     recorded.flush_recorded(reason)
 
@@ -297,6 +302,8 @@ def commit(path: Path) -> bool:
 
     Returns False, and does nothing, when somebody holds a tensor with a history that following did not make.
     """
+    if path.sizes is not None and not path.sizes.look():
+        return False
     if path.sizes is not None and path.sizes.stayed():
         if not path.disarm():
             return False

@@ -63,6 +63,11 @@ def same_make(a: tuple, b: tuple) -> bool:
                for k, (x, y) in enumerate(zip(a, b)))
 
 
+def alike_but_for_views(a: tuple, b: tuple) -> bool:
+    """Tell whether two signatures are the same but for the chain of views."""
+    return a[:_CHAIN] == b[:_CHAIN] and a[_CHAIN + 1:] == b[_CHAIN + 1:]
+
+
 def _same_form(a: Any, b: Any) -> bool:
     """Tell whether two tuples differ in integers only."""
     if type(a) is tuple and type(b) is tuple:
@@ -245,6 +250,7 @@ class Families:
 
     def __init__(self) -> None:
         self.all: list[Family] = []
+        self.left: tuple | None = None  # what was followed until it called something else: what comes is not of its kind
 
     def add(self, p: Any) -> None:
         """Take note of a path that was recorded with plain sizes."""
@@ -271,8 +277,9 @@ class Families:
 
     def naming(self, op: Any, args: tuple, kwargs: dict) -> Naming | None:
         """Return the naming for a recording that begins with a call, if its sizes are known to vary."""
+        left, self.left = self.left, None
         for f in self.all if knobs.sizes else ():
-            if f.names and f.samples[-1].steps[0].op is op:
+            if f.names and f.samples[-1].steps[0].op is op and f.operations != left:
                 n = Naming(f)
                 if n.called(0, op, args, kwargs) is not None:
                     n.end()

@@ -211,7 +211,7 @@ class Path:
             if s.node.buffer is None:
                 return False
         written = slot.group in self.writes
-        for o in self.slots if written or t._leaf or g.slots > 1 else self.changing:
+        for o in self.slots if written or t._leaf or slot.may_meet(self.groups, s) else self.changing:
             if o.tensor is None or (same := o.tensor._storage is s) == (o.group == slot.group) or o is slot:
                 continue
             if o.place > slot.place and (o.moves or o.step >= 0):  # it comes later, and is looked at then
@@ -222,6 +222,9 @@ class Path:
             elif not same or written or t._leaf or o.group in self.writes:
                 return False  # two views of one became views of two, or two became one and a write is missed
         if g.storage is not s:
+            if slot.cut_out_of(g):
+                self.disarm()
+                g.wanders = True
             g.storage = s
             for k in g.outs:  # their value is read anew, whatever version the other storage is at
                 self.outs[k]._storage, self.outs[k]._seen = s, -1
@@ -245,7 +248,7 @@ class Path:
 
     def may_write(self, storage: Any) -> bool:
         """Tell whether the segment writes to a storage from outside."""
-        return any(self.groups[k].storage is storage for k in self.writes)
+        return any([self.groups[k].storage is storage for k in self.writes])
 
     def arm(self, counts: list[int]) -> None:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""

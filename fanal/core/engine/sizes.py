@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from fanal.core.base.dim import Dim, Dims, now, plainly, varies
+from fanal.core.base.dim import Dim, Dims, now, plain, plainly, varies
+from fanal.core.base.shape import contiguous_strides
 from fanal.core.compiler.steps import OtherSize
 from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
@@ -19,6 +21,7 @@ from fanal.core.engine.matcher import matcher
 from fanal.core.engine.naming import (
     Naming,
     Unlike,
+    alike_but_for_views,
     cut_out,
     forget_names,
     leaves,
@@ -36,10 +39,54 @@ _SIZED = ("_shape", "_strides", "_offset", "_chain")  # what may follow from siz
 STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
 
 
+class Window:
+    """Where tensors from outside are cut out of their memory: all are alike but for where the first element is."""
+
+    def __init__(self, shape: Shape, chain: tuple, within: dict[Any, tuple[int, int]], offset: int) -> None:
+        """Take one apart that is cut out of memory of this shape; within: the name of a Dim, and how much more it is.
+
+        Raises Unlike where a name does not say where something begins.
+        """
+        for row, params in chain:
+            if row is slice_:
+                starts, stops, _ = params
+                break
+            shape, = params
+        self.starts: list[tuple[int, int, int, int, int]] = []  # name, how much more, stride, size, the most
+        for start, stop, stride, size in zip(starts, stops, contiguous_strides(shape), shape):
+            if type(start) is Dim:
+                name, more = within[start.form]
+                self.starts.append((name, more, stride, size, size - (plain(stop) - plain(start))))
+                offset -= plain(start) * stride
+            elif type(stop) is Dim:
+                raise Unlike
+        self.rest = offset  # where the first element is if all these begin at zero
+        if self.names() != {name for name, _ in within.values()}:
+            raise Unlike
+
+    def names(self) -> set[int]:
+        """Return the names that it has."""
+        return {name for name, *_ in self.starts}
+
+    def values(self, t: Any) -> list[tuple[int, int]] | None:
+        """Return what the names are for another tensor, (name, value); None if it is none that they can say."""
+        offset = rest = t._offset
+        found = []
+        for name, more, stride, size, most in self.starts:
+            start = offset // stride % size
+            if start > most:
+                return None
+            rest -= start * stride
+            found.append((name, start - more))
+        return found if rest == self.rest else None
+
+
 class Sizes:
     """The named sizes of a path.
 
-    A name gets its value where it first comes, in the order of events; elsewhere it must be the same.
+    A name gets its value where it first comes, in the order of events; elsewhere it must be the same. Those that only
+    say where tensors from outside are cut out get theirs when the segment ends: until then nothing depends on them, and
+    the matcher need not know them. Loading a batch cuts out every sample somewhere else.
     """
 
     def __init__(self, path: Any, naming: Naming) -> None:
@@ -80,7 +127,30 @@ class Sizes:
         for s in path.steps:
             for place, spec in enumerate(s.specs):
                 self._find(s, place, spec, True)
+        self._find_windows()
         self._expect_numbers()
+
+    def _find_windows(self) -> None:
+        """Find the slots of which only the place varies, and nothing else with it."""
+        found: dict[Any, Window] = {}
+        for slot in self.slots:
+            shape, chain = slot.template
+            within = {d.form: self._name(d) for d in leaves(chain) if type(d) is Dim}
+            if chain and not varies(shape) and {name for name, _ in within.values()} <= self.windows:
+                with suppress(Unlike):
+                    found[slot] = Window(whole(slot.signature), chain, within, slot.tensor._offset)
+        used = {self._name(d)[0] for _, _, d in self.numbers} | {
+            name for template in (*(x for *_, x in self.outs), *(shape for _, shape in self.groups),
+                                  *(slot.template for slot in self.slots if slot not in found))
+            for d in leaves(template) if type(d) is Dim for name in self.dims.names_in(d.form)}
+        while mixed := [slot for slot, window in found.items() if window.names() & used]:
+            for slot in mixed:
+                used |= found.pop(slot).names()
+        for slot, window in found.items():
+            slot.window = window
+        self.cut = list(found)
+        self.sized = [slot for slot in self.slots if slot not in found]
+        self.dims.come_late({name for window in found.values() for name in window.names()})
 
     def _find(self, step: Any, place: int, spec: tuple, direct: bool) -> None:
         kind, x = spec
@@ -111,6 +181,11 @@ class Sizes:
     def admit(self, slot: Any, t: Any) -> bool:
         """Tell whether a tensor is of the make of a slot with other sizes, and take those over."""
         made = signature(t)
+        if slot.window is not None:
+            if not alike_but_for_views(made, slot.signature) or slot.window.values(t) is None:
+                return False
+            slot.signature = made
+            return True
         if slot.template is None or not same_make(made, slot.signature):
             return False
         old, new = [*leaves(cut_out(slot.signature))], [*leaves(cut_out(made))]
@@ -121,6 +196,30 @@ class Sizes:
                 return False
             new[k] = old[k]
         return new == old and self._resize({k: n for k, n in values.items() if n != self.dims.names[k]})
+
+    def look(self) -> bool:
+        """Find where the windows are, at the end of the segment. Returns False if they do not go together."""
+        if not self.cut:
+            return True
+        names, seen = self.dims.names.copy(), set()
+        rebound = self.path.steady.rebound if self.path.steady is not None else ()
+        for slot in self.cut:
+            t = slot.uses[0][0].held if slot in rebound else None
+            if t is None:
+                t = slot.tensor
+            found = None if t is None else slot.window.values(t)
+            if found is None:
+                return False
+            for name, n in found:
+                if name not in seen:
+                    seen.add(name)
+                    names[name] = n
+                elif names[name] != n:
+                    return False
+        if names != self.dims.names:
+            self.dims.set(names)
+            self.possible = self.settled = False
+        return True
 
     def _resize(self, changed: dict[int, int]) -> bool:
         """Give names other values if they may have these, and all that follows from them."""
@@ -134,7 +233,7 @@ class Sizes:
         if not dims.hold(len(first)):
             self.wrong.add(first)
         elif self.windows.issuperset(changed) or path.disarm():
-            self.possible, self.settled = len(first) == len(after), False
+            self.possible, self.settled = len(first) == len(after) and not self.dims.late, False
             self.resized |= not self.windows.issuperset(changed)
             if self.general is not None:
                 path.exe, self.general = self.general, None
@@ -153,7 +252,7 @@ class Sizes:
                 found = known[id(template)] = now(template)
             return found
         path = self.path
-        for s in self.slots:
+        for s in self.sized:
             cut = value(s.template)
             if cut != cut_out(s.signature):
                 s.signature = resized(s.signature, cut)
@@ -179,7 +278,7 @@ class Sizes:
 
     def settle(self) -> bool:
         """Give the program the present sizes. Returns False if it is not the program for them."""
-        if not (self.possible or self.dims.hold()) or not all(map(self._fits, self.slots)):
+        if not (self.possible or self.dims.hold()) or not all(map(self._fits, self.sized)):
             return False
         try:
             self.path.exe.resize()
@@ -225,7 +324,7 @@ class Sizes:
         for s, place, _ in self.numbers:
             matcher.set_arg(s.native, place, s.specs[place][1])
         for slot in self.slots:
-            slot.template, slot.moves = None, False
+            slot.template, slot.window, slot.moves = None, None, False
         self.path.sizes = None
 
 

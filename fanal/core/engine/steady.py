@@ -92,7 +92,8 @@ class Steady:
         for i, o in enumerate(path.outs):
             if i not in path.held and i not in path.grads:  # what somebody keeps takes with it what hangs on it
                 conditions += bare(o)
-        moving = {slot.group: slot for slot in path.slots if slot.moves}
+        self.fixed = {slot for slot in path.slots if not slot.moves or slot.cut_out_of(groups[slot.group])}
+        moving = {slot.group: slot for slot in path.slots if slot not in self.fixed}
         fixed = {k: groups[k] for _, k in path.from_groups if k not in moving}
         fixed |= {k: groups[k] for k in path.keep if groups[k].external}
         conditions += [holds(g.storage, STORAGE["node"], g.storage.node) for g in fixed.values()]
@@ -101,7 +102,7 @@ class Steady:
         conditions += map(alone, nodes, references(nodes))
         self.table = Table(conditions)
         self.inputs = [(j, moving[k]) for j, k in path.from_groups if k in moving]
-        self.outside = {id(slot.tensor._storage) for slot in path.slots if not slot.moves}
+        self.outside = {id(groups[slot.group].storage) for slot in self.fixed}
         # A .grad that serves again changes between two versions: awaited, and computed.
         self.versions = {}
         for k in (*(k for _, k in path.own), *(k for *_, k in path.kept_rows)):
@@ -126,18 +127,18 @@ class Steady:
         self.expected: list[tuple[Any, int, Any]] = []  # steps and arguments that are tuples known by themselves
         self.guard: list[Any] = []
         self.hooks: list[Any] = []  # those of leaves, which the tables look into
-        self.rebound: list[Any] = []
+        self.rebound: dict[Any, None] = {}
         self.listed: list[Any] = []
         try:
             self.guard += [s for s in path.steps if (s.grads or s.hooked) and self._guard(s)]
-            self.rebound += [slot for slot in path.slots if self._rebind(slot)]
+            self.rebound.update({slot: None for slot in path.slots if self._rebind(slot)})
             self.listed += [s.native for s in path.steps if s.sequences and self._listed(s)]
             self.released = [slot for slot in path.slots if slot.moves and slot not in self.rebound]
             path.steady = self  # here: an interrupt must not find the matcher with tables that no path knows
         except BaseException:  # an interrupt
             path.steady = None
             self.guard = [s for s in path.steps if s.grads or s.hooked]
-            self.rebound = [slot for slot in path.slots if slot.moves and slot.uses]
+            self.rebound = {slot: None for slot in path.slots if slot.moves and slot.uses}
             self.listed = [s.native for s in path.steps if s.sequences]
             self.release()
             raise
@@ -191,14 +192,18 @@ class Steady:
         """Let the matcher take over the tensors that come to a slot."""
         path = self.path
         group = path.groups[slot.group]
-        if not slot.moves or not slot.uses or slot.listed or slot.returned or group.slots != 1 or group.outs:
+        if not slot.moves or not slot.uses or slot.listed or slot.returned:
             return False
-        if slot.template is not None and varies(slot.template[1]):  # the next one is cut out at another place
+        if slot not in self.fixed and (group.slots != 1 or group.outs):
+            return False
+        if slot.window is None and slot.template is not None and varies(slot.template[1]):  # other places, looked at
             return False
         (expected, place), *later = slot.uses
         if expected.rebind or not all(step.key for step, _ in slot.uses) or not Rebinding.serves(slot.signature):
             return False
-        expected.extra = (expected.extra, table := Rebinding(slot.signature, place, later))
+        table = Rebinding(slot.signature, place, later, slot.window is None,
+                          group.storage if slot in self.fixed else None)
+        expected.extra = (expected.extra, table)
         expected.rebind = table.address
         return True
 

@@ -196,10 +196,12 @@ class Rebinding(Words):
     """How another tensor from outside is recognised as one of the same make: argument `place` of a step.
 
     The comparisons are those of `handle.signature`, and that its value is in memory. `later` are the other uses of the
-    tensor, (step, argument), which expect it from then on.
+    tensor, (step, argument), which expect it from then on. `chained`: its chain of views is compared, too. `storage`:
+    the only one that it may have, of which the segment's end asks the rest.
     """
 
-    def __init__(self, made: tuple, place: int, later: Sequence[tuple[Any, int]]) -> None:
+    def __init__(self, made: tuple, place: int, later: Sequence[tuple[Any, int]], chained: bool = True,
+                 storage: Any = None) -> None:
         t = dict(zip(SIGNATURE, made, strict=True))
         entries: list[tuple[int, int, Any, int]] = [
             (0, HANDLE["_shape"], t["shape"], EQUAL),
@@ -216,6 +218,10 @@ class Rebinding(Words):
             (2, NODE["needs_grad"], t["needs_grad"], SAME),
             (2, NODE["buffer"], None, OTHER),
         ]
+        if not chained:
+            entries = [e for e in entries if e[1] != HANDLE["_chain"] or e[0]]
+        if storage is not None:
+            entries = [e for e in entries if not e[0]] + [(0, HANDLE["_storage"], storage, SAME)]
         words = [place, 0, id(t["type"]), HANDLE["_storage"], STORAGE["node"], len(entries)]
         for which, offset, value, how in entries:
             words += which, offset, id(value), how

@@ -84,7 +84,7 @@ class Views:
 
     def __init__(self, outs: list[Any], slots: list[Any], outside: dict[int, Node], place_of: Any) -> None:
         """outs: the tensors it returns. outside: values by slot. place_of(leaf) -> its specification or None."""
-        self.slots = [slot for slot in slots if slot.tensor._chain]
+        self.slots = [slot for slot in slots if slot.tensor._chain and not slot.without_history]
         # By out: how many versions ago its storage was as it was made, where PyTorch asks for that.
         self.ages = {i: counted(o._storage) - o._base_ref.version for i, o in enumerate(outs)
                      if type(o._base_ref) is Origin}

@@ -32,7 +32,7 @@ from fanal.core.ops.build import (
 from fanal.core.ops.create import data_of
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import unsqueeze
-from fanal.core.ops.subscript import Plan, items_of, known, parse, width
+from fanal.core.ops.subscript import Plan, items_of, known, parse, row, width
 from fanal.core.tensor.tensor import compute, is_ready, view_of_data
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
@@ -76,13 +76,13 @@ def _unmasked(x: Any, index: Any) -> Any:
 
 def _read_ahead(x: Any, index: Any) -> Any:
     if session.loading and _is_view_of_data(x, index):
-        return Answer(parse(x, index, view_of_data).view)
+        return Answer(row(x, index, view_of_data))
     return x, _unmasked(x, _with_data(index))
 
 
 def _is_view_of_data(x: Any, index: Any) -> bool:
     """Tell whether x[index] is a view of numbers that are in memory."""
-    return all(i is None or type(i) in _PLACES for i in items_of(index)) and is_ready(x) \
+    return (type(index) is int or all(i is None or type(i) in _PLACES for i in items_of(index))) and is_ready(x) \
         and not (written_ahead(x._storage) or session.levels or state.levels)
 
 

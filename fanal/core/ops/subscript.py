@@ -172,6 +172,19 @@ def parse(x: Any, index: Any, make: Callable[..., Any] = view_of) -> Plan:
     return Plan(taking.view(make), at)
 
 
+def row(x: Any, i: int, make: Callable[..., Any]) -> Any:
+    """Return x[i], the same view as `parse` makes. Most samples of a dataset are rows of a tensor."""
+    size, *rest = x._shape or (0,)
+    if type(i) is not int or size < 2 or not -size <= i < size:
+        return parse(x, i, make).view
+    if i < 0:
+        i += size
+    new, none = tuple(rest), (0,) * len(rest)
+    stride, *others = strides_of(x)
+    chain = ((P.slice_, ((i, *none), (i + 1, *new), (1,) * len(x._shape))), (P.reshape, (new,)))
+    return make(x, chain, new, tuple(others), x._offset + i * stride)
+
+
 def _check_scalar(n: int, items: list[Any]) -> None:
     """Raise PyTorch's error for a tensor without dimensions that is indexed as if it had some."""
     if n:

@@ -7,12 +7,13 @@ operations instead, with the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fanal.core.tensor.tensor import Tensor, compute, is_ready, wrap_array
+from fanal.core.tensor.tensor import Tensor, compute, is_ready, settled, wrap_array
 
 __all__ = ["numbers", "pad_rows", "stack_rows", "take_rows"]
 
@@ -20,11 +21,25 @@ __all__ = ["numbers", "pad_rows", "stack_rows", "take_rows"]
 def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
     """Stack tensors (...) to one (B, ...), or return None where the host cannot."""
     first = tensors[0]
-    if not all(is_ready(tensor) for tensor in tensors):
+    if not all(map(is_ready, tensors)):
         return None
-    if any(tensor.dtype != first.dtype or tensor.shape != first.shape for tensor in tensors):
+    if any([t._dtype is not first._dtype or t._shape != first._shape for t in tensors]):
         return None  # types promote, and shapes raise, as in `stack`
-    return wrap_array(np.stack([compute(tensor) for tensor in tensors]), first.dtype)
+    rows = _rows_of_one(tensors)
+    return wrap_array(np.stack([compute(t) for t in tensors]) if rows is None else rows, first.dtype)
+
+
+def _rows_of_one(tensors: Sequence[Any]) -> np.ndarray | None:
+    """Stack tensors of one make that are rows of the same memory, or return None where they are not."""
+    first = tensors[0]
+    storage, n = first._storage, math.prod(first._shape)
+    if not n or any([t._storage is not storage or t._strides is not None or t._offset % n for t in tensors]):
+        return None
+    root = settled(first)
+    if storage.node.dtype is not first._dtype or not root.flags.c_contiguous:
+        return None
+    rows = root.reshape(-1)[:root.size // n * n].reshape(-1, n)
+    return rows[[t._offset // n for t in tensors]].reshape(len(tensors), *first._shape)
 
 
 def pad_rows(tensors: Sequence[Any], value: float, left: bool, batch_first: bool) -> Tensor | None:

@@ -252,7 +252,12 @@ def compute(t: Handle, text: str = DYNAMIC) -> np.ndarray:
 
 def is_ready(tensor: Any) -> bool:
     """Whether the numbers can be read without running anything, and carry no history."""
-    if type(tensor) is not Tensor or tensor.requires_grad:
+    if type(tensor) is not Tensor:
         return False
     storage = tensor._storage
-    return not storage.meta and storage.node.buffer is not None
+    node = storage.node
+    if storage.meta or node.buffer is None:
+        return False
+    # The rest is what there is to ask of most: a view of a leaf knows the leaf, and other views what they were cut from.
+    return not (tensor._leaf or node.needs_grad or tensor._base_ref is not None or tensor._detached
+                or tensor._path) or not tensor.requires_grad

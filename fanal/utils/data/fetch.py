@@ -16,16 +16,16 @@ from fanal.utils.data.dataset import Subset, TensorDataset
 __all__ = ["MapFetcher", "Pace", "StreamFetcher"]
 
 
-PATIENCE = 4  # batches
+PATIENCE = 4  # by so many more batches are recorded than followed, before samples are computed one by one
 
 
 class Pace:
     """What a loader has found out about its dataset, which lasts for all passes over it."""
 
-    __slots__ = ("alone", "batches")
+    __slots__ = ("alone", "recorded")
 
     def __init__(self) -> None:
-        self.batches = 0  # loaded until now
+        self.recorded = 0  # by so many more batches were recorded than followed, lately
         self.alone = False  # samples are computed one by one
 
 
@@ -34,7 +34,7 @@ class _Fetcher:
 
     The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
     that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
-    step that begins so is never the same. Where loading is still not followed after a few batches, or to load a sample
+    step that begins so is never the same. Where loading is mostly not followed, or to load a sample
     computes what came before (it looks at a value), each sample is computed when it is loaded, and so is what collates
     them: a sample has few forms.
     """
@@ -45,7 +45,6 @@ class _Fetcher:
         self._flushes: int | None = None  # when its first sample was loaded
 
     def _begin(self) -> None:
-        self._pace.batches += 1
         self._recorded, self._flushes = ledger.recorded, None
         if self._pace.alone:
             flush("the work before a batch")
@@ -68,8 +67,10 @@ class _Fetcher:
     def _end(self, batch: Any) -> Any:
         if self._pace.alone:
             flush("a batch")
-        elif self._pace.batches > PATIENCE and ledger.recorded > self._recorded:
-            self._pace.alone = True
+        else:
+            pace = self._pace
+            pace.recorded = pace.recorded + 1 if ledger.recorded > self._recorded else max(0, pace.recorded - 1)
+            pace.alone = pace.recorded > PATIENCE
         return batch
 
 
