@@ -31,7 +31,7 @@ def loop(lib: Any, disturb: Any = None) -> tuple[list[float], list[np.ndarray], 
         loss = (out - y).square().mean()
         loss.backward()
         if disturb == "look" and k in (7, 11):
-            losses.append(float(model["a"].weight.grad.to_dense().sum()))
+            losses.append(float(model["a"].weight.grad.to_dense().abs().sum()))
         if disturb == "drop" and k == 9:
             model["a"].weight.grad = None
         if disturb == "keep" and k in (8, 9):

@@ -258,6 +258,9 @@ def is_ready(tensor: Any) -> bool:
     node = storage.node
     if storage.meta or node.buffer is None:
         return False
-    # The rest is what there is to ask of most: a view of a leaf knows the leaf, and other views what they were cut from.
-    return not (tensor._leaf or node.needs_grad or tensor._base_ref is not None or tensor._detached
-                or tensor._path) or not tensor.requires_grad
+    # This is all there is to ask of most: a view of a leaf knows the leaf.
+    origin = tensor._base_ref
+    if origin is None or (type(origin) is Origin and origin.leaf is None):
+        if not (tensor._leaf or node.needs_grad or tensor._detached or tensor._path):
+            return True
+    return not tensor.requires_grad
