@@ -250,7 +250,7 @@ class Families:
 
     def __init__(self) -> None:
         self.all: list[Family] = []
-        self.left: tuple | None = None  # what was followed until it called something else: what comes is not of its kind
+        self.left: tuple | None = None  # what was followed until something else was called: what comes is no such kind
 
     def add(self, p: Any) -> None:
         """Take note of a path that was recorded with plain sizes."""
