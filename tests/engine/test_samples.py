@@ -204,7 +204,7 @@ def test_followed_and_recorded_give_the_same_bits(kind: type[Data], monkeypatch:
 @pytest.mark.parametrize("kind", [Data, LabelsElsewhere, Crops, TwoAtOnce, OneTwice],
                          ids=lambda k: k.__name__)
 def test_whole_batches_are_followed(kind: type[Data]) -> None:
-    """The last one, which is shorter, comes once in an epoch: it is new twice or three times, then its places have names."""
+    """The last one, which is shorter, comes once in an epoch: new twice or three times, then its places have names."""
     recorded: list[int] = []
     on_a_thread(lambda: train(fanal, kind, 8, lambda: recorded.append(ledger.recorded)))
     assert recorded[-1] == recorded[5 * 7], np.diff(recorded).tolist()
