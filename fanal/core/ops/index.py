@@ -33,7 +33,7 @@ from fanal.core.ops.create import data_of
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import unsqueeze
 from fanal.core.ops.subscript import Plan, items_of, known, parse, row, width
-from fanal.core.tensor.tensor import compute, is_ready, view_of_data
+from fanal.core.tensor.tensor import compute, is_ready
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
 _PLACES = (int, slice, type(...))
@@ -76,7 +76,7 @@ def _unmasked(x: Any, index: Any) -> Any:
 
 def _read_ahead(x: Any, index: Any) -> Any:
     if session.loading and _is_view_of_data(x, index):
-        return Answer(row(x, index, view_of_data))
+        return Answer(row(x, index))
     return x, _unmasked(x, _with_data(index))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ops.build import constant, wrap
 from fanal.core.ops.create import array_from
 from fanal.core.ops.shape import view_of
-from fanal.core.tensor.tensor import compute, strides_of
+from fanal.core.tensor.tensor import compute, strides_of, view_of_data
 
 
 def known(t: Any) -> np.ndarray:
@@ -172,17 +173,19 @@ def parse(x: Any, index: Any, make: Callable[..., Any] = view_of) -> Plan:
     return Plan(taking.view(make), at)
 
 
-def row(x: Any, i: int, make: Callable[..., Any]) -> Any:
-    """Return x[i], the same view as `parse` makes. Most samples of a dataset are rows of a tensor."""
-    size, *rest = x._shape or (0,)
-    if type(i) is not int or size < 2 or not -size <= i < size:
-        return parse(x, i, make).view
+def row(x: Any, i: Any) -> Any:
+    """Return x[i], the same view of data as `parse` makes. Most samples of a dataset are rows of a tensor."""
+    shape = x._shape
+    n = len(shape)
+    size = shape[0] if n else 0
+    new = shape[1:]
+    stride = math.prod(new)
+    if type(i) is not int or x._strides is not None or size < 2 or not stride or not -size <= i < size:
+        return parse(x, i, view_of_data).view
     if i < 0:
         i += size
-    new, none = tuple(rest), (0,) * len(rest)
-    stride, *others = strides_of(x)
-    chain = ((P.slice_, ((i, *none), (i + 1, *new), (1,) * len(x._shape))), (P.reshape, (new,)))
-    return make(x, chain, new, tuple(others), x._offset + i * stride)
+    chain = ((P.slice_, ((i, *(0,) * (n - 1)), (i + 1, *new), (1,) * n)), (P.reshape, (new,)))
+    return view_of_data(x, chain, new, None, x._offset + i * stride)
 
 
 def _check_scalar(n: int, items: list[Any]) -> None:

@@ -185,9 +185,12 @@ def view_chain(
     return v
 
 
-def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape, offset: int) -> Any:
-    """Return a view of numbers in memory that have no history. Its value is made when somebody asks for it."""
-    kept = None if is_contiguous(shape, strides) else strides
+def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape | None, offset: int) -> Any:
+    """Return a view of numbers in memory that have no history. Its value is made when somebody asks for it.
+
+    strides: None for those of a contiguous tensor.
+    """
+    kept = None if strides is None or is_contiguous(shape, strides) else strides
     v = blank(Tensor, t._storage, t._chain + chain, shape, t._dtype, t._node, kept, offset)
     v._seen, v._detached, v._inference = -1, t._detached, t._inference
     origin = t._base_ref
