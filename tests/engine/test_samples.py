@@ -103,6 +103,13 @@ class CutAgain(Data):
         return self.m.cat([self.x[i][i % 3:i % 3 + 4] * 2, self.x.view(-1)[i:i + 4]]), self.y[i]
 
 
+class Overlapping(Data):
+    """Nothing is computed: the loader stacks what it finds, sequences that overlap, or columns at times."""
+
+    def sample(self, i: int) -> tuple[Any, Any]:
+        return self.x.view(-1)[i:i + 8] if self.step % 9 else self.x[:8, i % 8], self.y[i]
+
+
 class TwoAtOnce(Data):
     def sample(self, i: int) -> tuple[Any, Any]:
         return self.x[i] - self.z[i], self.y[i]
@@ -158,7 +165,7 @@ class OverTheEnd(Data):
 
 
 KINDS = (Data, LabelsElsewhere, LabelsElsewhereAtTimes, OneOfTwo, OtherAtTimes, Replaced, Written, WrittenEveryStep,
-         LookedAt, Crops, CutAgain, TwoAtOnce, OneTwice, Kept, TurnedAtTimes, WithoutGradients, OfAnotherDtypeAtTimes,
+         LookedAt, Crops, CutAgain, Overlapping, TwoAtOnce, OneTwice, Kept, TurnedAtTimes, WithoutGradients, OfAnotherDtypeAtTimes,
          OverTheEnd)
 
 

@@ -25,21 +25,21 @@ def stack_rows(tensors: Sequence[Any]) -> Tensor | None:
         return None
     if any([t._dtype is not first._dtype or t._shape != first._shape for t in tensors]):
         return None  # types promote, and shapes raise, as in `stack`
-    rows = _rows_of_one(tensors)
-    return wrap_array(np.stack([compute(t) for t in tensors]) if rows is None else rows, first.dtype)
+    cut = _cut_out_of_one(tensors)
+    return wrap_array(np.stack([compute(t) for t in tensors]) if cut is None else cut, first.dtype)
 
 
-def _rows_of_one(tensors: Sequence[Any]) -> np.ndarray | None:
-    """Stack tensors of one make that are rows of the same memory, or return None where they are not."""
+def _cut_out_of_one(tensors: Sequence[Any]) -> np.ndarray | None:
+    """Stack contiguous tensors of one make that are cut out of the same memory, or return None where they are not."""
     first = tensors[0]
     storage, n = first._storage, math.prod(first._shape)
-    if not n or any([t._storage is not storage or t._strides is not None or t._offset % n for t in tensors]):
+    if not n or any([t._storage is not storage or t._strides is not None for t in tensors]):
         return None
     root = settled(first)
     if storage.node.dtype is not first._dtype or not root.flags.c_contiguous:
         return None
-    rows = root.reshape(-1)[:root.size // n * n].reshape(-1, n)
-    return rows[[t._offset // n for t in tensors]].reshape(len(tensors), *first._shape)
+    every = np.lib.stride_tricks.as_strided(root, (root.size - n + 1, n), (root.itemsize,) * 2, writeable=False)
+    return every[[t._offset for t in tensors]].reshape(len(tensors), *first._shape)
 
 
 def pad_rows(tensors: Sequence[Any], value: float, left: bool, batch_first: bool) -> Tensor | None:
