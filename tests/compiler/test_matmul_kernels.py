@@ -311,6 +311,13 @@ def test_64_threads_find_even_work(m: int, k: int, n: int, swap: bool, bound: fl
     assert -(-launch.units // 64) * 64 <= bound * launch.units
 
 
+def test_few_rows_and_long_k_are_several_units() -> None:
+    """The first linear layer after the convolutions of a small network."""
+    a, b = operand(0, np.empty((64, 9216), np.float32)), operand(1, np.empty((128, 9216), np.float32).T)
+    launch = matmul_launches(a, b, operand(2, np.empty((64, 128), np.float32)), target=targets.named("avx512"))[-1]
+    assert isinstance(launch, Launch) and launch.units == 4
+
+
 def test_a_single_row_keeps_its_kernel_where_rows_have_a_name() -> None:
     """A name that is 1 is that whenever its plan serves."""
     dims = Dims()
