@@ -116,3 +116,28 @@ def test_a_few_of_the_largest_stay_in_the_kernels() -> None:
         return sum("argsort" in e.name for e in p.events())
 
     assert host_steps(5) == 0 < host_steps(20)
+
+
+@pytest.mark.parametrize("keepdim", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (7, 400, 6), (200, 33), (4, 1), (1,)])
+def test_medians_along_a_dimension_name_their_places(shape: tuple[int, ...], keepdim: bool) -> None:
+    """No two numbers are equal, but NaN: the first one is meant."""
+    draw = np.random.default_rng(0)
+    v = draw.permutation(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)
+    v[draw.random(shape) < 0.02] = np.nan
+    for dim in range(len(shape)):
+        for a, b in zip(torch.tensor(v).median(dim, keepdim), fanal.tensor(v).median(dim, keepdim)):
+            np.testing.assert_array_equal(b.numpy(), a.numpy())
+
+
+def test_a_median_along_a_dimension_orders_no_more_than_it_needs() -> None:
+    from fanal.core.ir.row import ROWS
+
+    asked = []
+    ref = ROWS["argsort"].ref
+    ROWS["argsort"].ref = lambda x, *rest: asked.append(rest[-2:]) or ref(x, *rest)
+    try:
+        assert fanal.arange(3000.0).view(3, 1000).median(1).values.tolist() == [499, 1499, 2499]
+    finally:
+        ROWS["argsort"].ref = ref
+    assert asked == [(499, 500)]

@@ -20,6 +20,7 @@ from fanal.core.ops.compare import nan_node
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.rearrange import plain
+from fanal.core.ops.reduce import arg_node
 from fanal.core.tensor.tensor import compute
 
 
@@ -135,17 +136,19 @@ def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
 def _middle(x: Node, d: int, ignore_nan: bool) -> Node:
     """Return where the lower median stands along a dimension (kept with size 1)."""
     n = x.shape[d] if x.shape else 1
-    if x.dtype.category < 2:
-        return order_of(x, d, False, (n - 1) // 2, (n - 1) // 2 + 1)
+    if x.dtype.category < 2 or not ignore_nan or not x.shape:
+        place = order_of(x, d, False, (n - 1) // 2, (n - 1) // 2 + 1)
+        if x.dtype.category < 2 or not x.shape:
+            return place
+        nan = nan_node(P.detach(x))
+        first = arg_node(nan, d, True, P.argmax)
+        return P.where(P.gather(nan, first, d), first, place)
     order = order_of(x, d)
-    if not x.shape:
-        return order
     shape = tuple(1 if k == d else m for k, m in enumerate(x.shape))
     count = P.reshape(P.sum_(P.convert(P.not_(nan_node(x)), dt.int64), (d,)), shape)
     one = P.num(count, 1)
     half = P.shr(P.max_(P.sub(count, one), P.num(count, 0)), one)
-    at = half if ignore_nan else P.where(P.lt(count, P.num(count, n)), count, half)
-    return P.gather(order, at, d)
+    return P.gather(order, half, d)
 
 
 def _lower_median(a: np.ndarray, skip: bool) -> np.ndarray:
