@@ -165,8 +165,8 @@ class OverTheEnd(Data):
 
 
 KINDS = (Data, LabelsElsewhere, LabelsElsewhereAtTimes, OneOfTwo, OtherAtTimes, Replaced, Written, WrittenEveryStep,
-         LookedAt, Crops, CutAgain, Overlapping, TwoAtOnce, OneTwice, Kept, TurnedAtTimes, WithoutGradients, OfAnotherDtypeAtTimes,
-         OverTheEnd)
+         LookedAt, Crops, CutAgain, Overlapping, TwoAtOnce, OneTwice, Kept, TurnedAtTimes, WithoutGradients,
+         OfAnotherDtypeAtTimes, OverTheEnd)
 
 
 def train(library: Any, kind: type[Data], epochs: int = 5, note: Callable[[], None] = lambda: None) -> list[Any]:

@@ -269,6 +269,21 @@ def test_collate_keeps_what_a_mapping_holds_besides_its_items():
     assert samples[0]["book"] == 0
 
 
+@pytest.mark.parametrize("turned", [lambda x: x.permute(2, 0, 1), lambda x: x[1].t(), lambda x: x.permute(2, 0, 1) * 1],
+                         ids=["image", "row", "computed"])
+def test_turned_samples_are_joined_in_order(turned):
+    """As images are, from (H, W, C) to (C, H, W). What is computed of the batch shows its memory; its text does not."""
+    def scenario(lib, data):
+        r = np.random.default_rng(0)
+        samples = [turned(lib.tensor(r.integers(-9, 9, (4, 5, 3)).astype(np.float32))) for _ in range(3)]
+        for s in samples:
+            float(s.sum())
+        batch = data.default_collate(samples)
+        weights = lib.arange(float(batch.numel())).reshape(batch.shape)
+        return batch.stride(), (batch * weights).flatten(1).sum(1).tolist(), batch
+    assert_same(scenario)
+
+
 def test_a_user_s_collate_fn_gets_the_samples():
     def scenario(lib, data):
         loader = data.DataLoader(rows(lib, 5), batch_size=2, collate_fn=lambda samples: len(samples))

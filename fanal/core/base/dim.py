@@ -174,7 +174,7 @@ class Dims:
     def hold(self, count: int | None = None) -> bool:
         """Tell whether the present values of the names, or of the first few that are not late, meet the conditions."""
         everything = count is None or (count == len(self.names) and not self.late)
-        if len(self.conditions) <= _FEW and everything:
+        if not self.conditions or (len(self.conditions) <= _FEW and everything):
             return all([self._meets(form, *limits) for form, limits in self.conditions.items()])
         if self._tests is None:
             last: list[int] = []  # by atom: the last name that it follows from

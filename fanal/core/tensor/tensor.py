@@ -143,8 +143,11 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
 
 
 def wrap_array(array: np.ndarray, d: dt.dtype | None = None, cls: type = Tensor) -> Any:
-    """Return a tensor that owns a C-contiguous array."""
-    return wrap(given(array, d), None, cls)
+    """Return a contiguous tensor of an array's numbers, which owns the array where that is C-contiguous.
+
+    NumPy stacks and picks in the order that it finds: arrays that are turned come out turned.
+    """
+    return wrap(given(array if array.flags.c_contiguous else array.copy(), d), None, cls)
 
 
 def view_chain(
