@@ -94,7 +94,7 @@ def _collate_arrays(batch: Sequence[np.ndarray], *, collate_fn_map: CollateFns |
     if first.dtype.kind in "SUO":
         raise TypeError(_WRONG_TYPE.format(first.dtype))
     if all(type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape for a in batch):
-        return fanal.as_tensor(np.stack(batch))
+        return fanal.as_tensor(np.ascontiguousarray(np.stack(batch)))
     # Different dtypes promote, and different shapes raise, as tensors do.
     return collate([fanal.as_tensor(a) for a in batch], collate_fn_map=collate_fn_map)
 
