@@ -51,7 +51,7 @@ _LARGEST_TILES = 1 << 28  # with the matrix unit
 # matrix unit, where A is so small that it stays in the second-level cache and a panel is no large part of the work.
 _UNIT_PACK_ROWS, _MOST_PACK_ROWS, _PACK_PANELS, _HOME_BYTES = 140, {False: 480, True: 256}, 6, 1 << 20
 _PANEL_BYTES = 512 << 10  # of B that multiply-adds take in one, if half of the second-level cache holds it,
-_DEEPER = 3  # or as many times more where few rows would be a single unit of work
+_DEEPER = 3  # or as many times more where the rows of few tiles would be a single unit of work
 _MANY_ROWS = 1 << 16  # more than any of these bounds
 _LEAST_ROWS = 224  # of a unit when K is blocked, if there are: they share what is read of B
 _LEAST_SPLIT = 64  # the same where numbers are split
@@ -332,7 +332,7 @@ def _plan(
     # Steps of k in a block, whose panel of B stays in the second-level cache, or in the first-level one where numbers
     # are split. Multiply-adds read a panel slowly enough to take more steps in one.
     flat = (target.l1 * 3 // 4 if split else target.l2 // 8) // (width * size)
-    deep = min(target.l2 // 2, _PANEL_BYTES) * (_DEEPER if m <= _UNIT_PACK_ROWS else 1)
+    deep = min(target.l2 // 2, _PANEL_BYTES) * (_DEEPER if _EXACT_ROWS <= m <= _UNIT_PACK_ROWS else 1)
     blocked = split is not None or plain(depth) * width * size > (target.l2 // 8 if tiles else deep)
     most = flat // (1 if split else 2 if tiles else 8)
     kc = _up(-(-depth // -(-depth // most)), max(turn, 16)) if blocked else depth
