@@ -6,6 +6,8 @@ The rest of the vocabulary (modules, hooks, branches, reads, backward) is that o
 """
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import warnings
 from typing import Any
@@ -29,13 +31,22 @@ TWICE = """def twice(torch, f, x):
     g = torch.autograd.grad(g.square().sum(), x, allow_unused=True)[0] if g is not None and g.requires_grad else None
     return torch.zeros_like(x) if g is None else g
 """
-# Of the transforms: what PyTorch 2.13 dies of, and what gaps.txt says cannot be mapped.
-NEVER = re.compile(r"linearize.*(alpha|value)=|vmap.*(bincount|histc|tri[lu])")
+# Of the transforms: what PyTorch 2.13 dies of, what gaps.txt says cannot be mapped, or is another example's or operand's.
+NEVER = re.compile(r"linearize.*(alpha|value)=|vmap.*(bincount|histc|argwhere|tri[lu]|index_select|as_strided)|_foreach")
 LARGEST = 96  # elements of a value
 
 
 class Refused(Exception):
     """A line that the program should not have."""
+
+
+def apart(t: Any) -> bool:
+    """Tell whether windows of a tensor do not overlap: gaps.txt says what a write makes of those that do."""
+    if 0 in t.shape:
+        return True
+    real = [(n, s) for n, s in zip(t.shape, t.stride()) if n > 1 and s]
+    places = {sum(at) for at in itertools.product(*(range(0, n * s, s) for n, s in real))}
+    return len(places) == math.prod(n for n, _ in real)
 
 
 class Writer(wide_programs.Writer):
@@ -74,7 +85,7 @@ class Writer(wide_programs.Writer):
             raise Refused(expr)
         if value.numel() and not value.detach().abs().to(torch.float64).max() < 50:  # NaN, too
             raise Refused(expr)
-        self.vars.append(Var(name, tuple(value.shape), str(value.dtype)[6:], own))
+        self.vars.append(Var(name, tuple(value.shape), str(value.dtype)[6:], own and apart(value)))
         return self.vars[-1]
 
     def operand(self) -> Var:
@@ -98,6 +109,8 @@ class Writer(wide_programs.Writer):
 
     def curvature(self) -> None:
         expr, x = self.expression()
+        if NEVER.search(expr):
+            raise Refused(expr)
         self.new(f"twice(torch, lambda z: {expr.replace('{x}', 'z')}, {x.name})", own=False)
 
     def transform(self) -> None:

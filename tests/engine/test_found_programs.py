@@ -6,32 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import wide_programs
-from oracle import agree
+from both import of_both
 
 import fanal
 
 torch = pytest.importorskip("torch")
-
-
-def of_both(program: Any) -> None:
-    """Check that both libraries return the same tensors, or raise the same class of error, twice."""
-    for _ in range(2):
-        expected, got = outcome(program, torch), outcome(program, fanal)
-        assert type(expected) is type(got), f"torch {expected}, fanal {got}"
-        if isinstance(expected, str):
-            assert got == expected
-            continue
-        assert len(got) == len(expected)
-        for a, b in zip(expected, got):
-            agree(a, b, text=False, strides=False)
-
-
-def outcome(program: Any, m: Any) -> Any:
-    try:
-        found = program(m)
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        return type(error).__name__
-    return found if isinstance(found, list) else [found]
 
 
 @pytest.mark.parametrize("write", [

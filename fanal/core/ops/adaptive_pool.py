@@ -86,7 +86,7 @@ def _average(x: Node, out: Shape) -> Node:
     if _even(size, out):
         k = tuple(s // o for s, o in zip(size, out))
         if 0 in x.shape:
-            return P.zeros((*x.shape[:-n], *out), x.dtype)
+            return P.reshape(P.corner(x, (0,) * len(x.shape)), (*x.shape[:-n], *out))
         return average(x, Windows("adaptive", x.shape, k, k, 0, 1, False, n), False, True, None)
     for i, o in enumerate(out):
         dim = len(x.shape) - n + i

@@ -277,7 +277,7 @@ def check_inplace(t: Handle, new: Node | None = None) -> None:
 
 def check_single_memory(t: Handle) -> None:
     """Raise PyTorch's RuntimeError if several elements of `t` lie in one place, as in an expanded tensor."""
-    if t._strides is not None:
+    if t._strides is not None and 0 not in t._shape:
         for n, s in zip(t._shape, t._strides):
             if s == 0 and n > 1:
                 raise RuntimeError(

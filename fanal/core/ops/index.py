@@ -33,6 +33,7 @@ from fanal.core.ops.create import data_of
 from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import unsqueeze
 from fanal.core.ops.subscript import Plan, items_of, known, parse, row, width
+from fanal.core.tensor.alias import rebase
 from fanal.core.tensor.tensor import compute, is_ready
 
 _INDEX_TYPES = (dt.int64, dt.int32, dt.int16, dt.int8)
@@ -262,6 +263,7 @@ def setitem(self: Any, index: Any, value: Any) -> None:
         assign(view, P.convert(fit(v, view._shape), self._dtype))
         return
     check_inplace(self)
+    rebase(view)
     masks = [i for i in plan.at.values() if i._dtype in (dt.bool_, dt.uint8)]
     if len(masks) == len(plan.at) == 1 and v.size == 1:
         ((d, mask),) = plan.at.items()

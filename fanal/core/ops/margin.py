@@ -196,7 +196,7 @@ def multi_margin_loss(
         raise ValueError("weight must be one-dimensional")
     x, t = read(input), read(target)
     _need_long(t)
-    if len(x.shape) > 2 or not x.size:
+    if len(x.shape) > 2 or 0 in x.shape[-1:]:
         raise RuntimeError(
             f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
         )

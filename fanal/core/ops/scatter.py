@@ -51,7 +51,7 @@ def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> An
     i, d = element_index(input, dim, index, "gather")
     x = read(input)
     if not i.size:
-        return plain(P.full(i.shape, 0, x.dtype), input)
+        return plain(P.reshape(P.corner(x, (0,) * len(x.shape)), i.shape), input)
     for k, (a, b) in enumerate(zip(i.shape, x.shape)):
         if k != d and a > b:
             raise RuntimeError(

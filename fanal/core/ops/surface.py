@@ -31,7 +31,7 @@ from fanal.core.ops.arguments import (
 from fanal.core.ops.autocast import casting
 from fanal.core.ops.build import ENTRIES, Answer, Entry, assign, is_number, result
 from fanal.core.ops.out import accepting_out
-from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.alias import read, rebase, value
 from fanal.core.tensor.override import answer, overridable, overriding
 from fanal.core.tensor.sparse import ELSEWHERE, elsewhere
 from fanal.core.tensor.tensor import Tensor
@@ -197,6 +197,7 @@ def _in_place(fn: Callable) -> Callable:
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         operand = self
+        rebase(self)
         if state.grad and not self._leaf and value(self).needs_grad:  # its gradient keeps what it overwrites
             operand = result(alias(read(self)), self)
         return assign(self, read(fn(operand, *args, **kwargs)))

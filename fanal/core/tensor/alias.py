@@ -16,7 +16,17 @@ import numpy as np
 from fanal.core.base.dtype import int64
 from fanal.core.base.shape import Shape
 from fanal.core.base.state import grad_mode, state
-from fanal.core.engine.handle import BASE, Chain, Handle, Origin, Storage, copied, counted, shared_outside
+from fanal.core.engine.handle import (
+    BASE,
+    Chain,
+    Handle,
+    Origin,
+    Storage,
+    copied,
+    counted,
+    hooked,
+    shared_outside,
+)
 from fanal.core.engine.level import check_written
 from fanal.core.engine.record import busy, flush, hold, note_snapshot, note_write, session, unfollowable
 from fanal.core.ir.prims import (
@@ -176,6 +186,13 @@ def read(t: Handle) -> Node:
             n = tape((n,), lost)
             n.needs_grad = True
     return n
+
+
+def rebase(t: Handle) -> None:
+    """Let the history of a write through a view begin at what it is a view of, as in PyTorch, where hooks on the view
+    see none of it."""
+    if hooked(t):
+        t._seen = -1
 
 
 def arrival(t: Handle) -> Node:

@@ -207,18 +207,16 @@ def _phase_grad(g: Node, y: Node, x: Node) -> Node:
 sign: Row = unary(
     "sign",
     _sign_ref,
-    lambda g, y, x: (
-        [mul(g, num(g, 0))]
-        if not x.dtype.is_complex
-        else [_phase_grad(g, y, x)]
-    ),
+    lambda g, y, x: [_phase_grad(g, y, x)] if x.dtype.is_complex else _zero(g, y, x),
     lambda e, x: e.sign(x),
     exact=True,
 )
 
 
 def _zero(g: Node, y: Node, x: Node) -> list[Node | None]:
-    return [mul(g, num(g, 0))]
+    from fanal.core.ir.prims.view import zeros
+
+    return [zeros(x.shape, x.dtype)]  # of an infinite gradient, too
 
 
 floor: Row = unary("floor", np.floor, _zero, lambda e, x: e.floor(x), exact=True)

@@ -1,0 +1,58 @@
+"""What random programs found in operators and their gradients, each case by itself."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from both import of_both
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, z: z.floor(), lambda m, z: z.ceil(), lambda m, z: z.round(), lambda m, z: z.trunc(), lambda m, z: z.sign(), lambda m, z: z.round(decimals=1),
+    lambda m, z: z.frac(), lambda m, z: z % 1, lambda m, z: m.div(z, 0.3, rounding_mode="trunc"),
+], ids=["floor", "ceil", "round", "trunc", "sign", "decimals", "frac", "remainder", "div"])
+def test_infinite_gradients_of_steps_are_zero(f: Any) -> None:
+    """They were NaN. Tangents, which are zero, have no history."""
+    def program(m: Any) -> list[Any]:
+        x = m.tensor([1.5, -2.3, 0.7], requires_grad=True)
+        g, = m.autograd.grad((f(m, x) * m.tensor([float("inf"), 1, 1])).sum(), x)
+        t = m.func.jvp(lambda z: f(m, z), (x,), (x.cos(),))[1]
+        return [g, t.detach(), m.tensor(t.requires_grad)]
+    of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, x: x.gather(1, m.zeros(0, 4, dtype=m.int64)), lambda m, x: m.nn.functional.adaptive_avg_pool1d(x, 2), lambda m, x: x.take_along_dim(m.zeros(0, 1, dtype=m.int64), 1),
+    lambda m, x: m.nn.functional.adaptive_max_pool1d(x, 2), lambda m, x: m.nn.functional.multi_margin_loss(x, m.zeros(0, dtype=m.int64), reduction="none"),
+], ids=range(5))
+def test_results_without_elements_have_a_history(f: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.ones(0, 4, requires_grad=True)
+        y = f(m, x)
+        return [y, *m.autograd.grad(y.sum(), x)]
+    of_both(program)
+
+
+def test_what_repeats_and_has_no_elements_may_be_written() -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.ones(1, 3).expand(2, 3)[:, :0]
+        return [x.add_(1), m.sin(m.ones(2, 0), out=x), x.copy_(m.ones(2, 0))]
+    of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda t: t[:, 0], lambda t: t.view(-1), lambda t: t[1:].t()], ids=range(3))
+@pytest.mark.parametrize("write", [
+    lambda m, v: v.add_(1), lambda m, v: v.mul_(2.5), lambda m, v: v.__setitem__(v > 1, 0.5), lambda m, v: v.__setitem__(0, 3.), lambda m, v: v[:1].mul_(2),
+], ids=range(5))
+def test_a_hook_on_a_view_sees_nothing_of_what_is_written_through_it(view: Any, write: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        p = m.arange(6.).view(3, 2).requires_grad_()
+        t = p * 2
+        v = view(t)
+        before = (v * 3).sum()
+        v.register_hook(lambda g: g * 0.5)
+        write(m, v)
+        return [*m.autograd.grad((v * v).sum() + t.sum() + before, p)]
+    of_both(program)
