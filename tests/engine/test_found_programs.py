@@ -565,3 +565,24 @@ def test_adaptive_max_pool_of_one_place(size: Any) -> None:
         y = F.pad(F.adaptive_max_pool1d(x * 2, 3), (1, 0)).sum() if size == 1 else F.adaptive_max_pool2d(x[:, None] * 2, (1, 2)).sum()
         return [y, *m.autograd.grad(y, x)]
     of_both(program)
+
+
+@pytest.mark.parametrize("change", [
+    lambda m, net: net.eval(), lambda m, net: setattr(net[1], "beta", 3.), lambda m, net: net.__setitem__(1, m.nn.Tanh()),
+    lambda m, net: net.append(m.nn.Tanh()), lambda m, net: net.__delitem__(2),
+], ids=["train", "option", "child", "longer", "shorter"])
+def test_a_layer_that_changes_after_its_call_was_followed(change: Any) -> None:
+    """The call was recorded after the fact as one of what the layer had become; later loops followed that."""
+    def program(m: Any) -> list[Any]:
+        found = []
+        for _ in range(2):
+            x = m.arange(24.).view(4, 6) / 9
+            net = m.nn.Sequential(m.nn.BatchNorm1d(6, affine=False), m.nn.Softplus(), m.nn.Sigmoid())
+            for k in range(8):
+                y = net(x)
+                if k == 5:
+                    change(m, net)
+                found += [y.cos() if k == 5 else y.sin(), net[0].running_mean.clone()]
+                found[-1].sum().item()
+        return found
+    of_both(program)

@@ -193,7 +193,7 @@ def _same_prefix(a: Path, b: Path, k: int) -> bool:
     return all(x.op is y.op and x.mode == y.mode and x.kwnames == y.kwnames and _alike(a, b, x.specs, y.specs)
                and x.out == y.out and x.grads == y.grads and x.built == y.built and x.hooked == y.hooked
                and x.copies.keys() == y.copies.keys()
-               and x.manual == y.manual and (y.watch is None or y.watch.hold())
+               and x.manual == y.manual and (y.watch is None or (x.watch is not None and y.watch.same(x.watch)))
                for x, y in zip(a.steps[:k], b.steps[:k]))
 
 

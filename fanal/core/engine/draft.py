@@ -482,7 +482,7 @@ class Draft:
     def _step(self, e: Event, index: dict[int, int], slot_index: dict[int, int], outs: list[Any]) -> Step:
         s = Step()
         s.alone = None
-        s.watch = Watch(e.facts) if e.facts else None
+        s.watch = e.watch
         s.sequences = any(kind == SEQUENCE or type(x) is slice for kind, x in e.specs)
         s.op, s.specs, s.kwnames, s.positional = e.op, e.specs, e.kwnames, e.positional
         s.where, s.mode = e.where, e.mode

@@ -6,6 +6,7 @@ on from there.
 """
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from sys import getrefcount
 from typing import Any
@@ -193,7 +194,8 @@ def _again(path: Path, step: Any) -> None:
     s.shown = {id(path.value(spec)): x for spec, x in step.copies.items()}
     s.again = step.native.out, {id(path.value(leaf)): kinds for leaf, kinds in step.hooked}
     try:
-        record.run_event(step.op, args, kwargs, step.where)
+        with step.watch.restored() if step.watch is not None else nullcontext():
+            record.run_event(step.op, args, kwargs, step.where)
     finally:
         s.again, s.shown = None, {}
     event = s.events[-1]

@@ -53,14 +53,14 @@ class Op:
 class Event:
     """One recorded call: what is needed to recognise it and to run it again."""
 
-    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "facts",
+    __slots__ = ("op", "specs", "kwnames", "positional", "out", "where", "mode", "scalars", "grads", "built", "watch",
                  "walks", "hooked", "manual", "flush", "snapshots", "fitted")
 
     def __init__(self, op: Op, where: Any) -> None:
         self.op, self.where = op, where
         self.specs: list[tuple] = []
         self.snapshots: list[tuple[tuple, Node]] = []  # copies of memory shared with NumPy that it read, and of what
-        self.facts: list[tuple[Any, Any, Any]] = []  # what the call depends on besides its arguments, see tables.Watch
+        self.watch: Any = None  # what the call depends on besides its arguments, see tables.Watch
         self.kwnames: tuple[str, ...] = ()
         self.positional = 0
         self.out: Any = None

@@ -8,7 +8,8 @@ native matcher asks them all. Its twin in pure Python has no tables, and asks on
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,7 @@ class Watch:
     def __init__(self, facts: Sequence[Fact]) -> None:
         self.facts = facts  # keeps alive what the table points to
         self.lengths = {id(c): (c, len(c)) for c, _, _ in facts if isinstance(c, (list, dict))}
+        self.keys = [(c, tuple(c)) for c, _ in self.lengths.values() if isinstance(c, dict)]
         self.table: Table | None = None
         if native is not None:
             lengths = [length(c) for c, _ in self.lengths.values()]
@@ -175,6 +177,30 @@ class Watch:
             number = version_of(container)
             return HALF, id(container) + VERSION, 0, number if number != UNNUMBERED else NEVER
         return holds(container, (STORAGE if isinstance(container, Storage) else NODE)[key], value)
+
+    def same(self, other: Watch) -> bool:
+        """Tell whether another one watches the same facts."""
+        return len(self.facts) == len(other.facts) and \
+            all(a is c and j == k and x is y for (a, j, x), (c, k, y) in zip(self.facts, other.facts))
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Let dicts be as they were inside a block: a call that was followed is recorded after they have changed."""
+        if self.hold():
+            yield
+            return
+        known = {(id(c), key): value for c, key, value in self.facts}
+        before = [(c, dict(c), {k: known.get((id(c), k), c.get(k)) for k in keys if k in c or (id(c), k) in known})
+                  for c, keys in self.keys]
+        try:
+            for c, _, then in before:
+                c.clear()
+                c.update(then)
+            yield
+        finally:
+            for c, now, _ in before:
+                c.clear()
+                c.update(now)
 
     def hold(self) -> bool:
         """Tell whether every fact holds."""

@@ -16,7 +16,7 @@ from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import Op, name, session, unfollowable
-from fanal.core.engine.tables import VERSION, Fact
+from fanal.core.engine.tables import VERSION, Fact, Watch
 
 # The files whose layers are one event each.
 TOPICS = frozenset((
@@ -70,7 +70,7 @@ def facts(module: Any) -> list[Fact]:
 def _run(module: Any, *args: Any) -> Any:
     event = session.event
     if event is not None:
-        event.facts = facts(module)
+        event.watch = Watch(facts(module))  # here: what runs before the flush may change them
         if event.manual:
             unfollowable("a layer has tensors of a class with __torch_function__")
     session.opaque = False  # an error inside names the operation that failed, not the layer
