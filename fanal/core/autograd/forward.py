@@ -154,7 +154,10 @@ def _tangent(n: Node, known: Sequence[Node | None]) -> Node | None:
             for i, o in zip(m.inputs, m.row.grad(c, m, *m.inputs, *m.params)):  # type: ignore[misc]
                 if o is not None and id(i) in linear:
                     sums.arrive(i, o)
-    return sums.pop(g)
+    found = sums.pop(g)
+    if found is None and any(t is not None and o is not None for t, o in zip(known, outs)):
+        return zeros(n.shape, n.dtype)  # a gradient that is zero, whatever comes
+    return found
 
 
 def _ruled(g: Node, n: Node) -> Sequence[Node | None]:
