@@ -251,5 +251,5 @@ def test_gradcheck_finds_a_wrong_gradient():
 
 
 def test_what_is_missing_says_so():
-    with pytest.raises(AttributeError, match="set_multithreading_enabled.*planned"):
+    with pytest.raises(AttributeError, match="planned"):
         _ = fanal.autograd.set_multithreading_enabled
