@@ -56,3 +56,13 @@ def test_a_hook_on_a_view_sees_nothing_of_what_is_written_through_it(view: Any, 
         write(m, v)
         return [*m.autograd.grad((v * v).sum() + t.sum() + before, p)]
     of_both(program)
+
+
+@pytest.mark.parametrize(("shapes", "reduction"), [
+    (((6,), (4, 6)), "mean"), (((6,), (4, 6)), "none"), (((4, 6), (2, 4, 6)), "none"), (((4, 6), (6,)), "none"), (((), (3,)), "none"),
+])
+def test_classes_of_multilabel_soft_margin_loss_are_those_of_the_input(shapes: Any, reduction: str) -> None:
+    def program(m: Any) -> Any:
+        x, y = (m.arange(1. * int(torch.Size(s).numel())).sin().view(s) for s in shapes)
+        return m.nn.functional.multilabel_soft_margin_loss(x, (y > 0).float(), reduction=reduction)
+    of_both(program)

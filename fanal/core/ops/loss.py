@@ -264,8 +264,10 @@ def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, siz
     y = P.neg(P.add(P.mul(t, log_sigmoid_node(x)), P.mul(P.sub(one, t), log_sigmoid_node(P.neg(x)))))
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
-    last = len(y.shape) - 1
-    return _lost(P.div(P.sum_(y, (last,)), counted(y.shape[last], y.dtype)), reduction)
+    if not x.shape:
+        raise IndexError("Dimension specified as -1 but tensor has no dimensions")
+    classes = len(x.shape) - 1  # those of the input, also where the target has more dimensions
+    return _lost(P.div(P.sum_(y, (classes,)), counted(x.shape[classes], y.dtype)), reduction)
 
 
 def xlogx(t: Node) -> Node:
