@@ -66,3 +66,32 @@ def test_classes_of_multilabel_soft_margin_loss_are_those_of_the_input(shapes: A
         x, y = (m.arange(1. * int(torch.Size(s).numel())).sin().view(s) for s in shapes)
         return m.nn.functional.multilabel_soft_margin_loss(x, (y > 0).float(), reduction=reduction)
     of_both(program)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_nested_gradients_of_functions_that_read_values(order: int) -> None:
+    """The variable inside, a view that changes nothing, was made anew without its history: gradients were zero."""
+    def program(m: Any) -> list[Any]:
+        def f(z: Any) -> Any:
+            m.ones(3).sum().item()
+            return (z ** 4).sum()
+        for _ in range(order - 1):
+            f = (lambda g: lambda z: g(z).sum())(m.func.grad(f))
+        x = m.arange(6.).view(2, 3)
+        return [m.tensor(m.func.grad(f)(x).tolist()) for _ in range(6)]
+    of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda p: p[:], lambda p: p.view(2, 3), lambda p: p.view_as(p), lambda p: p.expand(2, 3)], ids=range(4))
+def test_a_view_of_a_leaf_that_changes_nothing_is_cut_before_a_read(view: Any) -> None:
+    def program(m: Any) -> list[Any]:
+        found = []
+        for _ in range(3):
+            p = m.ones(2, 3).requires_grad_()
+            for _ in range(6):
+                a = view(p)
+                b = a[:1]
+                p.detach().sum().item()
+                found += [m.tensor(g.tolist()) for g in m.autograd.grad((a * 2).sum() + b.sum(), [a, p])]
+        return found
+    of_both(program)

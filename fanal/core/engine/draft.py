@@ -16,7 +16,7 @@ from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
-from fanal.core.engine.views import Views, chain_of
+from fanal.core.engine.views import Views, chain_of, repeatable
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import detach, input_
 from fanal.core.ir.program import FREED, NOWHERE, Node, toposort
@@ -324,8 +324,8 @@ class Draft:
         """Prepare to keep the history of these results for a later backward; return why that is impossible."""
         roots = set()
         for o in held:
-            if hooked(o):
-                return HOOKED
+            if not repeatable(o):
+                return HOOKED if hooked(o) else "a view of a leaf that changes nothing is kept for a later backward"
             g = self.group_of.get(id(o._storage))
             if g is not None and self.groups[g].external and derived(o, self.groups[g]):
                 continue

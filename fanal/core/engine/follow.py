@@ -464,7 +464,7 @@ def _look_who_holds(path: Path, now: list[int]) -> bool:
 
 def _leave_open(path: Path, held: list[int]) -> bool:
     """Prepare to keep the history of what is held, if that is possible."""
-    if not path.views.hooked.isdisjoint(held):
+    if not path.views.once.isdisjoint(held):
         return False
     groups = {i: path.groups[path.out_groups[i]] for i in held if i in path.open}
     roots = {path.out_groups[i] for i, g in groups.items() if not (g.external and derived(path.outs[i], g))}

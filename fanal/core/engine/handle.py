@@ -179,13 +179,12 @@ def shared_outside(s: Storage) -> bool:
 
 
 def hooked(t: Handle) -> bool:
-    """Tell whether `t` is a view with a hook on its value, or on that of a view it was made from. Following makes the
-    values of views anew, without hooks."""
-    n = t._node
-    for _ in t._chain:
+    """Tell whether `t` is a view with a hook on its value, or on that of a view it was made from."""
+    st, n = t._storage, t._node
+    while n is not st.node and n.needs_grad and n.leaf is None and t._seen == st.version:
         if n.hooks is not None:
             return True
-        if not n.needs_grad or len(n.inputs) != 1:
+        if len(n.inputs) != 1:
             break
         n = n.inputs[0]
     return False

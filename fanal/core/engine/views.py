@@ -39,6 +39,17 @@ def chain_of(t: Any) -> Chain | None:
     return None
 
 
+def repeatable(t: Any) -> bool:
+    """Tell whether following can make the value of a tensor as it was recorded.
+
+    It cannot for views with hooks, and for views of a leaf that change nothing, and what is cut out of those.
+    """
+    n = t._node
+    if hooked(t):
+        return False
+    return t._leaf or t._storage.node.needs_grad or not n.needs_grad or bool(n.freed) or chain_of(t) is not None
+
+
 def _related(views: dict[int, Node]) -> dict[int, tuple[int, int]]:
     """Return which of these values is a view of which other, and through how many views."""
     at = {id(n): k for k, n in views.items()}
@@ -89,7 +100,7 @@ class Views:
         self.ages = {i: counted(o._storage) - o._base_ref.version for i, o in enumerate(outs)
                      if type(o._base_ref) is Origin}
         self.related = _related(outside)
-        self.hooked = {i for i, o in enumerate(outs) if hooked(o)}
+        self.once = {i for i, o in enumerate(outs) if not repeatable(o)}
         keys: dict[int, int] = {}
         above = {id(n): k for k, n in outside.items()}
         # By out: the slot of a view that it is a view of, or None; the specification of the leaf that it is a view of,
