@@ -95,3 +95,18 @@ def test_a_view_of_a_leaf_that_changes_nothing_is_cut_before_a_read(view: Any) -
                 found += [m.tensor(g.tolist()) for g in m.autograd.grad((a * 2).sum() + b.sum(), [a, p])]
         return found
     of_both(program)
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t, lambda t: t.view(-1), lambda t: t.as_strided((2,), (1,)), lambda t: t[0], lambda t: t.T.detach(), lambda t: t.unfold(1, 1, 1),
+], ids=range(6))
+def test_views_of_what_is_detached_again_have_a_history_of_their_own(view: Any) -> None:
+    """They had that of what was detached, and written with a gradient, before."""
+    def program(m: Any) -> list[Any]:
+        p, q, found = m.arange(1., 7.).view(2, 3).requires_grad_(), m.ones(1).requires_grad_(), []
+        for _ in range(4):
+            t = view(p.detach())
+            t[:1].mul_(q)
+            found += m.autograd.grad((t * t).sum(), q)
+        return found
+    of_both(program)

@@ -169,7 +169,7 @@ def view_chain(
         t._offset if offset is None else offset,
     )
     origin = t._base_ref
-    detached = t._detached and not t._leaf  # a leaf begins a history, whatever it was cut from
+    detached = False if t._leaf else t._detached  # a leaf begins a history, whatever it was cut from
     v._detached = detached
     v._base_ref = origin
     if not state.grad:
