@@ -34,9 +34,9 @@ class _Fetcher:
 
     The operations of loading are recorded and followed like all others, and mostly run as the beginning of the step
     that uses the batch. But sequences of many lengths, say, are cut and filled in another way in every batch, and a
-    step that begins so is never the same. Where loading is mostly not followed, or to load a sample
-    computes what came before (it looks at a value), each sample is computed when it is loaded, and so is what collates
-    them: a sample has few forms.
+    step that begins so is never the same. Where loading is mostly not followed, or to load a sample computes what came
+    before (it looks at a value), each sample is computed when it is loaded, and so is what collates them: a sample has
+    few forms.
     """
 
     def __init__(self, pace: Pace) -> None:
