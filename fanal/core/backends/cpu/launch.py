@@ -10,7 +10,7 @@ from fanal.core.backends.cpu.columns import CHUNK, ColumnsWriter
 from fanal.core.backends.cpu.emit import LANES
 from fanal.core.backends.cpu.loops import WRITTEN, access_key, accumulator, is_one, op_key, word_bits
 from fanal.core.backends.cpu.matmul import TEMP_IDS
-from fanal.core.backends.cpu.rows import Passes, RowsWriter
+from fanal.core.backends.cpu.rows import GROUP, Passes, RowsWriter
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.transpose import untangle
 from fanal.core.base.dim import plain
@@ -139,12 +139,12 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     words = loop_words(loop)
     if len(loop.reduced) > 1:
         words += [runs, per_block]
-    scratch = 0
+    scratch = plan.totals
     if plan.cached:
         widest = max(loop.ops[i].dtype.itemsize if loop.ops[i].dtype.itemsize > 2 else 4 for i in plan.cached)
-        slot = -(-(runs * length + LANES) * widest // 64) * 64
+        slot = -(-(runs * length + GROUP + LANES) * widest // 64) * 64
         words.append(slot)
-        scratch = slot * len(plan.cached)
+        scratch += slot * len(plan.cached)
     if begins:
         words += [rows, column_block(rows)]
     writes = tuple(a.value for _, a in loop.stores)

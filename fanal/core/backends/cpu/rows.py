@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
@@ -11,7 +12,9 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept_if
 
 _PAGE = 4096
-_ROWS_AHEAD = 3
+_ROWS_AHEAD = 2
+GROUP = 2048  # elements of short rows that go through the passes together; half of it where they come from memory
+GROUP_ROWS = 16
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
@@ -65,6 +68,12 @@ class Passes:
         done: dict[int, int] = {}
         for p in range(self.count):
             self._plan(loop, p, self.roots(loop, p), done)
+
+    @property
+    def totals(self) -> int:
+        """Return the bytes of scratch that hold what the passes before the last reduce the rows of a group to."""
+        count = sum(map(len, self.reduces[:-1]))
+        return -(-8 * GROUP_ROWS * count // 64) * 64
 
     def roots(self, loop: Loop, p: int) -> list[int]:
         """Return what pass `p` is for: the operands of reductions, and what is stored."""
@@ -148,21 +157,42 @@ class RowsWriter(LoopWriter):
                 if not loop.ops[i].deps:
                     self.splat(i)
         known, splats = dict(self.known), dict(self.splats)
+        whole = w.mul(self.runs, self.length) if self.many else self.length
+        self.group = "1"
+        if self.plan.count > 1:
+            few = w.div(str(GROUP // 2 if self.streams else GROUP), w.max(whole, "1"))
+            self.group = w.max(w.min(few, str(GROUP_ROWS)), "1")
 
-        def row(unit: Value) -> tuple:
+        def row(p: int, unit: Value, at: Value) -> tuple:
             self.known, self.splats, self.bases = dict(known), dict(splats), dict(outer_bases)
-            self._row(unit)
+            self._row(p, unit, at, w.mul(at, whole))
             return ()
+
+        def rows(low: Value, high: Value) -> None:
+            """Take rows through pass after pass in groups: what ends a pass over one is hidden behind the next."""
+            def group(first: Value) -> tuple:
+                last = w.min(w.add(first, self.group), high)
+                for p in range(self.plan.count):
+                    w.loop(first, last, "1", lambda unit, p=p: row(p, unit, w.sub(unit, first)))
+                return ()
+
+            if self.plan.count > 1:
+                w.loop(low, high, self.group, group)
+            else:
+                w.loop(low, high, "1", lambda unit: row(0, unit, "0"))
 
         def block(unit: Value) -> tuple:
             first = w.mul(unit, self.block)
             self._begin(unit, outer_bases)
-            w.loop(first, w.min(w.add(first, self.block), self.rows), "1", row)
+            rows(first, w.min(w.add(first, self.block), self.rows))
             return ()
 
         kept = kept_if(loop)
         high = "%hi" if kept is None else w.select(self.scalar_value(kept).name, "%lo", "%hi")
-        w.loop("%lo", high, "1", block if any(self.plan.begins) else row)
+        if any(self.plan.begins):
+            w.loop("%lo", high, "1", block)
+        else:
+            rows("%lo", high)
         if any(access >= len(loop.loads) for access in self.streams):
             w.call("void", "llvm.x86.sse.sfence")
         return module(
@@ -199,7 +229,8 @@ class RowsWriter(LoopWriter):
         stop = {i for i in self.plan.cached if i not in self.plan.kept[p]}
         return self.closure(roots, stop)
 
-    def _row(self, unit: Value) -> None:
+    def _row(self, p: int, unit: Value, at: Value, place: Value) -> None:
+        """Write pass `p` over row `unit`, which is number `at` of its group and lies at `place` in scratch."""
         w, loop, plan = self.w, self.loop, self.plan
         if self.split:
             flat = w.div(unit, self.blocks) if self.first else "0"
@@ -209,23 +240,37 @@ class RowsWriter(LoopWriter):
         else:
             start, stop = "0", self.blocks
             self.decode(unit, range(self.first))
-        for p in range(plan.count):
-            totals = self._pass(p, start, stop)
-            for i, total in zip(plan.reduces[p], totals):
-                to = loop.ops[i].dtype
-                if self.split:
-                    pointer = next(q for k, q in self.partials if k == i)
-                    kind = STORED[accumulator(to)]
-                    where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {unit}")
-                    w.do(f"store {kind} {self.scalar.pack(total)}, ptr {where}")
-                else:
-                    self.known[i] = self.scalar.rounded(Scalar(total.name, to, 1), to)
+        slots = {}
+        for i in itertools.chain.from_iterable(plan.reduces[:-1]):
+            kind = REGISTER[accumulator(loop.ops[i].dtype)]
+            slots[i] = kind, w.at("%scratch", w.add(at, str(GROUP_ROWS * len(slots))), 8)
+        for i in itertools.chain.from_iterable(plan.reduces[:p]):
+            kind, slot = slots[i]
+            self._reduced(i, w.let(f"load {kind}, ptr {slot}"))
+        totals = self._pass(p, start, stop, place) if plan.count else []
+        for i, total in zip(plan.reduces[p] if totals else [], totals):
+            if self.split:
+                pointer = next(q for k, q in self.partials if k == i)
+                kind = STORED[accumulator(loop.ops[i].dtype)]
+                where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {unit}")
+                w.do(f"store {kind} {self.scalar.pack(total)}, ptr {where}")
+            elif i in slots:
+                kind, slot = slots[i]
+                w.do(f"store {kind} {total.name}, ptr {slot}")
+            else:
+                self._reduced(i, total.name)
+        if p < plan.count - 1:
+            return
         for i, access in plan.row_stores:
             a = self.accesses[access]
             value = self.scalar.pack(self.scalar_value(i))
             w.do(f"store {STORED[a.dtype]} {value}, ptr {self.base(access)}")
 
-    def _pass(self, p: int, start: Value, stop: Value) -> list[Scalar]:
+    def _reduced(self, i: int, total: Value) -> None:
+        to = self.loop.ops[i].dtype
+        self.known[i] = self.scalar.rounded(Scalar(total, to, 1), to)
+
+    def _pass(self, p: int, start: Value, stop: Value, place: Value) -> list[Scalar]:
         w, loop, plan = self.w, self.loop, self.plan
         used = self._used(p)
         stop_at = set(plan.cached) - set(plan.kept[p])
@@ -244,7 +289,7 @@ class RowsWriter(LoopWriter):
         starts = [identity(self.scalar, h, t) for h, t in zip(hows, types)]
         empty = [identity(self.vector, h, t) for h, t in zip(hows, types)]
         if not reduces and not self.many and not self.split:  # nothing depends on the blocks
-            self._run(p, used, stop_at, "0", self.length, "0", [], [])
+            self._run(p, used, stop_at, "0", self.length, place, [], [])
             return []
 
         def block(number: Value, *totals: Value) -> list[Value]:
@@ -261,11 +306,12 @@ class RowsWriter(LoopWriter):
 
                 def run(r: Value, *sums: Value) -> list[Value]:
                     self.decode(r, range(self.first, self.first + len(loop.reduced) - 1))
-                    return self._run(p, used, stop_at, low, high, w.mul(r, self.length), carried, list(sums))
+                    there = w.add(place, w.mul(r, self.length))
+                    return self._run(p, used, stop_at, low, high, there, carried, list(sums))
 
                 sums = w.loop(first, last, "1", run, carried)
             else:
-                sums = self._run(p, used, stop_at, low, high, "0", carried, [c for _, c in carried])
+                sums = self._run(p, used, stop_at, low, high, place, carried, [c for _, c in carried])
             out = []
             for k, (how, t) in enumerate(zip(hows, types)):
                 a, b, c, d = (Scalar(v, t, LANES) for v in sums[4 * k : 4 * k + 4])
@@ -403,18 +449,28 @@ class RowsWriter(LoopWriter):
         return out
 
     def _fetch(self, p: int, at: Value) -> None:
-        """Ask for the share of four vectors in the third row from here; where a row is one pass, in the next page."""
-        w, passes = self.w, self.plan.count
-        if self.streams and passes > 1:
-            at = w.div(w.add(w.mul(self.length, str(p)), at), str(passes))
+        """Ask for this pass's share of four vectors in a row of the next group; where a row is one pass, in the next
+        page."""
+        w, plan = self.w, self.plan
+        effort = list(itertools.accumulate(map(self._effort, range(plan.count)), initial=0))
         for access in self._fetched():
             size = self.accesses[access].dtype.itemsize
-            row = self.strides[access][self.first - 1]
-            ahead = str(_PAGE) if passes == 1 else w.mul(row, str(_ROWS_AHEAD))
-            there = w.at(w.at(self.bases[access], at, size), ahead)
-            for line in range(0, 4 * LANES * size // passes, 64):
-                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(line))), ("i32", "0"),
+            lines = 4 * LANES * size // 64
+            first, last = (round(lines * x / effort[-1]) for x in effort[p : p + 2])
+            there, ahead = at, str(_PAGE)
+            if plan.count > 1:
+                there = w.div(w.add(w.mul(self.length, str(first)), w.mul(at, str(last - first))), str(lines))
+                ahead = w.mul(self.strides[access][self.first - 1], w.add(self.group, str(_ROWS_AHEAD)))
+            there = w.at(w.at(self.bases[access], there, size), ahead)
+            for line in range(last - first):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(64 * line))), ("i32", "0"),
                        ("i32", "3"), ("i32", "1"))
+
+    def _effort(self, p: int) -> int:
+        """Return about how long a pass takes."""
+        stop = set(self.plan.cached) - set(self.plan.kept[p])
+        ops = self.loop.ops
+        return sum(_cost(ops[i]) for i in self._used(p) if ops[i].deps & REDUCED and i not in stop)
 
     def _fetched(self) -> list[int]:
         return sorted(access for access in self.streams if access < len(self.loop.loads))
@@ -423,7 +479,7 @@ class RowsWriter(LoopWriter):
         """Load op `i` from its slot in scratch, or store it."""
         w, kind = self.w, REGISTER[op.dtype]
         kind = "i8" if kind == "i1" else kind
-        slot = w.at("%scratch", w.mul(self.slot, str(self.plan.cached[i])))
+        slot = w.at("%scratch", w.add(w.mul(self.slot, str(self.plan.cached[i])), str(self.plan.totals)))
         where = w.let(f"getelementptr {kind}, ptr {slot}, i64 {w.add(row, at)}")
         full = vector(kind, LANES)
         if value is not None:
