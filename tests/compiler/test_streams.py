@@ -47,3 +47,24 @@ def test_streams_have_the_bits_of_other_kernels(dtype: dt.dtype) -> None:
             memory, _ = execute(lowered, arrays, parts)
             for output, want in zip(lowered.outputs, plain, strict=True):
                 assert memory[output].tobytes() == want.tobytes()
+
+
+def test_long_work_on_part_of_a_row_asks_for_the_next() -> None:
+    x = inp((9, 200), dt.float32)
+    part = P.slice_(x, (0, 50), (9, 150), (1, 1))
+    y = part
+    for _ in range(6):
+        y = gelu(y)
+    kernels = [s.kernel.source() for s in lower(program_of([x], [y]), CpuBackend(HOST)).steps]
+    assert any("llvm.prefetch" in text for text in kernels)
+
+
+def test_products_ask_for_what_their_tails_read() -> None:
+    x, w, r = (inp(shape, dt.float32) for shape in ((40, 64), (64, 96), (40, 96)))
+    y = P.dot(x, w)
+    asked = []
+    for result, inputs in ((y, [x, w]), (P.add(y, r), [x, w, r])):
+        lowered = lower(program_of(inputs, [result]), CpuBackend(HOST))
+        steps = [s for s in lowered.steps if "matmul" in getattr(s, "label", "")]
+        asked.append(steps[0].kernel.source().count("call void @llvm.prefetch"))
+    assert len(steps) == 1 and asked[1] > asked[0]

@@ -137,6 +137,8 @@ def _epilogue(v: Value, tail: Tail) -> tuple[Epilogue | None, int, DType]:
         max(1, op.params[0].flops if isinstance(op.params[0].flops, int) else 1) if op.kind == "point" else 1
         for op in ops[1:]
     )
+    beside = [(at[i], op.dtype.itemsize) for i, op in enumerate(ops) if op.kind == "load" and op.params[1] == HERE]
+    beside += [(first + n, s.dtype.itemsize) for n, (_, s) in enumerate(extra)]
     made = Epilogue(
         ";".join(key),
         emit,
@@ -147,6 +149,7 @@ def _epilogue(v: Value, tail: Tail) -> tuple[Epilogue | None, int, DType]:
         tuple(s.id for _, s in extra),
         "+".join(tail.names),
         v.dtype,
+        tuple(beside),
     )
     return made, main[1].id, main[1].dtype
 

@@ -74,7 +74,8 @@ class Epilogue:
     `acc` has the dtype `dtype`: accumulators are rounded to it first, so fusing never changes a bit; None means
     the output's. `key` names the structure (it becomes part of the kernel's name), `args` are the words `emit`
     reads through its site, `cost` is the rough number of vector instructions (long tails are written once, in a
-    loop), `flops` are per element, `reads` and `writes` the values behind `args`.
+    loop), `flops` are per element, `reads` and `writes` the values behind `args`, `beside` those of them that
+    are asked for together with the lines of the output.
     """
 
     key: str
@@ -86,6 +87,7 @@ class Epilogue:
     writes: tuple[int, ...] = ()
     label: str = ""
     dtype: DType | None = None
+    beside: tuple[tuple[int, int], ...] = ()  # (word, bytes of an element) of what is laid out as the output
 
     @property
     def structure(self) -> str:
@@ -172,6 +174,7 @@ def residual(value_id: int, dtype: DType = dt.float32, offset: int = 0) -> Epilo
         2,
         reads=(value_id,),
         label="+residual",
+        beside=((0, dtype.itemsize),),
     )
 
 

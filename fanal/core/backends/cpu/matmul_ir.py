@@ -325,6 +325,12 @@ class _Product:
                             w.do(f"call void @{self.name}_{function}(ptr {a}, i64 {step}, ptr {b_now}, i64 {b_step}, "
                                  f"i64 {depth}, ptr {to}, i64 {self.width * size}, i1 {resume}, i64 {count}, "
                                  f"i64 {cols})")
+                        def fetch() -> None:
+                            w.loop("0", rows, "1", lambda r: self.fetch_row(w.add(offset, w.mul(r, self.ldc))) or [])
+                        if spec.blocked:
+                            w.when(last, fetch)
+                        else:
+                            fetch()
                         a = a_at(first)
                         if spec.edge:
                             w.when(w.less(cols, str(self.width)), lambda: compute("edge"), lambda: compute("part"))
@@ -423,12 +429,17 @@ class _Product:
             w.when(w.let(f"icmp eq i64 {high}, {spec.height}"), lambda: product(2), lambda: product(1))
 
     def fetch_row(self, offset: Value) -> None:
-        """Ask for the lines of a row of C that a tile is about to overwrite."""
+        """Ask for the lines of a row of C that a tile is about to overwrite, and what its epilogue reads there."""
         w, size = self.w, dt.by_name(self.spec.out).itemsize
-        at = w.at(self.c, offset, size)
+        rows = [(self.c, size)]
+        for word, other in self.epilogue.beside if self.epilogue is not None else ():
+            rows.append((w.word("%args", tail_at(self.spec) + word, True), other))
         # Into the second-level cache: those between the first and it are wanted for the operands.
-        for line in range(0, self.width * size, 64):
-            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "0"), ("i32", "2"), ("i32", "1"))
+        for row, each in rows:
+            at = w.at(row, offset, each)
+            for line in range(0, self.width * each, 64):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "0"), ("i32", "2"),
+                       ("i32", "1"))
 
     def finish(self, acc: Value, row: Value, col: Value, rows: Value, cols: Value, offset: Value) -> None:
         """Write the epilogue and the store of rows of a tile kept in memory; `offset` is where they go in C."""
@@ -492,10 +503,14 @@ def _again(target: Target, declared: set[str], spec: Spec, name: str) -> str:
                       "noinline cold")
 
 
+def tail_at(spec: Spec) -> int:
+    """Return the first argument word of the epilogue."""
+    # Where numbers are split, more comes before: the steps of the batch axes of B as it is, its address, rows, steps.
+    return BATCH + 4 * spec.batch + (4 * spec.batch + 3 if spec.split else 0)
+
+
 def put(w: Writer, spec: Spec, epilogue: Epilogue | None, lanes: int, c: Value, value: Value, row: Value, col: Value,
         offset: Value, mask: Value | None) -> None:
     """Write the rounding, the epilogue and the store of one vector of sums."""
-    # Where numbers are split, more comes before: the steps of the batch axes of B as it is, its address, rows, steps.
-    base = BATCH + 4 * spec.batch + (4 * spec.batch + 3 if spec.split else 0)
-    site = Site(w, "%args", base, row, col, offset, mask, lanes)
+    site = Site(w, "%args", tail_at(spec), row, col, offset, mask, lanes)
     conclude(site, epilogue, value, dt.by_name(spec.acc), dt.by_name(spec.out), c, spec.words)

@@ -388,7 +388,11 @@ class RowsWriter(LoopWriter):
 
         masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
         if len(used) > _ONE_BODY and not self.streams:
-            return w.loop(low, high, str(LANES), masked, list(zip(kinds, sums)))
+            def ahead(at: Value, *accs: Value) -> list[Value]:
+                self._next_row(addresses, at)
+                return masked(at, *accs)
+
+            return w.loop(low, high, str(LANES), ahead, list(zip(kinds, sums)))
         whole = body(lambda at: None)
         middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
         if carried or self.streams:
@@ -471,6 +475,19 @@ class RowsWriter(LoopWriter):
         stop = set(self.plan.cached) - set(self.plan.kept[p])
         ops = self.loop.ops
         return sum(_cost(ops[i]) for i in self._used(p) if ops[i].deps & REDUCED and i not in stop)
+
+    def _next_row(self, addresses: dict[int, Value], at: Value) -> None:
+        """Ask for the same place in the next row: the processor does not follow many rows of which each is short."""
+        if not self.first or self.plan.count > 1:
+            return
+        w = self.w
+        for access, address in addresses.items():
+            if access < 0 or self.accesses[access].strides[self.vector_dim] != 1:
+                continue
+            step = self.strides[access][self.first - 1]
+            if step != "0":
+                there = w.at(w.at(address, at, self.accesses[access].dtype.itemsize), step)
+                w.call("void", "llvm.prefetch.p0", ("ptr", there), ("i32", "0"), ("i32", "2"), ("i32", "1"))
 
     def _fetched(self) -> list[int]:
         return sorted(access for access in self.streams if access < len(self.loop.loads))
