@@ -24,7 +24,7 @@ from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.failure import FAILURES
-from fanal.core.engine.handle import Storage, keep_rows
+from fanal.core.engine.handle import Origin, Storage, counted, keep_rows
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -256,8 +256,11 @@ def renew(path: Path, which: list[int]) -> None:
                 group.stub = group.value = None
             for k in group.outs:
                 if k not in which:  # the others stay with whoever holds them
-                    path.outs[k]._storage = new
-                    path.outs[k]._seen = 0
+                    other = path.outs[k]
+                    other._storage = new
+                    other._seen = 0
+                    if type(other._base_ref) is Origin:
+                        other._base_ref.version += counted(new) - counted(old)
         o = path.outs[i]
         if o._path:
             if not o._node.inputs:

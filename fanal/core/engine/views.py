@@ -99,6 +99,7 @@ class Views:
         # By out: how many versions ago its storage was as it was made, where PyTorch asks for that.
         self.ages = {i: counted(o._storage) - o._base_ref.version for i, o in enumerate(outs)
                      if type(o._base_ref) is Origin}
+        self.aging: tuple[Any, list[tuple[int, int]]] = None, []  # groups whose values a run leaves, and ages on them
         self.related = _related(outside)
         self.once = {i for i, o in enumerate(outs) if not repeatable(o)}
         keys: dict[int, int] = {}
@@ -138,7 +139,10 @@ class Views:
 
     def stand(self, path: Any, held: Iterable[int], bases: tuple[dict[int, Node], dict[tuple, Any]]) -> None:
         """Make the values of the views that somebody holds."""
-        for i, age in self.ages.items():
+        if self.aging[0] is not path.keep:  # other storages are of no new version after a run
+            kept = {*path.keep, *(k for k, g in enumerate(path.groups) if g.external)}
+            self.aging = path.keep, [(i, age) for i, age in self.ages.items() if path.out_groups[i] in kept]
+        for i, age in self.aging[1]:
             o = path.outs[i]
             o._base_ref.version = counted(o._storage) - age
         if not self.outs:
