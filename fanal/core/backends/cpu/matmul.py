@@ -489,10 +489,14 @@ def _thin_launch(
 ) -> Launch:
     structure = epilogue.structure if epilogue else ""
     beyond = plainly(p.n) * plainly(p.k) * b.dtype.itemsize > target.l2 // 2
-    name = target.symbol(f"thin7:{p.m}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
+    lanes = target.lanes(acc.itemsize)
+    apart = plainly(p.b[1]) * b.dtype.itemsize
+    vectors = 2 if p.m == 1 and plainly(p.n) > lanes and apart % _FAR_ROWS else 1
+    name = target.symbol(
+        f"thin8:{p.m}:{vectors}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
     source = functools.partial(
-        thin_ir.thin_source, target, name, p.m, b.dtype, out.dtype, len(p.batch), beyond, epilogue)
-    units = -(-p.n // target.lanes(acc.itemsize))
+        thin_ir.thin_source, target, name, p.m, vectors, b.dtype, out.dtype, len(p.batch), beyond, epilogue)
+    units = -(-p.n // (lanes * vectors))
     depth = p.k * b.dtype.itemsize // acc.itemsize
     words: list[Buf | int] = [a.buf, b.buf, out.buf, p.n, depth, p.a[0], p.b[1], p.c, units, *chain(*p.batch)]
     stack, b_stack = prod(e for e, *_ in p.batch), prod(e for e, _, step, _ in p.batch if step)

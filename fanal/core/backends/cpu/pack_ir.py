@@ -326,8 +326,11 @@ def transpose_parts(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
 
 
 def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
-    """Transpose a square register block: inside quarters of 128 bits by interleaving, then the quarters."""
-    n = len(rows)
+    """Transpose square register blocks: inside quarters of 128 bits by interleaving, then the quarters.
+
+    A block has as many rows as are given; registers may hold several, side by side.
+    """
+    n, lanes = len(rows), int(vector[1:].split(" ")[0])
     part = min(n, 128 // bits(vector))
     pair = functools.partial(_pair, w, vector)
     rows = transpose_parts(w, vector, rows)
@@ -339,8 +342,10 @@ def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
             if not g & step:
                 for c in range(part):
                     a, b = rows[g * part + c], rows[(g + step) * part + c]
-                    new[g * part + c] = pair(a, b, lambda x: x - step * part + n if x // part & step else x)
-                    new[(g + step) * part + c] = pair(a, b, lambda x: x + n if x // part & step else x + step * part)
+                    new[g * part + c] = pair(
+                        a, b, lambda x: x - step * part + lanes if x // part & step else x)
+                    new[(g + step) * part + c] = pair(
+                        a, b, lambda x: x + lanes if x // part & step else x + step * part)
         rows = new
         step *= 2
     return rows

@@ -18,15 +18,16 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
 
 ROWS = 4  # at the most
+_NEAR = 8  # columns that are reached from one pointer
 _AHEAD = 512  # bytes from what is read to what is asked for: the processor does not follow so many columns
 A, B, C, N, K, A_ROW, B_COL, C_ROW, UNITS, BATCH = range(10)  # UNITS: of a matrix
 
 
 def thin_source(
-    target: Target, name: str, rows: int, dtype: DType, out: DType, axes: int, beyond: bool,
+    target: Target, name: str, rows: int, vectors: int, dtype: DType, out: DType, axes: int, beyond: bool,
     epilogue: Epilogue | None,
 ) -> str:
-    """Return the kernel. A unit is a vector of columns, and a matrix has as many at least.
+    """Return the kernel. A unit is so many vectors of columns; a matrix has the columns of one at least.
 
     The `rows` of A are contiguous along k, which counts words of 32 bits for bfloat16. `axes` is how many there are
     of the batch. beyond: B comes from beyond the second-level cache.
@@ -39,9 +40,11 @@ def thin_source(
     vector = f"<{lanes} x {kind}>"
     first_a, first_b, c = (w.word("%args", i, True) for i in (A, B, C))
     n, depth, a_row, b_col, c_row = (w.word("%args", i) for i in (N, K, A_ROW, B_COL, C_ROW))
+    # Rows of a block that are transposed at once: fewer registers are in use with two chains of sums.
+    piece = max(lanes // vectors, 16 // size)
     whole = w.let(f"and i64 {depth}, {-lanes}")
     once = w.mul(b_col, str(of))
-    twice = w.mul(once, "2")
+    steps = {odd: w.mul(once, str(odd)) for odd in range(1, min(lanes, _NEAR), 2)}
 
     def unit(u: Value) -> list[Value]:
         a, b, shift = first_a, first_b, "0"
@@ -51,14 +54,29 @@ def thin_source(
             in_a, in_b, shift = matrix_at(w, BATCH, axes, matrix)
             a, b, u = w.at(a, in_a, of), w.at(b, in_b, of), w.sub(u, w.mul(matrix, units))
         lines = [w.at(a, w.mul(a_row, str(r)), of) for r in range(rows)]
-        # The last unit begins early; what is not its own it computes again and does not store.
-        own = w.mul(u, str(lanes))
-        col = w.min(own, w.sub(n, str(lanes)))
-        first = w.at(b, w.mul(col, b_col), of)
-        bases = [w.at(first, w.mul(once, str(i))) for i in range(0, lanes, 3)]
+        # The last vectors begin early; what is not their own they compute again and do not store.
+        own = [w.mul(u, str(lanes * vectors))]
+        own += [w.add(own[0], str(lanes * v)) for v in range(1, vectors)]
+        cols = [w.min(x, w.sub(n, str(lanes))) for x in own]
+        bases = [w.at(w.at(b, w.mul(col, b_col), of), w.mul(once, str(i)))
+                 for col in cols for i in range(0, lanes, _NEAR)]
 
         def place(pointers: Sequence[Value], column: int) -> Value:
-            return w.at(pointers[column // 3], ("0", once, twice)[column % 3])
+            near = column % _NEAR
+            odd = steps.get(near)
+            if odd is None:  # twice and four times the step are part of an address
+                power = near & -near
+                odd = w.let(f"shl i64 {steps[near // power]}, {power.bit_length() - 1}") if near else "0"
+            return w.at(pointers[column // _NEAR], odd)
+
+        def side_by_side(parts: list[Value]) -> Value:
+            one = piece
+            while len(parts) > 1:
+                order = ", ".join(f"i32 {i}" for i in range(2 * one))
+                parts = [w.let(f"shufflevector <{one} x {kind}> {x}, <{one} x {kind}> {y}, <{2 * one} x i32> <{order}>")
+                         for x, y in zip(parts[::2], parts[1::2], strict=True)]
+                one *= 2
+            return parts[0]
 
         def step(k: Value, columns: Value, sums: Sequence[Value]) -> list[Value]:
             ones = [w.splat(vector, w.let(f"load {kind}, ptr {w.at(line, k, size)}, align {of}")) for line in lines]
@@ -66,32 +84,42 @@ def thin_source(
 
         def block(k: Value, *carried: Value) -> list[Value]:
             # By whole lines: columns often lie a power of two apart, and all in one set of the first-level cache.
-            pointers, sums = carried[:len(bases)], carried[len(bases):]
-            for c in range(lanes if beyond else 0):
+            # Or LLVM keeps an address for each column, and most of them in memory.
+            pointers = [w.let(f'call ptr asm "", "=r,0"(ptr {p})') for p in carried[:len(bases)]]
+            sums = list(carried[len(bases):])
+            for c in range(lanes * vectors if beyond else 0):
                 w.call("void", "llvm.prefetch.p0", ("ptr", w.at(place(pointers, c), str(_AHEAD))), ("i32", "0"),
                        ("i32", "3"), ("i32", "1"))
-            turned = transpose(w, vector, [w.load(vector, place(pointers, c), None, of) for c in range(lanes)])
-            for i, columns in enumerate(turned):
-                sums = tuple(step(w.add(k, str(i)), columns, sums))
+            for at in range(0, lanes, piece):
+                for v in range(vectors):
+                    turned = transpose(w, vector, [side_by_side([
+                        w.load(f"<{piece} x {kind}>", w.at(place(pointers, v * lanes + c), str(at * size)), None, of)
+                        for c in range(i, lanes, piece)]) for i in range(piece)])
+                    for i, columns in enumerate(turned, at):
+                        sums[v::vectors] = step(w.add(k, str(i)), columns, sums[v::vectors])
             return [*(w.at(p, str(lanes * size)) for p in pointers), *sums]
 
         def single(k: Value, *carried: Value) -> list[Value]:
-            pointers, columns = carried[:len(bases)], "poison"
-            for i in range(lanes):
-                one = w.let(f"load {kind}, ptr {place(pointers, i)}, align {of}")
-                columns = w.let(f"insertelement {vector} {columns}, {kind} {one}, i64 {i}")
-            return [*(w.at(p, str(size)) for p in pointers), *step(k, columns, carried[len(bases):])]
+            pointers, sums = carried[:len(bases)], list(carried[len(bases):])
+            for v in range(vectors):
+                columns = "poison"
+                for i in range(lanes):
+                    one = w.let(f"load {kind}, ptr {place(pointers, v * lanes + i)}, align {of}")
+                    columns = w.let(f"insertelement {vector} {columns}, {kind} {one}, i64 {i}")
+                sums[v::vectors] = step(k, columns, sums[v::vectors])
+            return [*(w.at(p, str(size)) for p in pointers), *sums]
 
-        kinds = ["ptr"] * len(bases) + [vector] * rows
-        values = [*bases, *["zeroinitializer"] * rows]
+        kinds = ["ptr"] * len(bases) + [vector] * (rows * vectors)
+        values = [*bases, *["zeroinitializer"] * (rows * vectors)]
         values = w.loop("0", whole, str(lanes), block, list(zip(kinds, values, strict=True)))
         values = w.loop(whole, depth, "1", single, list(zip(kinds, values, strict=True)))
-        seen = w.lane_mask(lanes, w.sub(own, col))
-        mask = w.let(f"xor <{lanes} x i1> {seen}, splat (i1 true)")
-        for r, x in enumerate(values[len(bases):]):
-            place_c = w.add(shift, w.add(w.mul(c_row, str(r)), col))
-            conclude(Site(w, "%args", BATCH + 4 * axes, str(r), col, place_c, mask, lanes), epilogue, x, acc, out, c,
-                     of < size)
+        for v, (first, col) in enumerate(zip(own, cols, strict=True)):
+            seen = w.lane_mask(lanes, w.min(str(lanes), w.sub(first, col)))
+            mask = w.let(f"xor <{lanes} x i1> {seen}, splat (i1 true)")
+            for r, x in enumerate(values[len(bases) + v::vectors]):
+                place_c = w.add(shift, w.add(w.mul(c_row, str(r)), col))
+                conclude(Site(w, "%args", BATCH + 4 * axes, str(r), col, place_c, mask, lanes), epilogue, x, acc, out,
+                         c, of < size)
         return []
     w.loop("%lo", "%hi", "1", unit)
     return module([w.function(f"void @{name}(ptr %args, i64 %lo, i64 %hi, ptr %scratch) nounwind")], w.declared)
