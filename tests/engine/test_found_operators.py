@@ -110,3 +110,19 @@ def test_views_of_what_is_detached_again_have_a_history_of_their_own(view: Any) 
             found += m.autograd.grad((t * t).sum(), q)
         return found
     of_both(program)
+
+
+@pytest.mark.parametrize("read_first", [False, True])
+def test_the_logits_of_cross_entropy_may_be_written_before_backward(read_first: bool) -> None:
+    def program(m: Any) -> list[Any]:
+        p, found = m.arange(12.).sin().view(3, 4).requires_grad_(), []
+        for k in range(6):
+            x = p * (1 + k)
+            loss = m.nn.functional.cross_entropy(x, m.tensor([0, 3, k % 4]))
+            if read_first:
+                loss.item()
+            x[0].fill_(1)
+            x.mul_(0.5)
+            found += [*m.autograd.grad(loss, p), x.detach()]
+        return found
+    of_both(program)

@@ -476,7 +476,8 @@ def class_loss(x: Node, c: _Classes) -> Node:
     """-log softmax(x)[class] at each place; the gradient softmax - onehot comes out of one pass over the row."""
     at, t = c.at, c.t
     keep = tuple(1 if d == at else n for d, n in enumerate(x.shape))
-    w = wide(x)
+    # What is saved is not what the tensor holds: the logits may be written before backward, as in PyTorch.
+    w = P.alias(x) if x.dtype is wide(x).dtype else wide(x)
     d = P.detach(w)
     m = P.reshape(P.max_of(d, (at,)), keep)
     s = P.reshape(P.sum_(P.exp(P.sub(d, m)), (at,)), keep)
