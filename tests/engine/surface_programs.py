@@ -31,13 +31,22 @@ TWICE = """def twice(torch, f, x):
     g = torch.autograd.grad(g.square().sum(), x, allow_unused=True)[0] if g is not None and g.requires_grad else None
     return torch.zeros_like(x) if g is None else g
 """
-# Of the transforms: what PyTorch 2.13 dies of, what gaps.txt says cannot be mapped, or is another example's or operand's.
-NEVER = re.compile(r"linearize.*(alpha|value)=|vmap.*(bincount|histc|argwhere|tri[lu]|index_select|as_strided)|_foreach")
+# Of the transforms: what PyTorch 2.13 dies of, what gaps.txt says cannot be mapped, is another example's or operand's, or
+# has a tangent in float64.
+NEVER = re.compile(r"linearize.*((alpha|value)=|ldexp)|vmap.*(bincount|histc|argwhere|tri[lu]|index_select|as_strided)|_foreach"
+                   r"|(jvp|jacfwd).*gaussian_nll")
+# Writes that gaps.txt says are refused where elements repeat, and PyTorch accepts.
+ALIKE = re.compile(r"\.(zero|fill|masked_fill|tril)_\(|\[torch[^=]*\] =")
 LARGEST = 96  # elements of a value
 
 
 class Refused(Exception):
     """A line that the program should not have."""
+
+
+def repeats(t: Any) -> bool:
+    """Tell whether a tensor shows one element all along a dimension, as expanded ones do."""
+    return 0 not in t.shape and any(n > 1 and not s for n, s in zip(t.shape, t.stride()))
 
 
 def apart(t: Any) -> bool:
@@ -85,7 +94,8 @@ class Writer(wide_programs.Writer):
             raise Refused(expr)
         if value.numel() and not value.detach().abs().to(torch.float64).max() < 50:  # NaN, too
             raise Refused(expr)
-        self.vars.append(Var(name, tuple(value.shape), str(value.dtype)[6:], own and apart(value)))
+        own = own and apart(value) and not repeats(value)
+        self.vars.append(Var(name, tuple(value.shape), str(value.dtype)[6:], own))
         return self.vars[-1]
 
     def operand(self) -> Var:
@@ -143,9 +153,12 @@ class Writer(wide_programs.Writer):
         self.vars[-1].shape = tuple(self.space[self.vars[-1].name].shape)
 
     def write_through_views(self) -> None:
-        x = self.pick(lambda v: v.own and v.shape != ())
+        x = self.pick(lambda v: v.shape != () and (v.own or (repeats(self.space[v.name]) and apart(self.space[v.name]))))
         if x is not None:
-            line = x.name + "".join(self.r.choices(VIEWS, k=self.r.randint(0, 4))) + self.r.choice(WRITES)
+            view = x.name + "".join(self.r.choices(VIEWS, k=self.r.randint(0, 4)))
+            line = view + self.r.choice(WRITES)
+            if ALIKE.search(line) and repeats(eval(view, self.space)):
+                raise Refused(line)
             self.emit(self.fill(line, x).replace("{x}", x.name))
 
     def view_of_view(self) -> None:

@@ -126,3 +126,19 @@ def test_the_logits_of_cross_entropy_may_be_written_before_backward(read_first: 
             found += [*m.autograd.grad(loss, p), x.detach()]
         return found
     of_both(program)
+
+
+@pytest.mark.parametrize("call", [
+    lambda m, t: t > 0.5, lambda m, t: t.long(), lambda m, t: t.argmax(), lambda m, t: m.equal(t, t), lambda m, t: t.all(),
+    lambda m, t: m.searchsorted(m.ones(1), t), lambda m, t: t * 2, lambda m, t: m.ones(2).add_(t), lambda m, t: m.stack([t, t]).max(0)[1],
+], ids=range(9))
+def test_a_view_that_a_write_to_its_base_ended_may_be_compared(call: Any) -> None:
+    """It was refused everywhere, not only where a gradient follows."""
+    def program(m: Any) -> list[Any]:
+        p = m.arange(4.).requires_grad_() * 1
+        t = p.chunk(2)[1]
+        p.mul_(2)
+        found = [call(m, t)]
+        return [x if m.is_tensor(x) else m.tensor(x) for x in found]
+    for _ in range(4):
+        of_both(program)

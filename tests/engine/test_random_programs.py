@@ -14,7 +14,7 @@ import pytest
 import sized_programs
 import surface_programs
 import wide_programs
-from agreement import NUDGE, disagreement, parted, wide
+from agreement import NUDGE, disagreement, exact, parted, wide
 from programs import run, source
 
 import fanal
@@ -43,19 +43,21 @@ def _array(t: Any) -> np.ndarray:
 def compare(seed: int, change: Callable[[str], str] = str, module: Any = programs) -> None:
     text = change(module.source(seed))
 
-    def others() -> list[Any]:
+    def in_float64(program: str | None) -> Any:
         torch.set_default_dtype(torch.float64)
         try:
-            exact = module.run(torch, wide(text), seed, _array)
+            return program and module.run(torch, program, seed, _array)
         finally:
             torch.set_default_dtype(torch.float32)
-        return [exact, module.run(torch, text, seed, _array, NUDGE)]
+
+    def others() -> list[Any]:
+        return [in_float64(wide(text)), module.run(torch, text, seed, _array, NUDGE)]
     expected, got = module.run(torch, text, seed, _array), module.run(fanal, text, seed, _array)
     if module in (programs, WINDOWS):
         found = disagreement(expected, got, others)
     else:
         found = disagreement(expected, got, others, lambda: parted(*(
-            module.run(m, text, seed, _array, optimizer=True) for m in (torch, fanal))))
+            module.run(m, text, seed, _array, optimizer=True) for m in (torch, fanal))), lambda: in_float64(exact(text)))
     assert found is None, f"program {seed}, {found}\n{text}"
 
 

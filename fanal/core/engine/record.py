@@ -33,13 +33,15 @@ MAX_PENDING = 4096  # values of an unknown segment after which it is run (engine
 class Op:
     """A public operation: its name, its function on handles, and how the engine treats a call."""
 
-    __slots__ = ("name", "fn", "key", "flush", "manual", "explains")
+    __slots__ = ("name", "fn", "key", "flush", "manual", "explains", "operator")
     count = 0
 
     def __init__(
-        self, name: str, fn: Callable, *, flush: bool = False, manual: bool = False, explains: bool = True
+        self, name: str, fn: Callable, *, flush: bool = False, manual: bool = False, explains: bool = True,
+        operator: bool = False
     ) -> None:
         self.name, self.fn = name, fn
+        self.operator = operator  # all that comes of a call is its results and what it writes
         self.explains = explains  # an error is told with the operands of this call, not of one inside it
         self.flush = flush  # run everything pending when the event ends
         self.manual = manual or flush  # matched in Python: a call has effects that following must repeat
@@ -104,6 +106,7 @@ class Session(threading.local):
         self.owed: list[Any] = []  # what wanted a flush meanwhile
         # Of a followed step that is being recorded after the fact: what it returned, and its leaves' hooks by id.
         self.again: tuple[Any, dict[int, int]] | None = None
+        self.doubt: str | None = None  # why the present event must not have read what it did, if a gradient follows
         self.loading = False  # a dataset makes a sample: see utils.data.fetch
         self.places: dict[Any, Any] = {}  # where segments begin, see engine.flush
         self.leaving: Any = None  # what happens when the thread ends, see engine.branch
@@ -266,9 +269,12 @@ def _make(event: Event, args: tuple, kwargs: dict) -> Any:
         unfolded.walked = []
     s.depth = 1
     s.event = event
+    s.doubt = None
     segment = s.segment
     try:
         out = op.fn(*args, **kwargs)
+        if s.doubt is not None and not _discrete(out):
+            raise RuntimeError(s.doubt)
     except Exception as e:
         if op.explains:
             explain(e, op.name, args, kwargs)
@@ -290,6 +296,13 @@ def _make(event: Event, args: tuple, kwargs: dict) -> Any:
     for _, parts, _ in event.built:
         _note_outs(parts, s)
     return out
+
+
+def _discrete(out: Any) -> bool:
+    """Tell whether no gradient can follow from the results of a call: truth values and whole numbers."""
+    if isinstance(out, (tuple, list)):
+        return all(map(_discrete, out))
+    return isinstance(out, (bool, int)) or (isinstance(out, Handle) and out._dtype.category < 2)
 
 
 def cut(where: Any) -> bool:

@@ -223,7 +223,7 @@ _SHOWN_AS = {"__pow__": "pow", "__ipow__": "pow_", "__rtruediv__": "__rdiv__"}
 
 def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | None = None, **options: Any) -> Any:
     """Return the public function of an operator: a call of it is an event. ahead: see `build.public`."""
-    op = Op(name, fn, **options)
+    op = Op(name, fn, operator=True, **options)
     public: Any = None
 
     def slow(*args: Any, **kwargs: Any) -> Any:

@@ -181,7 +181,11 @@ def read(t: Handle) -> Node:
             known.home = n.home  # a write was taken back, and the version that it had counts as one more
         return known
     if type(t._base_ref) is Origin and state.grad:
-        check_origin(t, n)
+        text = _lost_to_a_write(t, n)
+        if text is not None:
+            if session.event is None or not session.event.op.operator:
+                raise RuntimeError(text)
+            session.doubt = text  # PyTorch looks at the history only where a gradient follows
         if not n.needs_grad and of_history(t):
             n = tape((n,), lost)
             n.needs_grad = True
@@ -197,11 +201,11 @@ def rebase(t: Handle) -> None:
 
 def arrival(t: Handle) -> Node:
     """Return the value at which the gradient of a tensor arrives."""
-    if t._leaf or t._storage.foreign is None:
+    if t._leaf:
         return read(t)
     n = history(t)
     check_origin(t, n)
-    return n
+    return read(t) if t._storage.foreign is None else n
 
 
 def leaf_of(t: Handle) -> Any:
@@ -229,11 +233,18 @@ def _required(t: Handle, origin: Origin) -> bool:
 
 def check_origin(t: Handle, n: Node) -> None:
     """Raise PyTorch's error if `t`, whose value is `n`, is a view that does not survive the writes since."""
+    text = _lost_to_a_write(t, n)
+    if text is not None:
+        raise RuntimeError(text)
+
+
+def _lost_to_a_write(t: Handle, n: Node) -> str | None:
     origin = t._base_ref
     if type(origin) is not Origin or t._path:  # what following hands out was looked at when it was recorded
-        return
+        return None
     if origin.version != counted(t._storage) and (n.needs_grad or _required(t, origin)):
-        raise RuntimeError(origin.text(BASE))
+        return origin.text(BASE)
+    return None
 
 
 def derive(n: Node, chain: Chain) -> Node:
@@ -277,6 +288,8 @@ VARIABLE = Mark()  # a leaf that a function transform made to differentiate by: 
 def write(t: Handle, new: Node) -> None:
     """Make `new` (shape and dtype of `t`) the value of `t`, and so of every view of its storage."""
     s = t._storage
+    if session.doubt is not None and session.event is not None and t._dtype.category >= 2:
+        raise RuntimeError(session.doubt)
     if session.levels:
         check_written(s, new)
     old = s.node
