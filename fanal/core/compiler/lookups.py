@@ -1,7 +1,7 @@
 """Products of rows that a lookup repeats: a table with fewer rows than lookups is multiplied itself.
 
 The product of the rows is the rows of the product, to the bit. Going back, rows that come from one place of the table
-are added up before the product, not after it.
+are added up before the product, not after it; so they are in the gradient of the weight.
 """
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ def gather_lookups(order: list[Value], outputs: Sequence[Value]) -> list[Value]:
     for v in [*(i for x in order for i in x.inputs), *outputs]:
         uses[v] = uses.get(v, 0) + 1
     result: list[Value] = []
+    known: dict[tuple, Value] = {}
 
     def make(name: str, inputs: tuple[Value, ...], params: tuple, like: Value) -> Value:
-        row = ROWS[name]
-        made = Value(row, inputs, params, row.shape(inputs, params), row.dtype(inputs, params), like.where)
-        made.split = like.split
-        result.append(made)
-        return made
+        key = name, inputs, params, name == "dot" and like
+        if key not in known:
+            row = ROWS[name]
+            known[key] = Value(row, inputs, params, row.shape(inputs, params), row.dtype(inputs, params), like.where)
+            known[key].split = like.split
+            result.append(known[key])
+        return known[key]
 
     for v in order:
         if v.name == "dot" and not v.params and len(v.shape) == 2:
             _before_lookup(v, make)
+            if v.name == "dot":
+                _sums_of_lookups(v, make)
         elif v.name == "put" and v.params == (0, "add"):
             _after_sum(v, uses, make)
         result.append(v)
@@ -79,6 +84,28 @@ def _before_lookup(v: Value, make: Make) -> None:
     for x in reversed(views):
         index = make(x.name, (index,), (x.params[0][:-1],), index)
     _become(v, "take", (make("dot", (table, v.inputs[1]), (), v), index), (0,))
+
+
+def _sums_of_lookups(v: Value, make: Make) -> None:
+    """a^T (rows of a table) -> (sums of rows of a)^T the table: the gradient of a weight"""
+    a, b = v.inputs
+    found = _rows_of(b, "take", None)
+    if found is None:
+        return
+    lookup, views = found
+    table, index = lookup.inputs
+    # Sums of halves would be rounded once more.
+    if lookup.params != (0,) or not _few(table.shape, b.shape[0]) or v.shape[0] < _DEPTH or v.dtype.itemsize < 4:
+        return
+    for x in reversed(views):
+        index = make(x.name, (index,), (x.params[0][:-1],), index)
+    none = make("full", (), ((table.shape[0], v.shape[0]), 0, a.dtype), v)
+    sums = make("put", (none, index, _turned(a, make)), (0, "add"), v)
+    _become(v, "dot", (_turned(sums, make), table), ())
+
+
+def _turned(x: Value, make: Make) -> Value:
+    return x.inputs[0] if x.name == "permute" else make("permute", (x,), ((1, 0),), x)
 
 
 def _after_sum(v: Value, uses: dict[Value, int], make: Make) -> None:
