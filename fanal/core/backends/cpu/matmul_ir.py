@@ -92,7 +92,7 @@ class _Product:
         self.tile_bytes = spec.height * self.row_bytes
         # Long epilogues are written once, in a loop over rows; short ones in line behind the full tile.
         self.inline = not spec.tiles and not spec.blocked and (epilogue is None or epilogue.cost <= 4)
-        self.streams = self.inline and (spec.b_copy in ("n", "k") or (not spec.b_copy and spec.a_copy == "k"))
+        self.streams = self.inline and (spec.b_copy in ("n", "k") or (not spec.b_copy and spec.a_copy in ("m", "k")))
         self.per_word = self.tile.size * 8 // bits(SCALAR[spec.a]) if spec.words else 1
 
     def write(self) -> str:
@@ -187,27 +187,42 @@ class _Product:
             else:
                 self.ahead_step, count = str(self.row_bytes), w.div(self.ahead_panel, str(self.row_bytes))
         else:
-            row = w.mul(self.a_row, str(bits(SCALAR[spec.a]) // 8))
-            self.ahead, self.ahead_step = w.at(a, w.mul(i1, row)), str(self.row_bytes)
+            size = bits(SCALAR[spec.a]) // 8
             more, begins = w.less(w.add(ib, "1"), w.word(args, MB)), w.add(w.sub(u, jb), nb)
-            count = w.div(w.mul(w.word(args, MC), row), self.ahead_step)
-            self.first = w.div(w.mul(count, jb), nb)
-            count = w.sub(w.div(w.mul(count, w.add(jb, "1")), nb), self.first)
             tiles = w.mul(tiles, w.div(w.sub(j1, j0), str(self.width)))
-        tiles = w.max(tiles, "1")
+            if spec.a_copy == "m":  # of every step of k a few lines, which the group's tiles ask for strip by strip
+                self.ahead, self.ahead_step = w.at(a, i1, size), w.mul(self.a_k, str(size))
+                bytes_high = w.mul(w.word(args, MC), str(size))
+                self.strips = w.div(w.add(bytes_high, str(self.row_bytes - 1)), str(self.row_bytes))
+                self.first, count = w.mul(jb, tiles), self.element(self.k)
+                tiles = w.div(w.mul(tiles, nb), self.strips)
+            else:
+                row = w.mul(self.a_row, str(size))
+                self.ahead, self.ahead_step = w.at(a, w.mul(i1, row)), str(self.row_bytes)
+                count = w.div(w.mul(w.word(args, MC), row), self.ahead_step)
+                self.first = w.div(w.mul(count, jb), nb)
+                count = w.sub(w.div(w.mul(count, w.add(jb, "1")), nb), self.first)
+        self.sharers = w.max(tiles, "1")
         count = w.select(w.let(f"and i1 {more}, {w.less(begins, '%hi')}"), count, "0")
-        self.share = w.div(w.add(count, w.sub(tiles, "1")), tiles)
+        self.share = w.div(w.add(count, w.sub(self.sharers, "1")), self.sharers)
 
     def stream(self, i: Value, j: Value, panels: Value) -> Stream:
         """Return what the tile at (i, j) of a unit of so many panels asks for of what is packed next."""
         w = self.w
         number, panel, base = w.div(i, str(self.spec.height)), w.div(j, str(self.width)), self.ahead
+        share, first = self.share, self.first
         if self.spec.b_copy:
             base = w.at(base, w.mul(panel, self.ahead_panel))
         else:
             number = w.add(w.mul(number, panels), panel)
-        at = w.add(self.first, w.mul(number, self.share))
-        return Stream(w.at(base, w.mul(at, self.ahead_step)), self.ahead_step, self.share)
+            if self.spec.a_copy == "m":
+                number, first = w.add(first, number), "0"
+                strip = w.div(number, self.sharers)
+                number = w.sub(number, w.mul(strip, self.sharers))
+                base = w.at(base, w.mul(strip, str(self.row_bytes)))
+                share = w.select(w.less(strip, self.strips), share, "0")
+        at = w.add(first, w.mul(number, self.share))
+        return Stream(w.at(base, w.mul(at, self.ahead_step)), self.ahead_step, share)
 
     def pack(self, form: str, of: str, vectors: int, src: Value, src_k: Value, src_col: Value, cols: Value,
              width: int, k0: Value, depth: Value, out: Value, right: bool) -> None:
