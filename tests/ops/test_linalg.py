@@ -284,3 +284,9 @@ def test_low_rank() -> None:
         close((u * s) @ v.mH, t, 1e-9, "product")
         u, s, v = fanal.pca_lowrank(fanal.tensor(t.numpy().copy()), q=4)
         close((u * s) @ v.mH, t - t.mean(0), 1e-9, "centred product")
+
+
+def test_the_class_of_errors_has_pytorchs_names() -> None:
+    ours, theirs = fanal.linalg.LinAlgError, torch.linalg.LinAlgError
+    assert ours is fanal._C._LinAlgError
+    assert (ours.__name__, ours.__qualname__, ours.__module__) == (theirs.__name__, theirs.__qualname__, theirs.__module__)

@@ -7,4 +7,7 @@ class LinAlgError(RuntimeError):
     """A factorisation or a solver could not go on: a singular matrix, one that is not positive-definite, a
     NaN."""
 
-    __module__ = "torch.linalg"
+    __module__ = "torch._C"
+
+
+LinAlgError.__name__ = LinAlgError.__qualname__ = "_LinAlgError"  # as tracebacks of PyTorch show it
