@@ -142,3 +142,26 @@ def test_a_view_that_a_write_to_its_base_ended_may_be_compared(call: Any) -> Non
         return [x if m.is_tensor(x) else m.tensor(x) for x in found]
     for _ in range(4):
         of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, x: x.softmax(0), lambda m, x: x.log_softmax(-1), lambda m, x: m.nn.functional.softmin(x, 1), lambda m, x: x.masked_fill(x > 0, 0.2),
+    lambda m, x: x.triu(), lambda m, x: x.scatter(0, m.zeros(1, 1, 1, dtype=m.int64), 0.5), lambda m, x: x.index_add(0, m.tensor([0]), x[:1]),
+    lambda m, x: x.index_copy(0, m.tensor([0]), x[1:]), lambda m, x: x.masked_scatter(x > 0, x), lambda m, x: m.nn.functional.layer_norm(x, (4,)),
+    lambda m, x: m.nn.functional.rms_norm(x, (4,)), lambda m, x: m.nn.functional.batch_norm(x, None, None, training=True),
+    lambda m, x: m.nn.functional.group_norm(x, 1), lambda m, x: m.nn.functional.instance_norm(x), lambda m, x: m.nn.functional.logsigmoid(x),
+    lambda m, x: 2 ** x, lambda m, x: m.isin(x, x), lambda m, x: m.mvlgamma(x.abs() + 2, 2), lambda m, x: x.scatter_reduce(0, (x * 0).long(), x, "mean"),
+    lambda m, x: x.flip(1), lambda m, x: x.sort(1)[0], lambda m, x: x.sort(0)[1], lambda m, x: x.argsort(), lambda m, x: m.nn.functional.rrelu(x),
+], ids=range(24))
+@pytest.mark.parametrize("last", [False, True])
+def test_results_lie_in_memory_as_in_pytorch(f: Any, last: bool) -> None:
+    """What is contiguous there kept the strides of a permuted operand, so view() was refused, and the other way round."""
+    def program(m: Any) -> list[Any]:
+        x = m.arange(24.).sin().view(3, 4, 2).permute(2, 0, 1)
+        if last:
+            x = m.arange(96.).sin().view(2, 3, 4, 4).contiguous(memory_format=m.channels_last)
+            if f(m, x).shape != x.shape:
+                return []
+        y = f(m, x)
+        return [y, m.tensor(y.stride())]
+    of_both(program)

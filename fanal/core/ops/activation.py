@@ -13,6 +13,7 @@ from fanal.core.ir.program import Node, Shape
 from fanal.core.ops.build import (
     assign,
     counted,
+    dense,
     floating,
     node_of,
     number,
@@ -352,7 +353,7 @@ def log_sigmoid_node(x: Node) -> Node:
 @public(module="nn.functional", method=False, out="same")
 def logsigmoid(input: Any) -> Any:
     """Return log(sigmoid(input))."""
-    return result(log_sigmoid_node(need_float(input, "log_sigmoid_cpu")), input)
+    return dense(log_sigmoid_node(need_float(input, "log_sigmoid_cpu")), input)
 
 
 @public(module="nn.functional", method=False)
@@ -415,7 +416,8 @@ def rrelu(
             f"Lower bound should be less than or equal to the upper bound, got lower={lower}, upper={upper}"
         )
     if not training:
-        return _apply(input, inplace, _leaky(x, counted((lower + upper) / 2, wide(x).dtype)))
+        y = _leaky(x, counted((lower + upper) / 2, wide(x).dtype))
+        return assign(input, y) if inplace else dense(y, input)
     u = wide(uniform_node(x.shape, x.dtype))
     slope = P.convert(P.add(P.mul(u, counted(upper - lower, u.dtype)), counted(lower, u.dtype)), x.dtype)
     d = P.detach(x)
@@ -496,7 +498,7 @@ def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, f
             else f"{name}_kernel_impl"
         )
         raise unsupported(kernel, x.dtype)
-    return result(form(x, d), input)
+    return dense(form(x, d), input)
 
 
 @public("softmax", module="nn.functional", method=False)
@@ -549,13 +551,13 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
     z = P.div(P.add(wide(x), noise), number(float(tau), u.dtype))
     soft = softmax_node(P.convert(z, x.dtype), d)
     if not hard:
-        return result(soft, logits)
+        return dense(soft, logits)
     if not x.shape:
         one = P.full((), 1, x.dtype)
     else:
         at = P.reshape(P.argmax(P.detach(soft), d), tuple(1 if i == d else n for i, n in enumerate(x.shape)))
         one = P.convert(P.eq(P.iota(x.shape, d, dt.int64), at), x.dtype)
-    return result(P.add(P.sub(one, P.detach(soft)), soft), logits)
+    return dense(P.add(P.sub(one, P.detach(soft)), soft), logits)
 
 
 public("tanh", module="nn.functional", method=False)(lambda input: tanh(input))

@@ -247,6 +247,11 @@ def result(n: Node, *like: Operand) -> Any:
     return t
 
 
+def dense(n: Node, *like: Operand) -> Any:
+    """Return a value as a new contiguous tensor, however the operands it was made from lie in memory."""
+    return _meta(wrap(n), like)
+
+
 def _meta(t: Any, like: Sequence[Operand]) -> Any:
     if any(isinstance(x, Handle) and x._storage.meta for x in like):
         t._storage.meta = True

@@ -15,6 +15,7 @@ from fanal.core.ir.program import Node
 from fanal.core.ops.build import (
     Answer,
     Operand,
+    dense,
     floating,
     is_number,
     node_of,
@@ -281,7 +282,7 @@ def isin(
             if n
             else P.full(a.shape, False, dt.bool_)
         )
-        return result(P.not_(hit) if invert else hit, like)
+        return dense(P.not_(hit) if invert else hit, like)
     unfollowable("membership is searched on the host")
     found = np.isin(compute(wrap(a)), compute(wrap(b)), assume_unique=assume_unique, invert=invert)
     return wrap(P.given(np.asarray(found, order="C"), dt.bool_))

@@ -21,6 +21,7 @@ from fanal.core.ops.build import (
     check_fits,
     check_inplace,
     constant,
+    dense,
     is_number,
     node_of,
     number,
@@ -30,7 +31,6 @@ from fanal.core.ops.build import (
     wrap,
 )
 from fanal.core.ops.create import data_of
-from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import unsqueeze
 from fanal.core.ops.subscript import Plan, items_of, known, parse, row, width
 from fanal.core.tensor.alias import rebase
@@ -214,7 +214,7 @@ def getitem(self: Any, index: Any) -> Any:
     if not plan.at:
         return plan.view
     source = self if plan.view._shape == self._shape else plan.view  # no new name for it: its memory may be shared
-    return plain(taken(read(source), _positions(plan)), self)
+    return dense(taken(read(source), _positions(plan)), self)
 
 
 def fit(n: Node, shape: Shape) -> Node:
@@ -337,8 +337,8 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     if not x.shape:
         if i.size != 1:
             raise RuntimeError(f"index_select(): Index to scalar can have only 1 value, got {i.size} value(s)")
-        return plain(P.reshape(P.take(P.reshape(x, (1,)), i, 0), ()), input)
-    return plain(P.take(x, i, d), input)
+        return dense(P.reshape(P.take(P.reshape(x, (1,)), i, 0), ()), input)
+    return dense(P.take(x, i, d), input)
 
 
 @public(out="same", event=False)  # its calls are events, of which x[mask] is followed
@@ -370,12 +370,12 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
         if int(np.count_nonzero(np.broadcast_to(compute(mask), shape))) > s.size:
             raise RuntimeError("Number of elements of source < number of ones in mask")
         if not s.size:
-            return result(P.alias(x), input)
+            return dense(P.alias(x), input)
     flat = P.reshape(m, (m.size,))
     order = P.scan(P.convert(flat, dt.int64), "add", 0)
     at = P.where(flat, P.sub(order, P.num(order, 1)), P.num(order, 0))
     new = P.reshape(P.take(P.reshape(s, (s.size,)), at, 0), shape)
-    return result(P.where(m, new, x), input)
+    return dense(P.where(m, new, x), input)
 
 
 def nonzero_array(input: Any) -> np.ndarray:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.layout import channels_last, channels_last_3d, is_format
 from fanal.core.base.shape import Shape, reduced_shape, wrap_dims
 from fanal.core.base.state import grad_mode
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import counted, number, public, read, result, unsupported, wide
+from fanal.core.ops.build import counted, dense, number, public, read, result, unsupported, wide
 from fanal.core.ops.pointwise import with_gradient
 from fanal.core.ops.reduce import norm_node, sum_node
 from fanal.core.tensor.alias import value, write
@@ -121,6 +122,13 @@ def _running(mean: Any, var: Any, m: Node, v: Node, n: int, momentum: float) -> 
             _blend(var, P.mul(P.detach(v), P.convert(factor, v.dtype)), momentum)
 
 
+def _by_format(y: Node, input: Any) -> Any:
+    """Return a result that is laid out with its channels last where the operand is, else contiguous."""
+    st = input._strides
+    last = st is not None and any(is_format(y.shape, st, f) for f in (channels_last, channels_last_3d))
+    return result(y, input) if last else dense(y, input)
+
+
 def _batch_norm(
     input: Any,
     weight: Any,
@@ -169,7 +177,7 @@ def _batch_norm(
         scale = reciprocal_deviation(v, eps)
         y = P.mul(P.sub(x, m), scale if w is None else P.mul(scale, w))
         y = y if b is None else P.add(y, b)
-    return result(P.convert(y, x0.dtype), input)
+    return _by_format(P.convert(y, x0.dtype), input)
 
 
 @public("batch_norm", method=False)
@@ -271,8 +279,8 @@ def layer_norm(
     _need_float(x, "LayerNormKernelImpl")
     _one_dtype(x, weight, bias)
     if not x.size:
-        return result(P.alias(x), input)
-    return result(layer_norm_node(x, weight, bias, len(shape), eps), input)
+        return dense(P.alias(x), input)
+    return dense(layer_norm_node(x, weight, bias, len(shape), eps), input)
 
 
 @public("layer_norm", module="nn.functional", method=False)
@@ -305,7 +313,7 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
 
     y = P.mul(x, r) if x.dtype.is_complex else with_gradient(P.mul(P.detach(x), P.detach(r)), rule, x, r)
     w = _affine(weight, x.dtype, shape)
-    return result(P.convert(y if w is None else P.mul(y, w), x0.dtype), input)
+    return _by_format(P.convert(y if w is None else P.mul(y, w), x0.dtype), input)
 
 
 @public("group_norm", method=False)
@@ -345,7 +353,7 @@ def torch_group_norm(
     m, v = (P.reshape(t, (n, num_groups, 1, 1)) for t in moments(rows, (2,)))
     w, b = _affine(weight, x.dtype, row), _affine(bias, x.dtype, row)
     y = normalized(x, m, reciprocal_deviation(v, eps), w, b, (2, 3))
-    return result(P.convert(P.reshape(y, x0.shape), x0.dtype), input)
+    return _by_format(P.convert(P.reshape(y, x0.shape), x0.dtype), input)
 
 
 @public(module="nn.functional", method=False)
@@ -399,7 +407,7 @@ def _instance_norm(
     with grad_mode(False):
         means, variances = _mean(P.detach(m), (0,)), _mean(P.detach(v), (0,))
         _running(running_mean, running_var, means, variances, x.size // (n * c), momentum)
-    return result(P.convert(y, x0.dtype), input)
+    return dense(P.convert(y, x0.dtype), input)
 
 
 @public("instance_norm", method=False)

@@ -17,6 +17,7 @@ from fanal.core.ops.build import (
     Operand,
     check_fits,
     counted,
+    dense,
     floating,
     is_number,
     node_of,
@@ -279,7 +280,8 @@ def pow(input: Operand, exponent: Operand) -> Any:
     d = result_type(input, exponent)
     if is_number(exponent) and not isinstance(exponent, complex):
         return result(pow_node(node_of(input, d), exponent), input)
-    return result(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
+    made = dense if is_number(input) else result
+    return made(P.pow_(node_of(input, d), node_of(exponent, d)), input, exponent)
 
 
 @public(out="same", inplace=True)
@@ -514,7 +516,7 @@ def masked_fill(input: Any, mask: Any, value: Operand) -> Any:
         check_fits(value, x.dtype)
     elif value._dtype.is_complex and not x.dtype.is_complex:
         raise RuntimeError(f"value cannot be converted to type {dt.c_name(x.dtype)} without overflow")
-    return result(P.where(m, node_of(value, x.dtype), x), input)
+    return dense(P.where(m, node_of(value, x.dtype), x), input)
 
 
 @public(inplace=True, out="same")

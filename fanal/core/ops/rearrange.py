@@ -13,25 +13,18 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import assign, public, read, result, wrap
+from fanal.core.ops.build import assign, dense, public, read, result, wrap
 from fanal.core.ops.convert import fill
 from fanal.core.ops.shape import as_strided, clone, expanded, ints, reshape, view_shape
 from fanal.core.ops.shape import diagonal as view
 from fanal.core.tensor.tensor import compute, strides_of
 
 
-def plain(n: Node, like: Any) -> Any:
-    """Return a value as a contiguous tensor on the device of `like`."""
-    t = wrap(n)
-    t._storage.meta = like._storage.meta
-    return t
-
-
 @public()
 def flip(input: Any, *axes: Any, dims: Any = None) -> Any:
     """Return a copy with the order of elements reversed along dimensions."""
     d = wrap_dims(ints(axes if dims is None else (dims,), "flip", "dims"), len(input._shape))
-    return plain(P.flip(read(input), d), input)
+    return result(P.flip(read(input), d), input)
 
 
 @public()
@@ -68,7 +61,7 @@ def roll(input: Any, shifts: Any, dims: Any = ()) -> Any:
     if not by:
         raise RuntimeError("`shifts` required")
     if not at and len(by) == 1:
-        return plain(P.reshape(rolled(P.reshape(x, (x.size,)), by[0], 0), x.shape), input)
+        return dense(P.reshape(rolled(P.reshape(x, (x.size,)), by[0], 0), x.shape), input)
     if len(by) != len(at):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(by)}, dims:{len(at)}")
     for s, d in zip(by, at):
@@ -76,7 +69,7 @@ def roll(input: Any, shifts: Any, dims: Any = ()) -> Any:
         if not x.shape:
             raise IndexError("Dimension specified as 0 but tensor has no dimensions")
         x = rolled(x, s, w)
-    return plain(x, input)
+    return dense(x, input)
 
 
 @public()
@@ -102,7 +95,7 @@ def rot90(input: Any, k: int = 1, dims: Any = (0, 1)) -> Any:
         x = P.flip(x, (min(a, b), max(a, b)))
     elif k == 3:
         x = P.permute(P.flip(x, (a,)), tuple(order))
-    return plain(x, input)
+    return dense(x, input)
 
 
 @public(function=False)
@@ -130,7 +123,7 @@ def tiled(t: Any, times: Shape) -> Any:
         )
     spread = [m for k, n in zip(times, shape) for m in (k, n)]
     pairs = [m for n in shape for m in (1, n)]
-    return plain(P.reshape(P.broadcast(P.reshape(x, tuple(pairs)), tuple(spread)), new), t)
+    return dense(P.reshape(P.broadcast(P.reshape(x, tuple(pairs)), tuple(spread)), new), t)
 
 
 @public()
@@ -161,7 +154,7 @@ def repeat_interleave(
                 P.reshape(x, (*x.shape[: dim + 1], 1, *x.shape[dim + 1 :])),
                 (*x.shape[: dim + 1], counts, *x.shape[dim + 1 :]),
             )
-            return plain(P.reshape(wide, (*x.shape[:dim], n * counts, *x.shape[dim + 1 :])), source)
+            return dense(P.reshape(wide, (*x.shape[:dim], n * counts, *x.shape[dim + 1 :])), source)
     if not isinstance(counts, Handle):
         counts = np.asarray(counts, np.int64)
     else:
@@ -188,7 +181,7 @@ def repeat_interleave(
             f"{counts.shape[0]} and input.size({dim}) = {n}"
         )
     at = np.repeat(np.arange(n), counts)
-    return plain(P.take(read(source), P.given(at, dt.int64), dim), source)
+    return dense(P.take(read(source), P.given(at, dt.int64), dim), source)
 
 
 def diag_embed_node(x: Node, offset: int) -> Node:
@@ -213,7 +206,7 @@ def diag_embed(input: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> A
     y = diag_embed_node(read(input), offset)
     rest = iter(range(n - 2))
     order = tuple(n - 2 if d == a else n - 1 if d == b else next(rest) for d in range(n))
-    return plain(P.permute(y, order), input)
+    return dense(P.permute(y, order), input)
 
 
 @public(out="same")
@@ -242,7 +235,7 @@ def _triangle(input: Any, diagonal: int, lower: bool) -> Any:
     x = read(input)
     if len(x.shape) < 2:
         raise RuntimeError(f"{'tril' if lower else 'triu'}: input tensor must have at least 2 dimensions")
-    return result(P.where(band(x.shape, diagonal, lower), x, P.num(x, 0)), input)
+    return dense(P.where(band(x.shape, diagonal, lower), x, P.num(x, 0)), input)
 
 
 @public(function=False)

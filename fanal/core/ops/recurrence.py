@@ -19,10 +19,9 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.body import Body, record
 from fanal.core.ir.prims.derivative import saving
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read
+from fanal.core.ops.build import dense, public, read
 from fanal.core.ops.dropout import dropped
 from fanal.core.ops.pointwise import relu_node, sigmoid_node
-from fanal.core.ops.rearrange import plain
 from fanal.core.ops.shape import transpose
 from fanal.core.tensor.tensor import wrap_array
 
@@ -186,8 +185,8 @@ def _call(kind: str, args: tuple, named: dict[str, Any]) -> tuple:
     y, state = _layers(kind, steps, sizes, tuple(map(read, hx)), [read(p) for p in given["params"]],
                        given["has_biases"], given["num_layers"], given["dropout"] if given["train"] else 0.0,
                        1 + given["bidirectional"])
-    output = plain(y, x)
-    return (transpose(output, 0, 1) if first else output, *(plain(s, x) for s in state))
+    output = dense(y, x)
+    return (transpose(output, 0, 1) if first else output, *(dense(s, x) for s in state))
 
 
 @public(method=False)
@@ -232,22 +231,22 @@ def _cell(input: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> tup
 @public(method=False)
 def lstm_cell(input: Any, hx: Sequence, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> tuple:
     """Return the next (h, c) of a long short-term memory. Shapes: (B, I), ((B, H), (B, H)) -> (B, H), (B, H)."""
-    return tuple(plain(n, input) for n in _lstm(P.add(*_cell(input, hx[0], w_ih, w_hh, b_ih, b_hh)), read(hx[1])))
+    return tuple(dense(n, input) for n in _lstm(P.add(*_cell(input, hx[0], w_ih, w_hh, b_ih, b_hh)), read(hx[1])))
 
 
 @public(method=False)
 def gru_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
     """Return the next h of a gated recurrent unit. Shapes: (B, I), (B, H) -> (B, H)."""
-    return plain(_gru(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh), read(hx)), input)
+    return dense(_gru(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh), read(hx)), input)
 
 
 @public(method=False)
 def rnn_tanh_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
     """Return tanh(W_ih x + b_ih + W_hh h + b_hh). Shapes: (B, I), (B, H) -> (B, H)."""
-    return plain(P.tanh(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)
+    return dense(P.tanh(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)
 
 
 @public(method=False)
 def rnn_relu_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
     """Return relu(W_ih x + b_ih + W_hh h + b_hh). Shapes: (B, I), (B, H) -> (B, H)."""
-    return plain(relu_node(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)
+    return dense(relu_node(P.add(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh))), input)

@@ -10,13 +10,12 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import assign, floating, node_of, nodes_of, public, read, unsupported
+from fanal.core.ops.build import assign, dense, floating, node_of, nodes_of, public, read, unsupported
 from fanal.core.ops.compare import logical_xor
 from fanal.core.ops.join import cat
 from fanal.core.ops.named import named
 from fanal.core.ops.pieces import sliced
 from fanal.core.ops.pointwise import sub, with_gradient
-from fanal.core.ops.rearrange import plain
 from fanal.core.ops.reduce import summed
 
 
@@ -25,7 +24,7 @@ def cumsum(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running sums along a dimension. Booleans and integers are summed in int64."""
     d = wrap_dim(dim, len(input._shape))
     x = node_of(input, summed(input._dtype, dtype))
-    return plain(P.scan(x, "add", d) if x.shape else P.alias(x), input)
+    return dense(P.scan(x, "add", d) if x.shape else P.alias(x), input)
 
 
 @public(out="fill")
@@ -33,7 +32,7 @@ def cumprod(input: Any, dim: int, *, dtype: dt.dtype | None = None) -> Any:
     """Return running products along a dimension."""
     d = wrap_dim(dim, len(input._shape))
     x = node_of(input, summed(input._dtype, dtype))
-    return plain(P.scan(x, "mul", d) if x.shape else P.alias(x), input)
+    return dense(P.scan(x, "mul", d) if x.shape else P.alias(x), input)
 
 
 def _in_place(name: str, fn: Any) -> None:
@@ -56,7 +55,7 @@ def logcumsumexp(input: Any, dim: int) -> Any:
     if x.dtype.category < 2:
         raise unsupported("logcumsumexp_out_cpu", x.dtype)
     if not x.shape:
-        return plain(P.alias(x), input)
+        return dense(P.alias(x), input)
     def spread(c: Node, x: Node, y: Node, back: bool) -> Node:
         """Sum c exp(x_i - y_k) over i <= k, by the logarithm of c: c_k for each i with `back`, else c_i for each k."""
         def total(c: Node) -> Node:
@@ -78,7 +77,7 @@ def logcumsumexp(input: Any, dim: int) -> Any:
         return with_gradient(P.sub(total(P.max_(c, zero)), total(P.max_(P.neg(c), zero))), rule, *operands)
 
     y = P.scan(P.detach(x), "logaddexp", d)
-    return plain(with_gradient(y, lambda g, y, x: [spread(g, x, y, True)], x), input)
+    return dense(with_gradient(y, lambda g, y, x: [spread(g, x, y, True)], x), input)
 
 
 def _running_position(x: Node, dim: int, op: str) -> Node:
@@ -97,7 +96,7 @@ def _running_extreme(input: Any, dim: int, name: str) -> Any:
         raise unsupported(f"{name}_cpu", x.dtype)
     at = _running_position(P.detach(x), d, "max" if name == "cummax" else "min")
     y = P.gather(x, at, d) if x.shape and x.size else P.alias(x)
-    return named(name)(plain(y, input), plain(at, input))
+    return named(name)(dense(y, input), dense(at, input))
 
 
 @public(out="same")
@@ -121,7 +120,7 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
         raise RuntimeError(f"order must be non-negative but got {n}")
     d = wrap_dim(dim, len(input._shape))
     if not n:
-        return plain(P.alias(read(input)), input)
+        return dense(P.alias(read(input)), input)
     parts = [t for t in (prepend, input, append) if t is not None]
     t = cat(parts, d) if len(parts) > 1 else input
     for _ in range(min(n, t._shape[d])):
@@ -152,7 +151,7 @@ def _integral(y: Any, x: Any, dx: Any, dim: int, total: Callable[[Node, int], No
         area = P.mul(area, width)
     kind = floating(area.dtype)
     t = P.convert(total(P.convert(area, summed(area.dtype)), d), dt.ACCUMULATE.get(kind, kind))
-    return plain(P.convert(P.mul(t, P.num(t, scale)), kind), y)
+    return dense(P.convert(P.mul(t, P.num(t, scale)), kind), y)
 
 
 def _cut(x: Node, d: int, head: int, tail: int) -> Node:
@@ -165,7 +164,7 @@ def trapezoid(y: Any, x: Any = None, *, dx: Any = 1, dim: int = -1) -> Any:
     """Return the integral along a dimension by the trapezoidal rule."""
     if not y._shape[wrap_dim(dim, len(y._shape))]:
         shape = tuple(n for k, n in enumerate(y._shape) if k != wrap_dim(dim, len(y._shape)))
-        return plain(P.full(shape, 0, y._dtype), y)
+        return dense(P.full(shape, 0, y._dtype), y)
     if not isinstance(x, Handle) and y._dtype.category == 1:  # only a sum of samples, in int64 like `sum`
         y = y.to(dt.int64)
     return _integral(y, x, dx, dim, lambda a, d: P.sum_(a, (d,)))

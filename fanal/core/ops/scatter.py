@@ -13,10 +13,9 @@ from fanal.core.base.shape import broadcast_shapes, wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import node_of, number, public, read, result
+from fanal.core.ops.build import dense, node_of, number, public, read, result
 from fanal.core.ops.index import vector_index
 from fanal.core.ops.pointwise import floor_divide_nodes, with_gradient
-from fanal.core.ops.rearrange import plain
 
 
 def _in_range(i: Node, n: int, kind: type, text: str, negative: bool = False) -> Node:
@@ -51,14 +50,14 @@ def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> An
     i, d = element_index(input, dim, index, "gather")
     x = read(input)
     if not i.size:
-        return plain(P.reshape(P.corner(x, (0,) * len(x.shape)), i.shape), input)
+        return dense(P.reshape(P.corner(x, (0,) * len(x.shape)), i.shape), input)
     for k, (a, b) in enumerate(zip(i.shape, x.shape)):
         if k != d and a > b:
             raise RuntimeError(
                 f"Size does not match at dimension {k} expected index {list(i.shape)} to be no larger than self "
                 f"{list(x.shape)} apart from dimension {d}"
             )
-    return plain(P.reshape(P.gather(_vector(x), _vector(i), d), i.shape), input)
+    return dense(P.reshape(P.gather(_vector(x), _vector(i), d), i.shape), input)
 
 
 @public(out="same")
@@ -71,7 +70,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
         )
     x, i = read(input), read(indices)
     if dim is None:
-        return plain(P.gather(P.reshape(x, (x.size,)), P.reshape(i, (i.size,)), 0), input)
+        return dense(P.gather(P.reshape(x, (x.size,)), P.reshape(i, (i.size,)), 0), input)
     if len(x.shape) != len(i.shape):
         raise RuntimeError(
             "torch.take_along_dim(): input and indices should have the same number of dimensions, but got "
@@ -82,7 +81,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
     shape = broadcast_shapes(one(x.shape), one(i.shape))
     x = P.broadcast(x, tuple(x.shape[d] if k == d else n for k, n in enumerate(shape)))
     i = P.broadcast(i, tuple(i.shape[d] if k == d else n for k, n in enumerate(shape)))
-    return plain(P.gather(x, i, d), input)
+    return dense(P.gather(x, i, d), input)
 
 
 def _fits(i: Node, x: Node, src: Node | None, d: int) -> None:
@@ -128,7 +127,7 @@ def scatter(
     x, i, v, d = scatter_source(input, dim, index, value if src is None else src, "scatter")
     mode = {None: "set", "add": "add", "multiply": "mul"}[reduce]
     y = P.scatter(x, i, v, d, mode) if i.size else P.alias(x)
-    return result(P.reshape(y, input._shape), input)
+    return dense(P.reshape(y, input._shape), input)
 
 
 @public(inplace=True, out="same")
@@ -136,7 +135,7 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     """Return input with src added at the positions `gather` would read."""
     x, i, v, d = scatter_source(input, dim, index, src, "scatter_add")
     y = P.scatter(x, i, v, d, "add") if i.size else P.alias(x)
-    return result(P.reshape(y, input._shape), input)
+    return dense(P.reshape(y, input._shape), input)
 
 
 def _count(x: Node, i: Node, d: int, include_self: bool) -> Node:
@@ -221,7 +220,7 @@ def scatter_reduce(
     if reduce not in ("sum", "prod", "mean", "amax", "amin"):
         raise RuntimeError("reduce argument must be either sum, prod, mean, amax or amin, got " + str(reduce))
     x, i, v, d = scatter_source(input, dim, index, src, "scatter")
-    return result(P.reshape(scatter_reduce_node(x, i, v, d, reduce, include_self), input._shape), input)
+    return dense(P.reshape(scatter_reduce_node(x, i, v, d, reduce, include_self), input._shape), input)
 
 
 def _slices(input: Any, dim: int, index: Any, source: Any, name: str) -> tuple[Node, Node, Node, int]:
@@ -268,14 +267,14 @@ def index_add(input: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) 
             if v.dtype is not dt.bool_
             else P.and_(v, number(bool(alpha), v.dtype))
         )
-    return result(P.reshape(P.put(x, i, v, d, "add"), input._shape), input)
+    return dense(P.reshape(P.put(x, i, v, d, "add"), input._shape), input)
 
 
 @public(inplace=True, out="same")
 def index_copy(input: Any, dim: int, index: Any, source: Any) -> Any:
     """Return input with its slices at positions `index` replaced by those of source."""
     x, i, v, d = _slices(input, dim, index, source, "index_copy")
-    return result(P.reshape(P.put(x, i, v, d, "set"), input._shape), input)
+    return dense(P.reshape(P.put(x, i, v, d, "set"), input._shape), input)
 
 
 @public(inplace=True)
@@ -313,7 +312,7 @@ def index_reduce(
     x, i, v, d = _slices(input, dim, index, source, "index_reduce")
     wide = P.broadcast(P.reshape(i, tuple(i.size if k == d else 1 for k in range(len(x.shape)))), v.shape)
     y = scatter_reduce_node(x, wide, v, d, reduce, include_self, i)
-    return result(P.reshape(y, input._shape), input)
+    return dense(P.reshape(y, input._shape), input)
 
 
 def _flat_index(index: Any, n: int) -> Node:
@@ -333,7 +332,7 @@ def take(input: Any, index: Any) -> Any:
     x = read(input)
     if not x.size and math.prod(index._shape):
         raise IndexError("take(): tried to take from an empty tensor")
-    return plain(P.take(P.reshape(x, (x.size,)), _flat_index(index, x.size), 0), input)
+    return dense(P.take(P.reshape(x, (x.size,)), _flat_index(index, x.size), 0), input)
 
 
 @public(inplace=True)

@@ -15,9 +15,8 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.interp import interpret
 from fanal.core.ir.program import Program, toposort
-from fanal.core.ops.build import is_number, public, read, result_type, unsupported
+from fanal.core.ops.build import dense, is_number, public, read, result_type, unsupported
 from fanal.core.ops.named import named
-from fanal.core.ops.rearrange import plain
 from fanal.core.ops.spaced import points
 from fanal.core.tensor.tensor import compute, wrap_array
 
@@ -297,7 +296,7 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
         )
     d = dt.int32 if out_int32 else dt.int64
     inputs = (P.detach(r), P.detach(v)) + ((read(sorter),) if sorter is not None else ())
-    return plain(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
+    return dense(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
 
 
 @public(method=False, out="same")

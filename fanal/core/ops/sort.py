@@ -15,11 +15,10 @@ from fanal.core.base.shape import wrap_dim
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import public, read, unsupported
+from fanal.core.ops.build import dense, public, read, result, unsupported
 from fanal.core.ops.compare import nan_node
 from fanal.core.ops.named import named
 from fanal.core.ops.pointwise import with_gradient
-from fanal.core.ops.rearrange import plain
 from fanal.core.ops.reduce import arg_node
 from fanal.core.tensor.tensor import compute
 
@@ -46,13 +45,13 @@ def sort(input: Any, *args: Any, dim: int = -1, descending: bool = False, stable
     d = wrap_dim(dim, len(input._shape))
     x = read(input)
     i = order_of(x, d, descending)
-    return named("sort")(plain(_at(x, i, d), input), plain(i, input))
+    return named("sort")(result(_at(x, i, d), input), result(i, input))
 
 
 @public()
 def argsort(input: Any, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
     """Return positions that sort along a dimension."""
-    return plain(order_of(read(input), wrap_dim(dim, len(input._shape)), descending), input)
+    return result(order_of(read(input), wrap_dim(dim, len(input._shape)), descending), input)
 
 
 @public(out="same")
@@ -108,7 +107,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
         raise RuntimeError("selected index k out of range")
     few = x.shape and not varies((k,)) and 0 < k <= _FEW and x.dtype in _NARROW
     i = _first(P.detach(x), d, k, largest) if few else order_of(x, d, largest, 0, k)
-    return named("topk")(plain(_at(x, i, d), input), plain(i, input))
+    return named("topk")(dense(_at(x, i, d), input), dense(i, input))
 
 
 def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> Any:
@@ -116,7 +115,7 @@ def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> A
     y = _at(x, i, d)
     shape = y.shape if keepdim or not x.shape else (*y.shape[:d], *y.shape[d + 1 :])
     return named(name)(
-        plain(P.reshape(y, shape), input), plain(P.reshape(i, shape), input)
+        dense(P.reshape(y, shape), input), dense(P.reshape(i, shape), input)
     )
 
 
@@ -176,7 +175,7 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
     flat = P.reshape(x, (x.size,))
     if not x.size:
         nothing = P.full((), math.nan if x.dtype.category == 2 else np.iinfo(x.dtype.np).min, x.dtype)
-        return plain(with_gradient(nothing, lambda g, y, x: [x], flat), input)
+        return dense(with_gradient(nothing, lambda g, y, x: [x], flat), input)
     y = P.host((P.detach(flat),), _LOWER_MEDIAN[skip], (), x.dtype)
 
     def rule(g: Node, y: Node, x: Node) -> list[Node]:
@@ -184,7 +183,7 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
         share = P.div(g, P.sum_(P.convert(hit, g.dtype), tuple(range(len(x.shape)))))
         return [P.where(hit, share, P.num(g, 0))]
 
-    return plain(with_gradient(y, rule, x), input)
+    return dense(with_gradient(y, rule, x), input)
 
 
 @public(out="same")
@@ -307,7 +306,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
             tuple(1 for _ in shape) if dim is None else tuple(1 if k == d else m for k, m in enumerate(shape))
         )
         out = P.reshape(out, (count_q, *kept))
-    return plain(out if many else P.reshape(out, out.shape[1:]), input)
+    return dense(out if many else P.reshape(out, out.shape[1:]), input)
 
 
 @public(out="same")

@@ -12,6 +12,7 @@ from fanal.core.ir.program import Node
 from fanal.core.ops import pointwise, reduce
 from fanal.core.ops.build import (
     Operand,
+    dense,
     floating,
     node_of,
     number,
@@ -160,7 +161,7 @@ def mvlgamma(input: Any, p: int) -> Any:
     y = P.num(x, p * (p - 1) / 4 * math.log(math.pi))
     for i in range(p):
         y = P.add(P.special(P.sub(x, P.num(x, i / 2)), "lgamma"), y)
-    return result(y, input)
+    return dense(y, input)
 
 
 # Functions composed of others.
