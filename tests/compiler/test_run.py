@@ -244,16 +244,16 @@ def test_memory_is_recycled():
     x = ramp(100_000)
     exe.run([x])
     gc.collect()
-    kept = memory._Counts.live + memory._Counts.kept
+    kept = memory._counts.live + memory._counts.kept
     for _ in range(20):
         y, = exe.run([x])
         view = y[5:].reshape(-1, 5)[1:]
         del y
         np.testing.assert_array_equal(view[0], exe.run([x])[0][10:15])
     del view
-    assert memory._Counts.live + memory._Counts.kept <= kept + 2 * 500_000
+    assert memory._counts.live + memory._counts.kept <= kept + 2 * 500_000
     memory.release_kept()
-    assert memory._Counts.kept == 0
+    assert memory._counts.kept == 0
 
 
 def test_arrays_are_aligned_and_independent():

@@ -12,13 +12,14 @@ computes sizes uses `fixed`, `limits`, `index` and `whole` there, and `engine.na
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 Monomial = tuple[int, ...]  # the atoms multiplied, sorted; () is one
 Form = tuple[tuple[Monomial, int], ...]  # terms with factors that are not zero, sorted
+Numbers = Callable[[list[int]], list[int]]
 
 _FAR = 1 << 62
 _FEW = 8  # conditions that are tested one by one
@@ -37,6 +38,7 @@ class Dims:
         self.monomials: dict[Monomial, int] = {(): 0}  # numbered as in `numbers`
         self._values: dict[int, int] = {}  # of the atoms that were asked for
         self._numbers: np.ndarray | None = None
+        self._computed: tuple[tuple[int, int], Numbers] | None = None  # for so many atoms and monomials
         self.conditions: dict[Form, tuple[int, int, bool]] = {}  # the least, the most, and whether zero is allowed
         self._quotients: dict[tuple[Form, Form], int] = {}
         self._tests: tuple[Any, ...] | None = None
@@ -168,8 +170,26 @@ class Dims:
     def numbers(self) -> np.ndarray:
         """The value of every monomial now."""
         if self._numbers is None or len(self._numbers) != len(self.monomials):
-            self._numbers = np.array([self._product(m) for m in self.monomials], np.int64)
+            count = len(self.atoms), len(self.monomials)
+            if self._computed is None or self._computed[0] != count:
+                self._computed = count, self._computation()
+            self._numbers = np.array(self._computed[1](self.names), np.int64)
         return self._numbers
+
+    def _computation(self) -> Numbers:
+        """Return a function of the values of the names that returns those of all monomials, as Python code."""
+        def text(form: Form) -> str:
+            return " + ".join(f"{c}{''.join(f'*a{i}' for i in m)}" for m, c in form) or "0"
+        lines = ["def numbers(names):"]
+        for i, atom in enumerate(self.atoms):
+            if isinstance(atom, int):
+                lines.append(f"    a{i} = names[{atom}]")
+            else:
+                lines += [f"    d = {text(atom[1])}", f"    a{i} = ({text(atom[0])}) // d if d else 0"]
+        lines.append(f"    return [{', '.join('*'.join(f'a{i}' for i in m) or '1' for m in self.monomials)}]")
+        scope: dict[str, Any] = {}
+        exec("\n".join(lines), scope)
+        return scope["numbers"]
 
     def hold(self, count: int | None = None) -> bool:
         """Tell whether the present values of the names, or of the first few that are not late, meet the conditions."""

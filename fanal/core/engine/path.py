@@ -344,8 +344,8 @@ class Path:
 
     def _know(self, specs: list[tuple], a: Any) -> None:
         """Remember the tensors of a list by address, as long as none of them is replaced."""
-        for spec in specs:
-            if spec[0] not in (OUT, SLOT):
+        for kind, x in specs:
+            if kind not in (OUT, SLOT) or (kind == SLOT and self.slots[x].moves):  # another comes every time
                 return
         # A tuple is known by itself, unless it has tensors that the path hands out: to hold those is to use them up.
         whole = a if type(a) is tuple and all(spec[0] == SLOT for spec in specs) else NOBODY
@@ -440,18 +440,15 @@ class Path:
 
     def arrays(self) -> list[np.ndarray]:
         """Return the values of the program's inputs now."""
-        found = self.given
-        groups = self.groups
-        for _, k in (*self.from_groups, *self.overwritten):
-            if groups[k].storage.node.buffer is None:
-                spread(groups[k].storage)
-        for j, k in self.from_groups:
-            found[j] = groups[k].storage.node.buffer
-        results = self.results
+        found, results, groups = self.given, self.results, self.groups
+        for arrays, places in ((found, self.from_groups), (results, self.overwritten)):
+            for j, k in places:
+                storage = groups[k].storage
+                if storage.node.buffer is None:
+                    spread(storage)
+                arrays[j] = storage.node.buffer
         for i, j in self.in_place:
             results[i] = found[j]
-        for i, k in self.overwritten:
-            results[i] = groups[k].storage.node.buffer
         for j, (k, spec) in self.from_copies:
             found[j] = self.steps[k].copies[spec]
         for j, k, i in self.from_carried:

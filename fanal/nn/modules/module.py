@@ -265,7 +265,11 @@ class Module(Convertible, Stateful):
         elif isinstance(value, Module) or name in own["_modules"]:
             self._set_child(name, value)
         elif isinstance(value, Buffer) or name in own["_buffers"]:
-            self._set_buffer(name, value)
+            if type(value) is Tensor and name in own and not _global_buffer_registration_hooks and \
+                    type(self).register_buffer is Module.register_buffer:  # another tensor in the place of one
+                table_of(self, "_buffers")[name] = value
+            else:
+                self._set_buffer(name, value)
         elif name in _WATCHED:
             self._set_table(name, value)
         else:

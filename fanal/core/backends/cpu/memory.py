@@ -21,9 +21,15 @@ _free: OrderedDict[int, list[_Raw]] = OrderedDict()
 
 
 class _Counts:
-    live = 0  # bytes in arrays that exist
-    peak = 0
-    kept = 0  # bytes waiting for reuse
+    __slots__ = ("kept", "live", "peak")
+
+    def __init__(self) -> None:
+        self.live = 0  # bytes in arrays that exist
+        self.peak = 0
+        self.kept = 0  # bytes waiting for reuse
+
+
+_counts = _Counts()  # an object: CPython forgets what it knows of a class whose attributes are set
 
 
 class _Raw(np.ndarray):
@@ -42,23 +48,23 @@ class _Block(np.ndarray):
         if type(raw) is not _Raw or _free is None:  # a view of a block, or the interpreter is going down
             return
         size = raw.nbytes
-        _Counts.live -= size
-        _Counts.kept += size
+        _counts.live -= size
+        _counts.kept += size
         _free.setdefault(size, []).append(raw)
-        if _Counts.kept > max(_MIN_KEPT, _Counts.peak):
+        if _counts.kept > max(_MIN_KEPT, _counts.peak):
             _drop_oldest()
 
 
 def _drop_oldest() -> None:
     """Give the memory kept of the sizes longest unused back to the system."""
-    while _Counts.kept > max(_MIN_KEPT, _Counts.peak):
+    while _counts.kept > max(_MIN_KEPT, _counts.peak):
         try:
             size = next(iter(_free))
             if not _free[size]:
                 del _free[size]
                 continue
             _free[size].pop()
-            _Counts.kept -= size
+            _counts.kept -= size
         except (StopIteration, KeyError, IndexError, RuntimeError):  # another thread was faster
             return
 
@@ -76,12 +82,12 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = _size_class(math.prod(shape) * dtype.itemsize)
     try:
         raw = _free[size].pop()
-        _Counts.kept -= size
+        _counts.kept -= size
         _free.move_to_end(size)
     except (KeyError, IndexError):
         raw = _new(size)
-    _Counts.live += size
-    _Counts.peak = max(_Counts.peak, _Counts.live)
+    _counts.live += size
+    _counts.peak = max(_counts.peak, _counts.live)
     return np.ndarray(shape, dtype, raw.view(_Block))
 
 
@@ -98,7 +104,7 @@ def _new(size: int) -> _Raw:
     except MemoryError:
         release_kept()
         whole = np.empty(size + ALIGN, np.uint8)
-    skip = -whole.ctypes.data % ALIGN
+    skip = -address_of(whole) % ALIGN
     return whole[skip:skip + size].view(_Raw)
 
 
@@ -106,7 +112,7 @@ def release_kept() -> None:
     """Give the memory kept for reuse back to the system."""
     for size in list(_free):
         blocks = _free.pop(size, [])
-        _Counts.kept -= size * len(blocks)
+        _counts.kept -= size * len(blocks)
 
 
 # The address is the first field behind the object header, as the macro PyArray_DATA has compiled it into

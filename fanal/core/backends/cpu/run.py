@@ -217,6 +217,7 @@ class Executable:
                 at += 1
         self._inner = np.array([word for word, _ in inner], np.int64)
         self._inner_values = [buf.value_id for _, buf in inner]
+        self._inner_follow = any(type(buf.offset) is Dim for _, buf in inner)
         self._inner_offsets = np.array([now(buf.offset) for _, buf in inner], np.int64)
         for k, (_, buf) in enumerate(inner):
             self._note(self._inner_offsets, k, buf.offset)
@@ -288,7 +289,11 @@ class Executable:
                 self._move()
             if self._turns or self._anew:
                 self._threads = 0
-            self._arrange()
+                self._arrange()
+                return
+            self._binding.known[:] = 0
+            if self._inner_follow:
+                self._space = 0
 
     def _plan_again(self) -> tuple[dict[int, int], int]:
         """Plan what follows from sizes by no formula. Returns temporaries that outgrew theirs, and the most scratch."""
