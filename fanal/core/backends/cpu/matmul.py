@@ -493,7 +493,7 @@ def _thin_launch(
     apart = plainly(p.b[1]) * b.dtype.itemsize
     vectors = 2 if p.m == 1 and plainly(p.n) > lanes and apart % _FAR_ROWS else 1
     name = target.symbol(
-        f"thin8:{p.m}:{vectors}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
+        f"thin9:{p.m}:{vectors}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
     source = functools.partial(
         thin_ir.thin_source, target, name, p.m, vectors, b.dtype, out.dtype, len(p.batch), beyond, epilogue)
     units = -(-p.n // (lanes * vectors))

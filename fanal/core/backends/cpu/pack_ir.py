@@ -328,27 +328,27 @@ def transpose_parts(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
 def transpose(w: Writer, vector: str, rows: list[Value]) -> list[Value]:
     """Transpose square register blocks: inside quarters of 128 bits by interleaving, then the quarters.
 
-    A block has as many rows as are given; registers may hold several, side by side.
+    A block has as many rows as are given. Of those that registers hold side by side, row i of a block k is row
+    (i // part * blocks + k) * part + i % part of the result, where part is how many elements are in 128 bits.
     """
-    n, lanes = len(rows), int(vector[1:].split(" ")[0])
-    part = min(n, 128 // bits(vector))
-    pair = functools.partial(_pair, w, vector)
+    lanes = int(vector[1:].split(" ")[0])
+    part = min(len(rows), 128 // bits(vector))
+    half = lanes // part // 2
+
+    def pick(a: Value, b: Value, odd: int) -> Value:
+        """Return every other part of a, and then of b."""
+        def order(x: int) -> int:
+            return (x // part % half * 2 + odd) * part + x % part + x // part // half * lanes
+        return _pair(w, vector, a, b, order)
+
+    def apart(groups: list[list[Value]]) -> list[list[Value]]:
+        if len(groups) == 1:
+            return groups
+        even, odd = (apart([[pick(x, y, which) for x, y in zip(a, b, strict=True)]
+                            for a, b in zip(groups[::2], groups[1::2], strict=True)]) for which in (0, 1))
+        return [group for both in zip(even, odd, strict=True) for group in both]
     rows = transpose_parts(w, vector, rows)
-    # Now lanes of part p of register g*part + c are column p*part + c of rows g*part ...
-    step = 1
-    while step < n // part:
-        new = list(rows)
-        for g in range(n // part):
-            if not g & step:
-                for c in range(part):
-                    a, b = rows[g * part + c], rows[(g + step) * part + c]
-                    new[g * part + c] = pair(
-                        a, b, lambda x: x - step * part + lanes if x // part & step else x)
-                    new[(g + step) * part + c] = pair(
-                        a, b, lambda x: x + lanes if x // part & step else x + step * part)
-        rows = new
-        step *= 2
-    return rows
+    return [x for group in apart([rows[i:i + part] for i in range(0, len(rows), part)]) for x in group]
 
 
 def pack_source(target: Target, name: str, form: str, source: str, acc: str, vectors: int, batch: int,

@@ -41,7 +41,8 @@ def thin_source(
     first_a, first_b, c = (w.word("%args", i, True) for i in (A, B, C))
     n, depth, a_row, b_col, c_row = (w.word("%args", i) for i in (N, K, A_ROW, B_COL, C_ROW))
     # Rows of a block that are transposed at once: fewer registers are in use with two chains of sums.
-    piece = max(lanes // vectors, 16 // size)
+    part = 16 // size
+    piece = max(lanes // vectors, part)
     whole = w.let(f"and i64 {depth}, {-lanes}")
     once = w.mul(b_col, str(of))
     steps = {odd: w.mul(once, str(odd)) for odd in range(1, min(lanes, _NEAR), 2)}
@@ -94,7 +95,8 @@ def thin_source(
                 for v in range(vectors):
                     turned = transpose(w, vector, [side_by_side([
                         w.load(f"<{piece} x {kind}>", w.at(place(pointers, v * lanes + c), str(at * size)), None, of)
-                        for c in range(i, lanes, piece)]) for i in range(piece)])
+                        for c in range(i // part * part * lanes // piece + i % part, lanes, part)[:lanes // piece]])
+                        for i in range(piece)])
                     for i, columns in enumerate(turned, at):
                         sums[v::vectors] = step(w.add(k, str(i)), columns, sums[v::vectors])
             return [*(w.at(p, str(lanes * size)) for p in pointers), *sums]
