@@ -45,19 +45,19 @@ def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) ->
 
 
 def streams(loop: Loop, target: Target) -> frozenset[int]:
-    """Return the accesses of a row kernel, loads before stores, that go through more memory than caches keep.
+    """Return the stores of a row kernel, counted after loads, that write more memory than caches keep.
 
-    What is read is fetched ahead; what is only written goes past the caches, which saves reading it first.
+    They go past the caches, which saves reading it first.
     """
     if not target.masks:
         return frozenset()
     last = len(loop.dims) - 1
     read = {a.value for a in loop.loads}
     found = set()
-    for n, a in enumerate([*loop.loads, *(a for _, a in loop.stores)]):
+    for n, (_, a) in enumerate(loop.stores, len(loop.loads)):
         nbytes = a.dtype.itemsize * math.prod(size for size, s in zip(loop.dims, a.strides) if s)
-        along = a.strides[last] == 1 and not a.at and len(loop.reduced) == 1
-        if along and plain(nbytes) >= _STREAM * target.l2 and (n < len(loop.loads) or a.value not in read):
+        along = a.strides[last] == 1 and len(loop.reduced) == 1
+        if along and plain(nbytes) >= _STREAM * target.l2 and a.value not in read:
             found.add(n)
     return frozenset(found)
 

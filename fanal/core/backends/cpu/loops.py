@@ -108,7 +108,7 @@ class LoopWriter:
 
     def __init__(self, loop: Loop, target: Target, streams: frozenset[int] = frozenset()) -> None:
         self.loop = loop
-        self.streams = streams  # accesses to memory that no cache keeps
+        self.streams = streams  # stores to memory that no cache keeps
         self.w = Writer(target, set())
         self.scalar, self.vector = Emitter(self.w, 1), Emitter(self.w, LANES)
         self.words = itertools.count()

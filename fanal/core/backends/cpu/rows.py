@@ -13,7 +13,7 @@ from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept
 
 _PAGE = 4096
 _ROWS_AHEAD = 2
-GROUP = 2048  # elements of short rows that go through the passes together; half of it where they come from memory
+GROUP = 2048  # elements of short rows that go through the passes together; half of it where they go to memory
 GROUP_ROWS = 16
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
 _ONE_BODY = (
@@ -193,7 +193,7 @@ class RowsWriter(LoopWriter):
             w.loop("%lo", high, "1", block)
         else:
             rows("%lo", high)
-        if any(access >= len(loop.loads) for access in self.streams):
+        if self.streams:
             w.call("void", "llvm.x86.sse.sfence")
         return module(
             [w.function(f"void @{name}(ptr noalias %args, i64 %lo, i64 %hi, ptr noalias %scratch)")],
@@ -387,25 +387,33 @@ class RowsWriter(LoopWriter):
             return write
 
         masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
-        if len(used) > _ONE_BODY and not self.streams:
-            def ahead(at: Value, *accs: Value) -> list[Value]:
-                self._next_row(addresses, at)
-                return masked(at, *accs)
 
-            return w.loop(low, high, str(LANES), ahead, list(zip(kinds, sums)))
+        def fetching(write: Callable[..., list[Value]], fetch: Callable[[Value], None]) -> Callable[..., list[Value]]:
+            def ahead(at: Value, *accs: Value) -> list[Value]:
+                fetch(at)
+                return write(at, *accs)
+
+            return ahead
+
+        if len(used) > _ONE_BODY and not self.streams:
+            rows = self.first and self.plan.count == 1
+            write = fetching(masked, lambda at: self._next_row(addresses, at) if rows else self._fetch(p, at, 1))
+            return w.loop(low, high, str(LANES), write, list(zip(kinds, sums)))
         whole = body(lambda at: None)
         middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
         if carried or self.streams:
             # Four vectors at a time, so that the accumulators stay in their registers and need not change places.
             def four(at: Value, *accs: Value) -> list[Value]:
                 now = list(accs)
-                self._fetch(p, at)
+                self._fetch(p, at, 4)
                 for k in range(4):
                     now = whole(w.add(at, str(k * LANES)), *now)
                 return now
 
             start, low = low, w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-4 * LANES}"))
             sums = w.loop(start, low, str(4 * LANES), four, list(zip(kinds, sums)))
+        else:
+            whole = fetching(whole, lambda at: self._fetch(p, at, 1))
         sums = w.loop(low, middle, str(LANES), whole, list(zip(kinds, sums)))
         return w.loop(middle, high, str(LANES), masked, list(zip(kinds, sums)))
 
@@ -452,14 +460,14 @@ class RowsWriter(LoopWriter):
             out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
         return out
 
-    def _fetch(self, p: int, at: Value) -> None:
-        """Ask for this pass's share of four vectors in a row of the next group; where a row is one pass, in the next
+    def _fetch(self, p: int, at: Value, vectors: int) -> None:
+        """Ask for this pass's share of so many vectors of a row in the next group; where a row is one pass, in the next
         page."""
         w, plan = self.w, self.plan
         effort = list(itertools.accumulate(map(self._effort, range(plan.count)), initial=0))
         for access in self._fetched():
             size = self.accesses[access].dtype.itemsize
-            lines = 4 * LANES * size // 64
+            lines = max(vectors * LANES * size // 64, 1)
             first, last = (round(lines * x / effort[-1]) for x in effort[p : p + 2])
             there, ahead = at, str(_PAGE)
             if plan.count > 1:
@@ -478,8 +486,6 @@ class RowsWriter(LoopWriter):
 
     def _next_row(self, addresses: dict[int, Value], at: Value) -> None:
         """Ask for the same place in the next row: the processor does not follow many rows of which each is short."""
-        if not self.first or self.plan.count > 1:
-            return
         w = self.w
         for access, address in addresses.items():
             if access < 0 or self.accesses[access].strides[self.vector_dim] != 1:
@@ -490,7 +496,9 @@ class RowsWriter(LoopWriter):
                 w.call("void", "llvm.prefetch.p0", ("ptr", there), ("i32", "0"), ("i32", "2"), ("i32", "1"))
 
     def _fetched(self) -> list[int]:
-        return sorted(access for access in self.streams if access < len(self.loop.loads))
+        """Return the loads that go through memory as the loop does."""
+        loads = enumerate(self.loop.loads) if self.w.target.masks and not self.many else ()
+        return [n for n, a in loads if a.strides[-1] == 1 and all(a.strides) and not a.at]
 
     def _cache(self, i: int, op: Op, at: Value, row: Value, value: Scalar | None = None) -> Scalar:
         """Load op `i` from its slot in scratch, or store it."""
