@@ -488,12 +488,12 @@ def _thin_launch(
     p: Problem, a: Operand, b: Operand, out: Operand, acc: dt.dtype, epilogue: Epilogue | None, target: Target
 ) -> Launch:
     structure = epilogue.structure if epilogue else ""
+    lanes, apart = target.lanes(acc.itemsize), plainly(p.b[1]) * b.dtype.itemsize
     beyond = plainly(p.n) * plainly(p.k) * b.dtype.itemsize > target.l2 // 2
-    lanes = target.lanes(acc.itemsize)
-    apart = plainly(p.b[1]) * b.dtype.itemsize
-    vectors = 2 if p.m == 1 and plainly(p.n) > lanes and apart % _FAR_ROWS else 1
+    # The lines of two vectors of columns are too many for memory to follow, or for a set of the first-level cache.
+    vectors = 2 if p.m == 1 and plainly(p.n) > lanes and apart % _FAR_ROWS and not beyond else 1
     name = target.symbol(
-        f"thin9:{p.m}:{vectors}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
+        f"thin10:{p.m}:{vectors}:{b.dtype.name}:{out.dtype.name}:{len(p.batch)}:{beyond}|{structure}")
     source = functools.partial(
         thin_ir.thin_source, target, name, p.m, vectors, b.dtype, out.dtype, len(p.batch), beyond, epilogue)
     units = -(-p.n // (lanes * vectors))

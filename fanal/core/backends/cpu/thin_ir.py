@@ -47,6 +47,8 @@ def thin_source(
     once = w.mul(b_col, str(of))
     steps = {odd: w.mul(once, str(odd)) for odd in range(1, min(lanes, _NEAR), 2)}
 
+    next_unit = w.sub(w.mul(once, str(lanes * vectors)), w.mul(depth, str(size)))  # from the end of a column
+
     def unit(u: Value) -> list[Value]:
         a, b, shift = first_a, first_b, "0"
         if axes:
@@ -88,9 +90,12 @@ def thin_source(
             # Or LLVM keeps an address for each column, and most of them in memory.
             pointers = [w.let(f'call ptr asm "", "=r,0"(ptr {p})') for p in carried[:len(bases)]]
             sums = list(carried[len(bases):])
-            for c in range(lanes * vectors if beyond else 0):
-                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(place(pointers, c), str(_AHEAD))), ("i32", "0"),
-                       ("i32", "3"), ("i32", "1"))
+            if beyond:
+                ends = w.less(depth, w.add(k, str(_AHEAD // size)))
+                ahead = w.select(ends, w.add(next_unit, str(_AHEAD)), str(_AHEAD))
+                for c in range(lanes * vectors):
+                    w.call("void", "llvm.prefetch.p0", ("ptr", w.at(place(pointers, c), ahead)), ("i32", "0"),
+                           ("i32", "2"), ("i32", "1"))
             for at in range(0, lanes, piece):
                 for v in range(vectors):
                     turned = transpose(w, vector, [side_by_side([
