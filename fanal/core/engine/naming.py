@@ -82,9 +82,11 @@ def cut_out(made: tuple) -> tuple:
 
 def resized(made: tuple, cut: tuple) -> tuple:
     """Return a signature with another shape and chain."""
-    shape, chain = cut
-    changed = {_SHAPE: shape, _CHAIN: chain} if chain else {_SHAPE: shape, _WHOLE: shape}
-    return tuple([changed.get(k, x) for k, x in enumerate(made)])
+    new = list(made)
+    new[_SHAPE], new[_CHAIN] = shape, chain = cut
+    if not chain:
+        new[_WHOLE] = shape
+    return tuple(new)
 
 
 def whole(made: tuple) -> tuple:

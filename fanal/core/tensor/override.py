@@ -100,7 +100,7 @@ def overloaded(args: Iterable[Any]) -> list[Any]:
 def overriding(args: tuple, kwargs: dict) -> list[Any] | None:
     """Return the arguments that answer a call, an empty list if only a mode does, or None if nothing does."""
     for a in (*args, *kwargs.values()) if kwargs else args:
-        if type(a) not in _PLAIN:
+        if type(a) not in _PLAIN and not (type(a) in (list, tuple) and _PLAIN.issuperset(map(type, a))):
             break
     else:
         return [] if overrides.modes and overrides.everything else None

@@ -244,7 +244,10 @@ class Module(Convertible, Stateful):
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
         parameters = own.get("_parameters")
-        if isinstance(value, Parameter):
+        if type(value) is Tensor and name in own and name in own.get("_buffers", ()) and \
+                type(self).register_buffer is Module.register_buffer and not _global_buffer_registration_hooks:
+            table_of(self, "_buffers")[name] = value  # another tensor in the place of one: nothing else changes
+        elif isinstance(value, Parameter):
             if parameters is None:
                 raise AttributeError("cannot assign parameters before Module.__init__() call")
             self._forget(name, keep="_parameters")
@@ -265,11 +268,7 @@ class Module(Convertible, Stateful):
         elif isinstance(value, Module) or name in own["_modules"]:
             self._set_child(name, value)
         elif isinstance(value, Buffer) or name in own["_buffers"]:
-            if type(value) is Tensor and name in own and not _global_buffer_registration_hooks and \
-                    type(self).register_buffer is Module.register_buffer:  # another tensor in the place of one
-                table_of(self, "_buffers")[name] = value
-            else:
-                self._set_buffer(name, value)
+            self._set_buffer(name, value)
         elif name in _WATCHED:
             self._set_table(name, value)
         else:
