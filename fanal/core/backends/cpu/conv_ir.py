@@ -261,8 +261,12 @@ class _Forward(Convolution):
             high = tile_rows(w, rest, heights(self.spec.height))
             skip = w.sub(high, rest)
             a = w.at(weights, w.mul(w.sub(i, skip), p[W_ROW]), self.size)
+            first = w.add(w.mul(group, p[M]), i)
+            here = w.at(p[Y], w.add(shift, w.mul(first, p[Y_CHANNEL])), self.size)
 
             def panel(q: Value) -> list[Value]:
+                if not self.spec.scatter:
+                    self.ask(w.at(here, q, self.size), rest)
                 w.do(
                     f"call void @{self.name}_part(ptr {a}, i64 {w.mul(p[W_ROW], str(self.size))}, "
                     f"ptr {w.at(flat, q, self.size)}, ptr {table}, i64 {depth}, ptr {w.at('%scratch', q, self.size)}, "
@@ -271,13 +275,25 @@ class _Forward(Convolution):
                 return []
 
             w.loop("0", positions, str(self.width), panel, once=True)
-            first = w.add(w.mul(group, p[M]), i)
             acc = w.at("%scratch", w.mul(skip, p[WIDE]), self.size)
             self.finish(acc, first, rest, rows, oy, shift)
             return []
 
         w.loop(i0, i1, str(self.spec.height), channels)
         return []
+
+    def ask(self, out: Value, channels: Value) -> None:
+        """Ask for the lines that a panel will be written to: one store that waits holds up all after it."""
+        w = self.w
+
+        def channel(r: Value) -> list[Value]:
+            at = w.at(out, w.mul(r, w.mul(self.words[Y_CHANNEL], str(self.size))))
+            for line in range(0, self.width * self.size, 64):
+                w.call("void", "llvm.prefetch.p0", ("ptr", w.at(at, str(line))), ("i32", "1"), ("i32", "3"),
+                       ("i32", "1"))
+            return []
+
+        w.loop("0", channels, "1", channel, once=True)
 
     def finish(self, acc: Value, first: Value, channels: Value, rows: Value, oy: Value, shift: Value) -> None:
         """Write the epilogue of `channels` x `rows` rows, dropping what lies between the ends of rows."""
