@@ -87,3 +87,12 @@ def test_batch_norm_of_a_single_value_raises() -> None:
         model(torch.randn(8, 4)).sum().backward()
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         model(torch.randn(1, 4))
+
+
+@pytest.mark.parametrize("shapes", [[(6,), (1,)], [(4, 6), (1,)], [(4, 6), (4, 1)], [(4, 6), (1, 6)]], ids=str)
+@pytest.mark.parametrize("f", [lambda x: x + torch.ones(4, 6), lambda x: x.expand(4, 6) + torch.ones(4, 6)], ids=["spread", "expand"])
+def test_a_single_element_that_is_spread_along_a_fixed_size_is_no_row(f: Callable, shapes: list) -> None:
+    """It was read as if there were as many as before: from beyond its memory."""
+    def body() -> list[float]:
+        return [f(torch.tensor(np.full(s, -11, np.float32))).sum().item() for s in shapes]
+    assert on_a_thread(body) == [-240.0] * len(shapes)

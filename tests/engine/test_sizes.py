@@ -458,3 +458,19 @@ def test_a_view_that_outlives_its_segment_has_plain_sizes() -> None:
         positive = x > 0
         positive.sum().item()
         assert [type(n) for n in (*positive.shape, *x.shape)] == [int] * 4, f"step {k}"
+
+
+def test_a_first_call_that_raises_leaves_no_names_behind() -> None:
+    """The next recording found them among its operands."""
+    def body() -> list[Any]:
+        found: list[Any] = []
+        for k, shape in ((4, (4, 4)), (1, (4, 4)), (1, (1,)), (5, (1,)), (1, (1, 1)), (2, (4, 4)), (3, (1,))):
+            x, z = (torch.tensor(np.ones(s, np.float32)) for s in ((k, k), shape))
+            try:
+                y = x * z
+            except RuntimeError:
+                found.append("raised")
+            else:
+                found.append(float(y.numpy().sum()))
+        return found
+    assert on_a_thread(body) == [16.0, 16.0, 1.0, 25.0, 1.0, "raised", 9.0]

@@ -233,6 +233,9 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     event = Event(op, where)
     if not s.events and not s.levels:
         s.border = _border(s, where)
+        if s.naming is not None:  # the first call raised an error
+            s.naming.abandon()
+            s.naming = None
         if s.families is not None and s.border is None:
             s.naming = s.families.naming(op, args, kwargs)
     naming = s.naming

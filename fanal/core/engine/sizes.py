@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from fanal.core.base.dim import Dim, Dims, now, plain, plainly, varies
-from fanal.core.base.shape import contiguous_strides
+from fanal.core.base.shape import broadcast_shapes, contiguous_strides
 from fanal.core.compiler.steps import OtherSize
 from fanal.core.engine.cache import Compiled, executable
 from fanal.core.engine.draft import stub
@@ -34,6 +34,7 @@ from fanal.core.engine.record import CONST, SEQUENCE, SLOT
 from fanal.core.ir.body import Body
 from fanal.core.ir.prims import broadcast, input_, permute, reshape, slice_, sum_
 from fanal.core.ir.program import Node, Program, Shape, toposort
+from fanal.core.ir.row import spread
 
 _SIZED = ("_shape", "_strides", "_offset", "_chain")  # what may follow from sizes, of a tensor
 STAYS = 32  # runs in a row in the same sizes, and these get a program of their own
@@ -458,7 +459,10 @@ class _Form:
         """Return what is `a` for the known number of rows and `b`, with these parameters, for one."""
         inputs = tuple([self.named.get(id(i), j) for i, j in zip(a.inputs, b.inputs)])
         params = (self._window if a.row is slice_ else self._parameter)(a.params, params)
-        n = Node(a.row, inputs, params, self._parameter(a.shape, b.shape), a.dtype)
+        shape = self._parameter(a.shape, b.shape)
+        if a.row.shape is spread or a.row is broadcast:  # note what must be equal: a single row is spread along the others
+            broadcast_shapes(*[i.shape for i in inputs], shape)
+        n = Node(a.row, inputs, params, shape, a.dtype)
         n.where = b.where
         self.single[id(a)], self.named[id(a)] = b, n
         return n
