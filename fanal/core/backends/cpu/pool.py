@@ -302,7 +302,7 @@ class _Pooling:
         def deep(kz: Name, *found: Name) -> list[Name]:
             def down(ky: Name, *found: Name) -> list[Name]:
                 row = line(kz, ky)
-                self._fetch(w.at(image, w.add(row, w.add(x, self.ahead)), self.size))
+                self._fetch(image, w.add(row, x))
 
                 def across(kx: Name, *found: Name) -> list[Name]:
                     step = w.mul(kx, self.dilation[2])
@@ -320,11 +320,13 @@ class _Pooling:
         state = deep("0", *(v for _, v in start)) if spec.flat else w.loop(z_low, z_high, "1", deep, start, once=True)
         return Scalar(state[0], spec.dtype, LANES), state[-1]
 
-    def _fetch(self, address: Name) -> None:
-        """Ask for as much as a vector of windows takes from a row: two rows side by side keep the machine from it."""
+    def _fetch(self, plane: Name, at: Name, write: bool = False) -> None:
+        """Ask for as much of a row some rows on as a vector of windows takes: rows in turn keep the machine from it."""
+        w = self.w
+        there = w.at(plane, w.add(at, self.ahead), self.size)
         for near in range(0, LANES * self.size * (self.spec.strides[1] or 1), 64):
-            self.w.call("void", "llvm.prefetch.p0", ("ptr", self.w.at(address, str(near))), ("i32", "0"), ("i32", "3"),
-                        ("i32", "1"))
+            w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(near))), ("i32", str(int(write))), ("i32", "3"),
+                   ("i32", "1"))
 
     def _place(self, columns: Name, row: Name) -> Name:
         if self.spec.what == "max_pool":
@@ -443,6 +445,7 @@ class _Pooling:
                     here = [w.let(f"add {_I32} {c}, {w.splat(_I32, self._narrow(line))}") for c in columns.each]
                     took = [Scalar(w.let(f"icmp eq {_I32} {place}, {h}"), dt.bool_, LANES) for h in here]
                     parts = [e.pack(e.convert(e.where(t, given, zero), spec.dtype)) for t in took]
+                    self._fetch(result, w.add(line, w.mul(at, "2")), write=True)
                     to = w.at(result, w.add(line, w.mul(at, "2")), self.size)
                     for k, part in enumerate(self._interleaved(parts)):
                         w.store(full, part, w.at(to, str(LANES * k), self.size), masks[k], self.size)
@@ -484,6 +487,7 @@ class _Pooling:
                 def row(iy: Name) -> None:
                     line = w.mul(w.add(w.mul(iz, self.extent[1]), iy), self.extent[2])
                     here = [w.let(f"add {_I32} {c}, {w.splat(_I32, self._narrow(line))}") for c in columns]
+                    self._fetch(result, w.add(line, x), write=True)
                     low, high = over(1, iy)
 
                     def down(oz: Name, *acc: Name) -> list[Name]:
