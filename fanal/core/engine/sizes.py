@@ -460,7 +460,8 @@ class _Form:
         inputs = tuple([self.named.get(id(i), j) for i, j in zip(a.inputs, b.inputs)])
         params = (self._window if a.row is slice_ else self._parameter)(a.params, params)
         shape = self._parameter(a.shape, b.shape)
-        if a.row.shape is spread or a.row is broadcast:  # note what must be equal: a single row is spread along the others
+        if a.row.shape is spread or a.row is broadcast:
+            # Note what must be equal: a single row would be spread along anything else.
             broadcast_shapes(*[i.shape for i in inputs], shape)
         n = Node(a.row, inputs, params, shape, a.dtype)
         n.where = b.where
