@@ -19,7 +19,6 @@ import numpy as np
 
 Monomial = tuple[int, ...]  # the atoms multiplied, sorted; () is one
 Form = tuple[tuple[Monomial, int], ...]  # terms with factors that are not zero, sorted
-Numbers = Callable[[list[int]], list[int]]
 
 _FAR = 1 << 62
 _FEW = 8  # conditions that are tested one by one
@@ -38,7 +37,7 @@ class Dims:
         self.monomials: dict[Monomial, int] = {(): 0}  # numbered as in `numbers`
         self._values: dict[int, int] = {}  # of the atoms that were asked for
         self._numbers: np.ndarray | None = None
-        self._computed: tuple[tuple[int, int], Numbers] | None = None  # for so many atoms and monomials
+        self._computed: tuple[tuple[int, int], Callable] | None = None  # for so many atoms and monomials
         self.conditions: dict[Form, tuple[int, int, bool]] = {}  # the least, the most, and whether zero is allowed
         self._quotients: dict[tuple[Form, Form], int] = {}
         self._tests: tuple[Any, ...] | None = None
@@ -172,24 +171,22 @@ class Dims:
         if self._numbers is None or len(self._numbers) != len(self.monomials):
             count = len(self.atoms), len(self.monomials)
             if self._computed is None or self._computed[0] != count:
-                self._computed = count, self._computation()
+                every = ", ".join("*".join(f"a{i}" for i in m) or "1" for m in self.monomials)
+                self._computed = count, self._computation(f"[{every}]")
             self._numbers = np.array(self._computed[1](self.names), np.int64)
         return self._numbers
 
-    def _computation(self) -> Numbers:
-        """Return a function of the values of the names that returns those of all monomials, as Python code."""
-        def text(form: Form) -> str:
-            return " + ".join(f"{c}{''.join(f'*a{i}' for i in m)}" for m, c in form) or "0"
-        lines = ["def numbers(names):"]
+    def _computation(self, result: str) -> Callable[[list[int]], Any]:
+        """Return a function of the values of the names that returns this Python code; a0, a1, ... are the atoms."""
+        lines = ["def computation(names):"]
         for i, atom in enumerate(self.atoms):
             if isinstance(atom, int):
                 lines.append(f"    a{i} = names[{atom}]")
             else:
-                lines += [f"    d = {text(atom[1])}", f"    a{i} = ({text(atom[0])}) // d if d else 0"]
-        lines.append(f"    return [{', '.join('*'.join(f'a{i}' for i in m) or '1' for m in self.monomials)}]")
+                lines += [f"    d = {_text(atom[1])}", f"    a{i} = ({_text(atom[0])}) // d if d else 0"]
         scope: dict[str, Any] = {}
-        exec("\n".join(lines), scope)
-        return scope["numbers"]
+        exec("\n".join([*lines, f"    return {result}"]), scope)
+        return scope["computation"]
 
     def hold(self, count: int | None = None) -> bool:
         """Tell whether the present values of the names, or of the first few that are not late, meet the conditions."""
@@ -201,16 +198,13 @@ class Dims:
             for atom in self.atoms:
                 last.append(max(_last(form, last) for form in atom) if not isinstance(atom, int) else
                             len(self.names) if atom in self.late else atom)
-            forms = Formulas(self, [self._dim(0, form) for form in self.conditions])
-            least, most, zero = zip(*self.conditions.values())
-            self._tests = (forms, np.array(least), np.array(most), np.array(zero),
-                           [_last(form, last) for form in self.conditions])
-        forms, least, most, zero, lasts = self._tests
-        if not everything:
-            return all(self._meets(form, *limits) for (form, limits), last in zip(self.conditions.items(), lasts)
-                       if last < count)
-        values = forms.values()
-        return bool(((values >= least) & (values <= most) & (zero | (values != 0))).all())
+            tests = [_test(_text(form), *limits) for form, limits in self.conditions.items()]
+            self._tests = self._computation(" and ".join(tests)), [_last(form, last) for form in self.conditions]
+        holds, lasts = self._tests
+        if everything:
+            return bool(holds(self.names))
+        return all(self._meets(form, *limits) for (form, limits), last in zip(self.conditions.items(), lasts)
+                   if last < count)
 
     def hold_or_meet(self) -> bool:
         """Tell whether the conditions hold, but that sizes which were different, or one more than the other, are equal.
@@ -223,6 +217,16 @@ class Dims:
     def _meets(self, form: Form, least: int, most: int, zero: bool) -> bool:
         value = self.value(form)
         return least <= value <= most and (zero or value != 0)
+
+
+def _text(form: Form) -> str:
+    """Return a form as Python code."""
+    return " + ".join(f"{c}{''.join(f'*a{i}' for i in m)}" for m, c in form) or "0"
+
+
+def _test(text: str, least: int, most: int, zero: bool) -> str:
+    """Return a condition on a form as Python code."""
+    return f"{least} <= {text} <= {most}" + ("" if zero else f" and ({text})")
 
 
 def _last(form: Form, last: list[int]) -> int:
