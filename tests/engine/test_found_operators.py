@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from both import of_both
 
+import fanal
+
 torch = pytest.importorskip("torch")
 
 
@@ -164,4 +166,42 @@ def test_results_lie_in_memory_as_in_pytorch(f: Any, last: bool) -> None:
                 return []
         y = f(m, x)
         return [y, m.tensor(y.stride())]
+    of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, x: x.max(0), lambda m, x: x.argmax(), lambda m, x: x[:1].argmin(0), lambda m, x: m.nn.functional.leaky_relu(x), lambda m, x: x.erf(),
+    lambda m, x: m.nn.functional.gelu(x), lambda m, x: m.nn.functional.mse_loss(x, x), lambda m, x: x.softmax(0), lambda m, x: x.fmax(x), lambda m, x: x < x,
+    lambda m, x: m.nn.functional.layer_norm(x, (4,)), lambda m, x: x.nansum(), lambda m, x: x.copysign(x), lambda m, x: m.nn.functional.hardtanh(x),
+    lambda m, x: m.bucketize(x, m.ones(1)), lambda m, x: m.nn.functional.cosine_similarity(x, x), lambda m, x: x.unique(),
+], ids=range(17))
+def test_complex_numbers_have_no_order(f: Any) -> None:
+    """Their real parts were compared, or pairs, and a number came out."""
+    x = [1 + 2j, 3 - 1j, 0.5j, -1.]
+    for m in (torch, fanal):
+        with pytest.raises(RuntimeError):
+            f(m, m.tensor([x, x[::-1]]))
+
+
+def test_complex_numbers_where_nothing_is_compared() -> None:
+    def program(m: Any) -> list[Any]:
+        x = m.tensor([1 + 2j, 3 - 1j, 0.5j, -1.])
+        f, at = m.nn.functional, m.tensor([0, 0, 1, 2])
+        return [f.silu(x), f.gaussian_nll_loss(x, x * 2, x.abs() + 1), x.scatter_reduce(0, at, x * 2, "mean"), f.rms_norm(x, (4,))]
+    of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, x, y: m.nn.functional.margin_ranking_loss(x, y, m.ones(3)), lambda m, x, y: m.nn.functional.cosine_embedding_loss(x[None], y[None], m.ones(1)),
+], ids=range(2))
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64"])
+def test_losses_of_integers_wrap_where_pytorchs_do(f: Any, dtype: str) -> None:
+    of_both(lambda m: f(m, m.tensor([1, 90, 7], dtype=getattr(m, dtype)), m.tensor([4, 3, 100], dtype=getattr(m, dtype))))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_multilabel_soft_margin_loss_rounds_in_the_dtype_of_its_input(dtype: str) -> None:
+    def program(m: Any) -> Any:
+        x = m.arange(12.).sin().view(3, 4)
+        return m.nn.functional.multilabel_soft_margin_loss(x.to(getattr(m, dtype)), (x > 0).float(), reduction="none")
     of_both(program)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.core.base.dtype import complex32, complex64, pairs, plain
+from fanal.core.base.dtype import complex32, complex64, pairs, plain, scalar_name
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.shape import Shape, broadcast_shapes
 from fanal.core.base.state import state
@@ -147,3 +147,13 @@ def spread(inputs: Sequence[Node], params: tuple) -> Shape:
 def kept(inputs: Sequence[Node], params: tuple) -> DType:
     """Dtype rule: that of the first input."""
     return inputs[0].dtype
+
+
+def ordered(name: str, rule: Callable = kept) -> Callable:
+    """Dtype rule of what is defined for real numbers only: raises NotImplementedError for complex ones."""
+    def dtype(inputs: Sequence[Node], params: tuple) -> DType:
+        found = inputs[0].dtype
+        if found.is_complex:
+            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{scalar_name(found)}'")
+        return rule(inputs, params)
+    return dtype

@@ -31,8 +31,8 @@ Rule = Callable[..., list[Node | None]]
 
 
 def need_float(t: Any, name: str) -> Node:
-    """Return the value of `t`. Raises NotImplementedError if it is not floating point."""
-    if t._dtype.category < 2:
+    """Return the value of `t`. Raises NotImplementedError if it is not a real floating-point tensor."""
+    if t._dtype.category != 2:
         raise unsupported(name, t._dtype)
     return read(t)
 
@@ -206,7 +206,9 @@ def gelu(input: Any, *, approximate: str = "none") -> Any:
 @public(module="nn.functional", method=False)
 def silu(input: Any, inplace: bool = False) -> Any:
     """Return input * sigmoid(input)."""
-    x = need_float(input, "silu_cpu")
+    if input._dtype.category < 2:
+        raise unsupported("silu_cpu", input._dtype)
+    x = read(input)
 
     def slope(g: Node, x: Node) -> Node:
         s, one = sigmoid_node(x), P.num(x, 1)
@@ -489,7 +491,7 @@ def _softmaxes(input: Any, dim: int | None, dtype: dt.dtype | None, name: str, f
         dim = _implicit_dim(len(input._shape))
     x = node_of(input, dtype or input._dtype)
     d = _softmax_axis(x, dim)
-    if x.dtype.category < 2:
+    if x.dtype.category != 2:
         kernel = (
             f"{name}_lastdim_kernel_impl"
             if d == len(x.shape) - 1

@@ -191,6 +191,7 @@ def _sign_bit(x: Node) -> Node:
 def copysign(input: Any, other: Operand) -> Any:
     """Return the magnitude of input with the sign of other."""
     d = floating(result_type(input, other))
+    _ordered(d, "copysign")
     a, b = node_of(input, d), node_of(other, d)
     m = P.abs_(P.detach(a))
     y = P.where(_sign_bit(b), P.neg(m), m)

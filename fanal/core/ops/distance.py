@@ -120,7 +120,7 @@ def pairwise_node(a: Node, b: Node, p: float, eps: float) -> Node:
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """Return x1.x2 / (max(|x1|, eps) * max(|x2|, eps)) along a dimension."""
     d = result_type(x1, x2)
-    if d.category < 2:
+    if d.category != 2:
         raise RuntimeError(
             "expected common dtype to be floating point, yet common dtype is " + d.name.title()
         )

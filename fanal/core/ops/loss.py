@@ -58,7 +58,7 @@ def reduction_by_number(number: Any, name: str) -> str:
 
 
 def _need_float(x: Node, kernel: str) -> None:
-    if x.dtype.category < 2:
+    if x.dtype.category != 2:
         raise unsupported(kernel, x.dtype)
 
 
@@ -259,9 +259,10 @@ def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, siz
                                 reduce: Any = None, reduction: str = "mean") -> Any:
     """Return the mean over classes of the binary cross-entropy of sigmoid(input)."""
     reduction = reduction_of(reduction, size_average, reduce)
-    x, t = nodes_of(input, target)
-    one = P.num(x, 1)
-    y = P.neg(P.add(P.mul(t, log_sigmoid_node(x)), P.mul(P.sub(one, t), log_sigmoid_node(P.neg(x)))))
+    x, t = read(input), node_of(target, result_type(input, target))
+    _need_float(x, "log_sigmoid_cpu")
+    yes, no = (P.convert(log_sigmoid_node(v), t.dtype) for v in (x, P.neg(x)))
+    y = P.neg(P.add(P.mul(t, yes), P.mul(P.sub(P.num(t, 1), t), no)))
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
     if not x.shape:
@@ -288,8 +289,8 @@ def kl_div(input: Any, target: Any, size_average: Any = None, reduce: Any = None
                       "to behave the same as 'batchmean' in the next major release.", stacklevel=3)
     reduction = "sum" if batch else reduction_of(reduction, size_average, reduce)
     x, t = nodes_of(input, target)
-    if x.dtype.category < 2:
-        raise RuntimeError("kl_div: Integral inputs not supported.")
+    if x.dtype.category != 2:
+        raise RuntimeError(f"kl_div: {'Complex' if x.dtype.is_complex else 'Integral'} inputs not supported.")
     y = P.mul(P.exp(t), P.sub(t, x)) if log_target else P.sub(xlogx(t), P.mul(t, x))
     total = reduced(y, reduction)
     if batch and x.shape:
@@ -347,8 +348,9 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(reduction + " is not valid")
     x, t = nodes_of(input, target)
-    v = P.convert(v, x.dtype)
+    v = P.convert(v, x.dtype.to_real())
     v = with_gradient(P.max_(P.detach(v), number(float(eps), v.dtype)), lambda g, y, v: [g], v)
+    v = P.convert(v, x.dtype)
     y = P.mul(P.num(x, 0.5), P.add(P.log(v), P.div(pow_node(P.sub(x, t), 2), v)))
     if full:
         y = P.add(y, P.num(x, 0.5 * math.log(2 * math.pi)))

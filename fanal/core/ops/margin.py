@@ -63,9 +63,9 @@ def margin_ranking_loss(
             "margin_ranking_loss : All input tensors should have same dimension but got sizes: input1: "
             f"{input1.shape}, input2: {input2.shape}, target: {target.shape} "
         )
-    a, b, t = nodes_of(input1, input2, target)
-    y = P.mul(P.neg(t), P.sub(a, b))  # in the dtype of the operands: integers wrap
-    y = P.convert(y, floating(y.dtype))
+    difference = P.sub(*nodes_of(input1, input2))  # in the dtype of the operands: integers wrap
+    d = result_type(input1, input2, target)
+    y = P.convert(P.mul(P.neg(node_of(target, d)), P.convert(difference, d)), floating(d))
     return wrap(reduced(positive_part(P.add(y, number(float(margin), y.dtype))), reduction))
 
 
@@ -89,11 +89,12 @@ def cosine_embedding_loss(
             f"{n}D target tensor expects {n + 1}D input tensors, but found inputs with sizes "
             f"{list(input1._shape)} and {list(input2._shape)}."
         )
-    a, b = nodes_of(input1, input2, to=floating(result_type(input1, input2)))
-    eps = P.num(a, 1e-12)
+    a, b = nodes_of(input1, input2)
+    d = floating(a.dtype)
+    eps = number(1e-12, d)
 
     def inner(x: Node, y: Node) -> Node:
-        return P.sum_(P.mul(x, y), (n,))
+        return P.sum_(P.convert(P.mul(x, y), d), (n,))  # integers wrap in products
 
     cos = P.div(inner(a, b), P.sqrt(P.mul(P.add(inner(a, a), eps), P.add(inner(b, b), eps))))
     y = _by_sign(

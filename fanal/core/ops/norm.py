@@ -83,7 +83,7 @@ def _affine(t: Any, d: dt.dtype, shape: Shape) -> Node | None:
 
 
 def _need_float(x: Node, kernel: str) -> None:
-    if x.dtype.category < 2:
+    if x.dtype.category < 2 or (x.dtype.is_complex and kernel != "rms_norm"):
         raise unsupported(kernel, x.dtype)
 
 

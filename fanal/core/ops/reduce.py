@@ -51,6 +51,8 @@ def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype |
 @public(out="fill")
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: dt.dtype | None = None) -> Any:
     """Return the sum over `dim`, counting NaN as zero."""
+    if input._dtype.is_complex:
+        raise RuntimeError("nansum on CPU does not support complex inputs")
     x = node_of(input, summed(input._dtype, dtype))
     x = P.where(P.ne(x, x), P.num(x, 0), x) if x.dtype.category >= 2 else x
     return wrap_like(sum_node(x, _dims(dim, input.ndim), keepdim), input)
@@ -173,6 +175,8 @@ def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any
 
 def arg_node(x: Node, dim: int | None, keepdim: bool, row: Row) -> Node:
     """Position of an extreme along one dimension, or in the flattened value."""
+    if x.dtype.is_complex:
+        raise NotImplementedError(f"{row.name}(): does not support complex input")
     if x.dtype is dt.bool_:
         x = P.convert(x, dt.uint8)
     if dim is None:

@@ -144,7 +144,7 @@ def _count(x: Node, i: Node, d: int, include_self: bool) -> Node:
     if not include_self:
         base = P.scatter(base, i, P.full(i.shape, 0, x.dtype), d, "set")
     n = P.scatter(base, i, P.full(i.shape, 1, x.dtype), d, "add")
-    return P.max_(n, P.num(n, 1))
+    return P.where(P.eq(n, P.num(n, 0)), P.num(n, 1), n)
 
 
 def _limit(d: dt.dtype, largest: bool) -> float | int:

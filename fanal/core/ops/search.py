@@ -38,6 +38,8 @@ def unique(
     dim: int | None = None,
 ) -> Any:
     """Return the values that occur, sorted; with their positions and counts if asked. NaN is never equal."""
+    if input._dtype.is_complex:
+        raise unsupported("unique", input._dtype)
     a = dt.ordered(compute(input))
     axis = None if dim is None else wrap_dim(dim, a.ndim)
     if axis is not None and not a.size:
@@ -288,6 +290,8 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
     if v.dtype is not r.dtype and not is_number(values):
         common = result_type(rows, values)
         r, v = P.convert(r, common), P.convert(v, common)
+    if r.dtype.is_complex:
+        raise unsupported("searchsorted_out_cpu", r.dtype)
     if len(r.shape) != 1 and (not v.shape or r.shape[:-1] != v.shape[:-1]):
         raise RuntimeError(
             f"torch.{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries "

@@ -15,7 +15,7 @@ import numpy as np
 from fanal.core.base import dtype as dt
 from fanal.core.ir.prims.batching import broadcasting
 from fanal.core.ir.program import Node
-from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same, spread
+from fanal.core.ir.row import NO_GRADIENT, Row, kept, ordered, prim, same, spread
 
 
 def _bool(inputs: tuple, params: tuple) -> dt.dtype:
@@ -354,6 +354,7 @@ erf: Row = unary(
     lambda g, y, x: [mul(g, times(exp(neg(mul(x, x))), _TWO_OVER_SQRT_PI))],
     lambda e, x: e.erf(x),
     15,
+    dtype=ordered("erf_vml"),
 )
 erfc: Row = unary(
     "erfc",
@@ -361,6 +362,7 @@ erfc: Row = unary(
     lambda g, y, x: [mul(g, times(exp(neg(mul(x, x))), -_TWO_OVER_SQRT_PI))],
     lambda e, x: e.erfc(x),
     20,
+    dtype=ordered("erfc_vml"),
 )
 not_: Row = unary("not", np.invert, NO_GRADIENT, lambda e, x: e.not_(x), exact=True)
 
@@ -441,6 +443,7 @@ max_: Row = binary(
     lambda g, y, a, b: _extreme_grad(g, lt(b, a), a, b),
     lambda e, a, b: e.max(a, b),
     exact=True,
+    dtype=ordered("maximum"),
 )
 min_: Row = binary(
     "min",
@@ -448,6 +451,7 @@ min_: Row = binary(
     lambda g, y, a, b: _extreme_grad(g, lt(a, b), a, b),
     lambda e, a, b: e.min(a, b),
     exact=True,
+    dtype=ordered("minimum"),
 )
 and_: Row = binary("and", np.bitwise_and, NO_GRADIENT, lambda e, a, b: e.and_(a, b), exact=True)
 or_: Row = binary("or", np.bitwise_or, NO_GRADIENT, lambda e, a, b: e.or_(a, b), exact=True)
@@ -470,8 +474,8 @@ shr: Row = binary(
     domain=(0, 5),
 )
 eq: Row = binary("eq", np.equal, NO_GRADIENT, lambda e, a, b: e.eq(a, b), exact=True, dtype=_bool)
-lt: Row = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=_bool)
-le: Row = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=_bool)
+lt: Row = binary("lt", np.less, NO_GRADIENT, lambda e, a, b: e.lt(a, b), exact=True, dtype=ordered("lt", _bool))
+le: Row = binary("le", np.less_equal, NO_GRADIENT, lambda e, a, b: e.le(a, b), exact=True, dtype=ordered("le", _bool))
 
 
 def xor(a: Node, b: Node) -> Node:

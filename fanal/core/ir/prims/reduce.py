@@ -13,7 +13,7 @@ from fanal.core.ir.prims.point import _quiet, conj, div, eq, exp, le, lt, mul, n
 from fanal.core.ir.prims.source import iota
 from fanal.core.ir.prims.view import broadcast, corner, flip, pad, permute, reshape
 from fanal.core.ir.program import Node
-from fanal.core.ir.row import NO_GRADIENT, Row, kept, prim, same
+from fanal.core.ir.row import NO_GRADIENT, Row, kept, ordered, prim, same
 
 
 def _out(i: tuple, p: tuple) -> Shape:
@@ -35,12 +35,12 @@ def _wide(f):  # type: ignore[no-untyped-def]
     return call
 
 
-def _reduce(name, ref, grad, fold=None):  # type: ignore[no-untyped-def]
+def _reduce(name, ref, grad, fold=None, dtype=kept):  # type: ignore[no-untyped-def]
     return prim(
         name,
         kind="reduce",
         shape=_out,
-        dtype=kept,
+        dtype=dtype,
         ref=_quiet(ref),
         grad=grad,
         batch=shifted(lambda size, dims: (up(dims),)),
@@ -65,10 +65,10 @@ prod: Row = _reduce(
 )
 # Over all elements of `dims`; ties share the gradient evenly; NaN propagates.
 max_of: Row = _reduce(
-    "max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none
+    "max_of", lambda x, d: np.max(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none, ordered("max")
 )
 min_of: Row = _reduce(
-    "min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none
+    "min_of", lambda x, d: np.min(x, d), lambda g, y, x, d: _extreme_grad(g, y, x, d), _none, ordered("min")
 )
 
 
@@ -77,7 +77,7 @@ def _arg(f):  # type: ignore[no-untyped-def]
         "arg" + f.__name__[3:],
         kind="reduce",
         shape=lambda i, p: reduced_shape(i[0].shape, p[:1]),
-        dtype=lambda i, p: dt.int64,
+        dtype=ordered("arg" + f.__name__[3:], lambda i, p: dt.int64),
         ref=lambda x, d: np.asarray(f(x, d)).astype(np.int64),
         grad=NO_GRADIENT,
         batch=shifted(lambda size, dim: (dim + 1,)),
