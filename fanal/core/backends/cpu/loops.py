@@ -34,7 +34,7 @@ def identity(e: Emitter, how: str, dtype: DType) -> Scalar:
         return e.const(0, dtype)
     if how == "prod":
         return e.const(1, dtype)
-    low = how == "max_of"
+    low = how in ("max_of", "max_number", "nan")
     if dtype.is_floating_point:
         return e.const(-np.inf if low else np.inf, dtype)
     if dtype is dt.bool_:
@@ -44,8 +44,10 @@ def identity(e: Emitter, how: str, dtype: DType) -> Scalar:
 
 
 def combine(e: Emitter, how: str, a: Scalar, b: Scalar) -> Scalar:
-    """Return one step of a reduction."""
-    return {"sum": e.add, "prod": e.mul, "max_of": e.max, "min_of": e.min}[how](a, b)
+    """Return one step of a reduction; those to the largest and smallest number take no notice of NaN in `b`."""
+    if how in ("max_number", "min_number"):
+        return e.where(e.fcmp("ogt" if how == "max_number" else "olt", b, a), b, a)
+    return {"sum": e.add, "prod": e.mul, "max_of": e.max, "min_of": e.min, "nan": e.max}[how](a, b)
 
 
 def word_bits(value: float | int | bool, dtype: DType) -> int:

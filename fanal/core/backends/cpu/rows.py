@@ -9,12 +9,16 @@ from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
 from fanal.core.backends.cpu.irtext import Value, module
 from fanal.core.backends.cpu.loops import LoopWriter, accumulator, combine, identity
 from fanal.core.backends.cpu.target import Target
+from fanal.core.base import dtype as dt
+from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept_if
 
 _PAGE = 4096
 _ROWS_AHEAD = 2
 GROUP = 2048  # elements of short rows that go through the passes together; half of it where they go to memory
 GROUP_ROWS = 16
+_NUMBERS = {"max_of": "max_number", "min_of": "min_number"}
+_UNSIGNED, _INFINITE = 0x7FFFFFFF, 0x7F800000  # of the bits of a float32: all but the sign, and infinity
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
@@ -283,9 +287,9 @@ class RowsWriter(LoopWriter):
                 self.base(loop.ops[i].params)
         for access in [*(a for _, a in plan.stores[p] + plan.begins[p]), *self._fetched()]:
             self.base(access)
-        reduces = plan.reduces[p]
-        types = [accumulator(loop.ops[i].dtype) for i in reduces]
-        hows = [loop.ops[i].params for i in reduces]
+        reduces = self._reductions(p)
+        types = [t for _, _, t in reduces]
+        hows = [how for _, how, _ in reduces]
         starts = [identity(self.scalar, h, t) for h, t in zip(hows, types)]
         empty = [identity(self.vector, h, t) for h, t in zip(hows, types)]
         if not reduces and not self.many and not self.split:  # nothing depends on the blocks
@@ -322,8 +326,30 @@ class RowsWriter(LoopWriter):
             return out
 
         kinds = [(REGISTER[t], x.name) for t, x in zip(types, starts)]
-        totals = w.loop(start, stop, "1", block, kinds)
-        return [Scalar(v, t, 1) for v, t in zip(totals, types)]
+        totals = [Scalar(v, t, 1) for v, t in zip(w.loop(start, stop, "1", block, kinds), types)]
+        found = {}
+        for (i, how, _), total in zip(reduces, totals):
+            if how == "nan":
+                e = self.scalar
+                nan = e.icmp("sgt", total, e.const(_INFINITE, dt.int32))
+                total = e.where(nan, e.const(float("nan"), dt.float32), found[i])
+            found[i] = total
+        return list(found.values())
+
+    def _reductions(self, p: int) -> list[tuple[int, str, DType]]:
+        """Return what vectors of sums a pass keeps: op, how they are made, and of which dtype.
+
+        The largest float32 is that of the numbers, and the largest bits without sign tell whether there was a NaN:
+        to let NaN win at every step takes twice as long.
+        """
+        found: list[tuple[int, str, DType]] = []
+        for i in self.plan.reduces[p]:
+            how, t = self.loop.ops[i].params, accumulator(self.loop.ops[i].dtype)
+            if how in _NUMBERS and t is dt.float32:
+                found += [(i, _NUMBERS[how], t), (i, "nan", dt.int32)]
+            else:
+                found.append((i, how, t))
+        return found
 
     def _halves(self, how: str, x: Scalar) -> Scalar:
         """Combine the lanes of a vector by halves."""
@@ -450,10 +476,10 @@ class RowsWriter(LoopWriter):
         for i, access in plan.begins[p]:
             self._add(loop.ops[i], access, addresses[access], at, mask)
         out: list[Value] = []
-        for k, i in enumerate(plan.reduces[p]):
-            how, source = loop.ops[i].params, self.lane_value(loop.ops[i].args[0])
-            acc = accumulator(loop.ops[i].dtype)
-            x = Scalar(source.name, acc, LANES)
+        for k, (i, how, acc) in enumerate(self._reductions(p)):
+            x = Scalar(self.lane_value(loop.ops[i].args[0]).name, dt.float32 if how == "nan" else acc, LANES)
+            if how == "nan":
+                x = self.vector.op("and", self.vector.cast("bitcast", x, acc), self.vector.const(_UNSIGNED, acc))
             if mask is not None:
                 x = self.vector.where(Scalar(mask, x.dtype, LANES), x, identity(self.vector, how, acc))
             a, b, c, d = accs[4 * k : 4 * k + 4]
