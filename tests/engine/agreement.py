@@ -22,7 +22,10 @@ Rounds = list[list[Any]]
 STALE = "a saved value was overwritten"  # stands for errors that say so
 STALE_TEXTS = ("modified by an inplace operation", "has been modified inplace", "ZeroTensors are immutable",
                "derivative for ")
-HALVES = {"torch.bfloat16": "torch.float64", "torch.float16": "torch.float64", ".bfloat16()": ".double()", ".half()": ".double()"}
+SHORT = ("torch.bfloat16", "torch.float16")
+COPY = ".double().clone()"  # a cast makes a tensor of its own, which one from float64 to float64 would not
+HALVES = {".bfloat16()": COPY, ".half()": COPY, **{f".{cast}({d})": COPY for d in SHORT for cast in ("to", "type")},
+          **dict.fromkeys(SHORT, "torch.float64")}
 NUDGE = 1 + 3e-7  # a few roundings of float32
 
 
