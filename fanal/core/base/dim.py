@@ -50,13 +50,13 @@ class Dims:
     def __exit__(self, *exc: object) -> None:
         self.open = False
 
-    def name(self, value: int, alike: bool = True) -> Dim:
-        """Return a new name for `value`, which may stand for any number, or any near enough to be treated `alike`."""
+    def name(self, value: int, limits: tuple[int, int] | None = None) -> Dim:
+        """Return a new name for `value`, which may stand for any number, or any within limits, see `near`."""
         self.names.append(value)
         self.atoms.append(len(self.names) - 1)
         form = ((self._numbered((len(self.atoms) - 1,)), 1),)
-        if alike:
-            self.condition(form, *near(value))
+        if limits is not None:
+            self.condition(form, *limits)
         return self._dim(value, form)
 
     def _numbered(self, m: Monomial) -> Monomial:
@@ -233,10 +233,16 @@ def _last(form: Form, last: list[int]) -> int:
     return max((last[i] for m, _ in form for i in m), default=-1)
 
 
-def near(value: int) -> tuple[int, int]:
-    """Return the limits of the sizes that are planned together: 0, 1, 2 to 7, 8 to 31, 32 to 127, ..."""
+def near(value: int, several: bool = False) -> tuple[int, int]:
+    """Return the limits of the sizes that are planned together: 0, 1, 2 to 7, 8 to 31, 32 to 127, ...
+
+    Where several sizes vary, a quarter to four times the present one: of the combinations of fixed limits that several
+    sizes lie between, too many would be planned.
+    """
     if value < 2:
         return value, value
+    if several:
+        return max(2, value // 4), 4 * value
     least = 1 << value.bit_length() // 2 * 2 - 1
     return least, 4 * least - 1
 

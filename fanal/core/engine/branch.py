@@ -48,7 +48,7 @@ class Paths:
         if len(self.all) >= MAX_PATHS:
             self.drop(self.all[0])
         self._forget_batches()
-        if p.sizes is None and not p.inherited and p.steps:
+        if p.sizes is None and p.steps:
             self.families.add(p)
         self.all.append(p)
 

@@ -11,6 +11,7 @@ from weakref import ref
 
 import numpy as np
 
+from fanal.core.engine.aside import asides_of
 from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage
 from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted, hooked
 from fanal.core.engine.inherit import Inherited
@@ -230,7 +231,9 @@ class Draft:
             kept = [n for n in lineage(open_roots.values()) if n.buffer is None]
         except Uncarried as e:
             self.uncarried, open_roots = str(e), {}
-        self._clone([*roots, *kept], starts, events)
+        noted = [(at, out, n) for at, out, n in s.asides if n.buffer is None]
+        self._clone([*roots, *kept, *(n for _, _, n in noted)], starts, events)
+        self.asides = asides_of(self, noted)
         self.views = Views(outs, self.slots, s.views, self._place(index, slot_index))
         self._outline(open_roots, index, slot_index, outs)
         self.made = [ref(o) if o._leaf or o._chain else None for o in outs]  # leaves and views of the recorded run

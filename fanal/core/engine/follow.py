@@ -17,8 +17,8 @@ import numpy as np
 from fanal.core.base import knobs
 from fanal.core.base.dim import plainly
 from fanal.core.base.state import state
+from fanal.core.engine import aside, record
 from fanal.core.engine import flush as recorded
-from fanal.core.engine import record
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
@@ -171,6 +171,8 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
                 effects[e][1]()
                 e += 1
             _again(path, path.steps[i])
+            for a in path.asides.get(i + 1, ()):
+                aside.note(path.outs[a.out])
         for _, effect in effects[e:]:
             effect()
     finally:

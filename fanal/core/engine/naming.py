@@ -33,6 +33,7 @@ MAX_WAIT = 64  # recordings of a family after which naming is tried again, at mo
 RECENT = 64  # runs in sizes other than the last
 OFTEN = 8  # of those in the same sizes, and these get a path of their own
 MAX_FREQUENT = 16
+SEVERAL = 2  # sizes that vary; of more, each may vary further without another plan
 
 _SHAPE, _CHAIN, _STRIDES, _LEAF, _WHOLE, _HISTORY = map(
     SIGNATURE.index, ("shape", "chain", "strides", "leaf", "whole", "needs_grad"))
@@ -215,6 +216,10 @@ class Family:
         other = _other_end(place)
         return other in self.names and self.names[other][0] == name
 
+    def near(self, value: int) -> tuple[int, int]:
+        """Return the limits of the sizes that are planned together with a present one."""
+        return near(value, len({name for name, _ in self.names.values()} - self.windows) > SEVERAL)
+
     def ran(self, values: tuple[int, ...]) -> None:
         """Note the sizes that a path took. A path of its own is faster for those that come often."""
         self.recent.append(values)
@@ -231,7 +236,7 @@ class Family:
         for q, values in zip(self.samples, self.values):
             wanted = [values[name] for name in naming.given]
             if agree and all(name in self.windows or a <= n <= b
-                             for name, n, (a, b) in zip(naming.given, wanted, map(near, present))):
+                             for name, n, (a, b) in zip(naming.given, wanted, map(self.near, present))):
                 dims.set(wanted)
                 if dims.hold():
                     held, agree = True, _same_program(p, q)
@@ -329,7 +334,8 @@ class Naming:
             raise Unlike
         known = self.given.get(name)
         if known is None:
-            known = self.given[name] = self.dims.name(value - more, name not in self.family.windows)
+            limits = None if name in self.family.windows else self.family.near(value - more)
+            known = self.given[name] = self.dims.name(value - more, limits)
         elif plain(known) != value - more:
             raise Unlike
         with self.dims:
@@ -457,7 +463,7 @@ class Unlike(Exception):
 
 def _able(p: Any) -> bool:
     """Tell whether a path may take other sizes at all."""
-    return isinstance(p.exe, Compiled) and not (p.inherited or p.hidden or p.foreign) and \
+    return isinstance(p.exe, Compiled) and not (p.hidden or p.foreign) and \
         not any(taken.sized for taken in p.taken) and \
         not any(g.grad or g.external for g, _ in p.sizes.groups) and \
         not any(slot.template[1] and slot.group in p.writes for slot in p.sizes.slots)

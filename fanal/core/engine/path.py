@@ -51,6 +51,7 @@ class Path:
         self.roots = draft.roots  # groups whose history is kept for a later backward: the union over all runs
         self.taken: list[Taken] = []  # the graphs that it leaves
         self.views = draft.views
+        self.asides = draft.asides
         self.mode = mode
         self.place = draft.place
         self.came_again = False

@@ -133,6 +133,7 @@ class Session(threading.local):
         self.regrads: list[tuple[int, ref[Any], ref[Any] | None]] = []
         self.shown: dict[int, Any] = {}  # what tensors held at an event that is recorded after the fact, by id
         self.origins: dict[int, Carried] = {}  # slot -> the graph of an earlier segment it belongs to
+        self.asides: list[tuple[int, int, Node]] = []  # (events before, out, value): read aside, see engine.aside
         self.views: dict[int, Node] = {}  # slot -> the value of a view that has history, at its first use
         unfolded.clear()
         self.effects.clear()
@@ -434,6 +435,11 @@ def set_position(f: Callable[[], int]) -> None:
     """Install the function that tells how many events were followed."""
     global _position
     _position = f
+
+
+def followed() -> int:
+    """Return how many events of the current path were followed."""
+    return _position()
 
 
 def written_ahead(storage: Storage) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from fanal.core.base.dim import Dim, Dims, now, plain, plainly, varies
+from fanal.core.base.dim import Dim, Dims, near, now, plain, plainly, varies
 from fanal.core.base.shape import broadcast_shapes, contiguous_strides
 from fanal.core.compiler.steps import OtherSize
 from fanal.core.engine.cache import Compiled, executable
@@ -394,7 +394,7 @@ class _Form:
 
     def __init__(self, rows: int) -> None:
         self.rows, self.dims = rows, Dims()
-        self.name: Any = self.dims.name(rows)
+        self.name: Any = self.dims.name(rows, near(rows))
         self.dims.conditions.clear()  # it will stand for another number
         self.single: dict[int, Node] = {}  # by the id of a value of several rows: that of a single one
         self.named: dict[int, Node] = {}  # and that with named sizes
