@@ -1,9 +1,9 @@
 """Values read in the midst of a segment that follow, by little work, from what is in memory already.
 
-Which examples have this label, whether any row goes to that expert: Python asks such things between two calls of a model.
-To run everything that is pending for the answer would cut the model in two at every question, and leave history behind
-whose sizes no other step has. So the answer is computed aside, by a program of its own, and the segment goes on. What
-else needs the value computes it once more: the bits are the same. See docs/decisions/asides.md.
+Which examples have this label, whether any row goes to that expert: Python asks such things between two calls of a
+model. To run everything that is pending for the answer would cut the model in two at every question. So the answer is
+computed aside, by a program of its own, and the segment goes on. What else needs the value computes it once more: the
+bits are the same. See docs/decisions/asides.md.
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LITTLE = frozenset(("source", "point", "view", "join", "reduce", "scan", "index
 
 
 def read(t: Handle) -> np.ndarray | None:
-    """Return the pending value of a tensor's storage if it is to be computed aside; None if all that is pending is to run."""
+    """Return the pending value of a tensor's storage if it is to be computed aside; None if all pending is to run."""
     s = session
     if s.depth or s.levels or s.vmapped or s.waiting or s.driving or s.loading or state.levels \
             or not (knobs.follow and knobs.compile):
@@ -132,7 +132,8 @@ def asides_of(draft: Draft, noted: list[tuple[int, int, Node]]) -> dict[int, lis
         nodes = toposort([n])
         inputs = list({id(i): i for m in nodes for i in m.inputs if id(i) in sources}.values())
         given = [sources[id(i)] for i in inputs]
-        if id(n) not in sources and all(kind in ("group", "constant") or (kind == "scalar" and draft.scalars[x][2] is None) for kind, x in given):
-            nodes = [m for m in nodes if id(m) not in sources]
+        nodes = [m for m in nodes if id(m) not in sources]
+        if nodes and all(kind in ("group", "constant") or (kind == "scalar" and draft.scalars[x][2] is None)
+                         for kind, x in given):
             found.setdefault(at, []).append(Aside(out, Program(inputs, nodes, [n]), given))
     return found

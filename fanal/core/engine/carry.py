@@ -9,14 +9,14 @@ meets a folded node, unfolds it into the nodes it stands for, and goes on as if 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakValueDictionary, ref
 
 import numpy as np
 
-from fanal.core.base.dim import varies
+from fanal.core.base.dim import now, varies
 from fanal.core.base.dtype import dtype as DType
 from fanal.core.base.state import forward_mode, grad_mode
 from fanal.core.ir.body import Body
@@ -43,6 +43,7 @@ class _Unfolded(threading.local):
     def __init__(self) -> None:
         self.nodes: dict[int, tuple[Carried, int, tuple]] = {}  # id -> whose, which, and its flags before
         self.walked: list[Carried] = []  # by the present event
+        self.naming: Any = None  # the sizes that the present event has names for
 
     def clear(self) -> None:
         self.nodes.clear()
@@ -65,7 +66,7 @@ def history(n: Node) -> Any:
     if not n.needs_grad:
         return False
     found = origin(n)
-    return True if found is None else (found[0].graph, found[1], found[2])
+    return True if found is None else (found[0].graph.kind, found[1], found[2])
 
 
 def template(n: Node) -> Node:
@@ -84,15 +85,17 @@ class Graph:
 
     `nodes` come inputs first. For the node of the same index: `leaf` is the number of the tensor whose
     gradient is collected there; `home` is (number of a storage, versions before its last, HELD or DETACHED if the
-    storage holds this value now); `parent` is (number of a carried graph, place in it) of a value that another
-    segment left.
+    storage holds this value now); `parent` is (number of a carried graph, place in it, its kind) of a value that
+    another segment left. `kind` is the same object for graphs that differ in sizes and other integers only.
     """
 
-    __slots__ = ("__weakref__", "flags", "home", "leaf", "leaf_value", "needs", "nodes", "parent", "roots", "values",
-                 "watched")
+    __slots__ = ("__weakref__", "_numbers", "flags", "home", "kind", "leaf", "leaf_value", "needs", "nodes", "parent",
+                 "roots", "values", "watched")
 
     def __init__(self, nodes: list[Node], leaf: list, home: list, parent: list, roots: list[int],
-                 needs: list[tuple[int, ...]]) -> None:
+                 needs: list[tuple[int, ...]], kind: Kind) -> None:
+        self.kind = kind
+        self._numbers: tuple[int, ...] | None = None
         self.nodes, self.leaf, self.home, self.parent, self.roots = nodes, leaf, home, parent, roots
         place = {id(n): i for i, n in enumerate(nodes)}
         self.leaf_value = {place[id(n.inputs[0])]: k for n, k in zip(nodes, leaf) if k is not None}
@@ -102,23 +105,39 @@ class Graph:
         # Storages whose version a backward asks for: those that hold a value which it reads.
         self.watched = sorted({home[v][0] for v in self.values if home[v] is not None})
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Every integer in the shapes and parameters of the nodes, in order."""
+        if self._numbers is None:
+            self._numbers = tuple([x for n in self.nodes for x in numbers_in((n.shape, n.params))])
+        return self._numbers
+
     def still_needed(self, flags: tuple) -> frozenset[int]:
         """Return the values that rules may still read when these nodes are freed."""
         return frozenset(v for i, vs in enumerate(self.needs) if not flags[i] for v in vs)
 
 
+class Kind:
+    """What graphs that differ in integers only have in common."""
+
+    __slots__ = ("__weakref__",)
+
+
 _graphs: WeakValueDictionary[Any, Graph] = WeakValueDictionary()
+_kinds: WeakValueDictionary[Any, Kind] = WeakValueDictionary()
 
 
 class Carried:
     """The graph of one run of a segment: a template, and what differs from run to run."""
 
-    __slots__ = ("__weakref__", "arrays", "flags", "graph", "leaves", "nodes", "parents", "storages", "stubs",
-                 "versions", "views", "whole")
+    __slots__ = ("__weakref__", "_numbers", "arrays", "flags", "graph", "leaves", "nodes", "parents", "storages",
+                 "stubs", "versions", "views", "whole")
 
     def __init__(self, graph: Graph, arrays: dict[int, np.ndarray], leaves: list[Any], storages: list[Any],
-                 parents: list[Carried]) -> None:
+                 parents: list[Carried], sized: bool = False) -> None:
+        """sized: some integers of the graph follow from named sizes, which have other values in another run."""
         self.graph = graph
+        self._numbers = tuple(map(now, graph.numbers)) if sized else None
         self.arrays = arrays  # by node
         self.leaves = leaves
         self.storages = [None if s is None else ref(s) for s in storages]
@@ -129,6 +148,11 @@ class Carried:
         self.whole = True  # nobody had written to what a backward reads when it was unfolded
         self.stubs: dict[int, ref[Node]] = {}  # the folded nodes, by place
         self.views: dict[int, ref[Node]] = {}  # of views that somebody holds, which are not folded
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The integers of the graph in this run."""
+        return self.graph.numbers if self._numbers is None else self._numbers
 
     def fold(self, n: Node, place: int) -> None:
         """Let a node stand for its part of the graph."""
@@ -172,15 +196,21 @@ class Carried:
         made: dict[int, Node] = {}
         nodes: list[Node] = []
         self.nodes = nodes
+        naming = unfolded.naming
+        numbers = self._numbers if naming is None else naming.numbers(self)
+        rest = None if numbers is None else iter(numbers)
         for i, h in enumerate(graph.nodes):
-            n = made[id(h)] = self._node(i, h, made)
+            shape, params = (h.shape, h.params) if rest is None else with_numbers((h.shape, h.params), rest)
+            n = made[id(h)] = self._node(i, h, shape, params, made)
+            if naming is not None:
+                naming.show(n, shape)
             nodes.append(n)
             if h.needs_grad and graph.leaf[i] is None and graph.parent[i] is None:
                 n.freed = flags[i]
                 unfolded.nodes[id(n)] = (self, i, flags)
         unfolded.walked.append(self)
 
-    def _node(self, i: int, h: Node, made: dict[int, Node]) -> Node:
+    def _node(self, i: int, h: Node, shape: Any, params: tuple, made: dict[int, Node]) -> Node:
         graph = self.graph
         parent = graph.parent[i]
         if parent is not None:
@@ -210,11 +240,11 @@ class Carried:
             n = held
             n.row, n.params, n.inputs = h.row, (), ()
         else:
-            n = Node(h.row, (), (), h.shape, h.dtype)
+            n = Node(h.row, (), (), shape, h.dtype)
             n.buffer = self.arrays.get(i)
             if storage is not None:
                 n.home = (ref(storage), self.versions[home[0]] - home[1])
-        n.params = moved(h.params, lambda x: made[id(x)])
+        n.params = moved(params, lambda x: made[id(x)])
         n.inputs = tuple([made[id(x)] for x in h.inputs])
         n.needs_grad, n.where = h.needs_grad, h.where
         return n
@@ -255,7 +285,7 @@ class Outline:
         self.roots: dict[int, Node] = {}  # by group
         self.leaf: dict[int, tuple] = {}  # (SLOT or OUT, which), by node
         self.home: dict[int, tuple] = {}  # (group, versions before the last, HELD, DETACHED or 0)
-        self.parent: dict[int, tuple] = {}  # (place in its graph, the graph, where the segment finds it)
+        self.parent: dict[int, tuple] = {}  # (place in its graph, its kind, where the segment finds it)
         self.ended: set[int] = set()  # nodes whose own history an earlier backward has freed
         self.overwritten: set[int] = set()  # inputs of the program whose memory it writes
         self.value: dict[int, Node] = {}  # the node of the program that computes it
@@ -283,7 +313,7 @@ class Outline:
                 Node(input_, (), (n.shape, n.dtype), n.shape, n.dtype)
             if found is not None:
                 h.needs_grad = True
-                self.parent[id(h)] = (found[1], found[0].graph, route_of(found[0]))
+                self.parent[id(h)] = (found[1], found[0].graph.kind, route_of(found[0]))
             return h
         if n.hooks is not None:
             raise Uncarried(HOOKED)
@@ -380,12 +410,20 @@ class Outline:
         needs = [tuple([place[id(r)] for r in self._reads(h)]) for h in nodes]
         roots = [place[id(self.roots[g])] for g in groups]
         whole = (tuple(key), tuple(roots))
+        sized = varies(whole)  # then it has the names of this segment, and is its own
         try:
-            graph = _graphs.get(whole)
+            graph = None if sized else _graphs.get(whole)
+            if graph is None:
+                alike = tuple([(row, _loose(params), len(shape), *rest) for row, params, shape, *rest in key]), \
+                    tuple(roots), tuple(needs)
+                kind = _kinds.get(alike)
+                if kind is None:
+                    kind = _kinds[alike] = Kind()
+                graph = Graph(nodes, leaf, home, parent, roots, needs, kind)
+                if not sized:
+                    _graphs[whole] = graph
         except TypeError:
             raise Uncarried("a parameter that cannot be compared is kept for a later backward") from None
-        if graph is None:
-            graph = _graphs[whole] = Graph(nodes, leaf, home, parent, roots, needs)
         values = {}
         for v in graph.values:
             n = self.value.get(id(nodes[v]))
@@ -394,7 +432,7 @@ class Outline:
             values[v] = n
         views = [(spec, [place.get(id(h)) for h in chain]) for spec, chain in self.views]
         return Taken(graph, dict(zip(groups, roots)), list(leaves), list(homes), list(parents), values,
-                     [(spec, at) for spec, at in views if any(k is not None for k in at)], varies(whole))
+                     [(spec, at) for spec, at in views if any(k is not None for k in at)], sized)
 
 
 class Taken:
@@ -408,7 +446,7 @@ class Taken:
         self.graph = graph
         self.groups = groups  # group -> place of its value in the graph
         self.leaves, self.homes = leaves, homes
-        self.parents = parents  # (graph, where the segment finds it)
+        self.parents = parents  # (kind of graph, where the segment finds it)
         self.values = values  # place in the graph -> node of the program
         self.views = views  # (SLOT or OUT, which), the places of its values from the own one down, or None
         self.sized = sized  # whether it follows from named sizes
@@ -491,3 +529,39 @@ def _key(x: Any, place: dict[int, int]) -> Any:
     if type(x) is FunctionType:
         return (x.__code__, x.__defaults__, *[_key(c.cell_contents, place) for c in x.__closure__ or ()])
     return (type(x), repr(x) if isinstance(x, (float, complex)) else x)
+
+
+def _loose(key: Any) -> Any:
+    """Return what `_key` makes of parameters without the integers in it, which stand there as (int, value)."""
+    if type(key) is tuple:
+        if len(key) == 2 and isinstance(key[0], type) and issubclass(key[0], int) and key[0] is not bool:
+            return int
+        return tuple(map(_loose, key))
+    return key
+
+
+def numbers_in(x: Any) -> Iterator[int]:
+    """Yield the integers in a shape or a parameter, and in what a gradient rule refers to, in order."""
+    if isinstance(x, int) and type(x) is not bool:
+        yield x
+    elif isinstance(x, (tuple, list)):
+        for i in x:
+            yield from numbers_in(i)
+    elif type(x) is FunctionType:
+        for c in x.__closure__ or ():
+            yield from numbers_in(c.cell_contents)
+
+
+def with_numbers(x: Any, numbers: Iterator[int]) -> Any:
+    """Return a shape or a parameter with other integers."""
+    if isinstance(x, int) and type(x) is not bool:
+        return next(numbers)
+    if isinstance(x, (tuple, list)):
+        items = [with_numbers(i, numbers) for i in x]
+        return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+    if type(x) is FunctionType and x.__closure__:
+        f = FunctionType(x.__code__, x.__globals__, x.__name__, x.__defaults__,
+                         tuple([CellType(with_numbers(c.cell_contents, numbers)) for c in x.__closure__]))
+        f.__kwdefaults__ = x.__kwdefaults__
+        return f
+    return x

@@ -199,6 +199,8 @@ class Draft:
         self.place: Any = None  # where the segment begins, see engine.flush
         self.refused: str | None = None
         self.unnamed: str | None = None  # why it may run, but not come again
+        if self.naming is not None and self.naming.unlike:
+            self.unnamed = "a graph of an earlier segment is of another kind than those of other sizes"
         self.epoch = s.began
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}

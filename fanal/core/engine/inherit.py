@@ -23,12 +23,13 @@ def found_at(slots: list[Any], slot: int, route: tuple) -> Carried | None:
 class Inherited:
     """One carried graph as a segment knows it."""
 
-    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "routes", "views")
+    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "numbers", "routes", "views")
 
     def __init__(self, carried: Carried, routes: list[tuple[int, tuple]], leaves: list[tuple[int, int]],
                  homes: list[tuple[int, int]], views: dict[int, tuple[int, int]]) -> None:
         assert carried.nodes is not None
         self.graph, self.before = carried.graph, carried.flags
+        self.numbers = carried.numbers  # of the recorded run
         self.after = tuple([n.freed if p is None else f for n, p, f in
                             zip(carried.nodes, self.graph.parent, self.before)])
         self.kept = self.graph.still_needed(self.after)
@@ -49,10 +50,20 @@ class Inherited:
                 found = c
         return found
 
+    def like(self, other: Inherited) -> bool:
+        """Tell whether the graph of another segment is like this one, but for integers."""
+        return self.graph.kind is other.graph.kind and all(
+            getattr(self, x) == getattr(other, x) for x in ("before", "after", "routes", "leaves", "homes", "views"))
+
     def admit(self, path: Any, step: int) -> bool:
         """Tell whether the graph that is there now is like the one that was recorded; if so, take it."""
         c = self._find(path.slots, step)
-        if c is None or c.graph is not self.graph or c.flags != self.before or not c.intact():
+        if c is None or c.graph.kind is not self.graph.kind or c.flags != self.before or not c.intact():
+            return False
+        if path.sizes is not None:
+            if not path.sizes.admit_graph(self, c.numbers):
+                return False
+        elif c.numbers is not self.numbers and c.numbers != self.numbers:
             return False
         for k, place in self.leaves:
             slot, t = path.slots[place], c.leaves[k]

@@ -7,7 +7,7 @@ and then the program compiled of them, say how everything follows from them. The
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -18,14 +18,15 @@ from fanal.core.base.dim import Dim, Dims, near, now, plain, plainly, varies
 from fanal.core.base.shape import contiguous_strides
 from fanal.core.engine import record
 from fanal.core.engine.cache import Compiled
+from fanal.core.engine.carry import Carried, numbers_in, unfolded, with_numbers
 from fanal.core.engine.handle import SIGNATURE, Handle, signature
 from fanal.core.engine.record import CONST, OBJECT, SEQUENCE, SLOT, parts, session
 from fanal.core.ir.body import Body
 from fanal.core.ir.prims import reshape, slice_
-from fanal.core.ir.program import Node
+from fanal.core.ir.program import Node, Shape
 
-# (-1, slot, 0, dimension); (-1, slot, 1, row, 1, parameter, dimension) in a chain of views; or (step, place among the
-# arguments, ...), where what a slice consists of is -1, -2 and -3.
+# (-2, graph of an earlier segment, which of its integers); (-1, slot, 0, dimension); (-1, slot, 1, row, 1, parameter,
+# dimension) in a chain of views; or (step, place among the arguments, ...), where what a slice consists of is -1, -2, -3.
 Place = tuple[int, ...]
 MAX_FAMILIES = 16
 MAX_SAMPLES = 6
@@ -138,6 +139,11 @@ def differences(p: Any, q: Any) -> dict[Place, tuple[int, int]] | None:
         if a != b:
             if not same_make(a, b) or not resizable(a) or not within((-1, k), cut_out(a), cut_out(b)):
                 return None
+    if len(p.inherited) != len(q.inherited):
+        return None
+    for k, (u, v) in enumerate(zip(p.inherited, q.inherited)):
+        if not u.like(v) or not all(same((-2, k, at), n, m) for at, (n, m) in enumerate(zip(u.numbers, v.numbers))):
+            return None
     for k, (i, j) in enumerate(zip(p.steps, q.steps)):
         if any(getattr(i, x) != getattr(j, x) for x in _SAME) or not alike((k,), i.specs, j.specs):
             return None
@@ -248,8 +254,12 @@ class Family:
             return
         p.sizes.give_up()
         if others or not agree:
-            self.tries += 1  # wait for longer and longer
-            self.wait = min(MAX_WAIT, 2**self.tries - 1)
+            self.failed()
+
+    def failed(self) -> None:
+        """Note that a recording with names led to nothing: wait for longer and longer."""
+        self.tries += 1
+        self.wait = min(MAX_WAIT, 2**self.tries - 1)
 
 
 class Families:
@@ -308,6 +318,8 @@ class Naming:
         # Tensors with (shape, strides, offset, chain of views), with Dims and plain.
         self.sized: dict[int, tuple[Handle, tuple, tuple]] = {}
         self.nodes: list[tuple[Node, tuple]] = []  # values from outside, and their plain shapes
+        self.graphs: list[Carried] = []  # of earlier segments, in the order in which they are unfolded
+        self.unlike = False  # one of them is not that of the family
         self.seen = 0  # tensors of the session looked at
 
     def called(self, k: int, op: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -390,6 +402,29 @@ class Naming:
             self.nodes.append((n, n.shape))
             n.shape = shape
 
+    def numbers(self, carried: Carried) -> Sequence[int]:
+        """Return the integers of a graph of an earlier segment, which is about to be unfolded, with names in them."""
+        k = len(self.graphs)
+        self.graphs.append(carried)
+        found = list(carried.numbers)
+        try:
+            if k >= len(self.like.inherited) or carried.graph.kind is not self.like.inherited[k].graph.kind:
+                raise Unlike
+            for at, (n, model) in enumerate(zip(found, self.like.inherited[k].numbers)):
+                found[at] = self._name((-2, k, at), n, model)
+        except Unlike:
+            self.unlike = True
+            return carried.numbers
+        finally:
+            self.dims.open = True
+        return found
+
+    def show(self, n: Node, shape: Shape) -> None:
+        """Let a value of an unfolded graph have its shape with names."""
+        if varies(shape) and n.shape is not shape:
+            self.nodes.append((n, plainly(n.shape)))
+            n.shape = shape
+
     def _within(self, place: Place, x: Any, model: Any) -> Any:
         if type(x) is tuple:
             return tuple([self._within((*place, k), i, m) for k, (i, m) in enumerate(zip(x, model))])
@@ -400,10 +435,12 @@ class Naming:
         for t, named, _ in self.sized.values():
             t._shape, t._strides, t._offset, t._chain = named
         self.dims.open = True
+        unfolded.naming = self
 
     def __exit__(self, *exc: object) -> None:
         """Let every size be plain again, those of what the segment has returned since as well."""
         self.dims.open = False
+        unfolded.naming = None
         outs = session.outs
         for o in outs[self.seen:]:
             now = (o._shape, o._strides, o._offset, o._chain)
@@ -430,7 +467,11 @@ class Naming:
                     n = n.inputs[0]
         for n, shape in reversed(self.nodes):
             n.shape = shape
-        self.sized, self.nodes = {}, []
+        for n in [n for c in self.graphs for n in c.nodes or ()]:
+            n.shape, n.params = with_numbers((n.shape, n.params), map(plain, numbers_in((n.shape, n.params))))
+        if self.unlike:
+            self.family.failed()
+        self.sized, self.nodes, self.graphs = {}, [], []
 
     def abandon(self) -> None:
         """End, and leave plain sizes in what was recorded: it goes on without names."""
@@ -464,7 +505,6 @@ class Unlike(Exception):
 def _able(p: Any) -> bool:
     """Tell whether a path may take other sizes at all."""
     return isinstance(p.exe, Compiled) and not (p.hidden or p.foreign) and \
-        not any(taken.sized for taken in p.taken) and \
         not any(g.grad or g.external for g, _ in p.sizes.groups) and \
         not any(slot.template[1] and slot.group in p.writes for slot in p.sizes.slots)
 

@@ -571,9 +571,9 @@ class Path:
         found: list[list[Carried]] = []
         for taken in self.taken:
             found.append([])
-            for graph, (slot, route) in taken.parents:
+            for kind, (slot, route) in taken.parents:
                 c = found_at(self.slots, slot, route)
-                if c is None or c.graph is not graph:
+                if c is None or c.graph.kind is not kind:
                     return None
                 found[-1].append(c)
         return found
@@ -590,7 +590,7 @@ class Path:
                     self.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
                     self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
             leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
-            carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], above)
+            carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], above, taken.sized)
             for g, k in taken.groups.items():
                 if storages[g] is not None:
                     carried.fold(storages[g].node, k)

@@ -122,12 +122,21 @@ class Sizes:
         # By the place of a slot: (which of its numbers, name, how much more).
         self.within = {slot.place: [(k, *self._name(d)) for k, d in enumerate(leaves(slot.template)) if type(d) is Dim]
                        for slot in self.slots}
+        # Of graphs of earlier segments: (which of its integers, name, how much more).
+        self.graphs: dict[Any, list[tuple[int, int, int]]] = {u: [] for u in path.inherited}
+        came = {name: k for k, name in enumerate(naming.given)}
+        for (kind, k, *at), (name, more) in naming.family.names.items():
+            if kind == -2 and name in came:
+                self.graphs[path.inherited[k]].append((at[0], came[name], more))
         self.numbers: list[tuple[Any, int, Dim]] = []  # (step, place among its arguments, Dim)
         self.expected: list[int] = []  # what the matcher expects there: it knows objects by address
         self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
         for s in path.steps:
             for place, spec in enumerate(s.specs):
                 self._find(s, place, spec, True)
+            for u in s.walks:
+                for _, name, _ in self.graphs[u]:
+                    self.first.setdefault(name, u)
         self._find_windows()
         self._expect_numbers()
 
@@ -197,6 +206,18 @@ class Sizes:
                 return False
             new[k] = old[k]
         return new == old and self._resize({k: n for k, n in values.items() if n != self.dims.names[k]})
+
+    def admit_graph(self, u: Any, numbers: tuple[int, ...]) -> bool:
+        """Tell whether a graph of an earlier segment is that of `u` with other sizes, and take those over."""
+        new = list(numbers)
+        values: dict[int, int] = {}
+        for at, name, more in self.graphs[u]:
+            n = new[at] - more
+            if values.setdefault(name, n) != n or (n != self.dims.names[name] and self.first[name] is not u):
+                return False
+            new[at] = u.numbers[at]
+        changed = {k: n for k, n in values.items() if n != self.dims.names[k]}
+        return tuple(new) == u.numbers and (not changed or self._resize(changed))
 
     def look(self) -> bool:
         """Find where the windows are, at the end of the segment. Returns False if they do not go together."""
