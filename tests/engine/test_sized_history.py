@@ -137,7 +137,33 @@ def convolutions(m: Any, steps: int, log: Callable[[Any], None]) -> None:
         log(loss)
 
 
-LOOPS = [accuracy, attention, parts, twice, convolutions]
+def mixtures(m: Any, steps: int, log: Callable[[Any], None]) -> None:
+    """Two layers of experts, one after the other, that write to zeros; sometimes somebody holds what is written to."""
+    def layer(gate: Any, experts: list[Any], x: Any, kept: list[Any]) -> Any:
+        w, i = gate(x).softmax(-1).topk(2)
+        out = m.zeros_like(x)
+        for k, e in enumerate(experts):
+            row, slot = m.where(i == k)
+            out[row] += w[row, slot, None] * m.tanh(e(x[row]))
+        kept.append(out)
+        return x + out
+    nets = [[_numbered(m, m.nn.Linear(6, 3)), *(_numbered(m, m.nn.Linear(6, 6)) for _ in range(3))] for _ in range(2)]
+    opt = m.optim.SGD([p for net in nets for e in net for p in e.parameters()], lr=0.05)
+    for k in range(steps):
+        x = y = _data(m, 48, 6, seed=k)
+        kept: list[Any] = []
+        for net in nets:
+            x = layer(net[0], net[1:], x, kept if k % 7 == 6 else [])
+        loss = (x - y * 2).square().mean()
+        if kept:
+            loss = loss + kept[0].sum() * 0.1
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        log(loss)
+
+
+LOOPS = [accuracy, attention, parts, twice, convolutions, mixtures]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -157,7 +183,7 @@ def test_sized_history_changes_no_bit(loop: Loop) -> None:
     agree(work, 20)
 
 
-@pytest.mark.parametrize("loop", [accuracy, attention, parts])
+@pytest.mark.parametrize("loop", [accuracy, attention, parts, mixtures])
 def test_other_sizes_are_followed(loop: Loop) -> None:
     """Of the last twenty steps on sizes from 3 to 40, at most six plan anything: one that is far from all before."""
     planned: list[int] = []

@@ -49,7 +49,7 @@ class Paths:
             self.drop(self.all[0])
         self._forget_batches()
         if p.sizes is None and p.steps:
-            self.families.add(p)
+            self.families.add(p, self.last)
         self.all.append(p)
 
     def tried(self) -> list[Path]:

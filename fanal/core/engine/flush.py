@@ -12,6 +12,7 @@ from weakref import ref
 
 from fanal.core.base import knobs
 from fanal.core.base.state import state
+from fanal.core.engine.alone import references
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
@@ -179,7 +180,7 @@ def _run_recorded(touched: dict) -> None:
         live = known
     alive = [o for o in (h() for h in handles) if o is not None]
     held = [o for o in alive if o._node.needs_grad and not o._node.freed]
-    if _open_elsewhere(live, alive, held):
+    if _open_elsewhere(live, alive, held, drawn):
         refused = refused or "history is left over for a later backward"
     once = refused == EARLIER and drawn is not None and drawn.refused is None and bool(held)
     uncarried = drawn.leave_open(held) if drawn is not None and (refused is None or once) and held else None
@@ -199,7 +200,7 @@ def _run_recorded(touched: dict) -> None:
         ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
 
 
-def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any]) -> bool:
+def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any], drawn: Any) -> bool:
     """Tell whether the history of a value may be continued by others than `held`, of the tensors that are `alive`.
 
     A value that only detached tensors show, as the hidden state that a loop takes over, ends its history here.
@@ -207,6 +208,8 @@ def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any]) -> bool:
     counts = list(map(getrefcount, live))
     known = {id(o._storage) for o in held}
     shown = Counter(id(o._storage) for o in alive)
+    if drawn is not None:
+        shown.update(references((drawn, *(session.paths.all if session.paths is not None else ()))))
     return any(st.node.needs_grad and not st.node.freed and id(st) not in known and count - _LISTED != shown[id(st)]
                for st, count in zip(live, counts))
 

@@ -19,6 +19,7 @@ from fanal.core.base.dim import plainly
 from fanal.core.base.state import state
 from fanal.core.engine import aside, record
 from fanal.core.engine import flush as recorded
+from fanal.core.engine.alone import fade
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
@@ -328,7 +329,7 @@ def commit(path: Path) -> bool:
         return False
     if path.inherited and not all([u.holds(path) for u in path.inherited]):
         return False
-    if not path.views.related_as_before():
+    if not path.views.related_as_before() or not fade(path, paths().all):
         return False
     if path.look_at_rows():
         path.exe = None

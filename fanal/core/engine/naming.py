@@ -181,6 +181,7 @@ class Family:
 
     def __init__(self, one: Any) -> None:
         self.operations = operations(one)
+        self.before: tuple | None = None  # those of the segment that came before the latest
         self.samples = [one]  # recorded with plain sizes, the latest last
         # Places that had the same sizes in all samples have one name, and so have those that were always so much more.
         self.names: dict[Place, tuple[int, int]] = {}
@@ -269,17 +270,18 @@ class Families:
         self.all: list[Family] = []
         self.left: tuple | None = None  # what was followed until something else was called: what comes is no such kind
 
-    def add(self, p: Any) -> None:
-        """Take note of a path that was recorded with plain sizes."""
+    def add(self, p: Any, last: Any) -> None:
+        """Take note of a path that was recorded with plain sizes. last: the path that ran before."""
         if not knobs.sizes:
             return
         kind = operations(p)
-        for f in self.all:
-            if f.operations == kind and f.add(p):
-                self.all.remove(f)
-                self.all.insert(0, f)
-                return
-        self.all.insert(0, Family(p))
+        f = next((f for f in self.all if f.operations == kind and f.add(p)), None)
+        if f is None:
+            f = Family(p)
+        else:
+            self.all.remove(f)
+        f.before = None if last is None else operations(last)
+        self.all.insert(0, f)
         del self.all[MAX_FAMILIES:]
 
     def partial(self, p: Any) -> Any:
@@ -292,10 +294,14 @@ class Families:
         """Do without a path."""
         self.all = [f for f in self.all if all(q is not p for q in f.samples)]
 
-    def naming(self, op: Any, args: tuple, kwargs: dict) -> Naming | None:
-        """Return the naming for a recording that begins with a call, if its sizes are known to vary."""
+    def naming(self, op: Any, args: tuple, kwargs: dict, last: Any) -> Naming | None:
+        """Return the naming for a recording that begins with a call, if its sizes are known to vary.
+
+        last: the path that ran before. The layers of a model begin with the same call, but not after the same segment.
+        """
         left, self.left = self.left, None
-        for f in self.all if knobs.sizes else ():
+        before = None if last is None else operations(last)
+        for f in sorted(self.all, key=lambda f: f.before != before) if knobs.sizes else ():
             if f.names and f.samples[-1].steps[0].op is op and f.operations != left:
                 n = Naming(f)
                 if n.called(0, op, args, kwargs) is not None:

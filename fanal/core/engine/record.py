@@ -238,7 +238,7 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
             s.naming.abandon()
             s.naming = None
         if s.families is not None and s.border is None:
-            s.naming = s.families.naming(op, args, kwargs)
+            s.naming = s.families.naming(op, args, kwargs, s.paths.last)
     naming = s.naming
     if naming is None:
         out = _make(event, args, kwargs)
