@@ -50,8 +50,7 @@ class Path:
         self.outline = draft.outline  # of the history it leaves open
         self.roots = draft.roots  # groups whose history is kept for a later backward: the union over all runs
         self.taken: list[Taken] = []  # the graphs that it leaves
-        self.views = draft.views
-        self.asides = draft.asides
+        self.views, self.asides = draft.views, draft.asides
         self.mode = mode
         self.place = draft.place
         self.came_again = False

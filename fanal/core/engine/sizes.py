@@ -124,10 +124,10 @@ class Sizes:
                        for slot in self.slots}
         # Of graphs of earlier segments: (which of its integers, name, how much more).
         self.graphs: dict[Any, list[tuple[int, int, int]]] = {u: [] for u in path.inherited}
-        came = {name: k for k, name in enumerate(naming.given)}
-        for (kind, k, *at), (name, more) in naming.family.names.items():
-            if kind == -2 and name in came:
-                self.graphs[path.inherited[k]].append((at[0], came[name], more))
+        came = {which: k for k, which in enumerate(naming.given)}
+        for (kind, k, *at), (which, more) in naming.family.names.items():
+            if kind == -2 and which in came:
+                self.graphs[path.inherited[k]].append((at[0], came[which], more))
         self.numbers: list[tuple[Any, int, Dim]] = []  # (step, place among its arguments, Dim)
         self.expected: list[int] = []  # what the matcher expects there: it knows objects by address
         self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
@@ -135,8 +135,8 @@ class Sizes:
             for place, spec in enumerate(s.specs):
                 self._find(s, place, spec, True)
             for u in s.walks:
-                for _, name, _ in self.graphs[u]:
-                    self.first.setdefault(name, u)
+                for _, which, _ in self.graphs[u]:
+                    self.first.setdefault(which, u)
         self._find_windows()
         self._expect_numbers()
 
