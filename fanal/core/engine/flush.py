@@ -12,11 +12,11 @@ from weakref import ref
 
 from fanal.core.base import knobs
 from fanal.core.base.state import state
-from fanal.core.engine.alone import references
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.inherit import references
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import OUT, SLOT, Session, session
 from fanal.core.engine.rng import rng

@@ -19,13 +19,13 @@ from fanal.core.base.dim import plainly
 from fanal.core.base.state import state
 from fanal.core.engine import aside, record
 from fanal.core.engine import flush as recorded
-from fanal.core.engine.alone import fade
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.failure import FAILURES
 from fanal.core.engine.handle import Origin, Storage, counted, keep_rows
+from fanal.core.engine.inherit import fade
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher

@@ -26,7 +26,7 @@ from fanal.core.ir.prims import reshape, slice_
 from fanal.core.ir.program import Node, Shape
 
 # (-2, graph of an earlier segment, which of its integers); (-1, slot, 0, dimension); (-1, slot, 1, row, 1, parameter,
-# dimension) in a chain of views; or (step, place among the arguments, ...), where what a slice consists of is -1, -2, -3.
+# dimension) in a chain of views; or (step, place among the arguments, ...), where what a slice has is -1, -2, -3.
 Place = tuple[int, ...]
 MAX_FAMILIES = 16
 MAX_SAMPLES = 6
