@@ -66,13 +66,15 @@ class Writer(programs.Writer):
         return f"SHAPES, PARAMS = {data!r}, {params!r}\nSIZES = {sizes!r}\n"
 
 
-def source(seed: int, size: int = 8) -> str:
-    """Return program number `seed`. Odd ones use the rich vocabulary.
+def leaving_history(seed: int, size: int = 8) -> str:
+    """Return program number `seed`. Odd ones use the rich vocabulary."""
+    return Writer(seed, size, seed % 2 == 1).program()
 
-    Results leave no history behind: a segment that does is planned for every size.
-    """
-    text = Writer(seed, size, seed % 2 == 1).program()
+
+def source(seed: int, size: int = 8) -> str:
+    """Return program number `seed`, whose results leave no history behind."""
+    text = leaving_history(seed, size)
     return re.sub(r"return (\[.*\])", r"return [t.detach().clone() for t in \1]", text)
 
 
-__all__ = ["run", "source"]
+__all__ = ["leaving_history", "run", "source"]

@@ -22,6 +22,7 @@ from fanal.core.base import knobs
 
 torch = pytest.importorskip("torch")
 BLOCK = 50
+HISTORY = SimpleNamespace(source=sized_programs.leaving_history, run=sized_programs.run)
 WINDOWS = SimpleNamespace(source=source, run=partial(run, rounds=9, cut=True))
 
 
@@ -53,7 +54,7 @@ def compare(seed: int, change: Callable[[str], str] = str, module: Any = program
     def others() -> list[Any]:
         return [in_float64(wide(text)), module.run(torch, text, seed, _array, NUDGE)]
     expected, got = module.run(torch, text, seed, _array), module.run(fanal, text, seed, _array)
-    if module in (programs, WINDOWS):
+    if module in (programs, WINDOWS, HISTORY):
         found = disagreement(expected, got, others)
     else:
         found = disagreement(expected, got, others, lambda: parted(*(
@@ -76,6 +77,21 @@ def with_a_read(text: str, seed: int) -> str:
 def with_an_early_read(text: str) -> str:
     """Return the program with its loss read before every backward."""
     return re.sub(r"^( *)(if k == \d+: )?(\(?loss\b.*\.backward\()", r"\1loss.item()\n\1\2\3", text, flags=re.M)
+
+
+def with_questions(text: str) -> str:
+    """Return the program with masks and positions asked for between its calls, and with what they choose in the loss."""
+    lines = text.split("\n")
+    r = random.Random(len(text))
+    places = [(i, m[1]) for i, line in enumerate(lines) if (m := re.match(r"    (t\d+) = (?!torch.empty)", line))]
+    for k, (i, t) in sorted(enumerate(r.sample(places, min(2, len(places)))), key=lambda x: -x[1][0]):
+        lines[i + 1:i + 1] = [
+            f"    q{k} = torch.where(data[0].flatten() > {r.choice((-0.5, 0.2))})[0]",
+            f"    if (data[1] > {r.choice((0.5, 1.5))}).all():",
+            f"        q{k} = q{k}[1:]",
+            f"    e{k} = {t}.flatten()[q{k}[q{k} < {t}.numel()]].float().sum()"]
+    asked = "".join(f" + e{k} * 0.1" for k in range(min(2, len(places))))
+    return re.sub(r"^( *loss = .*)$", rf"\1{asked}", "\n".join(lines), flags=re.M)
 
 
 def same_bits(seed: int) -> None:
@@ -104,6 +120,21 @@ def test_programs_on_data_of_any_size_agree_with_torch(block: range, monkeypatch
     monkeypatch.setattr(knobs, "sizes", True)
     for seed in block[::25]:
         compare(seed, module=sized_programs)
+
+
+def test_programs_on_data_of_any_size_that_leave_history_agree_with_torch(
+        block: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knobs, "sizes", True)
+    for seed in block[::10]:
+        compare(seed, with_an_early_read, module=HISTORY)
+
+
+def test_programs_that_ask_about_their_data_agree_with_torch(block: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knobs, "sizes", True)
+    for seed in block[::10]:
+        compare(seed, with_questions, module=HISTORY)
+    for seed in block[::5]:
+        compare(seed, with_questions)
 
 
 def test_programs_on_windows_agree_with_torch(block: range) -> None:

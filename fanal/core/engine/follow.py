@@ -25,7 +25,7 @@ from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.failure import FAILURES
 from fanal.core.engine.handle import Origin, Storage, counted, keep_rows
-from fanal.core.engine.inherit import fade
+from fanal.core.engine.inherit import fade, hand_on, parents_of
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -339,7 +339,7 @@ def commit(path: Path) -> bool:
         as_usual &= not sizes.resized  # sizes that change every time never take the short way
         if not sizes.settle():
             return False
-    parents = path.parents()
+    parents = parents_of(path)
     if parents is None:
         return False
     given_arrays = path.arrays()
@@ -403,8 +403,8 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
         path.views.stand(path, path.held, path.views.bases(path))
     if path.taken and not run.handed_on:
         kept = set(path.keep)  # the others belong to nobody: they wait for the next step
-        path.hand_on(results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
-                     parents, path.outs, path.held)
+        hand_on(path, results, [g.storage if g.external or k in kept else None for k, g in enumerate(groups)],
+                parents, path.outs, path.held)
     run.handed_on = True
     for u in path.inherited:
         u.spend()
@@ -570,8 +570,8 @@ def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any])
         elif storage is not None:
             storage.node.buffer, storage.node.shape = a, plainly(storage.node.shape)
     if p.taken:
-        p.hand_on(run.results, [g.weak() for g in p.groups], [draft.standing(t.parents) for t in p.taken],
-                  [r and r() for r in draft.made], range(len(draft.made)))
+        hand_on(p, run.results, [g.weak() for g in p.groups], [draft.standing(t.parents) for t in p.taken],
+                [r and r() for r in draft.made], range(len(draft.made)))
         for o in held:
             if o._node is not o._storage.node and chain_of(o) is None:
                 o._seen = -1  # a view follows from what it is a view of

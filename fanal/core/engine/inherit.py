@@ -7,11 +7,13 @@ returned, only the results that follow from it are held. Whoever still held the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from sys import getrefcount
 from typing import Any
 
 from fanal.core.engine.carry import Carried, folded
+from fanal.core.engine.record import SLOT
+from fanal.core.engine.views import join
 
 _LOOKED_AT = 1  # by so much more getrefcount counts the references to what an attribute holds
 
@@ -127,3 +129,45 @@ def fade(path: Any, known: Iterable[Any]) -> bool:
         return True
     found = references(known)
     return all(getrefcount(g.storage) == found[id(g.storage)] + _LOOKED_AT for g in fading)
+
+
+def parents_of(path: Any) -> list[list[Carried]] | None:
+    """Return the graphs on which each graph of a run stands; None if they are not those expected."""
+    found: list[list[Carried]] = []
+    for taken in path.taken:
+        found.append([])
+        for kind, (slot, route) in taken.parents:
+            c = found_at(path.slots, slot, route)
+            if c is None or c.graph.kind is not kind:
+                return None
+            found[-1].append(c)
+    return found
+
+
+def _shown(path: Any, kind: str, x: Any, held: Collection[int]) -> bool:
+    """Tell whether a tensor that somebody may hold shows a value, said by its source."""
+    g = x if kind == "group" else path.keep[x] if kind == "result" and x < len(path.keep) else -1
+    return g >= 0 and (path.groups[g].external or any(i in held for i in path.groups[g].outs))
+
+
+def hand_on(path: Any, results: list[Any], storages: list[Any], parents: list[list[Carried]], outs: list[Any],
+            held: Collection[int]) -> None:
+    """Leave the history of a run to whoever holds its tensors; of `outs`, those in `held` are held."""
+    for taken, above in zip(path.taken, parents):
+        arrays = {}
+        for v, kind, x in taken.handed:
+            arrays[v] = results[x] if kind == "result" else \
+                path.groups[x].storage.node.buffer if kind == "group" else \
+                path.scalars[x][1].copy() if kind == "scalar" else \
+                path.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
+                path.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
+            # No version is asked about what no tensor held, and another may show its memory, and be written to.
+            if taken.graph.home[v] is None and _shown(path, kind, x, held):
+                arrays[v] = arrays[v].copy()
+        leaves = [path.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
+        carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], above, taken.sized)
+        for g, k in taken.groups.items():
+            if storages[g] is not None:
+                carried.fold(storages[g].node, k)
+        join(carried, [(path.slots[k].tensor if kind == SLOT else outs[k] if k in held else None, places)
+                       for (kind, k), places in taken.views])

@@ -5,7 +5,6 @@ It owns copies of every tensor the segment returned; following hands those out.
 """
 from __future__ import annotations
 
-from collections.abc import Collection
 from sys import getrefcount
 from typing import Any
 from weakref import ref
@@ -15,15 +14,13 @@ import numpy as np
 from fanal.core.base.dim import Dim, now
 from fanal.core.base.dtype import fits
 from fanal.core.engine.cache import Compiled
-from fanal.core.engine.carry import Carried, Taken
+from fanal.core.engine.carry import Taken
 from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
-from fanal.core.engine.inherit import found_at
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts, renew
 from fanal.core.engine.steady import NOBODY, Patience, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
-from fanal.core.engine.views import join
 from fanal.core.ir.prims import input_
 from fanal.core.ir.program import Node, Program, toposort
 
@@ -564,34 +561,3 @@ class Path:
                     place[id(n)] = len(outputs)
                     outputs.append(n)
                 taken.handed.append((v, "result", place[id(n)]))
-
-    def parents(self) -> list[list[Carried]] | None:
-        """Return the graphs on which each graph of this run stands; None if they are not those expected."""
-        found: list[list[Carried]] = []
-        for taken in self.taken:
-            found.append([])
-            for kind, (slot, route) in taken.parents:
-                c = found_at(self.slots, slot, route)
-                if c is None or c.graph.kind is not kind:
-                    return None
-                found[-1].append(c)
-        return found
-
-    def hand_on(self, results: list[Any], storages: list[Any], parents: list[list[Carried]], outs: list[Any],
-                held: Collection[int]) -> None:
-        """Leave the history of this run to whoever holds its tensors; of `outs`, those in `held` are held."""
-        for taken, above in zip(self.taken, parents):
-            arrays = {}
-            for v, kind, x in taken.handed:
-                arrays[v] = results[x] if kind == "result" else \
-                    self.groups[x].storage.node.buffer if kind == "group" else \
-                    self.scalars[x][1].copy() if kind == "scalar" else \
-                    self.steps[x[0]].copies[x[1]] if kind == "snapshot" else \
-                    self.inherited[x[0]].carried.arrays[x[1]] if kind == "carried" else x  # type: ignore
-            leaves = [self.slots[k].tensor if kind == SLOT else outs[k] for kind, k in taken.leaves]
-            carried = Carried(taken.graph, arrays, leaves, [storages[k] for k in taken.homes], above, taken.sized)
-            for g, k in taken.groups.items():
-                if storages[g] is not None:
-                    carried.fold(storages[g].node, k)
-            join(carried, [(self.slots[k].tensor if kind == SLOT else outs[k] if k in held else None, places)
-                           for (kind, k), places in taken.views])
