@@ -163,7 +163,26 @@ def mixtures(m: Any, steps: int, log: Callable[[Any], None]) -> None:
         log(loss)
 
 
-LOOPS = [accuracy, attention, parts, twice, convolutions, mixtures]
+def windows(m: Any, steps: int, log: Callable[[Any], None]) -> None:
+    """A view of what has a history is held when a value is read; sometimes what follows is another thing."""
+    a, b = _numbered(m, m.nn.Linear(6, 8)), _numbered(m, m.nn.Linear(3, 2))
+    opt = m.optim.SGD([*a.parameters(), *b.parameters()], lr=0.05)
+    for k, n in enumerate(_sizes_of(steps, 8, 40)):
+        h = a(_data(m, n, 6, seed=k))
+        v = h[:, 2:5][1:]
+        loss = m.sin(v).mean()
+        assert loss.item() < 1
+        if k % 6 == 5:
+            v = v * 2
+        loss = loss + b(m.cos(v)).square().mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        log(loss)
+        log(a.weight.grad)
+
+
+LOOPS = [accuracy, attention, parts, twice, convolutions, mixtures, windows]
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -200,8 +200,6 @@ class Draft:
         self.place: Any = None  # where the segment begins, see engine.flush
         self.refused: str | None = None
         self.unnamed: str | None = None  # why it may run, but not come again
-        if self.naming is not None and self.naming.unlike:
-            self.unnamed = "a graph of an earlier segment is of another kind than those of other sizes"
         self.epoch = s.began
         self.groups: list[Group] = []
         self.group_of: dict[int, int] = {}
@@ -218,6 +216,8 @@ class Draft:
         self.inherited: list[Inherited] = []
         self.routes: dict[int, tuple[int, tuple]] = {}  # id of a carried graph -> how a slot leads to it
         self._inherit(s, slot_index)
+        if self.naming is not None and not self.naming.knows(len(self.inherited)):
+            self.unnamed = "the graphs of earlier segments are not those of other sizes"
         hidden = unknown(toposort([o._storage.node for o in outs])) if s.vmapped else ()
         # Tensors that belong to one example, whichever it is: they have no value.
         self.hidden = frozenset(k for k, o in enumerate(outs) if id(o._storage.node) in hidden)

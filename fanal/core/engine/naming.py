@@ -425,6 +425,11 @@ class Naming:
             self.dims.open = True
         return found
 
+    def knows(self, graphs: int) -> bool:
+        """Tell whether the segment goes through as many graphs of earlier ones as the family, of the same kinds."""
+        self.unlike |= graphs != len(self.like.inherited)
+        return not self.unlike
+
     def show(self, n: Node, shape: Shape) -> None:
         """Let a value of an unfolded graph have its shape with names."""
         if varies(shape) and n.shape is not shape:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 from weakref import ref
 
+from fanal.core.base.dim import now
 from fanal.core.engine.carry import Carried, leaf_node
 from fanal.core.engine.handle import Origin, counted, hooked
 from fanal.core.ir.prims import detach
@@ -159,7 +160,7 @@ class Views:
             for key, row, params, shape, dtype, where in chain:
                 view = made.get(key)
                 if view is None:
-                    view = made[key] = Node(row, (n,), params, shape, dtype)
+                    view = made[key] = Node(row, (n,), now(params), now(shape), dtype)
                     view.needs_grad, view.where = True, where
                 n = view
             o._node, o._seen = n, st.version
