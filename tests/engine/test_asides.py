@@ -118,7 +118,21 @@ def written(m: Any, steps: int, log: Callable[[Any], None]) -> None:
         log(count)
 
 
-LOOPS = [prototypes, experts, positions, written]
+def batches(m: Any, steps: int, log: Callable[[Any], None]) -> None:
+    """The same of batches of many sizes: what is asked has a size that varies, and so has the answer."""
+    a, b = layers = _layers(m, 5, 8, 3)
+    opt = m.optim.SGD([p for layer in layers for p in layer.parameters()], lr=0.02)
+    for k in range(2 * steps):
+        x = _data(m, (9, 11, 14, 10, 22, 30, 17, 12, 28, 13)[k * 3 % 10] * 4, 5, seed=k)
+        f = a(x)
+        loss = b(m.tanh(f[x[:, 0] > 0])).square().mean() + b(f).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        log(loss)
+
+
+LOOPS = [prototypes, experts, positions, written, batches]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -149,11 +163,31 @@ def test_a_step_that_asks_about_its_data_stays_whole(loop: Loop, flushes: int) -
     assert set(np.diff(ran)) == {flushes}
 
 
-def test_sizes_of_answers_are_followed() -> None:
+@pytest.mark.parametrize("loop", [positions, batches])
+def test_sizes_of_answers_are_followed(loop: Loop) -> None:
     """That a size comes which is far from all before is rare; every other step is followed."""
     recorded: list[int] = []
-    on_a_thread(lambda: positions(fanal, 40, lambda t: recorded.append(ledger.recorded)))
+    on_a_thread(lambda: loop(fanal, 40, lambda t: recorded.append(ledger.recorded)))
     assert sum(map(bool, np.diff(recorded)[-20:])) <= 4
+
+
+def test_a_question_in_what_never_comes_again_cuts_it_off() -> None:
+    """A number that is another in every step, and cannot be followed: the model behind the question is."""
+    recorded: list[int] = []
+
+    def work() -> None:
+        a, b = layers = _layers(fanal, 5, 8, 3)
+        opt = _trained(fanal, layers)
+        for k in range(40):
+            f = a(_data(fanal, 6, 5, seed=k))
+            s = (fanal.full((3,), k * 0.05 - 1) + 1).tolist()
+            loss = b(fanal.tanh(f)).square().mean() + s[0]
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            recorded.append(ledger.recorded)
+    on_a_thread(work)
+    assert max(np.diff(recorded)[-10:]) <= 3
 
 
 def test_an_answer_that_cannot_be_computed_is_an_error_at_its_call() -> None:

@@ -210,6 +210,33 @@ def test_other_sizes_are_followed(loop: Loop) -> None:
     assert sum(map(bool, np.diff(planned)[-20:])) <= 6
 
 
+def test_what_is_written_to_tells_of_its_history() -> None:
+    """Between the write and the end of the segment, when nothing is computed yet."""
+    def told(m: Any) -> list[Any]:
+        a, = [_numbered(m, m.nn.Linear(6, 6))]
+        opt, found = m.optim.SGD(a.parameters(), lr=0.05), []
+        for k in range(16):
+            x, out = _data(m, 8, 6, seed=k), m.zeros(8, 6)
+            out.sum().item()
+            before = out._version
+            out[:4] += m.tanh(a(x))[:4]
+            if k > 10:
+                found.append((out.requires_grad, out.is_leaf, out._version - before, out.grad_fn is None))
+                with pytest.raises(RuntimeError, match="requires grad"):
+                    out.numpy()
+            if k > 12:
+                out.register_hook(lambda g: g * 2)
+            loss = (x + out - 1).square().mean()
+            del out
+            assert (loss * 2).item() > 0
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            found.append(round(loss.item(), 4))
+        return found
+    assert on_a_thread(lambda: told(fanal)) == told(pytorch)
+
+
 def test_what_backward_reads_may_not_be_overwritten() -> None:
     def work() -> None:
         net = _mlp(fanal)

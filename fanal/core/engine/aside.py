@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanal.core.base import knobs
-from fanal.core.base.dim import varies
+from fanal.core.base.dim import Dim, now
 from fanal.core.base.state import state
 from fanal.core.engine import record
 from fanal.core.engine.cache import Interpreted, Runnable, executable, run_program
 from fanal.core.engine.failure import FAILURES, closed
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import session
-from fanal.core.ir.prims import philox
+from fanal.core.engine.record import PATIENCE, place_key, session
+from fanal.core.ir.prims import input_, philox
 from fanal.core.ir.program import Node, Program, toposort
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def read(t: Handle) -> np.ndarray | None:
         return None if found is None else found.value(path)
     out = s.index.get(id(t))
     n = t._storage.node
-    if out is None or not (_is_little(n) and _history_is_pending()):
+    if out is None or not (_is_little(n) and _history_is_pending() and _comes_again()):
         return None
     try:
-        (found,) = run_program(*closed([n]))
+        program, given = closed([n])
+        (found,) = run_program(_as_now(program), given)
     except FAILURES:  # the flush finds out which call is to blame
         return None
     note(t)
@@ -66,8 +67,6 @@ def _is_little(root: Node) -> bool:
         if id(n) in seen:
             continue
         seen.add(id(n))
-        if varies((n.shape, n.params)):
-            return False  # by named sizes
         size += n.nbytes
         if n.buffer is None:
             count += 1
@@ -85,15 +84,33 @@ def _history_is_pending() -> bool:
                for st in (r() for r in session.touched.values()))
 
 
+def _comes_again() -> bool:
+    """Tell whether segments that begin where the present one does are known. Others are best cut at every read."""
+    place = session.places.get(place_key(session.events[0]))
+    return place is None or place.recorded <= PATIENCE
+
+
+def _as_now(program: Program) -> Program:
+    """Return a program of plain sizes, as they are now."""
+    made = {id(n): input_(now(n.shape), n.dtype) for n in program.inputs}
+    inputs = list(made.values())
+    for n in program.nodes:
+        made[id(n)] = Node(n.row, tuple([made[id(i)] for i in n.inputs]), now(n.params), now(n.shape), n.dtype)
+        made[id(n)].where = n.where
+    return Program(inputs, [made[id(n)] for n in program.nodes], [made[id(n)] for n in program.outputs])
+
+
 class Aside:
     """A value of a known segment that is computed aside when it is read after a certain number of events."""
 
-    __slots__ = ("exe", "given", "out", "program")
+    __slots__ = ("dims", "exe", "given", "out", "program", "shapes")
 
     def __init__(self, out: int, program: Program, given: list[tuple[str, Any]]) -> None:
         self.out = out
         self.program = program
         self.given = given  # where its inputs come from, as `Draft.sources` says it
+        self.dims = [d for n in (*program.inputs, *program.nodes) for d in _dims_in((n.shape, n.params))]
+        self.shapes: list[tuple] | None = None  # of what it is given, for which `exe` was made
         self.exe: Runnable | None = None
 
     def value(self, path: Path) -> np.ndarray | None:
@@ -104,12 +121,22 @@ class Aside:
             if a is None:
                 return None
             arrays.append(a)
-        if self.exe is None or type(self.exe) is Interpreted:  # it is seen again
-            self.exe = executable(self.program)
+        if self.dims and any(d.dims.late and d.dims.names_in(d.form) & d.dims.late for d in self.dims):
+            return None  # where something is cut out is known when the segment ends
+        shapes = [a.shape for a in arrays]
+        if self.exe is None or type(self.exe) is Interpreted or shapes != self.shapes:  # it is seen again
+            program = _as_now(self.program)
+            if shapes != [n.shape for n in program.inputs]:
+                return None
+            self.exe, self.shapes = executable(program), shapes
         try:
             return self.exe.run(arrays)[0]
         except FAILURES:
             return None
+
+
+def _dims_in(x: Any) -> list[Dim]:
+    return [x] if type(x) is Dim else [d for i in x for d in _dims_in(i)] if type(x) is tuple else []
 
 
 def _present(path: Path, group: int) -> np.ndarray | None:

@@ -119,7 +119,7 @@ class Group:
     """A storage of the segment: one that came from outside, or one that it made."""
 
     __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value",
-                 "row", "fades", "wanders")
+                 "row", "fades", "gives", "wanders")
 
     row: Any  # of the value that recording stored: what grad_fn shows
 
@@ -135,6 +135,7 @@ class Group:
         self.stub: Any = None  # of a .grad that serves again: its value before it is computed, and after
         self.value: Any = None
         self.wanders = False  # windows in it came with another storage
+        self.gives = False  # it came from outside, and gets a history here
         self.fades = False  # it came from outside, gets a history here, and nobody is to hold it afterwards
 
 
@@ -226,7 +227,8 @@ class Draft:
             st = g.weak()
             if st is not None and st.node.buffer is None and id(st.node) not in hidden:
                 g.final = st.node
-                g.fades = g.external and st.node.needs_grad and not st.node.freed
+                g.gives = g.external and st.node.needs_grad
+                g.fades = g.gives and not st.node.freed
                 roots.append(st.node)
         open_roots = self._open(outs)
         self.uncarried: str | None = None  # why history cannot be left for a later backward

@@ -18,13 +18,12 @@ from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.inherit import references
 from fanal.core.engine.ledger import ledger
-from fanal.core.engine.record import OUT, SLOT, Session, session
+from fanal.core.engine.record import OUT, PATIENCE, SLOT, Session, place_key, session
 from fanal.core.engine.rng import rng
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
 from fanal.core.ir.program import FREED, Node, toposort
 
-PATIENCE = 16  # by so many more segments at a place are recorded than followed, before they are cut
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
 MAX_SEEN = 256  # segments remembered at a place
@@ -286,8 +285,7 @@ def _has_history(out: Any) -> bool:
 
 def place_of(s: Session) -> Place:
     """Return the place where the recorded segment begins."""
-    code, at = s.events[0].where or (None, 0)
-    key = id(code), at
+    key = place_key(s.events[0])
     found = s.places.get(key)
     if found is None:
         found = s.places[key] = Place()

@@ -27,6 +27,7 @@ from fanal.core.engine.ledger import ledger
 from fanal.core.engine.views import values_of
 from fanal.core.ir.program import Node
 
+PATIENCE = 16  # by so many more segments at a place are recorded than followed, before they are cut
 MAX_PENDING = 4096  # values of an unknown segment after which it is run (engine notes, section 2)
 
 
@@ -319,6 +320,12 @@ def cut(where: Any) -> bool:
     return True
 
 
+def place_key(event: Event) -> tuple[int, int]:
+    """Return what is equal for segments that begin at the same place."""
+    code, at = event.where or (None, 0)
+    return id(code), at
+
+
 def _border(s: Session, where: Any) -> Any:
     """Return where a segment that begins at `where` is to be cut, if it is."""
     code, at = where or (None, 0)
@@ -446,6 +453,13 @@ def written_ahead(storage: Storage) -> bool:
     """Tell whether followed events may have written to a storage from outside, whose memory does not show it yet."""
     path = session.path
     return path is not None and not session.flushing and path.may_write(storage) and _position() > 0
+
+
+def history_ahead(storage: Storage) -> bool:
+    """Tell whether followed events may have given a tensor from outside a history that it does not show yet."""
+    path = session.path
+    return path is not None and not session.flushing and not session.depth and _position() > 0 \
+        and any(g.storage is storage for g in path.gives)
 
 
 def leaf_ahead(t: Handle) -> bool:

@@ -28,7 +28,17 @@ from fanal.core.engine.handle import (
     shared_outside,
 )
 from fanal.core.engine.level import check_written
-from fanal.core.engine.record import busy, flush, hold, note_snapshot, note_write, session, unfollowable
+from fanal.core.engine.record import (
+    busy,
+    flush,
+    history_ahead,
+    hold,
+    leave_path,
+    note_snapshot,
+    note_write,
+    session,
+    unfollowable,
+)
 from fanal.core.ir.prims import (
     alias,
     bitcast,
@@ -68,6 +78,9 @@ def value(t: Handle) -> Node:
 
 def history(t: Handle) -> Node:
     """Return the value a tensor holds, though somebody outside may change its bytes: where gradients of it arrive."""
+    path = session.path
+    if path is not None and path.gives and history_ahead(t._storage):
+        leave_path()
     s = t._storage
     if t._seen == s.version and not _outlived(t._node, s.node):
         return t._node

@@ -77,6 +77,8 @@ class Tensor(Handle):
     def _version(self) -> int:
         if self._inference:
             raise RuntimeError("Inference tensors do not track version counter.")
+        if not self._path and written_ahead(self._storage):
+            leave_path()
         seen = counted(self._storage)
         return self._storage.version - seen if self._base_ref is UNCOUNTED else seen
 
