@@ -144,7 +144,7 @@ torch.linalg.vecdot({x}, {y}) | torch.linalg.solve_triangular({x}.tril() + 3 * t
 torch.cholesky_solve({x}, 2 * torch.eye(4)) | torch.linalg.lu_factor({x} + 3 * torch.eye(4))[0]
 torch.linalg.vander({x}) | torch.linalg.cross({x}, {y})
 torch.linalg.tensorinv({x}[:4, :4] + 3 * torch.eye(4), ind=1) | {x}.masked_select({y} > 0) | {x}[{y} > 0]
-{x}[{x} > 0].sum() | {x}.nonzero() | {x}.unique() | {x}.unique_consecutive() | {x}.msort()
+{x}[{x} > 0].sum() | {x}.gt(0.01).nonzero() | {x}.unique() | {x}.unique_consecutive() | {x}.msort()
 {x}.argsort({d}, stable=True) | torch.unique({x}.round(), return_counts=True)[1] | {x}.nanmedian()
 {x}.nanquantile(0.3, {d}) | {x}.quantile(torch.tensor([0.2, 0.7])) | {x}.mode({d})[0] | {x}.median()
 {x}.max() | {x}.min() | {x}.argmax() | {x}.aminmax()[0] | {x}.positive() | {x}.put({i}, {x}.flatten()[:3])
@@ -158,7 +158,7 @@ torch.stft({x}, 4, return_complex=True, window=torch.ones(4), center=False)
 torch.randint(0, 9, {x}.shape) | torch.randperm(5)
 torch.bernoulli(torch.ones_like({x})) | torch.poisson(torch.zeros_like({x})) | {x}.sum(dtype=torch.float64)
 {x}.mean((0, -1)) | {x}.sum() | {x}.mean() | {x}.prod() | {x}.var() | {x}.std({d}) | {x}.norm(1, {d})
-{x}.norm(float('inf'), {d}) | {x}.count_nonzero({d}) | {x}.cumsum({d}, dtype=torch.float64)
+{x}.norm(float('inf'), {d}) | {x}.gt(0.01).count_nonzero({d}) | {x}.cumsum({d}, dtype=torch.float64)
 {x}.softmax({d}, dtype=torch.float64) | {x}.all() | {x}.any() | {x} == {z} | {x} + {z} | {x} - {z}
 {x} / ({z}.abs() + 1) | {z} @ {x} | torch.minimum({x}, {z}) | torch.where({x} > 0, {x}, 0.5)
 torch.where({x} > 0, {x}, {z}) | torch.cat([{x}, {z}]) | torch.stack([{x}, {z}])
