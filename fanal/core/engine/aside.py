@@ -103,15 +103,16 @@ def _as_now(program: Program) -> Program:
 class Aside:
     """A value of a known segment that is computed aside when it is read after a certain number of events."""
 
-    __slots__ = ("dims", "exe", "given", "out", "program", "shapes")
+    __slots__ = ("dims", "exe", "given", "out", "program", "shapes", "sizes")
 
     def __init__(self, out: int, program: Program, given: list[tuple[str, Any]]) -> None:
         self.out = out
         self.program = program
         self.given = given  # where its inputs come from, as `Draft.sources` says it
         self.dims = [d for n in (*program.inputs, *program.nodes) for d in _dims_in((n.shape, n.params))]
-        self.shapes: list[tuple] | None = None  # of what it is given, for which `exe` was made
         self.exe: Runnable | None = None
+        self.sizes: list[int] = []  # for which `exe` was made
+        self.shapes: list[tuple] = []  # of what it is given then
 
     def value(self, path: Path) -> np.ndarray | None:
         """Return the value in the present run; None if that is not to be had this way."""
@@ -123,12 +124,12 @@ class Aside:
             arrays.append(a)
         if self.dims and any(d.dims.late and d.dims.names_in(d.form) & d.dims.late for d in self.dims):
             return None  # where something is cut out is known when the segment ends
-        shapes = [a.shape for a in arrays]
-        if self.exe is None or type(self.exe) is Interpreted or shapes != self.shapes:  # it is seen again
+        sizes = [d.now() for d in self.dims]
+        if self.exe is None or type(self.exe) is Interpreted or sizes != self.sizes:  # it is seen again
             program = _as_now(self.program)
-            if shapes != [n.shape for n in program.inputs]:
-                return None
-            self.exe, self.shapes = executable(program), shapes
+            self.exe, self.sizes, self.shapes = executable(program), sizes, [n.shape for n in program.inputs]
+        if [a.shape for a in arrays] != self.shapes:
+            return None
         try:
             return self.exe.run(arrays)[0]
         except FAILURES:
