@@ -205,3 +205,22 @@ def test_multilabel_soft_margin_loss_rounds_in_the_dtype_of_its_input(dtype: str
         x = m.arange(12.).sin().view(3, 4)
         return m.nn.functional.multilabel_soft_margin_loss(x.to(getattr(m, dtype)), (x > 0).float(), reduction="none")
     of_both(program)
+
+
+@pytest.mark.parametrize("view", [lambda p: p.chunk(2)[1], lambda p: p.split(1)[0], lambda p: p.unbind()[0]], ids=range(3))
+def test_parts_of_a_tensor_made_before_it_required_gradients_have_none(view: Any) -> None:
+    """A step that was followed took them for parts of a leaf."""
+    def program(m: Any) -> list[Any]:
+        p, q, found = m.arange(4.).requires_grad_(), m.zeros(()).requires_grad_(), []
+        optimizer = m.optim.SGD([p, q], lr=0.1)
+        for k in range(12):
+            v = view(p)
+            p.requires_grad_(k % 3 != 1)
+            if k != 1:
+                m.ones(3).sum().item()
+            (v.sum() + q).backward()
+            found.append(m.zeros(()) if p.grad is None else p.grad.sum())
+            optimizer.step()
+            optimizer.zero_grad()
+        return found
+    of_both(program)

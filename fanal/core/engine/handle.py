@@ -196,7 +196,7 @@ SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "
 
 def signature(t: Handle) -> tuple:
     """Return what must be equal for another tensor from outside to take the place of `t`: SIGNATURE in order."""
-    s = t._storage
+    s, base = t._storage, t._base_ref
     return (
         type(t),
         t._shape,
@@ -206,7 +206,7 @@ def signature(t: Handle) -> tuple:
         t._leaf,
         t._detached,
         t._inference,
-        type(t._base_ref),
+        type(base) if type(base) is not Origin else (base.kind, base.leaf is not None and base.leaf._leaf),
         s.meta,
         s.node.shape,
         hooked(t),
