@@ -403,11 +403,11 @@ class _Grouper:
             self.readers.setdefault(v, []).append(a)
         old, new = 1 << b.number, 1 << a.number
         b.roots, b.kind, b.reads = [], "gone", set()
+        before = (a.before | b.before) & ~(old | new)
         for h in self.groups:
-            if h.before & old:
-                h.before = h.before & ~old | new
-        self._order(a, b.before & ~new & ~old)
-        a.before &= ~new
+            if h.before & (old | new):  # who needs one of the two needs both, and what they need
+                h.before = h.before & ~old | new | before
+        a.before = before
 
     def _find(self, root: Value, kind: str, domain: Any, reads: dict[Value, int], needs: set[int]) -> Group | None:
         tried: set[int] = set()
