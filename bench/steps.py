@@ -5,7 +5,7 @@ Every library runs in a process of its own, in turn (A B C A B C ...), and the t
 median step. Figures are milliseconds of wall time a step; ratios are ours over the peer's: below 1 we are faster.
 The floor is what our program would take if every kernel reached the multiply-add rate or the copy bandwidth of this
 machine, whichever takes longer; both are measured in the same run. `--keep` writes the table, a picture and what
-machine it was to bench/results/.
+machine it was to bench/results/, beside the rows that were measured on the same machine before.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import results
@@ -124,9 +125,14 @@ def best(row: dict) -> float:
     return max((ratio(row, p) for p in PEERS if row["ms"].get(p)), default=math.nan)
 
 
+def heads(peers: list[str]) -> list[str]:
+    """Return what the cells of `line` are."""
+    return ["workload", "threads", *(f"{p} ms" for p in peers), *(f"to {p}" for p in peers if p in PEERS), "to best", "of floor"]
+
+
 def line(row: dict, peers: list[str]) -> list[str]:
     """Return the cells of a workload: times, ratios, the ratio to the best peer and the fraction of the floor."""
-    times = [f"{row['ms'][p]:.3f}" if row["ms"][p] else "-" for p in peers]
+    times = [f"{row['ms'][p]:.3f}" if row["ms"].get(p) else "-" for p in peers]
     ratios = [f"{ratio(row, p):.2f}" if row["ms"].get(p) else "-" for p in peers if p in PEERS]
     floor = row["ms"].get(FLOOR)
     return [row["workload"], str(row["threads"]), *times, *ratios, f"{best(row):.2f}",
@@ -158,6 +164,16 @@ def picture(rows: list[dict], path: Path) -> None:
     results.save_picture(fig, path)
 
 
+def kept(rows: list[dict], workloads: Iterable[str]) -> list[dict]:
+    """Return rows with those that this machine measured before for other workloads or threads, in the order of these."""
+    path = results.FOLDER / "steps.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    old = before["rows"] if before.get("machine") == results.machine() else []
+    every = {(row["workload"], row["threads"]): row for row in (*old, *rows)}
+    order = {name: k for k, name in enumerate(workloads)}
+    return sorted(every.values(), key=lambda row: (row["threads"], order.get(row["workload"], len(order))))
+
+
 def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,9 +196,8 @@ def main() -> None:
 
     workloads = list(models.WORKLOADS) if args.workloads == "all" else args.workloads.split(",")
     counts = list(map(int, args.threads.split(",")))
-    head = ["workload", "threads", *(f"{p} ms" for p in peers), *(f"to {p}" for p in peers if p in PEERS), "to best", "of floor"]
     progress = results.Progress(len(workloads) * len(counts) * args.rounds * len(peers))
-    print("  ".join(f"{h:>11}" for h in head))
+    print("  ".join(f"{h:>11}" for h in heads(peers)))
     rows = []
     for name in workloads:
         for threads in counts:
@@ -190,8 +205,11 @@ def main() -> None:
             progress.clear()
             print("  ".join(f"{c:>11}" for c in line(rows[-1], peers)), flush=True)
             if args.keep:  # after every row: a long run that is stopped has lost nothing
-                results.save("steps", __doc__ or "", head, [line(r, peers) for r in rows], {"rows": rows}, picture="steps.png")
-                picture(rows, results.FOLDER / "steps.png")
+                known = kept(rows, models.WORKLOADS)
+                every = ["fanal", *PEERS, FLOOR]
+                results.save("steps", __doc__ or "", heads(every), [line(r, every) for r in known], {"rows": known},
+                             picture="steps.png")
+                picture(known, results.FOLDER / "steps.png")
 
 
 if __name__ == "__main__":
