@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loops import Loop, data, labels
 from test_follow import Log, agree, on_a_thread
 
 import fanal
@@ -13,7 +14,6 @@ from fanal.core.base import knobs
 from fanal.core.engine.ledger import ledger
 
 pytorch = pytest.importorskip("torch")
-Loop = Callable[[Any, int, Callable[[Any], None]], None]
 STEPS = 24
 
 
@@ -22,21 +22,13 @@ def _sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knobs, "sizes", True)
 
 
-def _data(m: Any, *shape: int, seed: int = 0) -> Any:
-    return m.tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def _labels(m: Any, n: int, classes: int, seed: int) -> Any:
-    return m.tensor(np.random.default_rng(seed).integers(0, classes, n))
-
-
 def _layers(m: Any, *sizes: int) -> list[Any]:
     layers = []
     for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
         layer = m.nn.Linear(a, b)
         with m.no_grad():
-            layer.weight.copy_(_data(m, b, a, seed=k) * 0.3)
-            layer.bias.copy_(_data(m, b, seed=k + 9) * 0.3)
+            layer.weight.copy_(data(m, b, a, seed=k) * 0.3)
+            layer.bias.copy_(data(m, b, seed=k + 9) * 0.3)
         layers.append(layer)
     return layers
 
@@ -50,7 +42,7 @@ def prototypes(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     a, b = layers = _layers(m, 5, 8, 4)
     opt = _trained(m, layers)
     for k in range(steps):
-        x, y = _data(m, 20, 5, seed=k), _labels(m, 20, 3, k)
+        x, y = data(m, 20, 5, seed=k), labels(m, 20, 3, k)
         f = b(m.tanh(a(x)))
         loss = m.nn.functional.cross_entropy(-m.cdist(f, m.stack([f[y == c].mean(0) for c in range(3)])), y)
         opt.zero_grad()
@@ -64,7 +56,7 @@ def experts(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     gate, *es = layers = [*_layers(m, 5, 4), *(e for k in range(4) for e in _layers(m, 5, 5))]
     opt = _trained(m, layers)
     for k in range(steps):
-        x = _data(m, 12, 5, seed=k)
+        x = data(m, 12, 5, seed=k)
         w, i = gate(x).softmax(-1).max(-1)
         out = m.zeros_like(x)
         for j, e in enumerate(es):
@@ -83,7 +75,7 @@ def positions(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     gate, *es = layers = [*_layers(m, 5, 4), *(e for k in range(4) for e in _layers(m, 5, 5))]
     opt = _trained(m, layers)
     for k in range(steps):
-        x = _data(m, 16, 5, seed=k)
+        x = data(m, 16, 5, seed=k)
         w, i = gate(x).softmax(-1).topk(2)
         out = m.zeros_like(x)
         for j, e in enumerate(es):
@@ -102,7 +94,7 @@ def written(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     opt = _trained(m, layers)
     count = m.zeros(20, dtype=m.int64)
     for k in range(steps):
-        x, y = _data(m, 20, 5, seed=k), _labels(m, 20, 4, k)
+        x, y = data(m, 20, 5, seed=k), labels(m, 20, 4, k)
         f = a(x)
         seen = int((y == 1).sum())
         y += 1
@@ -123,7 +115,7 @@ def batches(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     a, b = layers = _layers(m, 5, 8, 3)
     opt = m.optim.SGD([p for layer in layers for p in layer.parameters()], lr=0.02)
     for k in range(2 * steps):
-        x = _data(m, (9, 11, 14, 10, 22, 30, 17, 12, 28, 13)[k * 3 % 10] * 4, 5, seed=k)
+        x = data(m, (9, 11, 14, 10, 22, 30, 17, 12, 28, 13)[k * 3 % 10] * 4, 5, seed=k)
         f = a(x)
         loss = b(m.tanh(f[x[:, 0] > 0])).square().mean() + b(f).mean()
         opt.zero_grad()
@@ -179,7 +171,7 @@ def test_a_question_in_what_never_comes_again_cuts_it_off() -> None:
         a, b = layers = _layers(fanal, 5, 8, 3)
         opt = _trained(fanal, layers)
         for k in range(40):
-            f = a(_data(fanal, 6, 5, seed=k))
+            f = a(data(fanal, 6, 5, seed=k))
             s = (fanal.full((3,), k * 0.05 - 1) + 1).tolist()
             loss = b(fanal.tanh(f)).square().mean() + s[0]
             opt.zero_grad()
@@ -193,8 +185,8 @@ def test_a_question_in_what_never_comes_again_cuts_it_off() -> None:
 def test_an_answer_that_cannot_be_computed_is_an_error_at_its_call() -> None:
     def work() -> None:
         a, = _layers(fanal, 5, 3)
-        f = a(_data(fanal, 4, 5))
-        y = _labels(fanal, 4, 3, 0)[fanal.tensor([0, 4]) + 5]
+        f = a(data(fanal, 4, 5))
+        y = labels(fanal, 4, 3, 0)[fanal.tensor([0, 4]) + 5]
         with pytest.raises(IndexError, match="index 9"):
             (y == 1).any().item()
         f.sum().backward()
@@ -205,7 +197,7 @@ def test_an_answer_that_cannot_be_computed_is_an_error_at_its_call() -> None:
 def test_history_and_much_work_are_not_computed_aside() -> None:
     def work() -> None:
         a, = _layers(fanal, 5, 3)
-        x = _data(fanal, 4, 5)
+        x = data(fanal, 4, 5)
         f, g = a(x), a(x + 1)
         before = ledger.flushes
         assert isinstance(f.sum().item(), float)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loops import Loop, data, labels
 from test_follow import Log, agree, on_a_thread
 
 import fanal
@@ -14,7 +15,6 @@ from fanal.core.base import knobs
 from fanal.core.engine.ledger import ledger
 
 pytorch = pytest.importorskip("torch")
-Loop = Callable[[Any, int, Callable[[Any], None]], None]
 STEPS = 30
 
 
@@ -23,19 +23,11 @@ def _sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knobs, "sizes", True)
 
 
-def _data(m: Any, *shape: int, seed: int = 0) -> Any:
-    return m.tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def _labels(m: Any, n: int, classes: int, seed: int) -> Any:
-    return m.tensor(np.random.default_rng(seed).integers(0, classes, n))
-
-
 def _numbered(m: Any, net: Any) -> Any:
     """Give a network parameters that are the same in both libraries."""
     with m.no_grad():
         for k, p in enumerate(net.parameters()):
-            p.copy_(_data(m, *p.shape, seed=k) * 0.3)
+            p.copy_(data(m, *p.shape, seed=k) * 0.3)
     return net
 
 
@@ -53,7 +45,7 @@ def accuracy(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     net = _mlp(m)
     opt = m.optim.Adam(net.parameters(), lr=0.05)
     for k, n in enumerate(_sizes_of(steps)):
-        x, y = _data(m, n, 6, seed=k), _labels(m, n, 3, k)
+        x, y = data(m, n, 6, seed=k), labels(m, n, 3, k)
         out = net(x)
         loss = m.nn.functional.cross_entropy(out, y)
         right = (out.argmax(1) == y).float().mean().item()
@@ -70,7 +62,7 @@ def attention(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     net = _numbered(m, m.nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True))
     opt = m.optim.SGD(net.parameters(), lr=0.1)
     for k, n in enumerate(_sizes_of(steps, 4, 20)):
-        x = _data(m, 2 + k % 3, n, 8, seed=k)
+        x = data(m, 2 + k % 3, n, 8, seed=k)
         loss = (net(x) - x).square().mean()
         if not np.isfinite(loss.item()):
             break
@@ -86,7 +78,7 @@ def parts(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     opt = m.optim.SGD([*a.parameters(), *b.parameters()], lr=0.05)
     for k, n in enumerate(_sizes_of(steps)):
         losses = []
-        for x in (_data(m, n, 6, seed=k), _data(m, 7, 6, seed=k + 1)):
+        for x in (data(m, n, 6, seed=k), data(m, 7, 6, seed=k + 1)):
             h = m.tanh(a(x))
             scale = 1.0 + (h.detach().abs().mean().item() > 0.5)
             out = b(h * scale)
@@ -104,7 +96,7 @@ def twice(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     net = _mlp(m)
     opt = m.optim.SGD(net.parameters(), lr=0.05)
     for k, n in enumerate(_sizes_of(steps)):
-        x = _data(m, n, 6, seed=k)
+        x = data(m, n, 6, seed=k)
         h = net[:2](x)
         loss = net[2](h).square().mean()
         assert loss.item() > 0
@@ -128,7 +120,7 @@ def convolutions(m: Any, steps: int, log: Callable[[Any], None]) -> None:
                                        m.nn.AdaptiveAvgPool2d(1), m.nn.Flatten(), m.nn.Linear(4, 3)))
     opt = m.optim.SGD(net.parameters(), lr=0.05)
     for k, n in enumerate(_sizes_of(steps, 2, 12)):
-        x, y = _data(m, n, 2, 9, 9, seed=k), _labels(m, n, 3, k)
+        x, y = data(m, n, 2, 9, 9, seed=k), labels(m, n, 3, k)
         loss = F.cross_entropy(net(x), y)
         assert loss.item() > 0
         opt.zero_grad()
@@ -150,7 +142,7 @@ def mixtures(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     nets = [[_numbered(m, m.nn.Linear(6, 3)), *(_numbered(m, m.nn.Linear(6, 6)) for _ in range(3))] for _ in range(2)]
     opt = m.optim.SGD([p for net in nets for e in net for p in e.parameters()], lr=0.05)
     for k in range(steps):
-        x = y = _data(m, 48, 6, seed=k)
+        x = y = data(m, 48, 6, seed=k)
         kept: list[Any] = []
         for net in nets:
             x = layer(net[0], net[1:], x, kept if k % 7 == 6 else [])
@@ -168,7 +160,7 @@ def windows(m: Any, steps: int, log: Callable[[Any], None]) -> None:
     a, b = _numbered(m, m.nn.Linear(6, 8)), _numbered(m, m.nn.Linear(3, 2))
     opt = m.optim.SGD([*a.parameters(), *b.parameters()], lr=0.05)
     for k, n in enumerate(_sizes_of(steps, 8, 40)):
-        h = a(_data(m, n, 6, seed=k))
+        h = a(data(m, n, 6, seed=k))
         v = h[:, 2:5][1:]
         loss = m.sin(v).mean()
         assert loss.item() < 1
@@ -216,7 +208,7 @@ def test_what_is_written_to_tells_of_its_history() -> None:
         a, = [_numbered(m, m.nn.Linear(6, 6))]
         opt, found = m.optim.SGD(a.parameters(), lr=0.05), []
         for k in range(16):
-            x, out = _data(m, 8, 6, seed=k), m.zeros(8, 6)
+            x, out = data(m, 8, 6, seed=k), m.zeros(8, 6)
             out.sum().item()
             before = out._version
             out[:4] += m.tanh(a(x))[:4]
@@ -241,7 +233,7 @@ def test_what_backward_reads_may_not_be_overwritten() -> None:
     def work() -> None:
         net = _mlp(fanal)
         for k, n in enumerate(_sizes_of(12)):
-            h = net[:2](_data(fanal, n, 6, seed=k))
+            h = net[:2](data(fanal, n, 6, seed=k))
             loss = net[2](h).square().mean()
             loss.item()
             if k == 11:

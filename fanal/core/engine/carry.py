@@ -513,11 +513,16 @@ def moved(x: Any, to: Callable[[Node], Node]) -> Any:
     if type(x) in (tuple, list):
         return type(x)([moved(i, to) for i in x])
     if type(x) is FunctionType and captured(x):
-        f = FunctionType(x.__code__, x.__globals__, x.__name__, x.__defaults__,
-                         tuple([CellType(moved(c.cell_contents, to)) for c in x.__closure__ or ()]))
-        f.__kwdefaults__ = x.__kwdefaults__
-        return f
+        return _with_cells(x, lambda i: moved(i, to))
     return x
+
+
+def _with_cells(f: FunctionType, change: Callable[[Any], Any]) -> FunctionType:
+    """Return a function that refers to other things."""
+    g = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__,
+                     tuple([CellType(change(c.cell_contents)) for c in f.__closure__ or ()]))
+    g.__kwdefaults__ = f.__kwdefaults__
+    return g
 
 
 def _key(x: Any, place: dict[int, int]) -> Any:
@@ -560,8 +565,5 @@ def with_numbers(x: Any, numbers: Iterator[int]) -> Any:
         items = [with_numbers(i, numbers) for i in x]
         return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
     if type(x) is FunctionType and x.__closure__:
-        f = FunctionType(x.__code__, x.__globals__, x.__name__, x.__defaults__,
-                         tuple([CellType(with_numbers(c.cell_contents, numbers)) for c in x.__closure__]))
-        f.__kwdefaults__ = x.__kwdefaults__
-        return f
+        return _with_cells(x, lambda i: with_numbers(i, numbers))
     return x

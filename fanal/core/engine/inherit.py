@@ -124,7 +124,7 @@ def references(segments: Iterable[Any]) -> Counter[int]:
 
 def fade(path: Any, known: Iterable[Any]) -> bool:
     """Tell whether nobody holds what is not to be held after a run of `path`."""
-    fading = [g for g in path.groups if g.fades]
+    fading = [g for g in path.gives if g.fades]
     if not fading:
         return True
     found = references(known)
