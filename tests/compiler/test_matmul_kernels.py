@@ -13,7 +13,7 @@ from fanal.core.backends.cpu import epilogue as epi
 from fanal.core.backends.cpu import jit
 from fanal.core.backends.cpu import target as targets
 from fanal.core.backends.cpu.matmul import Operand, choose_tile, matmul_launches
-from fanal.core.backends.cpu.matmul_ir import MB, MC
+from fanal.core.backends.cpu.matmul_ir import DOWN, MB, MC, NB
 from fanal.core.base import dtype as dt
 from fanal.core.base.dim import Dims
 
@@ -199,6 +199,16 @@ def test_any_division_of_the_work_gives_the_same_bits(shape, swap_a: bool, swap_
         assert (run(a, b, cuts=cuts) == whole).all()
 
 
+@pytest.mark.parametrize("shape, swap_b", [(((32, 1024), (1024, 256)), False), (((20, 256), (256, 1024)), True),
+                                           (((300, 1024), (1024, 300)), False), (((5, 31, 20), (5, 20, 33)), False)])
+def test_copies_of_rows_change_no_bits(shape, swap_b: bool) -> None:
+    a, b = make(shape[0]), make(shape[1], swap=swap_b)
+    copied, in_place = (replace(targets.host(), copies=copies) for copies in (True, False))
+    whole = run(a, b, target=copied)
+    for cuts in (1, 2, 7):
+        assert (run(a, b, target=in_place, cuts=cuts) == whole).all()
+
+
 def test_bits_of_a_row_do_not_depend_on_the_other_rows() -> None:
     a, b = make((300, 900)), make((900, 70))
     whole = run(a, b)
@@ -309,6 +319,18 @@ def test_64_threads_find_even_work(m: int, k: int, n: int, swap: bool, bound: fl
     launch = matmul_launches(a, b, operand(2, np.empty((m, n), np.float32)), target=target)[-1]
     assert isinstance(launch, Launch)
     assert -(-launch.units // 64) * 64 <= bound * launch.units
+
+
+@pytest.mark.parametrize("m, k, n", [(32, 1024, 256), (32, 256, 1024), (64, 512, 512)])
+def test_two_threads_share_the_weights_of_a_recurrence(m: int, k: int, n: int) -> None:
+    """Each does all rows for half of the panels, which stay in its cache from step to step."""
+    a, out = (operand(i, np.empty(shape, np.float32)) for i, shape in ((0, (m, k)), (2, (m, n))))
+    b = replace(operand(1, np.empty((k, n), np.float32)), fixed=True)
+    target = replace(targets.named("avx512"), copies=False)
+    launch = matmul_launches(a, b, out, target=target)[-1]
+    assert isinstance(launch, Launch)
+    rows, across = launch.args[MB], launch.args[NB]
+    assert launch.units == rows * across and across % 2 == 0 and (rows == 1 or launch.args[DOWN])
 
 
 def test_few_rows_and_long_k_are_several_units() -> None:

@@ -39,6 +39,8 @@ _LARGE_COLS = 200  # or where it has many rows,
 _AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
 _FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
+# Where no copies are made, the tile of two vector columns: its rows may all fall on the same lines of that cache.
+_LOW = {32: 8, 16: 6}
 _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency of an addition
 _PAGE = 4096
 _SHORT, _LINE = 32, 1024  # rows and columns that a unit of it takes at a time
@@ -206,16 +208,17 @@ def _up(x: int, step: int) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True) -> tuple[int, int]:
+def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True, low: bool = False) -> tuple[int, int]:
     """Return (height, vectors) of the register tile with the least estimated time for an m x n output.
 
     A step of k takes the longest of its multiply-adds and loads at two a cycle and a latency of four cycles; and
     all that is read or asked for costs those of another thread of the core. `tall` asks for many rows: they share
-    cache lines.
+    cache lines. `low`: many rows of A, each on lines of its own, are read where they lie.
     """
+    low = low and m >= _EXACT_ROWS
 
     def step(rows: int, vectors: int) -> float:
-        return max(rows * vectors / 2, (rows + vectors) / 2, 4) + (0 if tall else (rows + 2 * vectors) / 8)
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4) + (0 if tall or low else (rows + 2 * vectors) / 8)
 
     def column(height: int, vectors: int) -> float:
         whole, rest = divmod(m, height)
@@ -231,6 +234,8 @@ def choose_tile(m: int, n: int, lanes: int, registers: int, tall: bool = True) -
     if m == 1:
         return _ONE_ROW
     able = {v: h for v, h in _HEIGHTS[registers].items() if not tall or m < _EXACT_ROWS or v <= _TALL_VECTORS}
+    if low:
+        able[2] = _LOW[registers]
     vectors, height = min(able.items(), key=lambda item: time(item[1], item[0]))
     return height, vectors
 
@@ -294,7 +299,8 @@ def _plan(
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if words else p.k
     if split:
         depth = _parts_depth(p.k)
-    packed = 1 not in p.a or (far and n > _AGAIN and k > 32)
+    low = not (target.copies or tiles) and a_form == "k"
+    packed = 1 not in p.a or (far and n > _AGAIN and k > 32 and not low)
     if pairs:
         packed = packed or a_form == "m" or type(p.k) is Dim or p.k % 2 != 0
     if tiles:
@@ -306,8 +312,8 @@ def _plan(
             height = tiles_ir.ROWS
     else:
         often = n >= (_LARGE_COLS if m > _UNIT_PACK_ROWS else _OFTEN_COLS)
-        packed = packed or not (words or a.dtype is acc) or (m >= _EXACT_ROWS and often)
-        height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m")
+        packed = packed or not (words or a.dtype is acc) or (m >= _EXACT_ROWS and often and not low)
+        height, vectors = choose_tile(m, n, lanes, target.registers, packed or a_form == "m", low and not packed)
     width = lanes * vectors
     row_tiles = -(-p.m // height)
     panels = -(-p.n // width)
@@ -368,6 +374,8 @@ def _plan(
     if few and blocked and (type(p.m) is Dim or p.m < height):
         mc = max(mc, 2 * height)  # sums from both ends are kept apart
     nc = across * width
+    # Rows of A that stay in the second-level cache come in turn for each panel of B, or else the other way round.
+    down = not (a_copy or per_unit or tiles) and m * plain(depth) * size <= target.l2 // 4
     mb = -(-p.m // mc) if type(p.m) is Dim else rows
     nb = -(-p.n // nc)
 
@@ -433,6 +441,7 @@ def _plan(
         p.k,
         width * (1 if split else min(across, max(1, target.l2 // 4 // (max(1, plain(kc)) * width * size)))),
         p.b[0],
+        down,
     ]
     for (extent, a_step, _, c_step), b_step in zip(p.batch, b_steps, strict=True):
         args += [extent, a_step, b_step, c_step]

@@ -41,8 +41,9 @@ from fanal.core.compiler.graph import FEW
 
 # Argument words.
 A, B, C, M, N, K, A_ROW, A_K, B_K, B_COL, B_PANEL, C_ROW, MC, MB, NC, NB, KC, A_AT, B_AT = range(19)
-LENGTH, PASS, SOURCE_K, BATCH = range(19, 23)
+LENGTH, PASS, SOURCE_K, DOWN, BATCH = range(19, 24)
 
+_COPY_ROWS = 8  # taken at a time where columns are contiguous: all may fall on the same lines of the first-level cache
 _FINISH_ROWS = 4  # of a tile of the matrix unit, between two parts of the next
 
 
@@ -115,18 +116,23 @@ class _Product:
     def unit(self, u: Value, before: Value) -> list[Value]:
         w, spec, args = self.w, self.spec, "%args"
         nb, mb = w.word(args, NB), w.word(args, MB)
-        group = rest = w.div(u, nb)
+        down = "" if spec.a_copy or spec.b_copy else w.less("0", w.word(args, DOWN))
+
+        def in_turn(x: Value, y: Value) -> tuple[Value, Value]:
+            return (w.select(down, y, x), w.select(down, x, y)) if down else (x, y)
+        inner, outer = in_turn(nb, mb)
+        group = rest = w.div(u, inner)
         self.new_rows = w.let(f"icmp ne i64 {group}, {before}")
-        jb = w.sub(u, w.mul(rest, nb))
         a, b, shift = w.word(args, A, True), w.word(args, B, True), "0"
         a_size, b_size = bits(SCALAR[spec.a]) // 8, bits(SCALAR[spec.b]) // 8
         b_size = b_size if spec.b_copy else self.tile.size
-        ib, self.matrix = rest, "0"
+        within, self.matrix = rest, "0"
         if spec.batch:
-            self.matrix = outer = w.div(rest, mb)
-            ib = w.sub(rest, w.mul(outer, mb))
-            in_a, in_b, shift = matrix_at(w, BATCH, spec.batch, outer)
+            self.matrix = w.div(rest, outer)
+            within = w.sub(rest, w.mul(self.matrix, outer))
+            in_a, in_b, shift = matrix_at(w, BATCH, spec.batch, self.matrix)
             a, b = w.at(a, in_a, a_size), w.at(b, in_b, b_size)
+        ib, jb = in_turn(within, w.sub(u, w.mul(rest, inner)))
         # Units are whole tiles high, as many to within one: only the last row of tiles is partial.
         high, nc = str(spec.height), w.word(args, NC)
         tiles = w.div(w.add(self.m, str(spec.height - 1)), high)
@@ -229,7 +235,7 @@ class _Product:
         """Pack depth x cols of an operand in panels `width` columns apart, each depth x (vectors*lanes)."""
         w, size = self.w, bits(SCALAR[of]) // 8
         across = vectors * self.tile.lanes
-        pack_rows = str(SPLIT_ROWS if self.spec.split else PACK_ROWS)
+        pack_rows = str(SPLIT_ROWS if self.spec.split else PACK_ROWS if self.spec.words else _COPY_ROWS)
 
         def piece(k: Value) -> list[Value]:
             rows = depth if form == "k" else w.min(w.sub(depth, k), pack_rows)

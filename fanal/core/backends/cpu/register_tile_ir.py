@@ -39,7 +39,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return "matmul31:" + ":".join(str(v) for v in vars(self).values())
+        return "matmul32:" + ":".join(str(v) for v in vars(self).values())
 
     @property
     def words(self) -> bool:

@@ -30,6 +30,7 @@ class Target:
     l2: int
     tiles: bool = False  # a matrix unit (AMX) that this process may use
     pairs: bool = False  # multiply-adds of pairs of bfloat16, as many in a cycle as of float32
+    copies: bool = True  # copies of the left operand of products save more time than they take
 
     def lanes(self, itemsize: int) -> int:
         """Return how many elements of `itemsize` bytes one vector register holds."""
@@ -120,6 +121,7 @@ def _best() -> Target:
         name, width, registers, fma = "avx2", 32, 16, True
     else:
         name, width, registers, fma = "sse2", 16, 16, False
+    zen = facts["cpu"].startswith("znver")
     return Target(
         name,
         triple,
@@ -133,5 +135,6 @@ def _best() -> Target:
         _cache("2", "Data", 256 << 10),
         flags >= {"amx-tile", "amx-bf16", "amx-int8"} and name == "avx512" and may_use_tiles(),
         # Those of other makers take longer than the float32 multiply-adds that do the same.
-        "avx512bf16" in flags and name == "avx512" and facts["cpu"].startswith("znver"),
+        "avx512bf16" in flags and name == "avx512" and zen,
+        not zen,
     )
