@@ -279,10 +279,15 @@ def get_default() -> dtype:
     return _Default.dtype
 
 
-def set_default(d: dtype) -> None:
-    """Set the default floating dtype."""
+def check_default(d: dtype) -> None:
+    """Raise PyTorch's TypeError if `d` cannot be the default floating dtype."""
     if not d.is_floating_point:
         raise TypeError(f"only floating-point types are supported as the default type, got {d}")
+
+
+def set_default(d: dtype) -> None:
+    """Set the default floating dtype."""
+    check_default(d)
     _Default.dtype = d
 
 

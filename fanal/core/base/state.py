@@ -5,11 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from fanal.core.base.dtype import dtype
+from fanal.core.base.dtype import dtype, get_default, set_default
 
 
 class State(threading.local):
-    """Modes of the current thread. `mode` is what the engine compares before it follows a segment."""
+    """Modes of the current thread. `mode` is what the engine compares before it follows a segment.
+
+    It has the default dtype of the process, too.
+    """
 
     def __init__(self) -> None:
         self.grad: bool = True
@@ -28,11 +31,12 @@ class State(threading.local):
     @property
     def mode(self) -> tuple:
         own = self.__dict__  # to ask which thread this is takes longer than the rest
-        return own["grad"], own["inference"], own["autocast"], own["cast_once"]
+        return own["grad"], own["inference"], own["autocast"], own["cast_once"], get_default()
 
     @mode.setter
     def mode(self, mode: tuple) -> None:
-        self.grad, self.inference, self.autocast, self.cast_once = mode
+        self.grad, self.inference, self.autocast, self.cast_once, default = mode
+        set_default(default)
 
 
 state = State()

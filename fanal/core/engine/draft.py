@@ -445,6 +445,8 @@ class Draft:
         mine: dict[int, int] = {}
         for node, value in e.scalars:
             if type(value) not in (int, float):
+                if not hasattr(value, "now"):
+                    continue  # a number of another type: a constant
                 known[id(node)] = ("scalar", len(self.scalars))
                 self.scalars.append([None, node.buffer, value, None, []])
                 continue

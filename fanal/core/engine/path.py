@@ -18,7 +18,7 @@ from fanal.core.engine.carry import Taken
 from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, parts, renew
+from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, changed, parts, renew
 from fanal.core.engine.steady import NOBODY, Patience, Steady
 from fanal.core.engine.tables import ATTRIBUTES, references
 from fanal.core.ir.prims import input_
@@ -52,7 +52,8 @@ class Path:
         self.place = draft.place
         self.came_again = False
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
-        self.undo: list[tuple[int, Any, Any]] = []  # (event, tensor, its .grad before): set between events
+        # (event, tensor, "_grad" or "_leaf", what that was before): set between events, or by one.
+        self.undo: list[tuple[int, Any, str, Any]] = []
         self.steady: Steady | None = None
         self.patience = Patience()
         self.sizes: Any = None  # those that may be others in the next run: Sizes, or None
@@ -284,12 +285,15 @@ class Path:
         return fits
 
     def undo_grads(self, k: int) -> None:
-        """Put every .grad back to where it was before the first `k` events."""
+        """Put every .grad back to where it was before the first `k` events, and who is a leaf."""
         between = self.undo
         for e in range(k, 0, -1):
             while between and between[-1][0] >= e:
-                _, t, old = between.pop()
-                t._grad = old
+                _, t, name, old = between.pop()
+                setattr(t, name, old)
+                if name == "_leaf":
+                    t._leaf_node = None
+                    changed()
             for leaf, before, new in reversed(self.steps[e - 1].grads):
                 if new is not None:
                     self.value(leaf)._grad = None if before is None else self.value(before)
@@ -390,6 +394,8 @@ class Path:
         for spec, a in zip(s.specs, (*args, *kwargs.values()) if kwargs else args):
             if not self.matches(spec, a):
                 return False
+        if not all([u.admit(self, s.index) for u in s.walks]):  # it says which the leaves are
+            return False
         for leaf, before, _ in s.grads:
             t = self.value(leaf)
             if t is None or (t._grad is None) is not (before is None):
@@ -408,12 +414,12 @@ class Path:
             t = self.value(leaf)
             if t is None or (kinds if t._hooks is None else t._hooks.kinds() ^ kinds):
                 return False
-        return all([u.admit(self, s.index) for u in s.walks])
+        return True
 
     def kept(self, s: Step) -> list[int]:
         """Return the .grad tensors of last time that somebody kept, or their memory: they cannot serve again."""
         outs, alone = self.outs, self.alone_grads
-        undone = {id(old) for _, _, old in self.undo}
+        undone = {id(old) for *_, old in self.undo}
         found = [new for _, _, new in s.grads
                  if new is not None and (getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)
                                          or shared_outside(outs[new]._storage))]

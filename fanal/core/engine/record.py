@@ -579,10 +579,18 @@ def set_grads(tensors: list[Any], new: Any) -> None:
     s = session
     k = _position() if s.path is not None and not s.depth else 0
     if k:  # before the first event there is nothing to go back to
-        s.path.undo += [(k, t, t._grad) for t in tensors]
+        s.path.undo += [(k, t, "_grad", t._grad) for t in tensors]
         s.effects.append((k, lambda: set_grads(tensors, new)))
     recording = s.path is None and bool(s.events)
     for t in tensors:
         if recording:
             note_grad(t)
         t._grad = new
+
+
+def note_leaf(t: Handle) -> None:
+    """Note whether gradients are collected at a tensor, before a followed event has changed that."""
+    s = session
+    k = _position() if s.path is not None and not s.depth else 0
+    if k:
+        s.path.undo.append((k, t, "_leaf", t._leaf))

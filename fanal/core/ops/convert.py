@@ -204,7 +204,8 @@ def fill(input: Any, value: Any) -> Any:
         )
     if not isinstance(value, Handle):
         check_fits(value, input._dtype)
-    return result(P.broadcast(node_of(value, input._dtype), input._shape), input)
+    n = node_of(value, input._dtype)
+    return result(P.broadcast(n, input._shape) if input._shape else P.alias(n), input)
 
 
 @public("_zero", function=False, method=False)

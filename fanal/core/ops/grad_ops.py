@@ -8,7 +8,7 @@ from fanal.core.autograd.callbacks import Walk, stepwise
 from fanal.core.base.state import state
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.matcher import matcher
-from fanal.core.engine.record import Op, changed, leave_path, unfollowable
+from fanal.core.engine.record import Op, changed, leave_path, note_leaf, unfollowable
 from fanal.core.ops.build import public
 from fanal.core.tensor.alias import cut, value
 from fanal.core.tensor.tensor import Tensor, adopt
@@ -49,6 +49,7 @@ def _requires_grad_(self: Any, requires_grad: bool = True) -> Any:
     """Say whether gradients are collected at this leaf."""
     _event(self, requires_grad)
     if self._leaf is not bool(requires_grad) and self.is_leaf:  # a followed event runs nothing
+        note_leaf(self)
         requires_grad_(self, requires_grad)
     return self
 

@@ -8,7 +8,10 @@ import ml_dtypes
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
+from fanal.core.engine.matcher import matcher
+from fanal.core.engine.record import Op
 from fanal.core.ops.build import public
 from fanal.core.ops.convert import LEGACY
 from fanal.core.ops.create import filled, is_data, shape_of, tensor
@@ -119,10 +122,23 @@ def get_default_dtype() -> dt.dtype:
     return dt.get_default()
 
 
+_DEFAULT = Op("engine.default_dtype", dt.set_default)
+
+
+def _slow_default(*args: Any) -> Any:
+    return dispatch(_DEFAULT, args, {})
+
+
+_default_event = matcher.function(_DEFAULT.key, _slow_default, "default_dtype", dt.set_default.__doc__, "fanal")
+
+
 @public(method=False, event=False)
 def set_default_dtype(d: dt.dtype) -> None:
-    """Set the dtype of floating tensors for which none is given."""
-    dt.set_default(d)
+    """Set the dtype of floating tensors for which none is given. A change is an event, as that of a mode."""
+    if d is not dt.get_default():
+        dt.check_default(d)
+        _default_event(d)
+        dt.set_default(d)  # a followed event runs nothing
 
 
 @public(method=False, event=False)
@@ -132,4 +148,4 @@ def set_default_tensor_type(t: Any) -> None:
     known = LEGACY.get(name.rpartition(".")[2])
     if known is None:
         raise TypeError(f"invalid type object: {name}")
-    dt.set_default(known)
+    set_default_dtype(known)

@@ -238,6 +238,10 @@ def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | 
             if isinstance(a, np.generic):  # a number is matched by its value, and may be another in the next step
                 args = tuple([x.item() if isinstance(x, np.generic) else x for x in args])
                 break
+        for a in kwargs.values():
+            if isinstance(a, np.generic):
+                kwargs = {k: x.item() if isinstance(x, np.generic) else x for k, x in kwargs.items()}
+                break
         if ahead is not None and not session.depth and not kwargs:
             args = ahead(*args)
             if type(args) is Answer:

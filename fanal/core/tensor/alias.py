@@ -321,8 +321,8 @@ def write(t: Handle, new: Node) -> None:
     memory = s.node.buffer if s.foreign is not None and s.foreign() is not None else None
     if t._retain:
         _move_retained(t, new)
-    if root.home is not None and root.home[0]() is not None:
-        root = alias(root)  # one value, two tensors: each needs memory of its own
+    if (root.home is not None and root.home[0]() is not None) or (root.buffer is not None and _is_number(root)):
+        root = alias(root)  # one value, two tensors: each needs memory of its own; and a number is one of the program
     note_write(s)
     s.write(root)
     if t._base_ref is UNCOUNTED:
@@ -340,6 +340,11 @@ def write(t: Handle, new: Node) -> None:
         root.buffer = memory
     if not t._chain and not t._detached:
         t._node, t._seen = root, s.version
+
+
+def _is_number(n: Node) -> bool:
+    """Tell whether a value is a number among the arguments of the present event, which may be another the next time."""
+    return session.event is not None and any(n is number for number, _ in session.event.scalars)
 
 
 def own_memory(t: Handle) -> np.ndarray | None:

@@ -1,0 +1,93 @@
+"""What random training loops found, each case by itself: loops of a few lines, run by PyTorch and by Fanal."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from both import of_both
+
+
+def test_a_gradient_arrives_at_the_leaf_that_took_the_place_of_another() -> None:
+    """The backward asked where .grad was of the leaf before, which somebody held, and set none."""
+    def program(m: Any) -> list[Any]:
+        w, seen = m.tensor([[1., 2.]], requires_grad=True), []
+        for k in range(10):
+            if k in (7, 8):
+                seen.append(w)
+                w = w.detach().clone().requires_grad_()
+            t = w.sum(0)
+            t.tolist()
+            (t ** 2).sum().backward()
+        return [w.grad, *(v.grad for v in seen)]
+    of_both(program)
+
+
+def test_the_default_dtype_changes_within_a_loop() -> None:
+    """What was made for the other one was followed: values of one dtype in tensors that said another."""
+    def program(m: Any) -> list[Any]:
+        found = []
+        try:
+            for k in range(8):
+                m.set_default_dtype(m.float64 if k % 3 == 2 else m.float32)
+                t = m.ones(4) * 0.1
+                found.append(t.numpy().nbytes)
+                m.set_default_dtype(m.float32)
+                t = t.double()
+        finally:
+            m.set_default_dtype(m.float32)
+        return [m.tensor(found)]
+    of_both(program)
+
+
+def test_a_leaf_is_what_it_was_where_a_step_is_recorded_after_the_fact() -> None:
+    """`requires_grad` counted as it had become by then: of another branch, the gradient was lost or found."""
+    def program(m: Any) -> list[Any]:
+        w, found = m.tensor([1., 2.], requires_grad=True), []
+        for k in range(12):
+            t = w * 2
+            w.requires_grad = k % 3 != 1
+            loss = (t * t).sum() + (w * w).sum() * 0.1
+            if k > 3:
+                loss = loss * (2 if k % 2 else m.ones(()))
+            if loss.requires_grad:
+                loss.backward()
+            found.append(0 if w.grad is None else w.grad.sum().item())
+        return [m.tensor(found)]
+    of_both(program)
+
+
+def test_a_number_is_written_to_a_tensor_without_dimensions() -> None:
+    """The number was the value: a step that was followed wrote none."""
+    def program(m: Any) -> list[Any]:
+        x, n, rate, found = m.ones(2), m.tensor(3), m.tensor(1., dtype=m.float64), []
+        for k in range(6):
+            y = x * 2
+            n.fill_(k)
+            rate[()] = 0.1 * k
+            (y * y).sum().item()
+            found += [n.item(), rate.item()]
+        return [m.tensor(found), n, rate]
+    of_both(program)
+
+
+def test_a_number_of_numpy_by_keyword() -> None:
+    """The second time it raised AttributeError."""
+    def program(m: Any) -> list[Any]:
+        x, total = m.ones(2, dtype=m.float64), 0.
+        for k in range(6):
+            y = m.add(x, x, alpha=np.float64(0.3) * k)
+            total += y.sum().item()
+        return [m.tensor(total)]
+    of_both(program)
+
+
+def test_fill_makes_a_tensor_without_dimensions() -> None:
+    """It had the memory of the number, and raised where it was read in a step that was followed."""
+    def program(m: Any) -> list[Any]:
+        x, found = m.tensor(1., dtype=m.float64), []
+        for k in range(6):
+            y = x * 2
+            z = m.fill(x, 0.5 * k)
+            found += [y.sum().item(), z.item()]
+        return [m.tensor(found)]
+    of_both(program)
