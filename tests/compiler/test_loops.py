@@ -6,6 +6,7 @@ import pytest
 from harness import check, contents, inp, program_of, run
 
 from fanal.core.backends.cpu.backend import default
+from fanal.core.backends.cpu.irtext import Writer
 from fanal.core.base import dtype as dt
 from fanal.core.compiler.pipeline import lower
 from fanal.core.ir import prims as P
@@ -466,3 +467,49 @@ def test_pooling_is_pointwise():
     check([nan], [P.argmax(nan, 1), P.argmin(nan, 1)], exact=True, kernels=2)
     tiles = P.neg(P.window(odd, (1, 2), (2, 3), (2, 3), (1, 1)))
     check([odd], [P.fold(tiles, odd.shape, (1, 2), (2, 3), (2, 3), (1, 1))], exact=True)
+
+
+def _sum_like_a_row(terms: np.ndarray) -> np.float32:
+    """Add numbers by the tree of a row: four vectors in turn, then by halves."""
+    terms = np.concatenate([terms, np.zeros(-len(terms) % 16, np.float32)]).reshape(-1, 16)
+    a, b, c, d = (np.zeros(16, np.float32) for _ in range(4))
+    for x in terms:
+        a, b, c, d = b, c, d, a + x
+    v = (a + b) + (c + d)
+    while len(v) > 1:
+        v = v[:len(v) // 2] + v[len(v) // 2:]
+    return np.float32(0) + v[0]
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "log"])
+@pytest.mark.parametrize("n", [5, 16, 64, 100, 127, 128, 192, 207, 256, 700])
+def test_vectors_abreast_have_the_bits_of_others(name, n):
+    x = inp((3, n), low=0.1)
+    point = P.elementary(x, name) if name in ELEMENTARY else ROWS[name](x)
+    (terms, sums), _ = run([x], [point, P.sum_(point, (1,))])
+    (alone,), _ = run([x], [P.sum_(point, (1,))])
+    assert alone.tobytes() == sums.tobytes()
+    assert alone.ravel().tolist() == [_sum_like_a_row(row) for row in terms]
+
+
+def test_what_is_written_abreast_takes_turns():
+    w = Writer(default().target, set())
+
+    def chain(k):
+        return w.let(f"fneg float {w.let(f'fneg float %x{k}')}")
+    assert w.abreast([lambda k=k: chain(k) for k in range(2)]) == ["%v2", "%v4"]
+    assert [line.split()[0] for line in w.lines] == ["%v1", "%v3", "%v2", "%v4"]
+    w.lines.clear()
+
+    def branching(k):
+        w.when("%c", lambda: chain(k))
+    w.abreast([lambda k=k: branching(k) for k in range(2)])
+    assert [line.split()[-1] for line in w.lines if "fneg" in line][::2] == ["%x0", "%x1"]
+
+
+@pytest.mark.skipif(not default().target.masks, reason="nothing is asked for ahead")
+def test_passes_ask_for_every_line_of_a_row():
+    x = inp((40, 64))  # the last pass has little to do and one vector at hand
+    (source,) = (s.kernel.source() for s in lower(program_of([x], [softmax(x)]), default()).steps)
+    asked = [loop.count("call void @llvm.prefetch") for loop in source.split("\nloop")]
+    assert [n for n in asked if n] == [6, 3, 1]  # of eight lines, of four, and one for four of one

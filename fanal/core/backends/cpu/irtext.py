@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from .target import Target
 
 Value = str  # an SSA name or a literal
+T = TypeVar("T")
 
 
 class Writer:
@@ -49,6 +52,20 @@ class Writer:
             self.do(text)
             return ""
         return self.let(text)
+
+    def abreast(self, bodies: Sequence[Callable[[], T]]) -> list[T]:
+        """Write bodies that do not need each other line by line in turn, and return what they return.
+
+        So what one waits for is hidden behind the others. Bodies that branch, or differ in length, follow each other.
+        """
+        block, cuts, found = self.block, [len(self.lines)], []
+        for body in bodies:
+            found.append(body())
+            cuts.append(len(self.lines))
+        parts = [self.lines[a:b] for a, b in itertools.pairwise(cuts)]
+        if self.block == block and len({len(part) for part in parts}) == 1:
+            self.lines[cuts[0]:] = itertools.chain.from_iterable(zip(*parts, strict=True))
+        return found
 
     # Integers and addresses. Literal operands are folded here, since no IR pass runs afterwards.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
 from fanal.core.backends.cpu.irtext import Value, module
@@ -14,12 +15,12 @@ from fanal.core.base.dtype import dtype as DType
 from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept_if
 
 _PAGE = 4096
-_ROWS_AHEAD = 2
 GROUP = 2048  # elements of short rows that go through the passes together; half of it where they go to memory
 GROUP_ROWS = 16
 _NUMBERS = {"max_of": "max_number", "min_of": "min_number"}
 _UNSIGNED, _INFINITE = 0x7FFFFFFF, 0x7F800000  # of the bits of a float32: all but the sign, and infinity
 _CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
+_LONG = 8  # operations of a function whose values are computed abreast
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
 )
@@ -166,6 +167,7 @@ class RowsWriter(LoopWriter):
         if self.plan.count > 1:
             few = w.div(str(GROUP // 2 if self.streams else GROUP), w.max(whole, "1"))
             self.group = w.max(w.min(few, str(GROUP_ROWS)), "1")
+            self.ahead = w.add(self.group, w.max(self.group, "2"))
 
         def row(p: int, unit: Value, at: Value) -> tuple:
             self.known, self.splats, self.bases = dict(known), dict(splats), dict(outer_bases)
@@ -406,13 +408,14 @@ class RowsWriter(LoopWriter):
             address(access)
         kinds = [k for k, _ in carried]
 
-        def body(mask_of: Callable[[Value], Value | None]) -> Callable[..., list[Value]]:
-            def write(at: Value, *accs: Value) -> list[Value]:
-                return self._body(p, used, stop_at, addresses, at, row, mask_of(at), list(accs))
+        def terms(at: Value, mask: Value | None = None) -> list[Scalar]:
+            return self._body(p, used, stop_at, addresses, at, row, mask)
 
-            return write
+        def whole(at: Value, *accs: Value) -> list[Value]:
+            return self._add_up(p, terms(at), accs)
 
-        masked = body(lambda at: w.lane_mask(LANES, w.sub(high, at)))
+        def masked(at: Value, *accs: Value) -> list[Value]:
+            return self._add_up(p, terms(at, w.lane_mask(LANES, w.sub(high, at))), accs)
 
         def fetching(write: Callable[..., list[Value]], fetch: Callable[[Value], None]) -> Callable[..., list[Value]]:
             def ahead(at: Value, *accs: Value) -> list[Value]:
@@ -425,19 +428,28 @@ class RowsWriter(LoopWriter):
             rows = self.first and self.plan.count == 1
             write = fetching(masked, lambda at: self._next_row(addresses, at) if rows else self._fetch(p, at, 1))
             return w.loop(low, high, str(LANES), write, list(zip(kinds, sums)))
-        whole = body(lambda at: None)
         middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
-        if carried or self.streams:
-            # Four vectors at a time, so that the accumulators stay in their registers and need not change places.
-            def four(at: Value, *accs: Value) -> list[Value]:
-                now = list(accs)
-                self._fetch(p, at, 4)
-                for k in range(4):
-                    now = whole(w.add(at, str(k * LANES)), *now)
-                return now
+        ops = [self.loop.ops[i] for i in used if self.loop.ops[i].deps & REDUCED and i not in stop_at]
+        long = any(_cost(op) >= _LONG for op in ops)
+        if carried or self.streams or long:
+            # Several vectors at a time, so that the accumulators stay in their registers and need not change places;
+            # abreast where each is a long chain of operations.
+            def several(at: Value, *accs: Value, vectors: int) -> list[Value]:
+                self._fetch(p, at, vectors)
+                places = [w.add(at, str(k * LANES)) for k in range(vectors)]
+                if long:
+                    for found in w.abreast([functools.partial(terms, place) for place in places]):
+                        accs = tuple(self._add_up(p, found, accs))
+                else:
+                    for place in places:
+                        accs = tuple(whole(place, *accs))
+                return list(accs)
 
-            start, low = low, w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-4 * LANES}"))
-            sums = w.loop(start, low, str(4 * LANES), four, list(zip(kinds, sums)))
+            wide = long and carried and all(op.dtype.itemsize * LANES <= w.target.vector_bytes for op in ops)
+            for vectors in (8, 4) if wide else (4,):
+                start, low = low, w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-vectors * LANES}"))
+                sums = w.loop(start, low, str(vectors * LANES), functools.partial(several, vectors=vectors),
+                              list(zip(kinds, sums)))
         else:
             whole = fetching(whole, lambda at: self._fetch(p, at, 1))
         sums = w.loop(low, middle, str(LANES), whole, list(zip(kinds, sums)))
@@ -455,8 +467,8 @@ class RowsWriter(LoopWriter):
         at: Value,
         row: Value,
         mask: Value | None,
-        accs: list[Value],
-    ) -> list[Value]:
+    ) -> list[Scalar]:
+        """Write what a pass does to one vector; return what it adds to each vector of sums."""
         loop, plan = self.loop, self.plan
         self.body = {}
         for i in used:
@@ -475,32 +487,38 @@ class RowsWriter(LoopWriter):
             self.store(access, self.lane_value(i), addresses[access], at, mask)
         for i, access in plan.begins[p]:
             self._add(loop.ops[i], access, addresses[access], at, mask)
-        out: list[Value] = []
-        for k, (i, how, acc) in enumerate(self._reductions(p)):
+        terms: list[Scalar] = []
+        for i, how, acc in self._reductions(p):
             x = Scalar(self.lane_value(loop.ops[i].args[0]).name, dt.float32 if how == "nan" else acc, LANES)
             if how == "nan":
                 x = self.vector.op("and", self.vector.cast("bitcast", x, acc), self.vector.const(_UNSIGNED, acc))
             if mask is not None:
                 x = self.vector.where(Scalar(mask, x.dtype, LANES), x, identity(self.vector, how, acc))
+            terms.append(x)
+        return terms
+
+    def _add_up(self, p: int, terms: Sequence[Scalar], accs: Sequence[Value]) -> list[Value]:
+        """Add a vector to the first of the four vectors of each sum, and rotate them."""
+        out: list[Value] = []
+        for k, (_, how, acc) in enumerate(self._reductions(p)):
             a, b, c, d = accs[4 * k : 4 * k + 4]
-            out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), x).name]
+            out += [b, c, d, combine(self.vector, how, Scalar(a, acc, LANES), terms[k]).name]
         return out
 
     def _fetch(self, p: int, at: Value, vectors: int) -> None:
         """Ask for this pass's share of so many vectors of a row in the next group; where a row is one pass, in the next
-        page."""
+        page. Shares are quarters of a row."""
         w, plan = self.w, self.plan
         effort = list(itertools.accumulate(map(self._effort, range(plan.count)), initial=0))
+        first, last = (round(4 * x / max(effort[-1], 1)) for x in effort[p : p + 2])
         for access in self._fetched():
             size = self.accesses[access].dtype.itemsize
-            lines = max(vectors * LANES * size // 64, 1)
-            first, last = (round(lines * x / effort[-1]) for x in effort[p : p + 2])
             there, ahead = at, str(_PAGE)
             if plan.count > 1:
-                there = w.div(w.add(w.mul(self.length, str(first)), w.mul(at, str(last - first))), str(lines))
-                ahead = w.mul(self.strides[access][self.first - 1], w.add(self.group, str(_ROWS_AHEAD)))
+                there = w.div(w.add(w.mul(self.length, str(first)), w.mul(at, str(last - first))), "4")
+                ahead = w.mul(self.strides[access][self.first - 1], self.ahead)
             there = w.at(w.at(self.bases[access], there, size), ahead)
-            for line in range(last - first):
+            for line in range(-(-vectors * LANES * size * (last - first) // 256)):
                 w.call("void", "llvm.prefetch.p0", ("ptr", w.at(there, str(64 * line))), ("i32", "0"),
                        ("i32", "3"), ("i32", "1"))
 

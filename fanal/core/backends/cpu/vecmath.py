@@ -91,6 +91,7 @@ _EXP = {
     dt.float64: tuple(1 / math.factorial(n) for n in range(13, 1, -1)),
 }
 _RANGE = {dt.float32: (-104.5, 89.0), dt.float64: (-746.0, 710.0)}
+_LEAST_POWER = -150  # of two, that a float32 does not round to zero with a factor below sqrt(2)
 
 
 def _reduce(e: Emitter, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
@@ -128,13 +129,14 @@ def _clamp(e: Emitter, x: Scalar, low: float, high: float) -> Scalar:
 
 @_named("exp")
 def _exp(e: Emitter, x: Scalar) -> Scalar:
-    low, high = (e.const(limit, x.dtype) for limit in _RANGE[x.dtype])
     # What rounds to zero is not computed: underflow costs 150 cycles, and masked scores are full of it.
+    if e.scales(x):
+        # Scaling gives infinity where n is large: the polynomial is positive, and NaN only where x is no number.
+        n, _, r = _reduce(e, x)
+        return e.scaled(_exp_near(e, r), n, e.fcmp("uge", n, e.const(_LEAST_POWER, x.dtype)))
+    low, high = (e.const(limit, x.dtype) for limit in _RANGE[x.dtype])
     some, zero = e.fcmp("uge", x, low), e.const(0, x.dtype)
     x = e.where(e.fcmp("ogt", x, high), high, x)
-    if e.scales(x):
-        n, _, r = _reduce(e, x)
-        return e.scaled(_exp_near(e, r), n, some)
     _, whole, r = _reduce(e, e.where(some, x, zero))
     return e.where(some, _scale(e, _exp_near(e, r), whole), zero)
 
