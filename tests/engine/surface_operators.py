@@ -134,11 +134,11 @@ torch.isnan({x}) | {x}.isneginf() | {x}.signbit() | {x}.detach().nextafter({y}.d
 torch.hann_window(6) * {x} | {x}.ldexp({y}.long().clamp(0, 2)) | ({x}.abs() + 1).log()
 ({x}.abs() + 1).log2() | ({x}.abs() + 1).log10() | {x}.logaddexp2({y})
 torch.logdet({x} @ {x}.mT + 3 * torch.eye(4)) | ({x} > 0).logical_or({y} > 0) | {x}.logical_xor({y})
-{x}.logical_and({y}) | torch.linalg.qr({x} @ {x}.mT + 2 * torch.eye(4))[1].abs()
+{x}.logical_and({y}) | torch.linalg.qr({x} @ {x}.mT + 2 * torch.eye(4))[1].abs().contiguous()
 torch.linalg.eigvalsh({x} @ {x}.mT + torch.diag(torch.arange(4.0)))
 torch.linalg.svdvals({x} + torch.eye(4, 6))
 torch.linalg.eigh({x} @ {x}.mT + torch.diag(torch.arange(4.0)))[0] | torch.linalg.pinv({x} + torch.eye(4, 6))
-torch.linalg.lstsq({x}, {y})[0] | torch.linalg.matrix_exp({x} @ {x}.mT * 0.1)
+torch.linalg.lstsq({x}, {y})[0].contiguous() | torch.linalg.matrix_exp({x} @ {x}.mT * 0.1)
 torch.linalg.matrix_norm({x} + 0.1) | torch.linalg.multi_dot([{x}, {x}.mT, {x}])
 torch.linalg.vecdot({x}, {y}) | torch.linalg.solve_triangular({x}.tril() + 3 * torch.eye(4), {y}, upper=False)
 torch.cholesky_solve({x}, 2 * torch.eye(4)) | torch.linalg.lu_factor({x} + 3 * torch.eye(4))[0]

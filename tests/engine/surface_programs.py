@@ -36,6 +36,10 @@ TWICE = """def twice(torch, f, x):
 NEVER = re.compile(r"linearize.*((alpha|value)=|ldexp)|vmap.*(bincount|histc|argwhere|tri[lu]|index_select|as_strided)|_foreach"
                    r"|(jvp|jacfwd).*gaussian_nll")
 # Writes that gaps.txt says are refused where elements repeat, and PyTorch accepts.
+# What has a gradient in 16 bits here and none in PyTorch (gaps.txt).
+SHORT_ONLY = re.compile(r"special\.i1e?\(")
+# Derivatives whose own gradient PyTorch gets wrong (gaps.txt): only their values are compared.
+DETACHED = re.compile(r"(jvp|jacfwd|hessian|linearize|grad.*grad).*(layer|instance|batch)_norm")
 ALIKE = re.compile(r"\.(zero|fill|masked_fill|tril)_\(|\[torch[^=]*\] =")
 LARGEST = 96  # elements of a value
 
@@ -89,14 +93,25 @@ class Writer(wide_programs.Writer):
         """Write a variable; what it is, PyTorch says."""
         name = self.fresh()
         self.emit(f"{name} = {expr}")
-        value = self.space[name]
-        if not torch.is_tensor(value) or str(value.dtype)[6:] not in DTYPES or value.numel() > LARGEST or value.dim() > 4:
-            raise Refused(expr)
-        if value.numel() and not value.detach().abs().to(torch.float64).max() < 50:  # NaN, too
-            raise Refused(expr)
+        value = self.checked(name)
         own = own and apart(value) and not repeats(value)
         self.vars.append(Var(name, tuple(value.shape), str(value.dtype)[6:], own))
         return self.vars[-1]
+
+    def checked(self, name: str) -> Any:
+        """Return the value of a variable; refuse what is large or not finite."""
+        value = self.space[name]
+        if not torch.is_tensor(value) or str(value.dtype)[6:] not in DTYPES or value.numel() > LARGEST or value.dim() > 4:
+            raise Refused(name)
+        if value.numel() and not value.detach().abs().to(torch.float64).max() < 50:  # NaN, too
+            raise Refused(name)
+        return value
+
+    def derived(self, expr: str, x: Var) -> None:
+        """Write a derivative by x, unless its strides or its dtype are what gaps.txt says PyTorch's alone are."""
+        value = self.space[self.new(expr, own=False).name]
+        if not value.is_contiguous() or (x.shape == () and value.dtype == torch.float64 != self.space[x.name].dtype):
+            raise Refused(expr)
 
     def operand(self) -> Var:
         return (self.float(dtype=None) if self.r.random() < 0.8 else self.pick()) or self.vars[0]
@@ -105,6 +120,8 @@ class Writer(wide_programs.Writer):
         """Return an expression of a table with all its operands but x."""
         y, z = self.like(x), self.pick(lambda v: v.dtype == x.dtype or self.r.random() < 0.2) or x
         n = len(x.shape)
+        if ("_scatter(" in text and not apart(self.space[x.name])) or (SHORT_ONLY.search(text) and x.dtype in ("bfloat16", "float16")):
+            raise Refused(text)
         return text.format(x="{x}", y="{x}" if y is x else y.name, z="{x}" if z is x else z.name, f="{f}",
                            d=self.r.randrange(-n, n) if n else 0, i=f"(w.i % {max(1, x.shape[0] if n else 1)})")
 
@@ -121,16 +138,19 @@ class Writer(wide_programs.Writer):
         expr, x = self.expression()
         if NEVER.search(expr):
             raise Refused(expr)
-        self.new(f"twice(torch, lambda z: {expr.replace('{x}', 'z')}, {x.name})", own=False)
+        self.derived(f"twice(torch, lambda z: {expr.replace('{x}', 'z')}, {x.name})", x)
 
     def transform(self) -> None:
         expr, x = self.expression()
-        text = self.r.choice(TRANSFORMS).format(f=expr.replace("{x}", "z"), x=x.name)
+        text = self.r.choice(TRANSFORMS)
+        if "linearize" in text:  # what the function captures has no gradient in PyTorch
+            expr = re.sub(r"\bt\d+\b|w\.p\[\d\]", r"\g<0>.detach()", expr)
+        text = text.format(f=expr.replace("{x}", "z"), x=x.name)
         if "vmap" in text:  # an example has other dimensions; and what gaps.txt says of views and strides
             text = re.sub(r"w\.i % \d+", "w.i % 1", text) + ".clone(memory_format=torch.contiguous_format)"
         if NEVER.search(text) or ("out_dims=-1" in text and not self.mapped(text)):
             raise Refused(text)
-        self.new(text, own=False)
+        self.derived(text + ".detach()" * bool(DETACHED.search(text)), x)
 
     def mapped(self, text: str) -> bool:
         """Tell whether what is mapped depends on the example; where it does not, PyTorch 2.13 takes out_dims=-1 for a size."""
@@ -150,7 +170,7 @@ class Writer(wide_programs.Writer):
                                 f"torch.zeros({shape}, dtype=torch.float64)"])
         self.new(target)
         self.emit(f"{call}, out={self.vars[-1].name})")
-        self.vars[-1].shape = tuple(self.space[self.vars[-1].name].shape)
+        self.vars[-1].shape = tuple(self.checked(self.vars[-1].name).shape)
 
     def write_through_views(self) -> None:
         x = self.pick(lambda v: v.shape != () and (v.own or (repeats(self.space[v.name]) and apart(self.space[v.name]))))

@@ -16,12 +16,14 @@ import surface_programs
 import wide_programs
 from agreement import NUDGE, disagreement, exact, parted, wide
 from programs import run, source
+from rounding import Otherwise
 
 import fanal
 from fanal.core.base import knobs
 
 torch = pytest.importorskip("torch")
 BLOCK = 50
+OTHERWISE = 24  # runs of PyTorch that round otherwise
 HISTORY = SimpleNamespace(source=sized_programs.leaving_history, run=sized_programs.run)
 WINDOWS = SimpleNamespace(source=source, run=partial(run, rounds=9, cut=True))
 
@@ -53,12 +55,21 @@ def compare(seed: int, change: Callable[[str], str] = str, module: Any = program
 
     def others() -> list[Any]:
         return [in_float64(wide(text)), module.run(torch, text, seed, _array, NUDGE)]
+
+    def rounded_otherwise() -> list[Any]:
+        runs = others()
+        for k in range(OTHERWISE):
+            with Otherwise(k):
+                runs.append(module.run(torch, text, seed, _array))
+        return runs
     expected, got = module.run(torch, text, seed, _array), module.run(fanal, text, seed, _array)
-    if module in (programs, WINDOWS, HISTORY):
-        found = disagreement(expected, got, others)
-    else:
-        found = disagreement(expected, got, others, lambda: parted(*(
-            module.run(m, text, seed, _array, optimizer=True) for m in (torch, fanal))), lambda: in_float64(exact(text)))
+    more: tuple[Any, ...] = ()
+    if module not in (programs, WINDOWS, HISTORY):
+        more = (lambda: parted(*(module.run(m, text, seed, _array, optimizer=True) for m in (torch, fanal))),
+                lambda: in_float64(exact(text)))
+    found = disagreement(expected, got, others, *more)
+    if found is not None:
+        found = disagreement(expected, got, rounded_otherwise, *more)
     assert found is None, f"program {seed}, {found}\n{text}"
 
 
