@@ -147,14 +147,30 @@ def _check_nan(n: Node, outs: Sequence[Node | None]) -> None:
             )
 
 
-def _uses(walk: Sequence[Node]) -> dict[int, int]:
+def _joined(walk: Sequence[Node]) -> dict[int, Node]:
+    """Return, by id, the value of a leaf at which the gradient of another value of it is collected.
+
+    A leaf that was written between two uses is walked as two values; its gradient, and what hooks see, is their sum.
+    """
+    last = {id(n.leaf): n for n in walk if n.leaf is not None}
+    found = {}
+    for n in walk:
+        if n.leaf is not None:
+            end = last[id(n.leaf)]
+            if end is not n and (end.shape, end.dtype) == (n.shape, n.dtype):
+                found[id(n)] = end
+    return found
+
+
+def _uses(walk: Sequence[Node], joined: dict[int, Node]) -> dict[int, int]:
     """Count how often each leaf of the walk is used in it."""
-    count = {id(n): 0 for n in walk if n.leaf is not None}
+    count = {id(n): 0 for n in walk if n.leaf is not None and id(n) not in joined}
     for n in walk:
         if n.leaf is None:
             for i in n.inputs:
-                if id(i) in count:
-                    count[id(i)] += 1
+                key = id(joined.get(id(i), i))
+                if key in count:
+                    count[key] += 1
     return count
 
 
@@ -201,13 +217,14 @@ def gradients(
     if session.unfollowable is None and any(
             n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
         unfollowable(EARLIER)  # which lets the segment run as a program: any other reason stands
-    uses = _uses(walk)
+    joined = _joined(walk)
+    uses = _uses(walk, joined)
     found: dict[int, Node] = {}
     grads = Sums()
     spent: list[Node] = []
     with grad_mode(create_graph):
         for r, c in zip(roots, cotangents):
-            grads.seed(r, c)
+            grads.seed(joined.get(id(r), r), c)
 
         def ask(kind: str, which: Any, given: Sequence[Node | None]) -> Generator[Stop, tuple, list[Any]]:
             partial = wanted is not None and not stop
@@ -242,7 +259,7 @@ def gradients(
             g = yield from arrive(n)
             if g is None:
                 if n.leaf is None:
-                    yield from _count_down(n, uses, arrive)
+                    yield from _count_down(n, uses, joined, arrive)
                 continue
             if n.leaf is not None or n.row.grad is None or (inner is not None and id(n) not in inner):
                 continue
@@ -272,8 +289,8 @@ def gradients(
                 _check_nan(n, outs)
             for i, o in zip(n.inputs, outs):
                 if o is not None and i.needs_grad:
-                    grads.arrive(i, o)
-            yield from _count_down(n, uses, arrive)
+                    grads.arrive(joined.get(id(i), i), o)
+            yield from _count_down(n, uses, joined, arrive)
     if not retain:
         for n in walk:
             if n.leaf is None:
@@ -285,9 +302,10 @@ def gradients(
     return found
 
 
-def _count_down(n: Node, uses: dict[int, int], arrive: Any) -> Generator[Stop, tuple, None]:
+def _count_down(n: Node, uses: dict[int, int], joined: dict[int, Node], arrive: Any) -> Generator[Stop, tuple, None]:
     """Let a gradient be collected as soon as the last use of its leaf was walked, as PyTorch does."""
     for i in n.inputs:
+        i = joined.get(id(i), i)
         left = uses.get(id(i))
         if left is not None:
             uses[id(i)] = left - 1

@@ -12,7 +12,7 @@ from weakref import ref
 import numpy as np
 
 from fanal.core.engine.aside import asides_of
-from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage
+from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage, template
 from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted, hooked
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
@@ -68,9 +68,12 @@ def graft(o: Any, n: Any) -> None:
 
 def stub(n: Node) -> Node:
     """Return a stand-in that knows shape, dtype and whether gradients flowed, but holds no graph."""
-    s = Node(n.row, (), (), n.shape, n.dtype)
+    s = Node(template(n).row, (), (), n.shape, n.dtype)
     s.needs_grad, s.freed = n.needs_grad, FREED
     return s
+
+
+BY_GRADIENT = object()  # `Slot.first` of a tensor that is first met by a backward, not as an argument
 
 
 class Slot:
@@ -82,7 +85,7 @@ class Slot:
     def __init__(self, place: int, tensor: Handle, made: tuple, group: int) -> None:
         self.place = place  # slots are numbered in the order of their first use
         self.first: Any = None  # the specification of the first use: only there may another tensor come in
-        self.step = -1  # the step of the first use
+        self.step = -1  # the step of the first use, as an argument, a .grad or a leaf
         self.tensor: Any = tensor
         self.signature = made
         self.template: Any = None  # the shape and the chain of views, where they follow from named sizes
@@ -97,6 +100,10 @@ class Slot:
     def shared(self) -> bool:
         """Whether the tensor shares memory with NumPy: it is looked at anew whenever it comes."""
         return self.signature[-1] is False
+
+    def may_change(self, step: int) -> bool:
+        """Tell whether the backward of a step may find another tensor here."""
+        return self.step < 0 or (self.step == step and self.first is BY_GRADIENT)
 
     @property
     def without_history(self) -> bool:
@@ -242,7 +249,8 @@ class Draft:
         self.asides = asides_of(self, noted)
         self.views = Views(outs, self.slots, s.views, self._place(index, slot_index))
         self._outline(open_roots, index, slot_index, outs)
-        self.made = [ref(o) if o._leaf or o._chain else None for o in outs]  # leaves and views of the recorded run
+        ends = {k for kind, k in self.outline.leaf.values() if kind == OUT} if self.outline is not None else set()
+        self.made = [ref(o) if k in ends or o._chain else None for k, o in enumerate(outs)]  # of the recorded run
         for g in self.groups:
             if g.final is not None:
                 g.final = self.copies[id(g.final)]

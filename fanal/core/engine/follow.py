@@ -60,14 +60,17 @@ def dispatch(op: Op, args: tuple, kwargs: dict) -> Any:
     path: Path | None = s.path
     if path is not None:
         k = position()
-        if k < len(path.steps) and (
+        # The matcher may know tensors that Python does not; a backward looks at leaves that no argument names.
+        fits = k == len(path.steps) or not path.steps[k].grads or path.disarm()
+        if fits and k < len(path.steps) and (
             path.same_call(path.steps[k], op, args, kwargs)
-            # The matcher may know a tensor that Python does not.
             or (path.steady is not None and path.take_over(path.steady)
                 and path.same_call(path.steps[k], op, args, kwargs))
         ):
             return _take(path, k, op)
-        if k == 0:
+        if not fits:
+            leave(path, k)
+        elif k == 0:
             other = _start(op, args, kwargs, path)
             if other is not None:
                 return other[0]
@@ -183,8 +186,9 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
     for u in path.inherited:
         u.carried = None
     for slot in path.slots:
-        if slot.moves and slot.signature[-2]:
-            path.release(slot)  # it keeps a graph
+        t = slot.tensor
+        if t is not None and ((slot.moves and slot.signature[-2]) or t._storage is not path.groups[slot.group].storage):
+            path.release(slot)  # it keeps a graph, or is what came last and did not fit
     ledger.diverged += 1
 
 
@@ -387,6 +391,7 @@ def _run_long(again: bool, path: Path, run: Run, fresh: list[Any], parents: list
             path.unmade = [k for k in path.unmade if k != i]
         st.node = group.value
         st.version += 1
+        st.node.home = (ref(st), st.version)  # it serves again and again
     for i, j, g in path.kept_rows:
         path.keep_rows(g, results[i], results[j])
         groups[g].storage.version += 1

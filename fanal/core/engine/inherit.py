@@ -79,7 +79,7 @@ class Inherited:
             return False
         for k, place in self.leaves:
             slot, t = path.slots[place], c.leaves[k]
-            if slot.tensor is not t and (0 <= slot.step <= step or not path.bind(slot, t)):
+            if slot.tensor is not t and not (slot.may_change(step) and path.bind(slot, t)):
                 return False
         self.carried = c
         return True

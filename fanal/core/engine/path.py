@@ -15,7 +15,7 @@ from fanal.core.base.dim import Dim, now
 from fanal.core.base.dtype import fits
 from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Taken
-from fanal.core.engine.draft import Draft, Slot, Step, outs_in, sequences_in
+from fanal.core.engine.draft import BY_GRADIENT, Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, changed, parts, renew
@@ -107,6 +107,7 @@ class Path:
                 elif kind == RUNTIME:
                     self.scalars[x][3] = (s.native, place)
             self._note_first(s.specs, i, False)
+            self._note_gradients(s)
             self._note_holder(s.out, s)
             self._note_sequences(s)
             if before is not None:
@@ -127,6 +128,14 @@ class Path:
                     slot.first, slot.step = spec, step
             elif spec[0] == SEQUENCE:
                 self._note_first(spec[1][1], step, True)
+
+    def _note_gradients(self, s: Step) -> None:
+        """Note what a backward finds that no call before named: what comes later as an argument must be the same."""
+        leaves = [(SLOT, place) for u in s.walks for _, place in u.leaves]
+        for kind, x in (*leaves, *(spec for g in s.grads for spec in g[:2] if spec is not None),
+                        *(leaf for leaf, *_ in (*s.built, *s.hooked))):
+            if kind == SLOT and self.slots[x].first is None:
+                self.slots[x].first, self.slots[x].step = BY_GRADIENT, s.index
 
     def _note_holder(self, spec: tuple, s: Step) -> None:
         kind, x = spec
@@ -215,20 +224,23 @@ class Path:
                 continue
             if o.place > slot.place and (o.moves or o.step >= 0):  # it comes later, and is looked at then
                 if not o.moves:
-                    self.disarm()
+                    if not self.disarm():
+                        return False
                     o.moves = True
                     self.release(o)
             elif not same or written or t._leaf or o.group in self.writes:
                 return False  # two views of one became views of two, or two became one and a write is missed
         if g.storage is not s:
             if slot.cut_out_of(g):
-                self.disarm()
+                if not self.disarm():
+                    return False
                 g.wanders = True
             g.storage = s
             for k in g.outs:  # their value is read anew, whatever version the other storage is at
                 self.outs[k]._storage, self.outs[k]._seen = s, -1
         if slot.tensor is not None and not slot.moves:
-            self.disarm()
+            if not self.disarm():
+                return False
             slot.moves = t is not slot.tensor
         self.forget((SLOT, slot.place))
         slot.tensor = t
@@ -404,7 +416,7 @@ class Path:
                 if before[0] != SLOT:
                     return False
                 slot = self.slots[before[1]]
-                if 0 <= slot.step < s.index or not self.bind(slot, t._grad):
+                if not slot.may_change(s.index) or not self.bind(slot, t._grad):
                     return False
         for leaf, _, _ in s.built:
             t = self.value(leaf)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from fanal.core.base.dim import Dim, varies
+from fanal.core.engine.draft import BY_GRADIENT
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.naming import named
@@ -192,7 +193,7 @@ class Steady:
         """Let the matcher take over the tensors that come to a slot."""
         path = self.path
         group = path.groups[slot.group]
-        if not slot.moves or not slot.uses or slot.listed or slot.returned:
+        if not slot.moves or not slot.uses or slot.listed or slot.returned or slot.first is BY_GRADIENT:
             return False
         if slot not in self.fixed and (group.slots != 1 or group.outs):
             return False
@@ -251,6 +252,8 @@ class Steady:
         for k, (_, awaited) in self.versions.items():  # versions that nobody has seen
             storage = self.path.groups[k].storage
             storage.version = awaited + (1 if storage.version == awaited else 2)
+            if storage.node.home is not None:
+                storage.node.home = storage.node.home[0], storage.version
 
     def ready(self) -> bool:
         """Tell whether all is as last time, and gather what the run is given. Nothing is changed."""

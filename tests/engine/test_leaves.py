@@ -1,0 +1,149 @@
+"""Loops about what changes around a backward, against PyTorch: leaves, .grad, views and losses made before, other loops.
+
+All programs run in one process, as in a notebook: what earlier loops left must not be taken for what a later one does.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import leaf_programs
+import pytest
+
+import fanal
+
+torch = pytest.importorskip("torch")
+
+
+def leaves(m: Any) -> list[Any]:
+    return [m.arange(1., 5.).requires_grad_(), m.full((4,), 0.5).requires_grad_(), m.ones(()).requires_grad_()]
+
+
+def gradients(ps: list[Any]) -> list[float | None]:
+    return [None if p.grad is None else p.grad.sum().item() for p in ps]
+
+
+def agree(*loops: Callable[[Any], list[Any]]) -> None:
+    """Run loops one after the other; each must log what PyTorch logs."""
+    expected = [loop(torch) for loop in loops]
+    for loop, logged in zip(loops, expected):
+        assert loop(fanal) == logged
+
+
+@pytest.mark.parametrize("first", range(0, 240, 20))
+def test_random_loops_agree_with_torch(first: int, request: pytest.FixtureRequest) -> None:
+    """240 programs, or as many as --programs says beyond 300."""
+    more = max(0, request.config.getoption("programs") - 300)
+    for seed in (*range(first, first + 20), *range(240 + first // 20, 240 + more, 12)):
+        text = leaf_programs.source(seed)
+        expected, got = leaf_programs.run(text, torch), leaf_programs.run(text, fanal)
+        assert leaf_programs.agree(expected, got), f"program {seed}:\n{text}\n{expected}\n{got}"
+
+
+def test_a_leaf_made_and_switched_off_before_a_read_has_its_history() -> None:
+    """It ended with an AttributeError."""
+    def loop(m: Any) -> list[Any]:
+        (p, _, q), found = leaves(m), []
+        for k in range(10):
+            loss = q * 2 + p.square().sum()
+            v = p[1:]
+            p.requires_grad_(k > 4)
+            found.append(v.sum().item())
+            loss.backward()
+        return [*found, *gradients([p, q])]
+    agree(loop)
+
+
+def test_a_gradient_that_backward_adds_to_is_the_one_that_is_read_after_it() -> None:
+    """Where another parameter got its first .grad, that was read first, and added to in place of the other."""
+    def loop(m: Any) -> list[Any]:
+        ps, found = leaves(m), []
+        for k in range(14):
+            loss = ps[2] * 2 + ps[1].square().sum()
+            ps[0].requires_grad_(k % 2 == 0)
+            if k > 4:
+                loss = loss + ps[0].square().sum()
+            loss.backward()
+            found.append(gradients(ps))
+        return found
+    agree(loop)
+
+
+def test_parameters_that_take_turns_have_their_own_gradients() -> None:
+    """A tensor that the matcher had taken over and that did not fit stayed where the next call was compared with it."""
+    def loop(m: Any) -> list[Any]:
+        ps, found = leaves(m), []
+        for k in range(16):
+            loss = ps[2] * 2
+            ps[0].requires_grad_(True)
+            if k % 3 == 1:
+                ps[0], ps[1] = ps[1], ps[0]
+            (loss + ps[1].square().sum()).backward()
+            found.append(gradients(ps))
+            for p in ps:
+                p.grad = None
+        return found
+    agree(loop)
+
+
+def test_a_gradient_that_is_used_in_the_next_loss_was_not_written_since() -> None:
+    """Known segments count versions that PyTorch does not have: backward raised PyTorch's error."""
+    def other(m: Any) -> list[Any]:
+        p, _, q = leaves(m)
+        optimizer = m.optim.AdamW([p, q], lr=0.01)
+        for k in range(10):
+            loss = q * 2
+            v = p.sigmoid().view(2, 2)
+            if k % 5 != 2:
+                loss = loss + (v * 3).sum()
+            if k % 3:
+                optimizer.step()
+        return []
+
+    def loop(m: Any) -> list[Any]:
+        ps, found = leaves(m), []
+        for k in range(16):
+            loss = ps[2] * 2
+            if ps[0].grad is not None:
+                loss = loss + (ps[0].grad * ps[0]).sum()
+            if k % 3 != 1:
+                loss = loss + ps[0].square().sum()
+            if k <= 4:
+                ps[0], ps[1] = ps[1], ps[0]
+            loss.backward()
+            found.append(gradients(ps))
+            if k % 2:
+                ps[0].grad = ps[1].grad = ps[2].grad = None
+        return found
+    agree(other, loop)
+
+
+def test_history_that_was_freed_may_come_from_outside() -> None:
+    """It ended with a ValueError, where a value kept over a flush was one that an earlier flush had kept."""
+    def loop(m: Any) -> list[Any]:
+        ps = leaves(m)
+        optimizer = m.optim.SGD(ps, lr=0.01)
+        for k in range(16):
+            loss = ps[2] * 2
+            first = ps[0].clone()
+            if k % 4 < 2:
+                loss = loss + (first * 3).sum()
+            second = ps[1] * 2
+            optimizer.step()
+        return [loss.item(), second.sum().item()]
+    agree(loop)
+
+
+def test_the_gradient_of_a_leaf_written_between_two_uses_arrives_once() -> None:
+    """Hooks were called for each value that was used."""
+    def loop(m: Any) -> list[Any]:
+        p, calls = m.arange(4.).requires_grad_(), []
+        p.register_hook(lambda g: calls.append(g.tolist()))
+        p.register_post_accumulate_grad_hook(lambda p: calls.append(p.grad.tolist()))
+        for _ in range(5):
+            first = (p * 3).sum()
+            with m.no_grad():
+                p.mul_(2)
+            (first + (p * 5).sum()).backward()
+        return calls
+    agree(loop)
