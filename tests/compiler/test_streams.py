@@ -59,6 +59,13 @@ def test_long_work_on_part_of_a_row_asks_for_the_next() -> None:
     assert any("llvm.prefetch" in text for text in kernels)
 
 
+@pytest.mark.parametrize("dtype, lines", [(dt.bfloat16, 1), (dt.float32, 1), (dt.float64, 2)], ids=str)
+def test_sums_of_columns_ask_for_rows_ahead(dtype: dt.dtype, lines: int) -> None:
+    x = inp((70, 300), dtype)
+    (source,) = (s.kernel.source() for s in lower(program_of([x], [P.sum_(x, (0,))]), CpuBackend(HOST)).steps)
+    assert source.count("call void @llvm.prefetch") == 2 * lines  # of whole vectors, and of the last
+
+
 def test_products_ask_for_what_their_tails_read() -> None:
     x, w, r = (inp(shape, dt.float32) for shape in ((40, 64), (64, 96), (40, 96)))
     y = P.dot(x, w)

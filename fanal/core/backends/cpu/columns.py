@@ -12,6 +12,7 @@ from fanal.core.backends.cpu.target import Target
 from fanal.core.compiler.loopir import INNER, REDUCED, Loop
 
 CHUNK = 512
+_AHEAD = 4  # rows
 
 
 class ColumnsWriter(LoopWriter):
@@ -151,6 +152,7 @@ class ColumnsWriter(LoopWriter):
             self._place(self.before, dims)
 
             def columns(at: Value, mask: Value | None) -> None:
+                self._ask_ahead(at)
                 self._values(self.before, at, mask)
                 for k, i in enumerate(self.reduces):
                     how = self.loop.ops[i].params
@@ -167,6 +169,19 @@ class ColumnsWriter(LoopWriter):
             return ()
 
         w.loop(first, last, "1", row)
+
+    def _ask_ahead(self, at: Value) -> None:
+        """Ask for the same place some rows on: the processor does not follow rows of which it reads a part each."""
+        w = self.w
+        for i, address in self.addresses.items():
+            n = self.loop.ops[i].params
+            if self.loop.ops[i].kind != "load" or self.accesses[n].strides[-1] != 1:
+                continue
+            size = self.accesses[n].dtype.itemsize
+            there = w.at(w.at(address, at, size), w.mul(self.strides[n][self.last - 1], str(_AHEAD)))
+            for line in range(0, LANES * size, 64):
+                asked = w.at(there, str(line))
+                w.call("void", "llvm.prefetch.p0", ("ptr", asked), ("i32", "0"), ("i32", "3"), ("i32", "1"))
 
     def _along(self, low: Value, high: Value, write) -> None:  # type: ignore[no-untyped-def]
         """Write a loop over columns: whole vectors, then the rest under a mask."""
