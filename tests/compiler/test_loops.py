@@ -366,6 +366,19 @@ def test_put_and_scatter(mode):
     check([n, i, w], [P.put(n, i, w, 0, mode)], exact=True)
 
 
+@pytest.mark.parametrize("shape", [(1100, 1000), (3, 400000), (40, 70)])
+def test_a_number_of_each_row_is_read_where_the_row_is(shape):
+    x, i = inp(shape), inp((shape[0], 1), dt.int64)
+    contents[i] = np.arange(shape[0])[:, None] * 7 % shape[1] - 3
+    picked = P.gather(x, i, 1)
+    powers = P.exp(P.sub(x, P.spread_back(P.max_of(x, (1,)), x, (1,))))
+    check([x, i], [P.sum_(powers, (1,)), picked], rtol=1e-4)
+    check([x, i], [P.sum_(x, (1,)), picked], rtol=1e-3, atol=1e-3)
+    if shape[0] > 1000:
+        lowered = lower(program_of([x, i], [P.sum_(powers, (1,)), picked]), default())
+        assert any("exp" in step.label and "gather" in step.label for step in lowered.steps)
+
+
 def test_bad_index_is_reported():
     x, i = inp((7, 5)), inp((4,), dt.int64, 0, 6)
     for bad in (7, -8):

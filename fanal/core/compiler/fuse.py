@@ -16,6 +16,7 @@ _MAX_OPS, _MAX_READS = 50, 12  # of an expression written out in its consumer
 GROUP_OPS, GROUP_READS = 96, 20
 _TAIL_OPS = 8
 FAR, _AGAIN_OPS = 64, 10  # values: how far away a use is far; size of an expression computed again for it
+_CACHED = 1 << 20  # elements: what a second kernel may find in a cache
 _LONG_ROW, _FEW_ROWS = 1 << 16, 16  # rows longer than this are kept in one kernel only when there are enough of them
 
 CHECKED = ("gather", "take", "idiv")  # not every second operand will do
@@ -120,6 +121,7 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
         for i in v.inputs:
             i.uses += through
             i.until = max(i.until, until)
+    rows: dict[Value, set[Any]] = {}  # which rows of a value are reduced
     for v in values:
         v.role = role = _role(v, backend)
         if role != "inline" or v.output:
@@ -152,7 +154,22 @@ def choose_roots(graph: Graph, backend: Any, forced: set[int]) -> None:
                 _make_root(v.inputs[0])
         if role in ("given", "host", "empty"):
             continue
+        if role == "reduce":
+            x = v.inputs[0]
+            for r in (x,) if x.root else x.reads:
+                rows.setdefault(base(r), set()).add(reduce_form(v))
+        v.root |= v.name == "gather" and _of_each_row(v, rows)
         _measure(v)
+
+
+def _of_each_row(v: Value, rows: dict[Value, set[Any]]) -> bool:
+    """Tell whether a gather reads a number of every row of what a kernel has at hand then: later no cache holds it."""
+    x, index = v.inputs
+    source = base(x)
+    if (source.row and source.role != "contract") or index.size != v.size or v.params[0] != len(x.shape) - 1 \
+            or plain(source.size) < _CACHED:
+        return False
+    return ("row", (v.size, x.shape[-1])) in rows.get(source, ())
 
 
 def _measure(v: Value) -> None:
@@ -417,6 +434,10 @@ class _Grouper:
             g = self.groups[number]
             if self._fits(root, kind, domain, reads, needs, g):
                 return g
+        if root.name == "gather":  # of each row
+            for g in self.readers.get(base(root.inputs[0]), ())[-4:]:
+                if g.kind == "row" and g.number not in tried and self._fits(root, kind, domain, reads, needs, g):
+                    return g
         size = root.inputs[0].size if root.role == "reduce" else root.size
         for v, how in reads.items():
             if how == SAME and v.size == size:
