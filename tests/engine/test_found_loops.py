@@ -91,3 +91,20 @@ def test_fill_makes_a_tensor_without_dimensions() -> None:
             found += [y.sum().item(), z.item()]
         return [m.tensor(found)]
     of_both(program)
+
+
+def test_a_view_of_a_leaf_whose_data_were_replaced() -> None:
+    """It was read from the new data once the old had been written."""
+    def program(m: Any) -> list[Any]:
+        w = m.tensor([1., 2., 3.], requires_grad=True)
+        v, found = w[1:], []
+        for k in range(6):
+            w.grad = None
+            loss = (v * v).sum() + (w * w).sum()
+            loss.backward()
+            with m.no_grad():
+                w -= 0.1 * w.grad
+            w.data = m.tensor([7., 8., 9.]) * k
+            found += [loss.detach(), w.grad.clone(), v.detach().clone()]
+        return [*found, v, w]
+    of_both(program)

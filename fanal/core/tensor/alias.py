@@ -89,8 +89,15 @@ def history(t: Handle) -> Node:
         n = derive(s.node, t._chain)
     else:
         with grad_mode(True):  # what a tensor holds does not depend on who asks
-            n = derive(s.node, t._chain) if leaf is None else \
-                derive(read(leaf), t._chain[len(leaf._chain):])  # a leaf's view is still part of the leaf
+            if leaf is None:
+                n = derive(s.node, t._chain)
+            elif leaf._storage is s:
+                n = derive(read(leaf), t._chain[len(leaf._chain):])  # a leaf's view is still part of the leaf
+            else:  # whose data were replaced: the view shows those that it was made of
+                unfollowable("a view of a leaf that has other data now")
+                n = derive(s.node, t._chain)
+                if leaf._shape == s.node.shape:
+                    n = tape((n, derive(read(leaf), t._chain)), _pass)
     if t._detached:
         n = _of_cut(t, detach(n), t._chain)
     t._node, t._seen = n, s.version
