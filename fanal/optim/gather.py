@@ -127,6 +127,8 @@ class Gathered:
         if self.counters and not self._shown():
             return False
         for b in self.batches:
+            if optimizer._formula(b.group, b.when) is not b.formula:
+                return False  # before anybody asks for states that it does not have
             if self.counters:
                 end = start + len(b.params)
                 counts = {a.item() for a in self.counters[start:end]}

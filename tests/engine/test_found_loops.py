@@ -108,3 +108,18 @@ def test_a_view_of_a_leaf_whose_data_were_replaced() -> None:
             found += [loss.detach(), w.grad.clone(), v.detach().clone()]
         return [*found, v, w]
     of_both(program)
+
+
+def test_momentum_begins_in_the_midst_of_a_loop() -> None:
+    """The first buffer is the gradient, whatever the dampening; it was a share of it."""
+    def program(m: Any) -> list[Any]:
+        p = m.tensor([1., 2.], requires_grad=True)
+        optimizer = m.optim.SGD([p], lr=0.1, dampening=0.1)
+        for k in range(8):
+            optimizer.zero_grad()
+            (p * p).sum().backward()
+            if k == 5:
+                optimizer.param_groups[0]["momentum"] = 0.5
+            optimizer.step()
+        return [p, optimizer.state[p]["momentum_buffer"]]
+    of_both(program)
