@@ -34,7 +34,7 @@ torch.cdist({x}, {x} + 1) | F.log_softmax({x}, {d}) | F.silu({x}) | F.gelu({x}) 
 F.one_hot({i}, {x}.shape[0]) | F.nll_loss({x}, {x}.argmax(1) * 0) | F.elu({x}) | F.max_pool2d({x}[None], 2)
 F.avg_pool2d({x}[None], 2) | F.adaptive_avg_pool2d({x}[None], 1) | F.layer_norm({x}, {x}.shape[-1:])
 F.l1_loss({x}, {y}) | F.smooth_l1_loss({x}, {y}) | F.conv1d({x}[None], {x}[:2, None, :2], groups=1)
-F.scaled_dot_product_attention({x}[None], {y}[None], {y}[None]) | torch._foreach_mul([{x}, {y}], 2.0)[1]
+F.scaled_dot_product_attention({x}[None].clone(), {y}[None], {y}[None]) | torch._foreach_mul([{x}, {y}], 2.0)[1]
 torch._foreach_add([{x}, {y}], [{y}, {x}])[0] | torch.polar({x}.abs() + 0.1, {y}).real"""
 SELDOM = """{x}.logsumexp({d}) | {x}.square() | {x}.argmin({d}) | {x}.floor() * 0 + {x} | {x}.mv({z})
 {x}.movedim(0, -1) | {x}.roll(1, {d}) | {x}.take({i}) | {x}.median({d})[0] | {x}.reshape_as({y})
@@ -165,7 +165,7 @@ torch.where({x} > 0, {x}, {z}) | torch.cat([{x}, {z}]) | torch.stack([{x}, {z}])
 torch.result_type({x}, {z}).itemsize * {x} | {x}.type(torch.bfloat16) * 2
 torch.tensor(0.5, dtype=torch.float64) * {x} | torch.tensor([2]) * {x}
 torch.nn.utils.parameters_to_vector([{x}, {y}]) | torch.linalg.diagonal({x})
-F.scaled_dot_product_attention({x}[None], {y}[None], {y}[None], is_causal=True)
+F.scaled_dot_product_attention({x}[None].clone(), {y}[None], {y}[None], is_causal=True)
 F.multi_head_attention_forward({x}[:, None], {x}[:, None], {x}[:, None], 6, 2, torch.ones(18, 6) * 0.1, None, None, None, False, 0.0, torch.eye(6), None)[0]"""
 # {f} is an expression of z; x stands for the tensor.
 TRANSFORMS = """torch.func.vmap(lambda z: {f})({x})

@@ -230,8 +230,9 @@ def mish(input: Any, inplace: bool = False) -> Any:
 
 
 def softplus_wide(x: Node) -> Node:
-    """log(1 + exp(x)) without overflow; differentiable by its parts."""
-    return P.add(P.max_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x)))))
+    """log(1 + exp(x)) without overflow. Its parts are not smooth at 0; it is."""
+    return smooth(x, lambda x: P.add(P.max_(x, P.num(x, 0)), P.log1p(P.exp(P.neg(P.abs_(x))))),
+                  lambda g, x: P.mul(g, sigmoid_node(x)))
 
 
 @public(module="nn.functional", method=False, out="same")

@@ -136,12 +136,13 @@ def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: An
     _need_float(a, "smooth_l1_cpu")
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
-    d = P.abs_(P.sub(a, b))
+    e = P.sub(a, b)
+    d = P.abs_(e)
     if beta == 0:
         return _lost(d, reduction)
     k = counted(beta, d.dtype)
     half = P.num(d, 0.5)
-    y = P.where(P.lt(d, k), P.div(P.mul(P.mul(half, d), d), k), P.sub(d, P.mul(half, k)))
+    y = P.where(P.lt(d, k), P.div(P.mul(P.mul(half, e), e), k), P.sub(d, P.mul(half, k)))
     return _lost(y, reduction)
 
 
@@ -153,9 +154,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     _need_float(a, "huber_cpu")
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
-    d = P.abs_(P.sub(wide(a), wide(b)))
+    e = P.sub(wide(a), wide(b))
+    d = P.abs_(e)  # its second derivative is 0 at 0, that of the square is not
     k, half = number(float(delta), d.dtype), P.num(d, 0.5)
-    y = P.where(P.le(d, k), P.mul(P.mul(half, d), d), P.mul(k, P.sub(d, P.mul(half, k))))
+    y = P.where(P.le(d, k), P.mul(P.mul(half, e), e), P.mul(k, P.sub(d, P.mul(half, k))))
     return wrap(_weighted(P.convert(y, a.dtype), weight, reduction))
 
 
