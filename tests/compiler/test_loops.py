@@ -379,6 +379,22 @@ def test_a_number_of_each_row_is_read_where_the_row_is(shape):
         assert any("exp" in step.label and "gather" in step.label for step in lowered.steps)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (40, 70), (17, 300), (5, 2500)])
+@pytest.mark.parametrize("d", [dt.float32, dt.float64, dt.bfloat16], ids=lambda d: d.name)
+def test_what_follows_from_the_sums_of_rows_is_computed_for_many_rows_at_once(shape, d):
+    x, t = inp(shape, d), inp((shape[0], 1), dt.int64, 0, shape[1] - 1)
+    powers = P.exp(P.sub(x, P.spread_back(P.max_of(x, (1,)), x, (1,))))
+    total = P.log(P.sum_(powers, (1,)))
+    p = P.mul(powers, P.spread_back(P.exp(P.neg(total)), x, (1,)))
+    hit = P.eq(P.reshape(P.iota((shape[1],), 0, dt.int64), (1, shape[1])), t)
+    contents[t].ravel()[:3] = [-1, shape[1], 2 ** 32 + 2]  # none of the indices
+    y = P.sub(p, P.where(hit, num(p, 1), num(p, 0)))
+    eps = {dt.float32: 1e-5, dt.float64: 1e-12, dt.bfloat16: 3e-2}[d]
+    check([x, t], [y], rtol=eps, atol=eps / 10, kernels=1)
+    (source,) = (s.kernel.source() for s in lower(program_of([x, t], [y]), default()).steps)
+    assert ("llvm.fma.f32(" in source or "llvm.fma.f64(" in source) == (d is dt.bfloat16)
+
+
 def test_bad_index_is_reported():
     x, i = inp((7, 5)), inp((4,), dt.int64, 0, 6)
     for bad in (7, -8):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from fanal.core.backends.cpu.emit import LANES, REGISTER, STORED, Scalar, vector
 from fanal.core.backends.cpu.irtext import Value, module
 from fanal.core.backends.cpu.loops import LoopWriter, accumulator, combine, identity
+from fanal.core.backends.cpu.passes import GROUP_ROWS, LONG, Passes, cost
 from fanal.core.backends.cpu.target import Target
 from fanal.core.base import dtype as dt
 from fanal.core.base.dtype import dtype as DType
@@ -16,109 +17,11 @@ from fanal.core.compiler.loopir import OUTER, REDUCED, ROW_BLOCK, Loop, Op, kept
 
 _PAGE = 4096
 GROUP = 2048  # elements of short rows that go through the passes together; half of it where they go to memory
-GROUP_ROWS = 16
 _NUMBERS = {"max_of": "max_number", "min_of": "min_number"}
 _UNSIGNED, _INFINITE = 0x7FFFFFFF, 0x7F800000  # of the bits of a float32: all but the sign, and infinity
-_CACHE_COST = 6  # what takes more operations than this to compute again is kept in scratch between passes
-_LONG = 8  # operations of a function whose values are computed abreast
 _ONE_BODY = (
     24  # a loop body of more operations is written once, masked, instead of once whole and once masked
 )
-
-
-def _cost(op: Op) -> int:
-    if op.kind != "point":
-        return 0 if op.kind in ("const", "word") else 1
-    flops = op.params[0].flops
-    return flops if isinstance(flops, int) and flops else 1
-
-
-class Passes:
-    """Which values each pass over a row computes, keeps and stores, and which it adds to sums of columns."""
-
-    def __init__(self, loop: Loop) -> None:
-        ops = loop.ops
-        self.ready = ready = [0] * len(ops)  # the first pass that can use an op
-        reduces: dict[int, list[int]] = {}
-        for i, op in enumerate(ops):
-            before = max((ready[a] for a in self._needs(loop, op)), default=0)
-            ready[i] = before
-            if op.kind == "reduce":
-                reduces.setdefault(before, []).append(i)
-                ready[i] = before + 1
-        first = len(loop.loads)
-        outer = len(loop.outer)
-        element: dict[int, list[tuple[int, int]]] = {}
-        begins: dict[int, list[tuple[int, int]]] = {}
-        self.row_stores = []
-        for n, (i, a) in enumerate(loop.stores):
-            if ops[i].kind == "begin":
-                begins.setdefault(ready[i], []).append((i, first + n))
-            elif any(a.strides[outer:]):
-                element.setdefault(ready[i], []).append((i, first + n))
-            else:
-                self.row_stores.append((i, first + n))
-        self.count = max([*reduces, *element, *begins, -1]) + 1
-        read = {a.value for a in loop.loads}
-        for p in sorted(element):  # what overwrites an operand waits until no pass reads it
-            late = [s for s in element[p] if loop.stores[s[1] - first][1].value in read]
-            if late and p < self.count - 1:
-                element[p] = [s for s in element[p] if s not in late]
-                element.setdefault(self.count - 1, []).extend(late)
-        self.reduces = [reduces.get(p, []) for p in range(self.count)]
-        self.stores = [element.get(p, []) for p in range(self.count)]
-        self.begins = [begins.get(p, []) for p in range(self.count)]
-        self.cached: dict[int, int] = {}  # op -> slot
-        self.kept: list[list[int]] = [[] for _ in range(self.count)]  # ops put into scratch, by pass
-        done: dict[int, int] = {}
-        for p in range(self.count):
-            self._plan(loop, p, self.roots(loop, p), done)
-
-    @property
-    def totals(self) -> int:
-        """Return the bytes of scratch that hold what the passes before the last reduce the rows of a group to."""
-        count = sum(map(len, self.reduces[:-1]))
-        return -(-8 * GROUP_ROWS * count // 64) * 64
-
-    def roots(self, loop: Loop, p: int) -> list[int]:
-        """Return what pass `p` is for: the operands of reductions, and what is stored."""
-        summed = [*self.reduces[p], *(i for i, _ in self.begins[p])]
-        return [loop.ops[i].args[0] for i in summed] + [i for i, _ in self.stores[p]]
-
-    @staticmethod
-    def _needs(loop: Loop, op: Op) -> tuple[int, ...]:
-        if op.kind == "load" and loop.loads[op.params].at:
-            return tuple(i for i, _ in loop.loads[op.params].at)
-        return op.args
-
-    def _plan(self, loop: Loop, p: int, roots: list[int], done: dict[int, int]) -> None:
-        ops = loop.ops
-        seen: set[int] = set()
-        stack = list(roots)
-        while stack:
-            i = stack.pop()
-            if i in seen or not ops[i].deps & REDUCED:
-                continue
-            seen.add(i)
-            earlier = done.setdefault(i, p)
-            if i in self.cached:
-                continue
-            if earlier < p and ops[i].kind == "point" and self._again(loop, i) > _CACHE_COST:
-                self.cached[i] = len(self.cached)
-                self.kept[earlier].append(i)
-                continue
-            stack.extend(self._needs(loop, ops[i]))
-
-    def _again(self, loop: Loop, root: int) -> int:
-        total, seen, stack = 0, set(), [root]
-        while stack:
-            i = stack.pop()
-            if i in seen or not loop.ops[i].deps & REDUCED or i in self.cached:
-                continue
-            seen.add(i)
-            total += _cost(loop.ops[i])
-            stack.extend(self._needs(loop, loop.ops[i]))
-        return total
 
 
 class RowsWriter(LoopWriter):
@@ -180,6 +83,8 @@ class RowsWriter(LoopWriter):
                 last = w.min(w.add(first, self.group), high)
                 for p in range(self.plan.count):
                     w.loop(first, last, "1", lambda unit, p=p: row(p, unit, w.sub(unit, first)))
+                    self.known, self.splats = dict(known), dict(splats)
+                    self._between(p)
                 return ()
 
             if self.plan.count > 1:
@@ -246,13 +151,14 @@ class RowsWriter(LoopWriter):
         else:
             start, stop = "0", self.blocks
             self.decode(unit, range(self.first))
-        slots = {}
-        for i in itertools.chain.from_iterable(plan.reduces[:-1]):
-            kind = REGISTER[accumulator(loop.ops[i].dtype)]
-            slots[i] = kind, w.at("%scratch", w.add(at, str(GROUP_ROWS * len(slots))), 8)
-        for i in itertools.chain.from_iterable(plan.reduces[:p]):
-            kind, slot = slots[i]
-            self._reduced(i, w.let(f"load {kind}, ptr {slot}"))
+        for i in plan.slots:
+            if plan.ready[i] <= p:
+                kind, slot = self._slot(i, at)
+                value = w.let(f"load {kind}, ptr {slot}")
+                if loop.ops[i].kind == "reduce":
+                    self._reduced(i, value)
+                else:
+                    self.known[i] = Scalar(value, loop.ops[i].dtype, 1)
         totals = self._pass(p, start, stop, place) if plan.count else []
         for i, total in zip(plan.reduces[p] if totals else [], totals):
             if self.split:
@@ -260,8 +166,8 @@ class RowsWriter(LoopWriter):
                 kind = STORED[accumulator(loop.ops[i].dtype)]
                 where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {unit}")
                 w.do(f"store {kind} {self.scalar.pack(total)}, ptr {where}")
-            elif i in slots:
-                kind, slot = slots[i]
+            elif i in plan.slots:
+                kind, slot = self._slot(i, at)
                 w.do(f"store {kind} {total.name}, ptr {slot}")
             else:
                 self._reduced(i, total.name)
@@ -272,6 +178,35 @@ class RowsWriter(LoopWriter):
             value = self.scalar.pack(self.scalar_value(i))
             w.do(f"store {STORED[a.dtype]} {value}, ptr {self.base(access)}")
 
+    def _slot(self, i: int, at: Value) -> tuple[str, Value]:
+        """Return the type of a number of the row and its address, for row `at` of the group."""
+        op = self.loop.ops[i]
+        of = accumulator(op.dtype) if op.kind == "reduce" else op.dtype
+        place = self.w.at("%scratch", str(8 * GROUP_ROWS * self.plan.slots[i]))
+        return REGISTER[of], self.w.at(place, at, of.itemsize if of in (dt.float32, dt.float64) else 8)
+
+    def _between(self, p: int) -> None:
+        """Compute numbers of all rows of a group, a lane for each: one by one, every row would wait for its own."""
+        w, plan, ops = self.w, self.plan, self.loop.ops
+        lanes: dict[int, Scalar] = {}
+
+        def value(i: int) -> Scalar:
+            if i not in lanes:
+                kept = i in plan.slots and (ops[i].kind == "reduce" or plan.ready[i] <= p)
+                if not ops[i].deps:
+                    lanes[i] = self.splat(i)
+                elif kept:
+                    kind, slot = self._slot(i, "0")
+                    lanes[i] = Scalar(w.load(vector(kind, LANES), slot), ops[i].dtype, LANES)
+                else:
+                    row, *params = ops[i].params
+                    lanes[i] = row.code(self.vector, *map(value, ops[i].args), *params)
+            return lanes[i]
+
+        for i in plan.between[p]:
+            kind, slot = self._slot(i, "0")
+            w.store(vector(kind, LANES), value(i).name, slot)
+
     def _reduced(self, i: int, total: Value) -> None:
         to = self.loop.ops[i].dtype
         self.known[i] = self.scalar.rounded(Scalar(total, to, 1), to)
@@ -281,7 +216,8 @@ class RowsWriter(LoopWriter):
         used = self._used(p)
         stop_at = set(plan.cached) - set(plan.kept[p])
         lanes = [i for i in used if loop.ops[i].deps & REDUCED]
-        for i in used:  # everything scalar is in lanes before the loops begin
+        wanted = {a for i in lanes if i not in stop_at for a in loop.ops[i].args}
+        for i in sorted(wanted.union(plan.roots(loop, p))):  # everything scalar is in lanes before the loops begin
             if not loop.ops[i].deps & REDUCED:
                 self.splat(i)
         for i in lanes:
@@ -430,7 +366,7 @@ class RowsWriter(LoopWriter):
             return w.loop(low, high, str(LANES), write, list(zip(kinds, sums)))
         middle = w.add(low, w.let(f"and i64 {w.sub(high, low)}, {-LANES}"))
         ops = [self.loop.ops[i] for i in used if self.loop.ops[i].deps & REDUCED and i not in stop_at]
-        long = any(_cost(op) >= _LONG for op in ops)
+        long = any(cost(op) >= LONG for op in ops)
         if carried or self.streams or long:
             # Several vectors at a time, so that the accumulators stay in their registers and need not change places;
             # abreast where each is a long chain of operations.
@@ -478,6 +414,9 @@ class RowsWriter(LoopWriter):
             if i in stop_at:
                 self.body[i] = self._cache(i, op, at, row)
                 continue
+            if self._picks(op):
+                self.body[i] = self._picked(op, addresses, at)
+                continue
             args = [self.lane_value(a) for a in op.args]
             where = addresses.get(op.params if op.kind == "load" else -1 - i, "0")
             self.body[i] = self.vector_op(i, op, args, where, at, mask)
@@ -496,6 +435,21 @@ class RowsWriter(LoopWriter):
                 x = self.vector.where(Scalar(mask, x.dtype, LANES), x, identity(self.vector, how, acc))
             terms.append(x)
         return terms
+
+    def _picks(self, op: Op) -> bool:
+        """Tell whether an op compares the index in the row with a number of the row: it holds in one lane at most."""
+        if not self.w.target.masks or op.kind != "point" or op.params[0].name != "eq":
+            return False
+        index, number = (self.loop.ops[a] for a in op.args)
+        return index.kind == "index" and self.op_words[op.args[0]][-1] == "1" and not number.deps & REDUCED
+
+    def _picked(self, op: Op, addresses: dict[int, Value], at: Value) -> Scalar:
+        """Return in which of the lanes from `at` on the index is the number: a bit is less than sixteen comparisons."""
+        w, (index, number) = self.w, op.args
+        away = w.sub(self.scalar_value(number).name, w.add(addresses[-1 - index], at))
+        lane = w.let(f"trunc i64 {w.call('i64', 'llvm.umin.i64', ('i64', away), ('i64', str(LANES)))} to i32")
+        bit = w.let(f"trunc i32 {w.let(f'shl i32 1, {lane}')} to i{LANES}")
+        return Scalar(w.let(f"bitcast i{LANES} {bit} to <{LANES} x i1>"), dt.bool_, LANES)
 
     def _add_up(self, p: int, terms: Sequence[Scalar], accs: Sequence[Value]) -> list[Value]:
         """Add a vector to the first of the four vectors of each sum, and rotate them."""
@@ -526,7 +480,7 @@ class RowsWriter(LoopWriter):
         """Return about how long a pass takes."""
         stop = set(self.plan.cached) - set(self.plan.kept[p])
         ops = self.loop.ops
-        return sum(_cost(ops[i]) for i in self._used(p) if ops[i].deps & REDUCED and i not in stop)
+        return sum(cost(ops[i]) for i in self._used(p) if ops[i].deps & REDUCED and i not in stop)
 
     def _next_row(self, addresses: dict[int, Value], at: Value) -> None:
         """Ask for the same place in the next row: the processor does not follow many rows of which each is short."""
