@@ -379,7 +379,7 @@ class Writer:
         v = self.float()
         if v is not None:
             m = Var(self.fresh(), v.shape)
-            self.emit(f"{m.name} = {v.name}.clone()", f"while float({m.name}.detach().abs().sum()) > 3:", f"    {m.name} = {m.name} * 0.5")
+            self.emit(f"{m.name} = {v.name}.clone()", f"while 3 < float({m.name}.detach().abs().sum()) < 1e9:", f"    {m.name} = {m.name} * 0.5")
             self.vars.append(m)
 
     def hook(self) -> None:
