@@ -123,3 +123,26 @@ def test_momentum_begins_in_the_midst_of_a_loop() -> None:
             optimizer.step()
         return [p, optimizer.state[p]["momentum_buffer"]]
     of_both(program)
+
+
+def test_a_call_that_raises_when_it_is_recorded_after_the_fact() -> None:
+    """From then on no custom function could be called."""
+    def program(m: Any) -> list[Any]:
+        class Sign(m.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, a: Any) -> Any:
+                return (a > 0).to(a.dtype)
+
+            @staticmethod
+            def backward(ctx: Any, g: Any) -> Any:
+                return g
+
+        x, w, found = m.ones(3, 2), m.ones(4), []
+        for k in [0, 0, 0, 0, 9, 9, 0, 0]:
+            y = Sign.apply(w)
+            try:
+                found.append(m.index_select(x, 0, m.tensor([k])).sum().item())
+            except IndexError:
+                found.append(-1.)
+        return [m.tensor(found), y]
+    of_both(program)

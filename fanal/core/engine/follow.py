@@ -23,7 +23,7 @@ from fanal.core.engine.branch import current, ending, handed_out, install, paths
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
-from fanal.core.engine.failure import FAILURES
+from fanal.core.engine.failure import FAILURES, Failure, give_up
 from fanal.core.engine.handle import Origin, Storage, counted, keep_rows
 from fanal.core.engine.inherit import fade, hand_on, parents_of
 from fanal.core.engine.interrupt import finish
@@ -167,8 +167,7 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
         del s.waiting[waiting:]
     s.begin()
     handed = handed_out(path, k)
-    depth, s.depth = s.depth, 0  # a flush may have brought us here
-    e = 0
+    depth, s.depth, e = s.depth, 0, 0  # a flush may have brought us here
     try:
         for i in range(k):
             while e < len(effects) and effects[e][0] <= i:
@@ -179,6 +178,12 @@ def _leave(again: bool, path: Path, k: int, effects: list, undo: list, mode: tup
                 aside.note(path.outs[a.out])
         for _, effect in effects[e:]:
             effect()
+    except FAILURES as error:  # the call raises, now that it runs: nobody can have what comes of it and of later ones
+        for j in handed:
+            if id(path.outs[j]) not in s.index and not path.groups[path.out_groups[j]].external:
+                give_up(path.outs[j]._storage, Failure(error, path.steps[i].where))
+        renew(path, handed)
+        raise
     finally:
         s.depth = depth
         state.mode = mode
@@ -297,12 +302,15 @@ def _flush(reason: str) -> None:
                 return
         except FAILURES:
             pass  # recorded after the fact, it is found out which call is to blame
-        if k == 0:
-            if not s.touched:
-                return
-        elif k < len(path.steps):
+        if k == 0 and not s.touched:
+            return
+        if 0 < k < len(path.steps):
             s.families.left = operations(path)
-        leave(path, k)
+        try:
+            leave(path, k)
+        finally:
+            recorded.flush_recorded(reason)
+        return
     recorded.flush_recorded(reason)
 
 
