@@ -148,7 +148,7 @@ def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: An
 
 @public(module="nn.functional", method=False)
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
-    """Return the mean of d**2 / 2 where d = |input - target| <= delta, delta * (d - delta / 2) elsewhere."""
+    """Return the mean of d**2 / 2 where d = |input - target| < delta, delta * (d - delta / 2) elsewhere."""
     reduction = reduction_of(reduction)
     a, b = _pair(input, target)
     _need_float(a, "huber_cpu")
@@ -157,7 +157,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     e = P.sub(wide(a), wide(b))
     d = P.abs_(e)  # its second derivative is 0 at 0, that of the square is not
     k, half = number(float(delta), d.dtype), P.num(d, 0.5)
-    y = P.where(P.le(d, k), P.mul(P.mul(half, e), e), P.mul(k, P.sub(d, P.mul(half, k))))
+    y = P.where(P.lt(d, k), P.mul(P.mul(half, e), e), P.mul(k, P.sub(d, P.mul(half, k))))
     return wrap(_weighted(P.convert(y, a.dtype), weight, reduction))
 
 
