@@ -146,3 +146,15 @@ def test_a_call_that_raises_when_it_is_recorded_after_the_fact() -> None:
                 found.append(-1.)
         return [m.tensor(found), y]
     of_both(program)
+
+
+def test_another_eps_of_logit() -> None:
+    """The upper limit, and the gradient, were those of the first one."""
+    def program(m: Any) -> list[Any]:
+        x, found = m.tensor([0.1, 0.45, 0.95], requires_grad=True), []
+        for eps in (0.4, 0.4, 0.4, 0.3, 0.01):
+            x.grad = None
+            m.logit(x, eps=eps).sum().backward()
+            found += [m.logit(x, eps).sum().item(), x.grad.sum().item()]
+        return [m.tensor(found)]
+    of_both(program)

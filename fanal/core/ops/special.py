@@ -15,7 +15,6 @@ from fanal.core.ops.build import (
     dense,
     floating,
     node_of,
-    number,
     public,
     result,
     result_type,
@@ -212,7 +211,7 @@ def logit_node(x: Node, eps: float | None) -> Node:
     d, one = P.detach(x), P.num(x, 1)
     low, high = (0.0, 1.0) if eps is None else (eps, 1 - eps)
     if eps is not None:
-        d = P.min_(P.max_(d, number(low, d.dtype)), number(high, d.dtype))
+        d = P.min_(P.max_(d, P.num(d, low)), P.num(d, high))  # constants: one argument makes both, and the gradient
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
         outside = P.or_(P.lt(x, P.num(x, low)), P.lt(P.num(x, high), x))
