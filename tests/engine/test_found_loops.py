@@ -158,3 +158,14 @@ def test_another_eps_of_logit() -> None:
             found += [m.logit(x, eps).sum().item(), x.grad.sum().item()]
         return [m.tensor(found)]
     of_both(program)
+
+
+def test_another_window_of_an_average() -> None:
+    """The number of its elements was taken for the argument: another window was summed as the first, and then divided."""
+    def program(m: Any) -> list[Any]:
+        x, found = m.arange(40.).reshape(2, 20), []
+        for k in (4, 4, 4, 5, 3, 2, 4):
+            y = m.nn.functional.avg_pool1d(x, k)
+            found += [y.shape[1], y.sum().item()]
+        return [m.tensor(found)]
+    of_both(program)

@@ -9,7 +9,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base.shape import Shape
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import number, public, read, unsupported, wide
+from fanal.core.ops.build import counted, number, public, read, unsupported, wide
 from fanal.core.ops.pointwise import pow_node, relu_node
 from fanal.core.ops.reduce import wrap_like
 
@@ -233,7 +233,7 @@ def _counts(w: Windows, include_pad: bool, d: dt.dtype) -> Node:
     for i, (n, o, k, s, p) in enumerate(zip(w.size, w.out, w.kernel, w.stride, w.pad)):
         shape = tuple(o if j == i else 1 for j in range(w.n))
         start = P.sub(P.mul(P.iota(shape, i, dt.int64), whole(s)), whole(p))
-        stop = P.min_(P.add(start, whole(k)), number(n + p if include_pad else n, dt.int64))
+        stop = P.min_(P.add(start, whole(k)), counted(n + p if include_pad else n, dt.int64))
         if not include_pad:
             start = P.max_(start, whole(0))
         count = P.sub(stop, start)
@@ -250,7 +250,7 @@ def average(x: Node, w: Windows, ceil: bool, include_pad: bool, divisor: int | N
     elif ceil or (any(w.pad) and not include_pad):
         by = _counts(w, include_pad, y.dtype)
     else:
-        by = number(math.prod(w.kernel), dt.int64)
+        by = counted(math.prod(w.kernel), dt.int64)
     return P.convert((P.idiv if x.dtype.category < 2 else P.div)(y, P.convert(by, y.dtype)), x.dtype)
 
 
@@ -320,7 +320,7 @@ def _lp(input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: 
     x = read(input)
     w = Windows(f"avg_pool{n}d", x.shape, kernel_size, stride, 0, 1, ceil_mode, n)
     y = average(pow_node(x, norm_type), w, ceil_mode, True, None)
-    k = number(math.prod(w.kernel), x.dtype)
+    k = counted(math.prod(w.kernel), x.dtype)
     positive = P.mul(P.sign(y), relu_node(P.abs_(y)))
     return wrap_like(pow_node(P.mul(positive, k), 1.0 / norm_type), input)
 
