@@ -608,6 +608,9 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
                 p.grad = None
             continue
         buffers = [w.m["batch4"].running_mean, w.m["batch6"].running_var, w.m["block4"][2].running_mean]
+        parameters = [to(p) for p in w.all[:9]]
         out.append([to(t) if torch.is_tensor(t) else t for t in results] + [None if p.grad is None else to(p.grad) for p in w.all[:9]]
-                   + [to(p) for p in w.all[:9]] + [to(b) for b in buffers] + list(w.seen))
+                   + parameters + [to(b) for b in buffers] + list(w.seen))
+        if any(np.isnan(p).any() for p in parameters):
+            break  # gaps.txt says what gradients at NaN are
     return met if optimizer else out
