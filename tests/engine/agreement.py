@@ -110,7 +110,7 @@ def disagreement(expected: Rounds, got: Rounds, others: Callable[[], list[Rounds
         if e == [STALE] and len(g) > 1:
             return None  # PyTorch saves more than it needs and refuses; ours is the gradient of what was computed
         known = known or others()
-        if any(len(o[k]) != len(e) or (isinstance(e[0], str) and o[k][0] != e[0]) for o in known):
+        if any(len(o) <= k or len(o[k]) != len(e) or (isinstance(e[0], str) and o[k][0] != e[0]) for o in known):
             return None  # rounding decides which way the program goes: from here on there is nothing to compare
         if len(e) != len(g):
             return f"round {k}: torch {e[:1]}, fanal {g[:1]}"
@@ -120,7 +120,7 @@ def disagreement(expected: Rounds, got: Rounds, others: Callable[[], list[Rounds
                 if type(x) is type(y) is np.ndarray and any(np.shape(o[k][i]) != np.shape(x) for o in known):
                     continue  # the size itself follows from rounding: positions of what is not zero
                 fine = fine or exact()
-                if fine is not None and len(fine[k]) == len(e) and _as_exact(x, y, fine[k][i]):
+                if fine is not None and k < len(fine) and len(fine[k]) == len(e) and _as_exact(x, y, fine[k][i]):
                     continue
                 if _no_gradient(x, y) or (optimizers is not None and optimizers() <= k):
                     return None
