@@ -147,3 +147,38 @@ def test_the_gradient_of_a_leaf_written_between_two_uses_arrives_once() -> None:
             (first + (p * 5).sum()).backward()
         return calls
     agree(loop)
+
+
+def test_a_graph_that_shared_a_leaf_with_another_has_one_of_its_own() -> None:
+    """One backward through two graphs of before a read: the second moved the leaf of the first, and one .grad was lost."""
+    def loop(m: Any) -> list[Any]:
+        ps, found = leaves(m), []
+        for k in range(12):
+            loss = ps[2] * 2 + ps[0][1]
+            h = ps[0 if k < 6 else 1] * 2
+            if h.detach().sum() > 30:
+                loss = loss * 0.5
+            (loss + (h * 3).sum()).backward()
+            found.append(gradients(ps))
+            for p in ps:
+                if p.grad is not None:
+                    p.grad.zero_()
+        return found
+    agree(loop)
+
+
+def test_what_is_written_with_history_later_has_none_before() -> None:
+    """In a followed step it said what it would end as."""
+    def loop(m: Any) -> list[Any]:
+        (p, q, _), found = leaves(m), []
+        for k in range(12):
+            x = m.full((4,), 0.1 * k)
+            found.append(p.sum().item())
+            h = x.clone()
+            found.append((h.requires_grad, h.is_leaf))
+            h.mul_(2)
+            found.append((h.requires_grad, h.is_leaf))
+            h[1:].add_(q[1:])
+            found.append((h.requires_grad, h.is_leaf))
+        return found
+    agree(loop)

@@ -10,6 +10,7 @@ from fanal.core.base.dim import Dim, now
 from fanal.core.engine import record
 from fanal.core.engine.draft import Slot, Step, outs_in
 from fanal.core.engine.handle import Handle, shared_outside, signature
+from fanal.core.engine.inherit import admit_graphs
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.naming import Families, same_make
@@ -169,7 +170,7 @@ def _over(path: Path, p: Path, k: int, fits: Callable[[Path], bool]) -> bool:
     if not current(p) or not _same_prefix(path, p, k) or not _adopt(path, p, k):
         return False
     try:
-        if all(u.admit(p, i) for i, s in enumerate(p.steps[:k]) for u in s.walks) and fits(p):
+        if admit_graphs(p, p.steps[:k]) and fits(p):
             finish(_go_over, path, p, k)
     finally:
         if session.path is not p:

@@ -237,6 +237,9 @@ class Draft:
                 g.gives = g.external and st.node.needs_grad
                 g.fades = g.gives and not st.node.freed
                 roots.append(st.node)
+        # By group: the event in which a write gives it a history. What was handed out before has none until then.
+        self.gains = {self.group_of[id(st)]: at // 2 for at, r, old in s.writes if not old.needs_grad
+                      and (st := r()) is not None and st.node.needs_grad and id(st) in self.group_of}
         open_roots = self._open(outs)
         self.uncarried: str | None = None  # why history cannot be left for a later backward
         kept: list[Node] = []

@@ -84,6 +84,11 @@ class Inherited:
         self.carried = c
         return True
 
+    def at_its_leaves(self, path: Any) -> bool:
+        """Tell whether the graph that was taken ends at the tensors that the segment has for its leaves."""
+        c = self.carried
+        return c is not None and all([path.slots[place].tensor is c.leaves[k] for k, place in self.leaves])
+
     def holds(self, path: Any) -> bool:
         """Tell, at the end of the segment, whether its tensors are related to the graph as they were."""
         c = self.carried
@@ -106,6 +111,12 @@ class Inherited:
         if self.carried is not None:
             self.carried.spend(self.after, self.kept)
             self.carried = None
+
+
+def admit_graphs(path: Any, steps: Iterable[Any]) -> bool:
+    """Tell whether the graphs that steps go through are like those that were recorded, and share leaves as they did."""
+    walks = [(u, s.index) for s in steps for u in s.walks]
+    return all([u.admit(path, k) for u, k in walks]) and all([u.at_its_leaves(path) for u, _ in walks])
 
 
 def references(segments: Iterable[Any]) -> Counter[int]:

@@ -17,6 +17,7 @@ from fanal.core.engine.cache import Compiled
 from fanal.core.engine.carry import Taken
 from fanal.core.engine.draft import BY_GRADIENT, Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
+from fanal.core.engine.inherit import admit_graphs
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, changed, parts, renew
 from fanal.core.engine.steady import NOBODY, Patience, Steady
@@ -41,7 +42,7 @@ class Path:
         self.inputs, self.sources = draft.inputs, draft.sources
         self.order = draft.order
         self.outs, self.out_groups, self.open = draft.outs, draft.out_groups, draft.open
-        self.hidden = draft.hidden
+        self.hidden, self.gains = draft.hidden, draft.gains
         self.steps = draft.steps
         self.inherited = draft.inherited  # graphs of earlier segments that it goes through
         self.outline = draft.outline  # of the history it leaves open
@@ -406,7 +407,7 @@ class Path:
         for spec, a in zip(s.specs, (*args, *kwargs.values()) if kwargs else args):
             if not self.matches(spec, a):
                 return False
-        if not all([u.admit(self, s.index) for u in s.walks]):  # it says which the leaves are
+        if s.walks and not admit_graphs(self, (s,)):  # they say which the leaves are
             return False
         for leaf, before, _ in s.grads:
             t = self.value(leaf)

@@ -462,11 +462,14 @@ def history_ahead(storage: Storage) -> bool:
         and any(g.storage is storage for g in path.gives)
 
 
-def leaf_ahead(t: Handle) -> bool:
-    """Tell whether a tensor that was handed out is made a leaf by a followed event that is still to come."""
+def gradient_ahead(t: Handle) -> bool:
+    """Tell whether a tensor that was handed out is made a leaf, or gets a history, by an event still to come."""
     path = session.path
     if path is None or session.flushing:
         return False
+    if not t._leaf:
+        return bool(path.gains) and _position() <= max(
+            (path.gains.get(g, -1) for o, g in zip(path.outs, path.out_groups) if o is t), default=-1)
     makes = (k for k, s in enumerate(path.steps) if s.op.name == "Tensor.requires_grad_" and s.specs[0][0] == OUT
              and path.outs[s.specs[0][1]] is t)
     return next(makes, -1) >= _position()

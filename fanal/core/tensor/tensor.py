@@ -15,7 +15,7 @@ from fanal.core.engine import aside
 from fanal.core.engine.failure import refuse
 from fanal.core.engine.handle import Chain, Handle, Origin, Storage, counted, root_array, shown_of, spread
 from fanal.core.engine.level import DYNAMIC, unknowable
-from fanal.core.engine.record import flush, hold, leaf_ahead, leave_path, written_ahead
+from fanal.core.engine.record import flush, gradient_ahead, hold, leave_path, written_ahead
 from fanal.core.ir.prims import alias, given, permute, reshape
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import (
@@ -61,15 +61,15 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
-        if self._path and self._leaf and leaf_ahead(self):  # following hands out what its tensors end as
+        if self._path and gradient_ahead(self):  # following hands out what its tensors end as
             return False
-        return self._leaf or (self._node if self._path else history(self)).needs_grad or of_history(self)
+        return self._leaf or (_promise(self) if self._path else history(self)).needs_grad or of_history(self)
 
     @property
     def is_leaf(self) -> bool:
-        if self._leaf:
+        if self._leaf or (self._path and gradient_ahead(self)):
             return True
-        n = self._node if self._path else history(self)
+        n = _promise(self) if self._path else history(self)
         check_origin(self, n)
         return not n.needs_grad
 
@@ -85,6 +85,11 @@ class Tensor(Handle):
     @staticmethod
     def _make_subclass(cls: type, data: Tensor, require_grad: bool = False) -> Any:
         return adopt(cls, data, require_grad)
+
+
+def _promise(t: Handle) -> Node:
+    """Return what stands for the value of a tensor that following handed out."""
+    return t._node if t._chain or t._detached else t._storage.node
 
 
 _legacy: Any = None
