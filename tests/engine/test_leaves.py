@@ -182,3 +182,23 @@ def test_what_is_written_with_history_later_has_none_before() -> None:
             found.append((h.requires_grad, h.is_leaf))
         return found
     agree(loop)
+
+
+@pytest.mark.parametrize("show", [lambda g: g.detach(), lambda g: g[:1], lambda g: g.data, lambda g: g.unsqueeze(0),
+                                  lambda g: g], ids=["detach", "slice", "data", "unsqueeze", "itself"])
+def test_what_shows_a_gradient_is_kept_when_the_next_is_computed(show: Callable[[Any], Any]) -> None:
+    """Later gradients were written where it is."""
+    def loop(m: Any) -> list[Any]:
+        p, r, kept, found = m.tensor([1., 2.], requires_grad=True), m.zeros(2), None, []
+        optimizer = m.optim.SGD([p], lr=0.1)
+        for k in range(16):
+            p.grad = None
+            r.sum().item()
+            (p * p).sum().backward()
+            optimizer.step()
+            if k in (4, 8) or k > 12:
+                kept = show(p.grad)
+            if kept is not None:
+                found.append(kept.sum().item())
+        return found
+    agree(loop)

@@ -25,10 +25,11 @@ class Storage:
     """A piece of memory as the user sees it: the current value, and how often it was written.
 
     `node` is the SSA value now held. `foreign` is set while somebody outside (NumPy, DLPack) shares the
-    bytes: then a read copies what it sees, and a write lands in the very same memory at once.
+    bytes: then a read copies what it sees, and a write lands in the very same memory at once. `shared` is set
+    once a second tensor has come to show it: then it is no .grad that may serve again while nobody holds the tensor.
     """
 
-    __slots__ = ("node", "version", "born", "foreign", "meta", "root", "uncounted", "__weakref__")
+    __slots__ = ("node", "version", "born", "foreign", "meta", "root", "shared", "uncounted", "__weakref__")
 
     def __init__(self, node: Node, meta: bool = False) -> None:
         self.node = node
@@ -37,6 +38,7 @@ class Storage:
         self.foreign: Any = None
         self.meta = meta
         self.root: Any = None
+        self.shared = False
         self.uncounted: tuple[
             int, ...
         ] = ()  # how many versions PyTorch does not count, then the latest of them

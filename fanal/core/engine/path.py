@@ -435,7 +435,7 @@ class Path:
         undone = {id(old) for *_, old in self.undo}
         found = [new for _, _, new in s.grads
                  if new is not None and (getrefcount(outs[new]) != alone[new] + (id(outs[new]) in undone)
-                                         or shared_outside(outs[new]._storage))]
+                                         or outs[new]._storage.shared or shared_outside(outs[new]._storage))]
         if not found:
             mine = [new for _, _, new in s.grads if new is not None]
             s.alone = dict(zip(mine, references([id(outs[new]) for new in mine])))

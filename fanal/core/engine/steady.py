@@ -180,6 +180,7 @@ class Steady:
                 return False
             conditions.append(alone(id(o), step.alone[new]))
             conditions.append(holds(group.storage, STORAGE["foreign"], None))
+            conditions.append(holds(group.storage, STORAGE["shared"], False))
             effects.append((t, HANDLE["_grad"], o))
             effects.append((group.storage, STORAGE["node"], group.stub))
             effects.append((group.storage, STORAGE["version"], self.versions[k][1]))

@@ -146,6 +146,10 @@ class Views:
         for i, age in self.aging[1]:
             o = path.outs[i]
             o._base_ref.version = counted(o._storage) - age
+        for i in held:
+            group = path.groups[path.out_groups[i]]
+            if group.external:
+                group.storage.shared = True
         if not self.outs:
             return
         outside, leaves = bases

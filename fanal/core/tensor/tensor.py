@@ -176,6 +176,7 @@ def view_chain(
         strides,
         t._offset if offset is None else offset,
     )
+    t._storage.shared = True
     origin = t._base_ref
     detached = False if t._leaf else t._detached  # a leaf begins a history, whatever it was cut from
     v._detached = detached
@@ -203,6 +204,7 @@ def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape | None, o
     """
     kept = None if strides is None or is_contiguous(shape, strides) else strides
     v = blank(Tensor, t._storage, t._chain + chain, shape, t._dtype, t._node, kept, offset)
+    t._storage.shared = True
     v._seen, v._detached, v._inference = -1, t._detached, t._inference
     origin = t._base_ref
     if not state.grad:
@@ -230,6 +232,7 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     t = blank(
         cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset
     )
+    t._storage.shared = True
     if value(data).needs_grad or data._detached:
         t._detached = cut(t._storage)
         t._seen = -1
