@@ -202,3 +202,24 @@ def test_what_shows_a_gradient_is_kept_when_the_next_is_computed(show: Callable[
                 found.append(kept.sum().item())
         return found
     agree(loop)
+
+
+def test_a_hook_registered_between_a_backward_and_the_read_that_ends_its_step() -> None:
+    """The tables that recognise a backward were made with the hook, and it was not called in the next step."""
+    def loop(m: Any) -> list[Any]:
+        p, calls, xs = m.tensor([0.5], requires_grad=True), [], [m.full((4,), 0.1 * k) for k in range(9)]
+
+        def step(k: int, x: Any) -> None:
+            if k == 6:
+                p.register_hook(lambda g: calls.append(k) or g * 0.5)
+            x.sum().item()
+            (x.mean() + (p ** 2).sum()).backward()
+            if k % 2:
+                p.grad = None
+        for k in range(9):
+            if k in (1, 3, 5):
+                p.grad = None
+            else:
+                step(k, xs[k])
+        return [len(calls), p.grad.item()]
+    agree(loop)

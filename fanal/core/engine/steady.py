@@ -161,8 +161,10 @@ class Steady:
         if step.manual or step.built or step.walks or not all(map(self._stays, known)):
             return False
         conditions: list[Condition] = []
-        for leaf, _ in step.hooked:
+        for leaf, kinds in step.hooked:
             t = path.value(leaf)
+            if kinds if t._hooks is None else t._hooks.kinds() ^ kinds:
+                return False  # registered since the backward was called: that run had none
             conditions.append(holds(t, HANDLE["_hooks"], t._hooks))
             if t._hooks is not None:
                 self.hooks.append(t._hooks)
