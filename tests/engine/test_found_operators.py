@@ -243,3 +243,11 @@ def test_three_derivatives_at_0(f: Any) -> None:
                 break
         return found
     of_both(program)
+
+
+@pytest.mark.parametrize("f", [lambda m: m.add(m.ones(2), m.ones(2), alpha=True), lambda m: m.ones(2).sub_(1, alpha=False),
+                               lambda m: m.rsub(m.ones(2), 1, alpha=True)], ids=["add", "sub_", "rsub"])
+def test_a_truth_value_is_no_factor_of_numbers(f: Any) -> None:
+    for m in (torch, fanal):
+        with pytest.raises(RuntimeError, match="Boolean alpha only supported for Boolean results"):
+            f(m)

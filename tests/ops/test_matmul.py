@@ -78,6 +78,7 @@ def test_many_distances_by_product() -> None:
     agree("pairwise_distance", r(3, 4), r(3, 4), p=3.0, keepdim=True)
     agree("cosine_similarity", r(3, 4), r(3, 4))
     agree("cosine_similarity", r(), r(), dim=0, second=False)
+    agree("cosine_similarity", r(3, 4), r(3, 4), eps=2.0, second=False)  # norms below it
 
 
 def test_operator() -> None:

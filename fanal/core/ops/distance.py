@@ -133,9 +133,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
 
     def unit(x: Node) -> Node:
         n = norm_node(x, 2, at, True)
-        n = with_gradient(
-            P.max_(P.detach(n), tiny), lambda g, y, n: [P.where(P.le(tiny, n), g, P.num(g, 0))], n
-        )
+        n = with_gradient(P.max_(P.detach(n), tiny), lambda g, y, n: [g], n)  # PyTorch's gradient knows no limit
         return P.div(x, n)
 
     return wrap(P.sum_(P.mul(unit(a), unit(b)), at))

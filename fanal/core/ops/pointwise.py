@@ -66,6 +66,8 @@ erfc = _float_unary("erfc", P.erfc)
 def _plus(row: Row, input: Operand, other: Operand, alpha: Any, d: dt.dtype) -> Node:
     """row(input, alpha * other) in dtype `d`, rounded once."""
     a, b = node_of(input, d), node_of(other, d)
+    if isinstance(alpha, bool) and d is not dt.bool_:
+        raise RuntimeError("Boolean alpha only supported for Boolean results.")
     if isinstance(alpha, int) and alpha == 1:
         return row(a, b)
     if d.category < 2 and isinstance(alpha, float):
