@@ -611,6 +611,6 @@ def run(torch: Any, text: str, seed: int, to: Callable[[Any], Any], scale: float
         parameters = [to(p) for p in w.all[:9]]
         out.append([to(t) if torch.is_tensor(t) else t for t in results] + [None if p.grad is None else to(p.grad) for p in w.all[:9]]
                    + parameters + [to(b) for b in buffers] + list(w.seen))
-        if any(np.isnan(p).any() for p in parameters):
+        if any(isinstance(p, np.ndarray) and np.isnan(p).any() for p in parameters):
             break  # gaps.txt says what gradients at NaN are
     return met if optimizer else out
