@@ -300,7 +300,6 @@ def among(x: Any, xs: Any) -> bool:
 
 
 def _cut(o: Any) -> Any:
-    o._storage.shared = True
     t = blank(Tensor, o._storage, o._chain, o._shape, o._dtype, o._node, o._strides, o._offset)
     t._detached, t._seen = cut(t._storage), -1
     value(t)

@@ -82,6 +82,10 @@ class Loop:
     def dims(self) -> list[int]:
         return self.outer + self.reduced + self.inner
 
+    def operands(self, op: Op) -> tuple[int, ...]:
+        """Return the ops that an op needs: its arguments, and the indices by which it loads."""
+        return (*op.args, *(i for i, _ in self.loads[op.params].at)) if op.kind == "load" else op.args
+
 
 def _vector_dim(sizes: list[int]) -> int:
     """Return which dimension of a pointwise loop runs along vectors: the last that is not tiny."""

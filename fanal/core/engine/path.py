@@ -63,6 +63,7 @@ class Path:
         self.looked_at: set[int] = set()  # groups of large gradients that somebody read: they are computed
         self.exe: Any = None
         self.successor: Path | None = None
+        self.outside = {k for k, g in enumerate(self.groups) if g.external}
         self.gives = [g for g in self.groups if g.gives]
         self.writes = [k for k, g in enumerate(self.groups) if g.external and g.final is not None]
         self.grads = {new: leaf for s in self.steps for leaf, _, new in s.grads if new is not None}  # by out

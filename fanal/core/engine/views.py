@@ -147,9 +147,8 @@ class Views:
             o = path.outs[i]
             o._base_ref.version = counted(o._storage) - age
         for i in held:
-            group = path.groups[path.out_groups[i]]
-            if group.external:
-                group.storage.shared = True
+            if path.out_groups[i] in path.outside:
+                path.outs[i]._storage.shared = True
         if not self.outs:
             return
         outside, leaves = bases

@@ -49,7 +49,6 @@ class UntypedStorage:
         v = n
         for row, params in chain:
             v = row(v, *params)
-        self._storage.shared = True
         return blank(Tensor, self._storage, chain, v.shape, d, v, None, 0)
 
     def nbytes(self) -> int:

@@ -119,8 +119,9 @@ def blank(
     strides: Shape | None,
     offset: int,
 ) -> Any:
-    """Return a handle with every slot set."""
+    """Return a handle with every slot set, which is not the first onto its storage: see `wrap`."""
     t: Any = _new(cls)
+    storage.shared = True
     t._storage, t._chain, t._shape, t._dtype = storage, chain, shape, d
     t._node, t._seen = node, storage.version
     t._strides, t._offset = strides, offset
@@ -143,6 +144,7 @@ def wrap(node: Node, strides: Shape | None = None, cls: type = Tensor) -> Any:
         s = Storage(node)
         t = blank(cls, s, (), node.shape, node.dtype, node, None, 0)
         node.home = (ref(s), 0)
+    s.shared = False
     if s.node.buffer is None:
         hold(s)
     if node.needs_grad and node.row is reshape and node.inputs and node.inputs[0].home is None:
@@ -176,7 +178,6 @@ def view_chain(
         strides,
         t._offset if offset is None else offset,
     )
-    t._storage.shared = True
     origin = t._base_ref
     detached = False if t._leaf else t._detached  # a leaf begins a history, whatever it was cut from
     v._detached = detached
@@ -204,7 +205,6 @@ def view_of_data(t: Handle, chain: Chain, shape: Shape, strides: Shape | None, o
     """
     kept = None if strides is None or is_contiguous(shape, strides) else strides
     v = blank(Tensor, t._storage, t._chain + chain, shape, t._dtype, t._node, kept, offset)
-    t._storage.shared = True
     v._seen, v._detached, v._inference = -1, t._detached, t._inference
     origin = t._base_ref
     if not state.grad:
@@ -232,7 +232,6 @@ def adopt(cls: type, data: Handle, requires_grad: bool = False) -> Any:
     t = blank(
         cls, data._storage, data._chain, data._shape, data._dtype, value(data), data._strides, data._offset
     )
-    t._storage.shared = True
     if value(data).needs_grad or data._detached:
         t._detached = cut(t._storage)
         t._seen = -1

@@ -354,9 +354,7 @@ class LoopWriter:
             seen.add(i)
             if i in stop or ops[i].kind == "reduce":
                 continue
-            stack.extend(ops[i].args)
-            if ops[i].kind == "load":
-                stack.extend(k for k, _ in self.loop.loads[ops[i].params].at)
+            stack.extend(self.loop.operands(ops[i]))
         return sorted(seen)
 
 

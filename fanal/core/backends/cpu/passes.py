@@ -28,7 +28,7 @@ class Passes:
         self.ready = ready = [0] * len(ops)  # the first pass that can use an op
         reduces: dict[int, list[int]] = {}
         for i, op in enumerate(ops):
-            before = max((ready[a] for a in self._needs(loop, op)), default=0)
+            before = max((ready[a] for a in loop.operands(op)), default=0)
             ready[i] = before
             if op.kind == "reduce":
                 reduces.setdefault(before, []).append(i)
@@ -100,12 +100,6 @@ class Passes:
         summed = [*self.reduces[p], *(i for i, _ in self.begins[p])]
         return [loop.ops[i].args[0] for i in summed] + [i for i, _ in self.stores[p]]
 
-    @staticmethod
-    def _needs(loop: Loop, op: Op) -> tuple[int, ...]:
-        if op.kind == "load" and loop.loads[op.params].at:
-            return tuple(i for i, _ in loop.loads[op.params].at)
-        return op.args
-
     def _plan(self, loop: Loop, p: int, roots: list[int], done: dict[int, int]) -> None:
         ops = loop.ops
         seen: set[int] = set()
@@ -125,7 +119,7 @@ class Passes:
                 self.cached[i] = len(self.cached)
                 self.kept[earlier].append(i)
                 continue
-            stack.extend(self._needs(loop, ops[i]))
+            stack.extend(loop.operands(ops[i]))
 
     def _again(self, loop: Loop, root: int) -> int:
         total, seen, stack = 0, set(), [root]
@@ -135,5 +129,5 @@ class Passes:
                 continue
             seen.add(i)
             total += cost(loop.ops[i])
-            stack.extend(self._needs(loop, loop.ops[i]))
+            stack.extend(loop.operands(loop.ops[i]))
         return total
