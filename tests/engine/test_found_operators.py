@@ -251,3 +251,16 @@ def test_a_truth_value_is_no_factor_of_numbers(f: Any) -> None:
     for m in (torch, fanal):
         with pytest.raises(RuntimeError, match="Boolean alpha only supported for Boolean results"):
             f(m)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, x: m.relu(x), lambda m, x: m.nn.functional.relu6(x), lambda m, x: m.nn.functional.hardtanh(x, -0.5, 1.5),
+    lambda m, x: x.clamp(-0.5, 1.5), lambda m, x: x.clamp(min=0.), lambda m, x: x.clamp(max=m.tensor(0.5)),
+    lambda m, x: m.nn.functional.lp_pool1d(x[None], 1.5, 2),
+], ids=["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "lp_pool1d"])
+def test_gradients_at_nan_pass_or_end_as_in_pytorch(f: Any) -> None:
+    """They ended at a relu's NaN, and passed at a clamp's."""
+    def program(m: Any) -> list[Any]:
+        x = m.tensor([float("nan"), -1., 0., 2., -0., 0.5, 1.5, -0.5], requires_grad=True)
+        return list(m.autograd.grad((f(m, x) * 3.).sum(), x))
+    of_both(program)

@@ -216,16 +216,16 @@ def _masked_pool(make: Callable[..., Value], inputs: tuple[Value, ...], n: Node,
                  seen: dict[object, Value]) -> Value | None:
     """Mask the gradient of a max pooling before it is spread, where that can be told from the maxima, as after ReLU.
 
-    An element that gets any gradient is a maximum, so `0 < x` there is `0 < y` of the window.
+    An element that gets any gradient is a maximum, so `x <= 0` there is `y <= 0` of the window.
     """
-    mask, spread, zero = inputs
-    if spread.name != "max_pool_dx" or mask.name != "lt" or zero.name != "full" or zero.params[1] != 0:
+    mask, zero, spread = inputs
+    if spread.name != "max_pool_dx" or mask.name != "le" or zero.name != "full" or zero.params[1] != 0:
         return None
-    (g, x), (low, high) = spread.inputs, mask.inputs
+    (g, x), (high, low) = spread.inputs, mask.inputs
     y = seen.get(("max_pool", id(x), spread.params, x.dtype))
     if y is None or high is not x or low.name != "full" or low.size != 1:
         return None
-    inside = make("where", (make("lt", (low, y), (), n.where), g, zero), (), n.where)
+    inside = make("where", (make("le", (y, low), (), n.where), zero, g), (), n.where)
     return make("max_pool_dx", (inside, x), spread.params, spread.where)
 
 
@@ -307,7 +307,7 @@ def simplify(program: Program) -> Graph:
         if row.name in _STEPS and _tiny(row.name, inputs[0], n.params[0]):
             place[id(n)] = _unrolled(make, row.name, inputs[0], n)
             continue
-        if row.name == "where" and uses.get(id(n.inputs[1])) == 1 \
+        if row.name == "where" and uses.get(id(n.inputs[2])) == 1 \
                 and (v := _masked_pool(make, inputs, n, seen)) is not None:
             place[id(n)] = v
             continue

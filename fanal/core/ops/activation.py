@@ -87,7 +87,7 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
     lo, hi = number(min_val, x.dtype), number(max_val, x.dtype)
     y = P.min_(P.max_(P.detach(x), lo), hi)
     return _apply(
-        input, inplace, with_gradient(y, lambda g, y, x: [gate(P.and_(P.lt(lo, x), P.lt(x, hi)), g)], x)
+        input, inplace, with_gradient(y, lambda g, y, x: [gate(P.not_(P.or_(P.le(x, lo), P.le(hi, x))), g)], x)
     )
 
 

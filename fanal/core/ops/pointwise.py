@@ -135,7 +135,7 @@ def relu_node(x: Node) -> Node:
         raise NotImplementedError("clamp is not supported for complex types")
 
     def rule(g: Node, y: Node, x: Node) -> list[Node | None]:
-        return [P.where(P.lt(P.num(y, 0), y), g, P.num(g, 0))]
+        return [P.where(P.le(y, P.num(y, 0)), P.num(g, 0), g)]  # passed at NaN, as in PyTorch
 
     return with_gradient(P.max_(P.detach(x), P.num(x, 0)), rule, x)
 
@@ -476,9 +476,9 @@ def clamp(input: Any, min: Operand = None, max: Operand = None) -> Any:
         high = bs[-1] if hi is not None else None
         zero, inside, out = P.num(g, 0), None, []
         if low is not None:
-            inside = P.not_(P.lt(x, low))
+            inside = P.le(low, x)
         if high is not None:
-            h = P.not_(P.lt(high, x))
+            h = P.le(x, high)
             inside = h if inside is None else P.and_(inside, h)
         out.append(P.where(inside, g, zero))
         if low is not None:
