@@ -133,8 +133,8 @@ class Function(FunctionCtx):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Batched form: never called by Fanal."""
-        raise NotImplementedError("vmap is not part of Fanal")
+        """Batched form. Never called: `vmap` maps forward and backward themselves, with or without a rule."""
+        raise NotImplementedError("Function.vmap has no default: torch.vmap maps forward and backward themselves")
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
