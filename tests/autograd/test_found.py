@@ -55,6 +55,15 @@ def over_a_tensor(t: Any) -> Any:
     return 2 / x, 1 / x, 3 / t.tensor([2, 7]), 2.5 / x.double()
 
 
+def what_erfinv_keeps_is_its_operand(t: Any) -> Any:
+    p = t.full((3, 3), 0.7, requires_grad=True)
+    y = p.erfinv()
+    with t.no_grad():
+        y.mul_(2)
+    y.sum().backward()
+    return p.grad
+
+
 def _written_before_backward(f: Callable) -> Callable:
     def case(t: Any) -> Any:
         p = t.full((3, 3), 0.7, requires_grad=True)
@@ -68,10 +77,12 @@ def _written_before_backward(f: Callable) -> Callable:
 
 
 CASES = {f.__name__: f for f in (hook_on_the_input_of_a_checkpoint, checkpoint_of_a_value_and_what_it_was_made_from,
-                                 requires_grad_switched_off_before_backward, bool_minus_tensor, extreme_of_one, over_a_tensor)}
+                                 requires_grad_switched_off_before_backward, bool_minus_tensor, extreme_of_one, over_a_tensor,
+                                 what_erfinv_keeps_is_its_operand)}
 CASES |= {f"{name} keeps no operand": _written_before_backward(f) for name, f in {
     "reciprocal": lambda t, x: x.reciprocal(), "1 / x": lambda t, x: 1 / x, "fmod": lambda t, x: t.fmod(x, 2),
     "remainder": lambda t, x: x % 2, "exp2": lambda t, x: x.exp2()}.items()}
+
 
 
 def _said(t: Any, x: Any) -> Any:

@@ -35,12 +35,14 @@ TWICE = """def twice(torch, f, x):
 # has a tangent in float64.
 NEVER = re.compile(r"linearize.*((alpha|value)=|ldexp)|vmap.*(bincount|histc|argwhere|tri[lu]|index_select|as_strided)|_foreach"
                    r"|(jvp|jacfwd).*gaussian_nll")
-# Writes that gaps.txt says are refused where elements repeat, and PyTorch accepts.
 # What has a gradient in 16 bits here and none in PyTorch (gaps.txt).
 SHORT_ONLY = re.compile(r"special\.i1e?\(")
 # Derivatives whose own gradient PyTorch gets wrong (gaps.txt): only their values are compared.
 DETACHED = re.compile(r"(jvp|jacfwd|hessian|linearize|grad.*grad).*(layer|instance|batch)_norm"
                       r"|(jvp|jacfwd|hessian|linearize).*(det\(|linalg\.solve)")
+# Its second derivative is NaN in PyTorch where it is 0 (gaps.txt).
+DEVIATION = re.compile(r"[\w.\[\]]+\.std\([^)]*\)")
+# Writes that gaps.txt says are refused where elements repeat, and PyTorch accepts.
 ALIKE = re.compile(r"\.(zero|fill|masked_fill|tril)_\(|\[torch[^=]*\] =")
 LARGEST = 96  # elements of a value
 
@@ -92,6 +94,10 @@ class Writer(wide_programs.Writer):
 
     def new(self, expr: str, shape: tuple[int, ...] = (), dtype: str = "float32", own: bool = True) -> Var:
         """Write a variable; what it is, PyTorch says."""
+        if not self.space:
+            self.begin()
+        if any((eval(part, self.space) == 0).any() for part in DEVIATION.findall(expr) if not part.startswith("z.")):
+            raise Refused(expr)
         name = self.fresh()
         self.emit(f"{name} = {expr}")
         value = self.checked(name)

@@ -154,7 +154,8 @@ def test_a_view_that_a_write_to_its_base_ended_may_be_compared(call: Any) -> Non
     lambda m, x: m.nn.functional.group_norm(x, 1), lambda m, x: m.nn.functional.instance_norm(x), lambda m, x: m.nn.functional.logsigmoid(x),
     lambda m, x: 2 ** x, lambda m, x: m.isin(x, x), lambda m, x: m.mvlgamma(x.abs() + 2, 2), lambda m, x: x.scatter_reduce(0, (x * 0).long(), x, "mean"),
     lambda m, x: x.flip(1), lambda m, x: x.sort(1)[0], lambda m, x: x.sort(0)[1], lambda m, x: x.argsort(), lambda m, x: m.nn.functional.rrelu(x),
-], ids=range(24))
+    lambda m, x: m.gru_cell(m.ones(2, 3), x.flatten()[:8].view(4, 2).t(), m.ones(12, 3), m.ones(12, 4)),
+], ids=range(25))
 @pytest.mark.parametrize("last", [False, True])
 def test_results_lie_in_memory_as_in_pytorch(f: Any, last: bool) -> None:
     """What is contiguous there kept the strides of a permuted operand, so view() was refused, and the other way round."""

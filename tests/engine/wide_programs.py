@@ -28,6 +28,7 @@ class Var:
     shape: tuple[int, ...]
     dtype: str = "float32"
     own: bool = True  # may be written in place
+    part: bool = False  # of what was split
 
     @property
     def floating(self) -> bool:
@@ -224,10 +225,10 @@ class Writer:
         own = v.own and self.r.random() < 0.3
         if how == "unbind":
             self.emit(f"{a}, {b} = {v.name}.unbind(0)[:2]")
-            self.vars += [Var(a, s[1:], v.dtype, own), Var(b, s[1:], v.dtype, False)]
+            self.vars += [Var(a, s[1:], v.dtype, own, True), Var(b, s[1:], v.dtype, False, True)]
         else:
             self.emit(f"{a}, {b} = {v.name}{how}")
-            self.vars += [Var(a, (h, *s[1:]), v.dtype, own), Var(b, (s[0] - h, *s[1:]), v.dtype, False)]
+            self.vars += [Var(a, (h, *s[1:]), v.dtype, own, True), Var(b, (s[0] - h, *s[1:]), v.dtype, False, True)]
 
     def index(self) -> None:
         v = self.pick(lambda v: len(v.shape) > 0 and all(v.shape))
@@ -386,10 +387,11 @@ class Writer:
         v = self.float()
         if v is not None:
             n = v.name
+            how = [f"{n}.register_hook(lambda g: g * 0.5)", f"{n}.register_hook(lambda g: None if g is None else w.seen.append(float(g.sum())))",
+                   f"{n}.retain_grad()", f"{n}.register_hook(lambda g: torch.clamp(g, -1, 1))",
+                   f"w.handles.append({n}.register_hook(lambda g: g + 0.1))"]
             self.emit(f"if {n}.requires_grad and not {n}.is_leaf and k != 1:",
-                      "    " + self.r.choice([f"{n}.register_hook(lambda g: g * 0.5)", f"{n}.register_hook(lambda g: None if g is None else w.seen.append(float(g.sum())))",
-                                              f"{n}.retain_grad()", f"{n}.register_hook(lambda g: torch.clamp(g, -1, 1))",
-                                              f"w.handles.append({n}.register_hook(lambda g: g + 0.1))"]))
+                      "    " + self.r.choice(how[1:3] if v.part else how))  # PyTorch calls hooks of parts with None (gaps.txt)
 
     def leaf_hook(self) -> None:
         self.emit(self.r.choice(["if k == 1: w.handles.append(w.p[0].register_hook(lambda g: g * 2))",

@@ -19,7 +19,7 @@ from fanal.core.ir import prims as P
 from fanal.core.ir.body import Body, record
 from fanal.core.ir.prims.derivative import saving
 from fanal.core.ir.program import Node
-from fanal.core.ops.build import dense, public, read
+from fanal.core.ops.build import dense, public, read, result
 from fanal.core.ops.dropout import dropped
 from fanal.core.ops.pointwise import relu_node, sigmoid_node
 from fanal.core.ops.shape import transpose
@@ -237,7 +237,7 @@ def lstm_cell(input: Any, hx: Sequence, w_ih: Any, w_hh: Any, b_ih: Any = None, 
 @public(method=False)
 def gru_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
     """Return the next h of a gated recurrent unit. Shapes: (B, I), (B, H) -> (B, H)."""
-    return dense(_gru(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh), read(hx)), input)
+    return result(_gru(*_cell(input, hx, w_ih, w_hh, b_ih, b_hh), read(hx)), hx, input)
 
 
 @public(method=False)

@@ -23,6 +23,10 @@ def _i1_slope(y: Node, x: Node, even: Node, scaled: bool) -> Node:
     return where(at_zero, num(x, 0.5), slope)
 
 
+def _square(x: Node) -> Node:
+    return mul(x, x)
+
+
 # kind -> (y, x) -> dy/dx. PyTorch differentiates these, and no others.
 SLOPES: dict[str, Callable[[Node, Node], Node]] = {
     "i0": lambda y, x: special(x, "i1"),
@@ -31,7 +35,7 @@ SLOPES: dict[str, Callable[[Node, Node], Node]] = {
     "i1e": lambda y, x: _i1_slope(y, x, special(x, "i0e"), True),
     "erfcx": lambda y, x: sub(mul(mul(num(x, 2), x), y), num(x, 2 / math.sqrt(math.pi))),
     "ndtri": lambda y, x: times(exp(mul(num(x, 0.5), mul(y, y))), math.sqrt(2 * math.pi)),
-    "erfinv": lambda y, x: times(exp(mul(y, y)), math.sqrt(math.pi) / 2),
+    "erfinv": lambda y, x: times(exp(_square(special(x, "erfinv"))), math.sqrt(math.pi) / 2),  # of x: PyTorch saves it
     "digamma": lambda y, x: special(x, "trigamma"),
     "lgamma": lambda y, x: special(x, "digamma"),
     "trigamma": lambda y, x: special2(num(x, 2), x, "polygamma"),
