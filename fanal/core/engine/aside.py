@@ -86,7 +86,7 @@ def _history_is_pending() -> bool:
 
 def _comes_again() -> bool:
     """Tell whether segments that begin where the present one does are known. Others are best cut at every read."""
-    place = session.places.get(place_key(session.events[0]))
+    place = session.places.get(place_key(session.events[0].where))
     return place is None or place.recorded <= PATIENCE
 
 

@@ -285,7 +285,7 @@ def _has_history(out: Any) -> bool:
 
 def place_of(s: Session) -> Place:
     """Return the place where the recorded segment begins."""
-    key = place_key(s.events[0])
+    key = place_key(s.events[0].where)
     found = s.places.get(key)
     if found is None:
         found = s.places[key] = Place()

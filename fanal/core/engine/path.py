@@ -259,10 +259,6 @@ class Path:
         for spec in s.copies:
             s.copies[spec] = copied(self.value(spec))
 
-    def may_write(self, storage: Any) -> bool:
-        """Tell whether the segment writes to a storage from outside."""
-        return any([self.groups[k].storage is storage for k in self.writes])
-
     def arm(self, counts: list[int]) -> None:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""
         exe = self.exe

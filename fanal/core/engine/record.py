@@ -234,7 +234,8 @@ def _run_event(op: Op, args: tuple, kwargs: dict, where: Any) -> Any:
     state.where = where
     event = Event(op, where)
     if not s.events and not s.levels:
-        s.border = _border(s, where)
+        place = s.places.get(place_key(where))
+        s.border = None if place is None else place.border
         if s.naming is not None:  # the first call raised an error
             s.naming.abandon()
             s.naming = None
@@ -320,17 +321,10 @@ def cut(where: Any) -> bool:
     return True
 
 
-def place_key(event: Event) -> tuple[int, int]:
-    """Return what is equal for segments that begin at the same place."""
-    code, at = event.where or (None, 0)
-    return id(code), at
-
-
-def _border(s: Session, where: Any) -> Any:
-    """Return where a segment that begins at `where` is to be cut, if it is."""
+def place_key(where: Any) -> tuple[int, int]:
+    """Return what is equal for segments that begin at the same place: at the call `where`."""
     code, at = where or (None, 0)
-    place = s.places.get((id(code), at))
-    return None if place is None else place.border
+    return id(code), at
 
 
 def explained(op: Op, args: tuple, kwargs: dict) -> Any:
@@ -449,10 +443,17 @@ def followed() -> int:
     return _position()
 
 
-def written_ahead(storage: Storage) -> bool:
-    """Tell whether followed events may have written to a storage from outside, whose memory does not show it yet."""
+def writes_ahead() -> set[int]:
+    """Return the ids of storages from outside that followed events may have written, unseen in their memory yet."""
     path = session.path
-    return path is not None and not session.flushing and path.may_write(storage) and _position() > 0
+    if path is None or session.flushing or not _position():
+        return set()
+    return {id(path.groups[k].storage) for k in path.writes}
+
+
+def written_ahead(storage: Storage) -> bool:
+    """Tell whether a storage is among those of `writes_ahead`."""
+    return session.path is not None and id(storage) in writes_ahead()
 
 
 def history_ahead(storage: Storage) -> bool:

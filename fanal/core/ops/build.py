@@ -78,7 +78,7 @@ def public(
     out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
     tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
     prepare: returns (args, kwargs) for the event, given those of the call;
-    ahead: returns the arguments by position for the event, of a call whose arguments are not those expected, or an
+    ahead: given the arguments of a call that are not those expected, returns those by position for the event, or an
     `Answer` if there is to be none;
     and check: the function returns (result, info), and check(info) raises if info, once computed, tells of a failure.
     """

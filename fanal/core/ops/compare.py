@@ -302,8 +302,8 @@ def is_nonzero(input: Any) -> bool:
     return bool(compute(input))
 
 
-def _indices(*args: Any) -> Any:
-    return Answer(where(*args)) if len(args) == 1 else args
+def _indices(*args: Any, **kwargs: Any) -> Any:
+    return Answer(where(*args)) if len(args) == 1 and not kwargs else args
 
 
 @public(out="same", ahead=_indices)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from fanal.core.base import dtype as dt
 from fanal.core.base.shape import wrap_dim
-from fanal.core.engine.handle import Handle
+from fanal.core.base.state import state
+from fanal.core.engine.handle import Handle, root_array, shown_of
+from fanal.core.engine.record import session, writes_ahead
 from fanal.core.ir import prims as P
-from fanal.core.ops.build import node_of, public, read, result_type, wrap
+from fanal.core.ops.build import Answer, node_of, public, read, result_type, wrap
 from fanal.core.ops.create import zeros
 from fanal.core.ops.rearrange import atleast_1d, atleast_2d, atleast_3d, meshgrid
 from fanal.core.ops.shape import reshape, unsqueeze
+from fanal.core.tensor.tensor import is_ready, wrap_array
 
 
 def check_list(tensors: Any, name: str) -> list:
@@ -28,13 +34,59 @@ def check_list(tensors: Any, name: str) -> list:
     return list(tensors)
 
 
+MANY = 8  # tensors in a list: fewer are joined in the step, where nothing is copied twice
+LITTLE = 1 << 20  # bytes
+
+
 def _joined(xs: Sequence[Any], dim: int, d: dt.dtype) -> Any:
     y = wrap(P.concat(tuple(node_of(x, d) for x in xs), dim))
     y._storage.meta = any(x._storage.meta for x in xs)
     return y
 
 
-@public(method=False, out="apart", aliases=("concat", "concatenate"))
+def _data(tensors: Any, dim: Any, new: bool) -> Any:
+    """Join many small tensors of data along a dimension, which is a new one or one that they have, or return None where
+    they are few, large, not in memory, or do not fit.
+
+    What a replay buffer or a rollout puts together has another number of tensors in every step, each from elsewhere.
+    """
+    if not isinstance(tensors, (list, tuple)) or len(tensors) < MANY or type(dim) is not int \
+            or session.levels or state.levels or not all(map(is_ready, tensors)):
+        return None
+    first = tensors[0]
+    n = len(first._shape) + new
+    if not -n <= dim < n or any([t._dtype is not first._dtype or len(t._shape) + new != n for t in tensors]) \
+            or sum([math.prod(t._shape) for t in tensors]) * first._dtype.np.itemsize > LITTLE \
+            or not writes_ahead().isdisjoint([id(t._storage) for t in tensors]):
+        return None
+    arrays = list(map(_numbers, tensors))
+    try:
+        joined = np.stack(arrays, dim) if new else np.concatenate(arrays, dim)
+    except ValueError:
+        return None  # PyTorch's error is raised by the operator
+    return wrap_array(joined, first._dtype)
+
+
+def _numbers(t: Any) -> np.ndarray:
+    """Return the numbers of a tensor that is in memory."""
+    a = root_array(t._storage)
+    if not t._chain:
+        return a
+    if t._strides is None and a.size == math.prod(t._shape) and a.dtype == t._dtype.np and a.flags.c_contiguous:
+        return a.reshape(t._shape)  # a view that only counts its dimensions in another way
+    return shown_of(t, a)
+
+
+def _at_once(new: bool) -> Callable:
+    def ahead(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > 2 or not args or not kwargs.keys() <= {"dim"}:
+            return args
+        made = _data(args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0), new)
+        return args if made is None else Answer(made)
+    return ahead
+
+
+@public(method=False, out="apart", aliases=("concat", "concatenate"), ahead=_at_once(False))
 def cat(tensors: Any, dim: int = 0, *, axis: int | None = None) -> Any:
     """Return tensors joined along an existing dimension. Dtypes promote; empty 1-d tensors are skipped."""
     xs = check_list(tensors, "cat")
@@ -61,7 +113,7 @@ def cat(tensors: Any, dim: int = 0, *, axis: int | None = None) -> Any:
     return _joined(real or xs[:1], d, result_type(*xs))
 
 
-@public(method=False, out=True)
+@public(method=False, out=True, ahead=_at_once(True))
 def stack(tensors: Any, dim: int = 0) -> Any:
     """Return tensors of one shape joined along a new dimension."""
     xs = check_list(tensors, "stack")

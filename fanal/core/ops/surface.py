@@ -242,8 +242,8 @@ def event(name: str, fn: Callable, owner: type | None = None, ahead: Callable | 
             if isinstance(a, np.generic):
                 kwargs = {k: x.item() if isinstance(x, np.generic) else x for k, x in kwargs.items()}
                 break
-        if ahead is not None and not session.depth and not kwargs:
-            args = ahead(*args)
+        if ahead is not None and not session.depth:
+            args = ahead(*args, **kwargs)
             if type(args) is Answer:
                 return args.result
         return drive(dispatch(op, args, kwargs))
