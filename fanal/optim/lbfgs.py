@@ -86,7 +86,7 @@ class LBFGS(Optimizer):
                 flat = self._flat(x)
                 new = flat + (d[at : at + flat.size] * t).astype(flat.dtype)
                 at += flat.size
-                write(p, given(np.ascontiguousarray(new.view(x.dtype).reshape(x.shape)), p._dtype))
+                write(p, given(new.view(x.dtype).reshape(x.shape), p._dtype))
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Take up to `max_iter` quasi-Newton steps; return the loss of the first evaluation."""

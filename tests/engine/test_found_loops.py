@@ -1,6 +1,7 @@
 """What random training loops found, each case by itself: loops of a few lines, run by PyTorch and by Fanal."""
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -168,4 +169,80 @@ def test_another_window_of_an_average() -> None:
             y = m.nn.functional.avg_pool1d(x, k)
             found += [y.shape[1], y.sum().item()]
         return [m.tensor(found)]
+    of_both(program)
+
+
+def test_a_copy_is_taken_back_and_trained_on() -> None:
+    """A deep copy and the parameter that it was written into had one memory: the next steps changed the copy."""
+    def program(m: Any) -> list[Any]:
+        net, x = m.nn.Linear(2, 1), m.ones(3, 2)
+        for p in net.parameters():
+            p.data.fill_(0.5)
+        optimizer, copied, found = m.optim.SGD(net.parameters(), lr=0.1), None, []
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(x).sum().backward()
+            optimizer.step()
+            copied = copied or copy.deepcopy(net.state_dict())
+            net.load_state_dict(copied)
+            found.append(net(x).detach().clone())
+        return [*found, *copied.values()]
+    of_both(program)
+
+
+def test_a_resized_tensor_is_written_into_another() -> None:
+    """As a deep copy."""
+    def program(m: Any) -> list[Any]:
+        w = m.ones(2, 2, requires_grad=True)
+        optimizer, kept, found = m.optim.SGD([w], lr=0.1), m.ones(4).resize_(2, 2), []
+        for _ in range(5):
+            optimizer.zero_grad()
+            (w * w).sum().backward()
+            optimizer.step()
+            with m.no_grad():
+                w.copy_(kept)
+            found.append(w.sum().item())
+        return [m.tensor(found), kept]
+    of_both(program)
+
+
+def test_a_layer_that_raised_had_counted_its_batch() -> None:
+    """What the call had written was part of the program of the calls after it, whenever these came again."""
+    def program(m: Any) -> list[Any]:
+        norm, whole, single, refused = m.nn.BatchNorm1d(2), m.ones(4, 2), m.ones(1, 2), 0
+        for k in range(12):
+            try:
+                norm(single if k % 8 == 3 else whole).sum().item()
+            except ValueError:
+                refused += 1
+        return [m.tensor(refused), *norm.buffers()]
+    of_both(program)
+
+
+def test_lbfgs_moves_a_parameter_without_dimensions() -> None:
+    """It had one dimension afterwards."""
+    def program(m: Any) -> list[Any]:
+        scale, w = m.tensor(1., requires_grad=True), m.ones(3, requires_grad=True)
+        optimizer = m.optim.LBFGS([scale, w], lr=0.1, max_iter=2)
+
+        def closure() -> Any:
+            optimizer.zero_grad()
+            loss = (w * scale - 2).square().sum()
+            loss.backward()
+            return loss
+        losses = [optimizer.step(closure).detach() for _ in range(3)]
+        return [*losses, scale, scale.grad, w, m.tensor([*map(m.Tensor.dim, (scale, scale.grad))])]
+    of_both(program)
+
+
+def test_a_model_that_is_gone_when_its_last_result_is_read() -> None:
+    """What was followed is recorded after the fact, of a layer that nobody held any more: it raised AttributeError."""
+    def program(m: Any) -> list[Any]:
+        def trained() -> Any:
+            layer, x = m.nn.Linear(2, 2), m.ones(3, 2)
+            layer.load_state_dict({"weight": m.full((2, 2), 0.5), "bias": m.ones(2)})
+            for _ in range(4):
+                (layer(x) * 2).sum().item()
+            return layer(x)
+        return [trained().sum(), trained()]
     of_both(program)

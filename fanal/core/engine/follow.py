@@ -201,6 +201,8 @@ def _again(path: Path, step: Any) -> None:
     """Record one followed event, and graft its results onto the tensors that were handed out."""
     s = session
     values = [path.value(spec) for spec in step.specs]
+    if step.watch is not None and values[0] is None:
+        values[0] = step.watch.of()
     args, kwargs = tuple(values[:step.positional]), dict(zip(step.kwnames, values[step.positional:]))
     state.mode = step.mode
     s.shown = {id(path.value(spec)): x for spec, x in step.copies.items()}
@@ -590,11 +592,7 @@ def _run_recorded(again: bool, p: Path, run: Run, draft: Draft, held: list[Any])
                 o._seen = -1  # a view follows from what it is a view of
 
 
-def _leave_here() -> None:
-    leave(session.path, position())
-
-
-record.set_leaver(_leave_here)
+record.set_leaver(lambda: leave(session.path, position()))
 recorded.draft = Draft
 recorded.learn = learn
 __all__ = ["MANUAL", "dispatch", "learn", "stub"]

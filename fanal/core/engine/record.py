@@ -222,10 +222,10 @@ def run_event(op: Op, args: tuple, kwargs: dict, where: Any = None) -> Any:
         where = caller(2)
     try:
         return _run_event(op, args, kwargs, where)
-    except Exception:
-        raise
-    except BaseException:
-        s.unfollowable = "a call was interrupted"  # its values are right, but it may be no event, or half of one
+    except BaseException as e:  # its values are right, but it may be no event, or half of one
+        wrote = 2 * len(s.events) < max(s.writes[-1][0] if s.writes else 0, s.regrads[-1][0] if s.regrads else 0)
+        if wrote or not isinstance(e, Exception):
+            s.unfollowable = "a call was interrupted"
         raise
 
 

@@ -178,6 +178,14 @@ class Watch:
             return HALF, id(container) + VERSION, 0, number if number != UNNUMBERED else NEVER
         return holds(container, (STORAGE if isinstance(container, Storage) else NODE)[key], value)
 
+    def of(self) -> Any:
+        """Return what stands for an object that has gone since its call was followed. The first facts are of its class
+        and of its `__dict__`."""
+        (cls, _, _), (own, _, _) = self.facts[:2]
+        found = object.__new__(cls)
+        object.__setattr__(found, "__dict__", own)
+        return found
+
     def same(self, other: Watch) -> bool:
         """Tell whether another one watches the same facts."""
         return len(self.facts) == len(other.facts) and \

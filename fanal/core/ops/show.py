@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from textwrap import indent
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -265,6 +266,7 @@ def _deepcopy(self: Any, memo: dict) -> Any:
         if not s.meta:
             node = P.given(settled(self).copy(), self._storage.node.dtype)
         known = memo[id(s)] = Storage(node, s.meta)
+        node.home = (ref(known), 0)
         if node.buffer is None:
             hold(known)
     n = derive(known.node, self._chain)

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import ref
 
 from fanal.core.base.shape import Shape
 from fanal.core.engine.handle import Storage
 from fanal.core.engine.record import hold, leave_path
-from fanal.core.ir.prims import concat, corner, full, reshape
+from fanal.core.ir.prims import alias, concat, corner, full, reshape
 from fanal.core.tensor.alias import value
 
 
@@ -26,7 +27,10 @@ def resize(t: Any, shape: Shape) -> Any:
             raise RuntimeError("Trying to resize storage that is not resizable")
         rest = full((n - old.size,), 0, t._dtype)
         new = reshape(concat((reshape(old, (old.size,)), rest), 0), tuple(shape))
+    if new.home is not None:
+        new = alias(new)  # one value, two storages: each needs memory of its own
     s = Storage(new, t._storage.meta)
+    new.home = (ref(s), 0)
     hold(s)
     t._storage, t._chain, t._shape = s, (), tuple(shape)
     t._node, t._seen, t._strides, t._offset = new, 0, None, 0
