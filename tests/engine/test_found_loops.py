@@ -246,3 +246,20 @@ def test_a_model_that_is_gone_when_its_last_result_is_read() -> None:
             return layer(x)
         return [trained().sum(), trained()]
     of_both(program)
+
+
+def test_a_recurrence_of_changing_batches_whose_loss_is_read_before_backward() -> None:
+    """Its body kept the sizes of the step that had been recorded with names: IndexError from the fifth step on."""
+    def program(m: Any) -> list[Any]:
+        rnn, found = m.nn.RNN(2, 3, batch_first=True), []
+        for p in rnn.parameters():
+            p.data.fill_(0.1)
+        for x in [m.tensor(np.arange(n * 4.).reshape(n, 2, 2) / 10, dtype=m.float32) for n in (5, 3, 4, 2, 6, 4, 7, 5, 3, 2)]:
+            loss = rnn(x)[0].square().sum()
+            found.append(loss.item())
+            for p in rnn.parameters():
+                p.grad = None
+            loss.backward()
+            found.append(rnn.weight_hh_l0.grad.sum().item())
+        return [m.tensor(found)]
+    of_both(program)

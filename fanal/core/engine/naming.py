@@ -517,7 +517,8 @@ def _able(p: Any) -> bool:
     """Tell whether a path may take other sizes at all."""
     return isinstance(p.exe, Compiled) and not (p.hidden or p.foreign) and \
         not any(g.grad or g.external for g, _ in p.sizes.groups) and \
-        not any(slot.template[1] and slot.group in p.writes for slot in p.sizes.slots)
+        not any(slot.template[1] and slot.group in p.writes for slot in p.sizes.slots) and \
+        not any(type(x) is Body for t in p.taken if t.sized for n in t.graph.nodes for x in n.params)  # of one size
 
 
 def _same_program(p: Any, q: Any) -> bool:
