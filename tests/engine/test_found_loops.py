@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from both import of_both
+
+import fanal
 
 
 def test_a_gradient_arrives_at_the_leaf_that_took_the_place_of_another() -> None:
@@ -263,3 +267,29 @@ def test_a_recurrence_of_changing_batches_whose_loss_is_read_before_backward() -
             found.append(rnn.weight_hh_l0.grad.sum().item())
         return [m.tensor(found)]
     of_both(program)
+
+
+def test_a_thread_sees_what_was_written_before_it_was_started() -> None:
+    """Writes of a step that was followed showed when the step had ended: the thread read what was there before."""
+    def program(m: Any) -> list[Any]:
+        w, found = m.zeros(3), []
+        for k in range(8):
+            w.add_(1)
+            if k > 3:
+                thread = threading.Thread(target=lambda: found.append((w * 2).sum().item()))
+                thread.start()
+                thread.join()
+            found.append(w[0].item())
+        return [m.tensor(found)]
+    of_both(program)
+
+
+def test_a_thread_that_runs_already_sees_what_was_recorded() -> None:
+    """What it followed was run without the value that was pending: the process ended."""
+    w, found = fanal.zeros(5), []
+    w.sum().item()
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(6):
+            found.append(pool.submit(lambda: (w * 2).sum().item()).result())
+            w.add_(1)
+    assert found == [0., 10., 20., 30., 40., 50.]

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from threading import get_ident
+from functools import wraps
+from threading import Thread, get_ident
 from typing import Any
 
 from fanal.core.base.dim import Dim, now
@@ -34,6 +35,16 @@ class Leaving:
     def __del__(self, get_ident: Callable = get_ident, set_cursor: Callable = matcher.set_cursor) -> None:
         if get_ident() == self.thread:
             set_cursor(None)
+
+
+@wraps(Thread.start)
+def _start(self: Thread, start: Callable[[Thread], None] = Thread.start) -> None:
+    if not session.depth and record.busy():  # what a thread follows shows no writes to others before it has run
+        record.flush("a thread starts")
+    start(self)
+
+
+Thread.start = _start  # type: ignore[method-assign]
 
 
 class Paths:

@@ -357,6 +357,8 @@ def commit(path: Path) -> bool:
     if parents is None:
         return False
     given_arrays = path.arrays()
+    if given_arrays is None:
+        return False
     fresh = path.results.copy()
     path.exe.provide(fresh, path.unmade)
     finish(_run_long, path, path.exe.begin(given_arrays, fresh), fresh, parents)

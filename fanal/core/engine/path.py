@@ -452,14 +452,16 @@ class Path:
             t = self.value(leaf)
             t._grad = build(t, *[self.outs[i] for i in outs])
 
-    def arrays(self) -> list[np.ndarray]:
-        """Return the values of the program's inputs now."""
+    def arrays(self) -> list[np.ndarray] | None:
+        """Return the values of the program's inputs now; None if another thread wrote to one, and has not run that."""
         found, results, groups = self.given, self.results, self.groups
         for arrays, places in ((found, self.from_groups), (results, self.overwritten)):
             for j, k in places:
                 storage = groups[k].storage
                 if storage.node.buffer is None:
                     spread(storage)
+                    if storage.node.buffer is None:
+                        return None
                 arrays[j] = storage.node.buffer
         for i, j in self.in_place:
             results[i] = found[j]
