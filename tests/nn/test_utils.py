@@ -120,6 +120,19 @@ def test_pruning():
     both(go)
 
 
+def test_pruning_at_random():
+    def go(t, module):
+        prune = module.utils.prune
+        net = module.Linear(8, 8)
+        t.manual_seed(3)
+        prune.random_unstructured(net, "weight", amount=0.3)
+        prune.random_structured(net, "weight", amount=2, dim=0)
+        prune.random_unstructured(net, "bias", amount=0)  # draws nothing
+        return [net.weight_mask, net.bias_mask, t.rand(2)]
+
+    both(go)
+
+
 def test_functional_call():
     def go(t, module):
         net = module.Sequential(linear(t, module), linear(t, module))

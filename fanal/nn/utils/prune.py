@@ -189,7 +189,9 @@ class RandomUnstructured(BasePruningMethod):
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
         number = _number(self.amount, t.numel())
-        return _without_smallest(fanal.rand_like(t), default_mask, number)
+        if number == 0:  # draws nothing
+            return default_mask.clone()
+        return _without(fanal.rand_like(t), default_mask, number, largest=True)
 
 
 class L1Unstructured(BasePruningMethod):
@@ -200,7 +202,7 @@ class L1Unstructured(BasePruningMethod):
         self.amount = amount
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        return _without_smallest(t.abs(), default_mask, _number(self.amount, t.numel()))
+        return _without(t.abs(), default_mask, _number(self.amount, t.numel()))
 
 
 class _Structured(BasePruningMethod):
@@ -220,8 +222,10 @@ class _Structured(BasePruningMethod):
             )
         dim = self.dim % t.dim()
         number = _number(self.amount, t.size(dim))
+        if number == 0:
+            return default_mask
         scores = self._scores(t, dim)
-        channels = _without_smallest(scores, fanal.ones_like(scores), number)
+        channels = _without(scores, fanal.ones_like(scores), number)
         shape = [1] * t.dim()
         shape[dim] = -1
         return default_mask * channels.reshape(shape).to(dtype=default_mask.dtype)
@@ -284,11 +288,12 @@ def _number(amount: Any, size: int) -> int:
     return int(amount)
 
 
-def _without_smallest(scores: Tensor, mask: Tensor, number: int) -> Tensor:
+def _without(scores: Tensor, mask: Tensor, number: int, largest: bool = False) -> Tensor:
+    """Return the mask without the elements of the smallest scores, or of the largest."""
     if number == 0:
         return mask.clone()
-    smallest = fanal.topk(scores.reshape(-1), number, largest=False).indices
-    return mask.reshape(-1).index_fill(0, smallest, 0).reshape(mask.shape)
+    gone = fanal.topk(scores.reshape(-1), number, largest=largest).indices
+    return mask.reshape(-1).index_fill(0, gone, 0).reshape(mask.shape)
 
 
 def identity(module: Module, name: str) -> Module:
