@@ -419,6 +419,32 @@ def value_in_forward(m):
     return found
 
 
+def data_written_in_forward(m):
+    class Place(m.autograd.Function):
+        @staticmethod
+        def forward(ctx, stages, stage, k):
+            ctx.k = k
+            stages.data[k] = stage
+            return stages
+
+        @staticmethod
+        def backward(ctx, g):
+            return g, g[ctx.k], None
+
+    w = m.tensor([1.0, 2.0], requires_grad=True)
+    found = []
+    for _ in range(4):
+        stages = Place.apply(m.zeros(3, 2), w * 2, 0)
+        first = stages[0]
+        for k in (1, 2):
+            stages = Place.apply(stages, (w + stages[:k].sum(0)).sin(), k)
+        loss = (stages * stages).sum() + (first * 3).sum()
+        loss.backward()
+        found.append((stages.tolist(), w.grad.tolist()))
+        w.grad = None
+    return found
+
+
 VALUES = [
     simple,
     double,
@@ -436,6 +462,7 @@ VALUES = [
     wide_gradient,
     in_training,
     value_in_forward,
+    data_written_in_forward,
 ]
 ERRORS = [
     (dirty_leaf, "a leaf Variable that requires grad has been used in an in-place operation"),

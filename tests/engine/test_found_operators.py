@@ -265,3 +265,15 @@ def test_gradients_at_nan_pass_or_end_as_in_pytorch(f: Any) -> None:
         x = m.tensor([float("nan"), -1., 0., 2., -0., 0.5, 1.5, -0.5], requires_grad=True)
         return list(m.autograd.grad((f(m, x) * 3.).sum(), x))
     of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m, w: m.nn.functional.conv2d(m.arange(100.).view(1, 1, 10, 10), w.expand(1, 1, 3, 3)),
+    lambda m, w: w.expand(1, 3, 3).cumsum(-1), lambda m, w: m.fft.rfft(w.expand(1, 1, 3, 3)).real,
+], ids=["conv2d", "cumsum", "rfft"])
+def test_a_product_read_only_with_more_dimensions_of_size_1(f: Any) -> None:
+    """The product was written to memory that nobody had planned, and the program did not start."""
+    def program(m: Any) -> list[Any]:
+        g = m.tensor([[1., 2., 0.5]])
+        return [f(m, g.t() @ g)]
+    of_both(program)

@@ -100,10 +100,18 @@ def history(t: Handle) -> Node:
                     n = tape((n, derive(read(leaf), t._chain)), _pass)
     if t._detached:
         n = _of_cut(t, detach(n), t._chain)
+        if t._seen >= 0 and t._node.needs_grad and _of_function(t):
+            with grad_mode(True):  # the memory was written without a history; what the function gave it is the tensor's
+                n = tape((n, t._node), _pass)
     t._node, t._seen = n, s.version
     if n.home is None:
         n.home = (ref(s), s.version)
     return n
+
+
+def _of_function(t: Handle) -> bool:
+    """Tell whether `t` is an argument that a custom function returned, or a view of one."""
+    return type(t._base_ref) is Origin and t._base_ref.kind == "function"
 
 
 def _outlived(n: Node, root: Node) -> bool:

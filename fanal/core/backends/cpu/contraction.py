@@ -80,7 +80,7 @@ def contract_launches(
 def _epilogue(v: Value, tail: Tail) -> tuple[Epilogue | None, int, DType]:
     """Return the tail as an epilogue, and the id and dtype of the output its last value of that dtype goes to."""
     if len(tail.stores) == 1 and tail.stores[0][0] == 0:
-        return None, v.id, v.dtype
+        return None, tail.stores[0][1].id, v.dtype  # maybe a broadcast of it, which adds dimensions of size 1
     main = next((s for s in reversed(tail.stores) if s[1].dtype is v.dtype), tail.stores[-1])
     extra = [s for s in tail.stores if s is not main]
     words: list[Buf | int] = []
