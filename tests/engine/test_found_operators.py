@@ -277,3 +277,17 @@ def test_a_product_read_only_with_more_dimensions_of_size_1(f: Any) -> None:
         g = m.tensor([[1., 2., 0.5]])
         return [f(m, g.t() @ g)]
     of_both(program)
+
+
+@pytest.mark.parametrize("f", [
+    lambda m: m.ones(2, 16, 32) + m.ones(17, 16), lambda m: m.ones(2, 16, 32).add_(m.ones(17, 16)), lambda m: m.ones(2, 16).expand(3, 17),
+    lambda m: m.ones(2, 3, 4, 5) @ m.ones(3, 2, 5, 4), lambda m: m.broadcast_shapes((2, 1, 32), (17, 32), (3, 16, 16)),
+], ids=["add", "add_", "expand", "matmul", "broadcast_shapes"])
+def test_the_last_dimension_that_does_not_fit_is_named(f: Any) -> None:
+    """The first one was."""
+    said = []
+    for m in (torch, fanal):
+        with pytest.raises(RuntimeError) as error:
+            f(m)
+        said.append(str(error.value).split("\n")[0])
+    assert said[0] == said[1]

@@ -13,7 +13,7 @@ CALLS = {
                               *m._foreach_lerp(a, b, [0.2, 0.7]), *m._foreach_clamp_max(a, b)],
     "three": lambda m, a, b: [*m._foreach_addcmul(a, a, b), *m._foreach_addcmul(a, a, b, [1, 2]),
                               *m._foreach_addcdiv(a, b, a, value=0.5), *m._foreach_addcdiv(a, b, a, m.tensor([1.0, 2.0]))],
-    "reductions": lambda m, a, b: [*m._foreach_norm(a), *m._foreach_norm(a, 1), *m._foreach_max(b)],
+    "reductions": lambda m, a, b: [*m._foreach_norm(a), *m._foreach_norm(a, 1), *m._foreach_norm(a, ord=3), *m._foreach_max(b)],
 }
 WRITES = {
     "add": lambda m, a, b: m._foreach_add_(a, b, alpha=0.5), "addcmul": lambda m, a, b: m._foreach_addcmul_(a, b, b, 2),

@@ -36,6 +36,16 @@ CALLS = {
     "cat into itself": lambda m: (lambda x: m.cat((x[:4], x[4:]), out=x))(m.ones(8, 6)),
     "take from itself": lambda m: (lambda x: m.take(x, m.tensor([0, 1, 2, 3]), out=x))(m.ones(4)),
     "the operand itself": lambda m: (lambda x: m.add(x, 1, out=x))(m.ones(4)),
+    **{f"{name} into the operand": lambda m, name=name: (lambda x: getattr(m, name)(x, out=x))(m.tensor([[-1.5, 0.3], [2.7, -0.2]]))
+       for name in ("abs", "neg", "round", "floor", "ceil", "trunc", "frac", "sign", "sgn", "nan_to_num", "tril", "triu",
+                    "conj_physical")},
+    **{f"{name} into an operand": lambda m, name=name: (lambda x: getattr(m, name)(x, m.eye(2), out=x))(m.tensor([[-1.5, 0.3], [2.7, -0.2]]))
+       for name in ("min", "max", "heaviside")},
+    "bitwise_not into the operand": lambda m: (lambda x: m.bitwise_not(x, out=x))(m.tensor([1, 5])),
+    "softmax into the operand": lambda m: (lambda x: m.softmax(x, 0, out=x).round(decimals=5))(m.ones(4)),
+    "where into an operand": lambda m: (lambda x: m.where(x > 0, x, m.tensor(3.), out=x))(m.tensor([1., -2.])),
+    "addmm into what is added": lambda m: (lambda x: m.addmm(x, m.ones(2, 2), m.eye(2), out=x))(m.ones(2, 2)),
+    "index_select from itself": lambda m: (lambda x: m.index_select(x, 0, m.tensor([1, 0]), out=x))(m.ones(2)),
     "part of the operand": lambda m: (lambda x: m.add(x[:3], 1, out=x[1:]))(m.ones(4)),
     "with history": lambda m: m.add(m.ones(2, requires_grad=True), 1, out=m.empty(2)),
     "normal": lambda m: m.bernoulli(m.ones(3), out=m.empty(0)),

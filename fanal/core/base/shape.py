@@ -72,8 +72,8 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     out = [1] * n
     for s in shapes:
         off = n - len(s)
-        for i, d in enumerate(s):
-            j = i + off
+        for i in reversed(range(len(s))):  # the error names the last dimension that does not fit
+            d, j = s[i], i + off
             if d != out[j]:
                 if out[j] == 1:
                     out[j] = d

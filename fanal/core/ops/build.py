@@ -75,7 +75,7 @@ def public(
 
     module: "torch", "nn.functional", "linalg", ... where the function appears (function=False: nowhere).
     method: also a Tensor method, under this name. inplace: also `name_`, writing the result into self.
-    out: accepts out=; True, "same", "apart" or "fill", see `ops.out`. aliases: further names.
+    out: accepts out=; True, "same", "apart", "alone" or "fill", see `ops.out`. aliases: further names.
     tensors: how many of the first arguments must be tensors (see `ops.arguments`). options: see engine.record.Op,
     prepare: returns (args, kwargs) for the event, given those of the call;
     ahead: given the arguments of a call that are not those expected, returns those by position for the event, or an

@@ -42,13 +42,21 @@ def _powsum(t: Any, ord: Any = 2, dtype: Any = None) -> Any:
     return y.to(t._dtype.to_real() if dtype is None else dtype)
 
 
+def _norm(t: Any, ord: Any = 2, dtype: Any = None) -> Any:
+    """Return the norm of order `ord`."""
+    return Tensor.norm(t, ord, dtype=dtype)  # type: ignore[attr-defined]
+
+
+_OWN = {"norm": _norm, "powsum": _powsum}
+
+
 def _apply(stem: str, inplace: bool, t: Any, *others: Any, **options: Any) -> Any:
     if others and is_number(others[0]):
         stem = _OF_NUMBERS.get(stem, stem)
     written = getattr(Tensor, f"{stem}_", None) if inplace else None
     if written is not None:
         return written(t, *others, **options)
-    y = (_powsum if stem == "powsum" else getattr(Tensor, stem))(t, *others, **options)
+    y = (_OWN.get(stem) or getattr(Tensor, stem))(t, *others, **options)
     return t.copy_(y) if inplace else y
 
 

@@ -325,7 +325,7 @@ def vector_index(index: Any, name: str) -> Node:
     return P.reshape(P.convert(read(index), dt.int64), (math.prod(index._shape),))
 
 
-@public(out="same")
+@public(out="alone")
 def index_select(input: Any, dim: int, index: Any) -> Any:
     """Return the slices of input at positions `index` along a dimension."""
     d = wrap_dim(dim, len(input._shape))
@@ -341,7 +341,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
     return dense(P.take(x, i, d), input)
 
 
-@public(out="same", event=False)  # its calls are events, of which x[mask] is followed
+@public(out="alone", event=False)  # its calls are events, of which x[mask] is followed
 def masked_select(input: Any, mask: Any) -> Any:
     """Return the elements where mask is true, in one dimension. Shapes broadcast."""
     if mask._dtype is not dt.bool_:
@@ -393,7 +393,7 @@ def nonzero_array(input: Any) -> np.ndarray:
     return out
 
 
-@public(out="same", event=False)
+@public(out="alone", event=False)
 def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     """Return the positions of elements that are not zero: rows of a matrix, or one vector per dimension."""
     if as_tuple:
@@ -408,7 +408,7 @@ def argwhere(input: Any) -> Any:
     return nonzero(input)
 
 
-@public(out="same", event=False)
+@public(out="alone", event=False)
 def nonzero_static(input: Any, *, size: int, fill_value: int = -1) -> Any:
     """Return the first `size` positions of elements that are not zero, filled up with `fill_value`."""
     if size < 0:

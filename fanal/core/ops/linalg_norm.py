@@ -144,7 +144,7 @@ def linalg_norm(input: Any, ord: Any = None, dim: Any = None, keepdim: bool = Fa
     return _vector_norm(input, ord, dims, keepdim, dtype)
 
 
-@public(out="same")
+@public(out="alone")
 def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """Return the p-norm of the elements over `dim`, 2 by default; with p="nuc", the nuclear norm of
     matrices."""

@@ -42,7 +42,7 @@ def biased(a: Node, b: Node, bias: Any) -> Node:
     return P.convert(P.add(unrounded(a, b), wide(read(bias))), a.dtype)
 
 
-@public(out="same")
+@public(out="alone")
 def mm(input: Any, mat2: Any) -> Any:
     """Return the matrix product. Shapes: (M, K) and (K, N) -> (M, N). One dtype."""
     if len(input._shape) != 2:
@@ -53,7 +53,7 @@ def mm(input: Any, mat2: Any) -> Any:
     return wrap(P.dot(read(input), read(mat2)))
 
 
-@public("_int_mm", out="same", method=False)
+@public("_int_mm", out="alone", method=False)
 def int_mm(self: Any, mat2: Any) -> Any:
     """Return the matrix product of 8-bit integers, added up in int32. Shapes: (M, K) and (K, N) -> (M, N).
 
@@ -84,7 +84,7 @@ def _check_bmm(a: Any, b: Any) -> None:
     _same_dtype(b, a, "expected scalar type {b} but found {a}")
 
 
-@public(out="same")
+@public(out="alone")
 def bmm(input: Any, mat2: Any) -> Any:
     """Return the matrix products of two batches. Shapes: (B, M, K) and (B, K, N) -> (B, M, N)."""
     _check_bmm(input, mat2)
@@ -111,7 +111,7 @@ def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
         raise RuntimeError(f"addmv input tensors must have the same dtype, but got {e}, {d}, and {e}")
 
 
-@public(out="same")
+@public(out="alone")
 def mv(input: Any, vec: Any) -> Any:
     """Return the matrix-vector product. Shapes: (M, K) and (K) -> (M)."""
     _check_mv(input, vec)
@@ -135,22 +135,22 @@ def _check_dot(a: Any, b: Any) -> None:
         )
 
 
-@public(out="same")
+@public(out="alone")
 def dot(input: Any, tensor: Any) -> Any:
     """Return the sum of products of two vectors."""
     _check_dot(input, tensor)
     return wrap(_dot_node(read(input), read(tensor)))
 
 
-@public(out="same")
+@public(out="alone")
 def vdot(input: Any, other: Any) -> Any:
     """Return the sum of products of two vectors, the first conjugated."""
     _check_dot(input, other)
     return wrap(_dot_node(P.conj(read(input)), read(other)))
 
 
-@public(out="same")
-@public("matmul", module="linalg", method=False, out="same")
+@public(out="alone")
+@public("matmul", module="linalg", method=False, out="alone")
 def matmul(input: Any, other: Any) -> Any:
     """Return the matrix product. Shapes: (..., M, K) and (..., K, N) -> (..., M, N); vectors take part as in NumPy."""
     a, b = input._shape, other._shape
@@ -211,7 +211,7 @@ def outer(input: Any, vec2: Any) -> Any:
     return wrap(P.and_(a, b) if a.dtype is dt.bool_ else P.mul(a, b))
 
 
-@public(out="same")
+@public(out="alone")
 def inner(input: Any, other: Any) -> Any:
     """Return sums of products over the last dimensions. Shapes: (..., K) and (+, K) -> (..., +)."""
     a, b = input._shape, other._shape
@@ -370,7 +370,7 @@ def multi_dot(tensors: Any) -> Any:
     return wrap(P.reshape(product(0, n - 1), shape))
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     """Return sums of products over pairs of dimensions: the last of `a` with the first of `b`, or those listed."""
     if hasattr(dims, "_shape"):
@@ -432,7 +432,7 @@ def _cross(a: Any, b: Any, dim: int) -> Any:
     return wrap(P.concat(parts, d))
 
 
-@public(out="same")
+@public(out="alone")
 def cross(input: Any, other: Any, dim: int | None = None) -> Any:
     """Return the cross product along a dimension of size 3 (the first such one by default)."""
     if dim is None:
@@ -465,7 +465,7 @@ def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
     return wrap(P.sum_(p, (wrap_dim(dim, max(1, len(p.shape))),) if p.shape else ()))
 
 
-@public(module="nn.functional", method=False, out="same")
+@public(module="nn.functional", method=False, out="alone")
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """Return input @ weight.T + bias. Shapes: (*, in), (out, in) or (in), (out) or () -> (*, out)."""
     a, w = input._shape, weight._shape

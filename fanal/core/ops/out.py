@@ -1,9 +1,10 @@
 """out=: the result of an operator goes into a tensor that the caller gives.
 
-Four ways, named by the operator's `out` option:
+Five ways, named by the operator's `out` option:
   True    the result is converted as `torch.can_cast` allows, and the tensor may be one of the operands,
-  "same"  the tensor must have the dtype of the result and share no memory with the operands,
+  "same"  as True, but the tensor must have the dtype of the result,
   "apart" as True, but no memory may be shared,
+  "alone" as "same", but no memory may be shared,
   "fill"  in a call without dtype= the tensor decides the dtype: factories, sums, means and products.
 """
 
@@ -83,7 +84,7 @@ def _check(out: Any, n: Node, operands: list[Handle], way: bool | str) -> None:
         )
     check_single_memory(out)
     for x in operands:
-        if x._storage is out._storage and _overlap(out, n.shape, x, way in ("same", "apart")):
+        if x._storage is out._storage and _overlap(out, n.shape, x, way in ("alone", "apart")):
             raise RuntimeError(
                 "unsupported operation: some elements of the input tensor and the written-to tensor refer to a "
                 "single memory location. Please clone() the tensor before performing the operation."

@@ -79,7 +79,7 @@ def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     return sliced(input, d, a, a + length)
 
 
-@public(out="same")
+@public(out="alone")
 def narrow_copy(input: Any, dim: int, start: int, length: int) -> Any:
     """Return a copy of `length` positions from `start` on."""
     if dim >= len(input._shape) > 0:  # here, unlike narrow(), PyTorch has no text of its own
@@ -91,13 +91,13 @@ def _copy(t: Any) -> Any:
     return contiguous(clone(t))
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def select_copy(input: Any, dim: int, index: int) -> Any:
     """Return a copy of one position along a dimension."""
     return _copy(select(input, dim, index))
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def slice_copy(
     input: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
@@ -107,7 +107,7 @@ def slice_copy(
     return _copy(sliced(input, d, a, max(a, b), s))
 
 
-@public(out="same")
+@public(out="alone")
 def slice_scatter(
     input: Any, src: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
@@ -132,19 +132,19 @@ def _replaced(t: Any, src: Any, part: Any) -> Any:
     return result(n, t)
 
 
-@public(out="same")
+@public(out="alone")
 def select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
     """Return input with position `index` along `dim` replaced by src."""
     return _replaced(input, src, lambda t: select(t, dim, index))
 
 
-@public(out="same")
+@public(out="alone")
 def diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Return input with a diagonal replaced by src."""
     return _replaced(input, src, lambda t: diagonal(t, offset, dim1, dim2))
 
 
-@public(out="same")
+@public(out="alone")
 def as_strided_scatter(
     input: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
@@ -170,7 +170,7 @@ def _many(views: tuple, name: str) -> tuple:
     return views
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def unbind_copy(input: Any, dim: int = 0) -> tuple:
     """Return copies of all positions along a dimension."""
     return tuple(_copy(t) for t in unbind(input, dim))
@@ -241,13 +241,13 @@ def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     return _many(_split_with_sizes(input, split_sizes, dim), "SplitWithSizes")
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def split_copy(input: Any, split_size: int, dim: int = 0) -> tuple:
     """Return copies of parts of `split_size`; the last may be smaller."""
     return tuple(_copy(t) for t in split(input, index(split_size), dim))
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def split_with_sizes_copy(input: Any, split_sizes: Any, dim: int = 0) -> tuple:
     """Return copies of parts of the given sizes."""
     return tuple(_copy(t) for t in split_with_sizes(input, split_sizes, dim))

@@ -286,7 +286,7 @@ def avg_pool1d(
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, None), input)
 
 
-@public(module="nn.functional", method=False, out="same")
+@public(module="nn.functional", method=False, out="alone")
 def avg_pool2d(
     input: Any,
     kernel_size: Any,
@@ -301,7 +301,7 @@ def avg_pool2d(
     return wrap_like(average(read(input), w, ceil_mode, count_include_pad, divisor_override), input)
 
 
-@public(module="nn.functional", method=False, out="same")
+@public(module="nn.functional", method=False, out="alone")
 def avg_pool3d(
     input: Any,
     kernel_size: Any,

@@ -300,7 +300,7 @@ def normal(
     return _drawn_from(like._dtype, lambda m, s: draws.normal_of(stream(generator), m, s), m, s)
 
 
-@public(out="same", event=False)
+@public(out="alone", event=False)
 def multinomial(input: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Any:
     """Return indices drawn by weight from a vector, or from each row of a matrix."""
     if not 1 <= len(input._shape) <= 2:

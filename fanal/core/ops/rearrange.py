@@ -286,10 +286,15 @@ def common_shape(*shapes: Any) -> Any:
         for n in s:
             if n < 0:
                 raise RuntimeError(f"Trying to create tensor with negative dimension ({n}): ({n})")
-    try:
-        return Size(broadcast_shapes(*given)) if given else Size()
-    except RuntimeError:
-        raise RuntimeError("Shape mismatch: objects cannot be broadcast to a single shape") from None
+    common: tuple = (1,) * max(map(len, given), default=0)
+    for k, s in enumerate(given):
+        for d in range(-1, -1 - len(s), -1):
+            if 1 != s[d] != common[d] != 1:
+                raise RuntimeError(f"Attempting to broadcast a dimension of length {s[d]} at {d}! Mismatching "
+                                   f"argument at index {k} had {s}; but expected shape should be broadcastable to "
+                                   f"{list(common)}")
+        common = broadcast_shapes(common, s)
+    return Size(common)
 
 
 @public(method=False)

@@ -115,13 +115,13 @@ def _truth(input: Any, dim: Any, keepdim: bool, row: Row, empty: int) -> Any:
     return wrap_like(P.convert(y, dt.uint8 if input._dtype is dt.uint8 else dt.bool_), input)
 
 
-@public(out="same")
+@public(out="alone")
 def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether any element is true."""
     return _truth(input, dim, keepdim, P.max_of, 0)
 
 
-@public(out="same")
+@public(out="alone")
 def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether all elements are true."""
     return _truth(input, dim, keepdim, P.min_of, 1)
@@ -147,21 +147,21 @@ def extreme_node(x: Node, dims: Shape, keepdim: bool, row: Row, name: str) -> No
     return keep(row(x, dims), x.shape, dims, keepdim)
 
 
-@public(out="same")
+@public(out="alone")
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the largest element over `dim`; equal elements share the gradient."""
     dims = _dims(dim, input.ndim)
     return wrap_like(extreme_node(read(input), dims, keepdim, P.max_of, "amax"), input)
 
 
-@public(out="same")
+@public(out="alone")
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """Return the smallest element over `dim`; equal elements share the gradient."""
     dims = _dims(dim, input.ndim)
     return wrap_like(extreme_node(read(input), dims, keepdim, P.min_of, "amin"), input)
 
 
-@public(out="same")
+@public(out="alone")
 def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the smallest and the largest elements."""
     d = None if dim is None else (dim,)
@@ -198,13 +198,13 @@ def _position(input: Any, dim: int | None, keepdim: bool, row: Row, name: str) -
     return wrap_like(arg_node(x, dim, keepdim, row), input)
 
 
-@public(out="same")
+@public(out="alone")
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the largest element (the first of equals)."""
     return _position(input, dim, keepdim, P.argmax, "argmax")
 
 
-@public(out="same")
+@public(out="alone")
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the position of the smallest element (the first of equals)."""
     return _position(input, dim, keepdim, P.argmin, "argmin")

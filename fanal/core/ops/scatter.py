@@ -44,7 +44,7 @@ def _vector(x: Node) -> Node:
     return x if x.shape else P.reshape(x, (1,))
 
 
-@public(out="same")
+@public(out="alone")
 def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     """Return y[.., j, ..] = input[.., index[.., j, ..], ..] along a dimension. Shape: that of index."""
     i, d = element_index(input, dim, index, "gather")
@@ -60,7 +60,7 @@ def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> An
     return dense(P.reshape(P.gather(_vector(x), _vector(i), d), i.shape), input)
 
 
-@public(out="same")
+@public(out="alone")
 def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
     """Return elements at positions along a dimension, or in the flattened input. Other dimensions broadcast."""
     if indices._dtype is not dt.int64:
@@ -117,7 +117,7 @@ def scatter_source(input: Any, dim: int, index: Any, src: Any, name: str) -> tup
     return _vector(x), i, v, d
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def scatter(
     input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Any:
@@ -130,7 +130,7 @@ def scatter(
     return dense(P.reshape(y, input._shape), input)
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     """Return input with src added at the positions `gather` would read."""
     x, i, v, d = scatter_source(input, dim, index, src, "scatter_add")
@@ -212,7 +212,7 @@ def _prod_rule(g: Node, y: Node, x: Node, v: Node, i: Node, d: int) -> list[Node
     return [gx, P.where(single, with_zero, plain_)]
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def scatter_reduce(
     input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
 ) -> Any:
@@ -257,7 +257,7 @@ def _slices(input: Any, dim: int, index: Any, source: Any, name: str) -> tuple[N
     )
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def index_add(input: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
     """Return input with alpha * source added to its slices at positions `index`."""
     x, i, v, d = _slices(input, dim, index, source, "index_add")
@@ -270,7 +270,7 @@ def index_add(input: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) 
     return dense(P.reshape(P.put(x, i, v, d, "add"), input._shape), input)
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def index_copy(input: Any, dim: int, index: Any, source: Any) -> Any:
     """Return input with its slices at positions `index` replaced by those of source."""
     x, i, v, d = _slices(input, dim, index, source, "index_copy")
@@ -300,7 +300,7 @@ def index_fill(input: Any, dim: int, index: Any, value: Any) -> Any:
     return result(P.reshape(P.where(hit, node_of(value, x.dtype), x), input._shape), input)
 
 
-@public(inplace=True, out="same")
+@public(inplace=True, out="alone")
 def index_reduce(
     input: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
 ) -> Any:
@@ -326,7 +326,7 @@ def _flat_index(index: Any, n: int) -> Node:
     )
 
 
-@public(out="same")
+@public(out="alone")
 def take(input: Any, index: Any) -> Any:
     """Return the elements at positions in the flattened input, in the shape of index."""
     x = read(input)

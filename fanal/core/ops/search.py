@@ -112,7 +112,7 @@ def _limits(a: np.ndarray, low: float, high: float, name: str, widen: float = 1.
     return low, high
 
 
-@public(out="same", event=False)
+@public(out="alone", event=False)
 def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     """Return how many elements fall into each of `bins` equal parts of [min, max] (of their range by default)."""
     if not input._dtype.is_floating_point:
@@ -131,7 +131,7 @@ def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     return wrap_array(np.bincount(at, minlength=bins).astype(input._dtype.np), input._dtype)
 
 
-@public(out="same", event=False)
+@public(out="alone", event=False)
 def histogram(input: Any, bins: Any, *, range: Any = None, weight: Any = None, density: bool = False) -> Any:
     """Return counts (or weights, or densities) in bins, and the edges of the bins."""
     d = input._dtype
@@ -303,7 +303,7 @@ def _search(rows: Any, values: Any, out_int32: bool, right: bool, sorter: Any, n
     return dense(P.host(inputs, _searcher(right, d.np, sorter is not None), v.shape, d), rows)
 
 
-@public(method=False, out="same")
+@public(method=False, out="alone")
 def searchsorted(
     sorted_sequence: Any,
     input: Any,
@@ -324,7 +324,7 @@ def searchsorted(
     return _search(sorted_sequence, input, out_int32, right or side == "right", sorter, "searchsorted")
 
 
-@public(method=False, out="same", tensors=0)
+@public(method=False, out="alone", tensors=0)
 def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """Return the bucket of each value: the number of boundaries below it (or not above it with right=True)."""
     if len(boundaries._shape) != 1:

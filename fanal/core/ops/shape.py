@@ -354,8 +354,8 @@ def expand(self: Any, *sizes: Any, size: Any = None, implicit: bool = False) -> 
         raise RuntimeError(f"expand({tensor_text(self)}, size={list(new)}): the number of sizes provided "
                            f"({len(new)}) must be "
                            f"greater or equal to the number of dimensions in the tensor ({len(old)})")
-    out = []
-    for i, n in enumerate(new):
+    out = list(new)
+    for i, n in reversed([*enumerate(new)]):  # the error names the last dimension that does not fit
         have = old[i - lead] if i >= lead else 1
         if n == -1:
             if i < lead:
@@ -369,7 +369,7 @@ def expand(self: Any, *sizes: Any, size: Any = None, implicit: bool = False) -> 
                                f"dimension {i}.  Target sizes: {list(new)}.  Tensor sizes: {list(old)}")
         elif n < 0:
             raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(new)}")
-        out.append(n)
+        out[i] = n
     return expanded(self, tuple(out))
 
 

@@ -37,7 +37,7 @@ def _at(x: Node, i: Node, d: int) -> Node:
     return P.gather(x, i, d) if x.shape else P.alias(x)
 
 
-@public(out="same")
+@public(out="alone")
 def sort(input: Any, *args: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """Return elements in order along a dimension, and where they came from. Always stable."""
     if args:
@@ -54,7 +54,7 @@ def argsort(input: Any, dim: int = -1, descending: bool = False, *, stable: bool
     return result(order_of(read(input), wrap_dim(dim, len(input._shape)), descending), input)
 
 
-@public(out="same")
+@public(out="alone")
 def msort(input: Any) -> Any:
     """Return elements in order along the first dimension."""
     return sort(input, 0)[0]
@@ -97,7 +97,7 @@ def _first(x: Node, d: int, k: int, largest: bool) -> Node:
     return P.concat(tuple(found), d)
 
 
-@public(out="same")
+@public(out="alone")
 def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """Return the k largest (or smallest) elements along a dimension, and where they stand."""
     d = wrap_dim(dim, len(input._shape))
@@ -119,7 +119,7 @@ def _picked(input: Any, x: Node, i: Node, d: int, keepdim: bool, name: str) -> A
     )
 
 
-@public(out="same")
+@public(out="alone")
 def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """Return the k-th smallest element along a dimension, and where it stands."""
     d = wrap_dim(dim, len(input._shape))
@@ -186,13 +186,13 @@ def _median(input: Any, dim: int | None, keepdim: bool, name: str) -> Any:
     return dense(with_gradient(y, rule, x), input)
 
 
-@public(out="same")
+@public(out="alone")
 def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the lower median; with `dim`, values and indices. NaN propagates."""
     return _median(input, dim, keepdim, "median")
 
 
-@public(out="same")
+@public(out="alone")
 def nanmedian(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the lower median of what is not NaN; with `dim`, values and indices."""
     return _median(input, dim, keepdim, "nanmedian")
@@ -219,7 +219,7 @@ def _mode_position(d: int) -> Callable[[np.ndarray], np.ndarray]:
     return find
 
 
-@public(out="same")
+@public(out="alone")
 def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Any:
     """Return the most frequent value along a dimension, and where it stands."""
     d = wrap_dim(dim, len(input._shape))
@@ -309,7 +309,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     return dense(out if many else P.reshape(out, out.shape[1:]), input)
 
 
-@public(out="same")
+@public(out="alone")
 def quantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:
@@ -317,7 +317,7 @@ def quantile(
     return _quantile(input, q, dim, keepdim, interpolation, "quantile")
 
 
-@public(out="same")
+@public(out="alone")
 def nanquantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:
