@@ -293,3 +293,23 @@ def test_a_thread_that_runs_already_sees_what_was_recorded() -> None:
             found.append(pool.submit(lambda: (w * 2).sum().item()).result())
             w.add_(1)
     assert found == [0., 10., 20., 30., 40., 50.]
+
+
+def test_what_a_custom_function_returned_as_a_view_is_shared_with_numpy_before_backward() -> None:
+    """As what a layer with a full backward hook returns: its gradient was lost, and that of all before it."""
+    def program(m: Any) -> list[Any]:
+        class Same(m.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, a: Any) -> Any:
+                return a.view_as(a)
+
+            @staticmethod
+            def backward(ctx: Any, g: Any) -> Any:
+                return g * 2
+        w, shown = m.tensor([1., 2.], requires_grad=True), []
+        for _ in range(5):
+            y = Same.apply(w * 3)
+            shown.append(m.tensor(y.detach().numpy()))
+            (y * y).sum().backward()
+        return [w.grad, *shown]
+    of_both(program)

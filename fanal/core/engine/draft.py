@@ -345,7 +345,7 @@ class Draft:
         roots = set()
         for o in held:
             if not repeatable(o):
-                return HOOKED if hooked(o) else "a view of a leaf that changes nothing is kept for a later backward"
+                return HOOKED if hooked(o) else "a view of a leaf, or of a function, is kept for a later backward"
             g = self.group_of.get(id(o._storage))
             if g is not None and self.groups[g].external and derived(o, self.groups[g]):
                 continue

@@ -43,12 +43,14 @@ def chain_of(t: Any) -> Chain | None:
 def repeatable(t: Any) -> bool:
     """Tell whether following can make the value of a tensor as it was recorded.
 
-    It cannot for views with hooks, and for views of a leaf that change nothing, and what is cut out of those.
+    It cannot for views with hooks, for views of a leaf that change nothing, and what is cut out of those, nor for views
+    that a custom function returned: their history is the function's.
     """
     n = t._node
     if hooked(t):
         return False
-    return t._leaf or t._storage.node.needs_grad or not n.needs_grad or bool(n.freed) or chain_of(t) is not None
+    return t._leaf or not n.needs_grad or bool(n.freed) or (t._storage.node.needs_grad and not t._detached) or \
+        chain_of(t) is not None
 
 
 def _related(views: dict[int, Node]) -> dict[int, tuple[int, int]]:

@@ -188,11 +188,8 @@ def _snapshot(t: Handle) -> Node:
     n = given(a, t._dtype)
     n.home = (ref(s), s.version)  # so it never becomes another tensor's own value: that would be no result of its event
     note_snapshot(n, t)
-    if not t._detached:
-        past = history(t)
-        if past.needs_grad:
-            n = tape((n, past), _pass)
-    return n
+    past = history(t)
+    return tape((n, past), _pass) if past.needs_grad else n
 
 
 def read(t: Handle) -> Node:
