@@ -11,6 +11,7 @@ import leaf_programs
 import pytest
 
 import fanal
+from fanal.core.engine.ledger import ledger
 
 torch = pytest.importorskip("torch")
 
@@ -223,3 +224,50 @@ def test_a_hook_registered_between_a_backward_and_the_read_that_ends_its_step() 
                 step(k, xs[k])
         return [len(calls), p.grad.item()]
     agree(loop)
+
+
+def test_a_tensor_that_is_made_a_leaf_in_every_step_is_followed() -> None:
+    """Adversarial examples: what the segment had changed of its tensor kept it from ever coming again."""
+    def loop(m: Any) -> list[Any]:
+        m.manual_seed(0)
+        net, found = m.nn.Linear(6, 3), []
+        opt = m.optim.SGD(net.parameters(), 0.1)
+        x, y = m.randn(8, 6), m.arange(8) % 3
+        for k in range(30):
+            before = ledger.recorded
+            d = m.zeros_like(x).uniform_(-0.1, 0.1)
+            d.requires_grad = True
+            for _ in range(3):
+                m.nn.functional.cross_entropy(net(x + d), y).backward()
+                d.data = m.clamp(d + 0.05 * m.sign(d.grad.detach()), -0.1, 0.1)
+                d.data = m.max(m.min(1 - x, d.data), 0 - x)
+                d.grad.zero_()
+            opt.zero_grad()
+            loss = m.nn.functional.cross_entropy(net(x + d.detach()), y)
+            loss.backward()
+            opt.step()
+            found.append(round(loss.item(), 4))
+            assert m is torch or k < 15 or ledger.recorded == before
+        return found
+    agree(loop)
+
+
+def test_a_leaf_that_is_frozen_and_not_by_turns_is_followed() -> None:
+    def loop(m: Any) -> list[Any]:
+        m.manual_seed(0)
+        a, b, found = m.nn.Linear(6, 4), m.nn.Linear(4, 1), []
+        opts = [m.optim.SGD(net.parameters(), 0.1) for net in (a, b)]
+        x = m.randn(8, 6)
+        for k in range(30):
+            before = ledger.recorded
+            for p in b.parameters():
+                p.requires_grad_(k % 2 == 1)
+            loss = b(a(x).tanh()).square().mean()
+            opts[k % 2].zero_grad()
+            loss.backward()
+            opts[k % 2].step()
+            found.append(round(loss.item(), 4))
+            assert m is torch or k < 15 or ledger.recorded == before
+        return [*found, *gradients([*a.parameters(), *b.parameters()])]
+    expected, got = loop(torch), loop(fanal)
+    assert got == pytest.approx(expected, abs=2e-4)

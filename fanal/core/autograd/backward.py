@@ -52,9 +52,10 @@ def order(roots: Sequence[Node]) -> list[Node]:
     return found
 
 
-def _saved(n: Node, g: Node, outs: Sequence[Node | None]) -> list[Node]:
+def _saved(n: Node, g: Node, outs: Sequence[Node | None], older: dict[int, Node]) -> list[Node]:
     """Return the forward values (inputs of `n`, or `n`) that a rule's result reads: what PyTorch saves, and
-    frees."""
+    frees. What `older` values were computed from, those that are walked through and what earlier rules gave, is not
+    looked at: a rule may take its gradient apart, and the search would go through all of the step, for every value."""
     mine = {id(i): i for i in n.inputs}
     mine[id(n)] = n
     found: list[Node] = []
@@ -70,7 +71,7 @@ def _saved(n: Node, g: Node, outs: Sequence[Node | None]) -> list[Node]:
         seen.add(id(o))
         if id(o) in mine:
             found.append(mine[id(o)])
-        else:
+        elif id(o) not in older:
             queue.extend(o.inputs)
     return found
 
@@ -219,6 +220,7 @@ def gradients(
         unfollowable(EARLIER)  # which lets the segment run as a program: any other reason stands
     joined = _joined(walk)
     uses = _uses(walk, joined)
+    older = {id(n): n for n in walk}
     found: dict[int, Node] = {}
     grads = Sums()
     spent: list[Node] = []
@@ -280,7 +282,7 @@ def gradients(
             if n.hooks is not None and n.hooks.post:
                 outs = yield from ask("note", number_of(Leaving(n.hooks)), [*outs, g])
             if not isinstance(rule, Rule):
-                saved = _saved(n, g, [o for i, o in zip(n.inputs, outs) if i.needs_grad])
+                saved = _saved(n, g, [o for i, o in zip(n.inputs, outs) if i.needs_grad], older)
                 if saved and packed is None:
                     _check_versions(n, saved)
                 if (saved or packed is not None) and not retain:
@@ -289,6 +291,7 @@ def gradients(
                 _check_nan(n, outs)
             for i, o in zip(n.inputs, outs):
                 if o is not None and i.needs_grad:
+                    older[id(o)] = o
                     grads.arrive(joined.get(id(i), i), o)
             yield from _count_down(n, uses, joined, arrive)
     if not retain:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fanal.core.base.dim import Dim, now
 from fanal.core.engine import record
-from fanal.core.engine.draft import Slot, Step, outs_in
+from fanal.core.engine.draft import BY_GRADIENT, Slot, Step, outs_in
 from fanal.core.engine.handle import Handle, shared_outside, signature
 from fanal.core.engine.inherit import admit_graphs
 from fanal.core.engine.interrupt import finish
@@ -116,7 +116,11 @@ def current(p: Path) -> bool:
                     p.release(slot)
                     continue
                 if signature(slot.tensor) != slot.signature:
-                    return False
+                    # What a call names may be another tensor next time: one that was made a leaf never comes as it was.
+                    if slot.first in (None, BY_GRADIENT) or not p.disarm():
+                        return False
+                    p.release(slot)
+                    continue
                 if slot.tensor._storage is not p.groups[slot.group].storage and not p.bind(slot, slot.tensor):
                     return False
         p.epoch = session.epoch
@@ -131,13 +135,13 @@ def switch(path: Path, k: int, op: Op, args: tuple, kwargs: dict) -> Path | None
     for p in paths().tried():
         if p is path or p.mode != path.mode or len(p.steps) <= k:
             continue
-        if _possible(p, p.steps[k], op, args, kwargs, mine) and \
+        if possible(p, p.steps[k], op, args, kwargs, mine) and \
                 _over(path, p, k, lambda p: p.same_call(p.steps[k], op, args, kwargs)):
             return p
     return None
 
 
-def _possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict, mine: set[int]) -> bool:
+def possible(p: Path, s: Step, op: Op, args: tuple, kwargs: dict, mine: set[int]) -> bool:
     """Tell whether a call may be that of a step, before anything is moved: most segments differ in a shape.
 
     `mine`: the tensors that the segment being followed has handed out, by address. They are not from outside.

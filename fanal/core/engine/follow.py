@@ -19,7 +19,7 @@ from fanal.core.base.dim import plainly
 from fanal.core.base.state import state
 from fanal.core.engine import aside, record
 from fanal.core.engine import flush as recorded
-from fanal.core.engine.branch import current, ending, handed_out, install, paths, switch
+from fanal.core.engine.branch import current, ending, handed_out, install, paths, possible, switch
 from fanal.core.engine.cache import Interpreted, Run, executable
 from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
@@ -99,7 +99,7 @@ def _start(op: Op, args: tuple, kwargs: dict, but: Path | None) -> tuple | None:
         return None
     mode = state.mode
     for p in paths().tried():
-        if p is not but and p.steps[0].op is op and p.mode == mode and current(p) and \
+        if p is not but and p.mode == mode and possible(p, p.steps[0], op, args, kwargs, set()) and current(p) and \
                 p.same_call(p.steps[0], op, args, kwargs):
             if not finish(_enter, p):
                 return None
