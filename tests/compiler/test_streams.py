@@ -22,8 +22,13 @@ TINY = replace(HOST, l2=64)  # everything is more than its caches keep
 def programs(dtype: dt.dtype) -> list:
     x, w, b = (inp(shape, dtype) for shape in ((37, 96), (96,), (96,)))
     odd = inp((9, 100), dtype)
+    wide, few, long = inp((37, 288), dtype), inp((3, 256), dtype), inp((7, 4096), dtype)
+    top = P.spread_back(P.max_of(wide, (1,)), wide, (1,))
+    total = P.log(P.sum_(P.exp(P.sub(wide, top)), (1,)))
     return [program_of([x], [softmax(x)]), program_of([x], [gelu(x)]), program_of([odd], [softmax(odd), gelu(odd)]),
-            program_of([x, w, b], list(layer_norm(x, w, b))), program_of([x], [P.sum_(x, (1,)), P.mul(x, x)])]
+            program_of([x, w, b], list(layer_norm(x, w, b))), program_of([x], [P.sum_(x, (1,)), P.mul(x, x)]),
+            *(program_of([x], [softmax(x)]) for x in (wide, few, long)),
+            program_of([wide], [P.sub(P.sub(wide, top), P.spread_back(total, wide, (1,))), total])]
 
 
 @pytest.mark.parametrize("dtype", [dt.float32, dt.float64, dt.bfloat16], ids=lambda d: d.name)
@@ -47,6 +52,16 @@ def test_streams_have_the_bits_of_other_kernels(dtype: dt.dtype) -> None:
             memory, _ = execute(lowered, arrays, parts)
             for output, want in zip(lowered.outputs, plain, strict=True):
                 assert memory[output].tobytes() == want.tobytes()
+
+
+@pytest.mark.skipif(not HOST.masks, reason="nothing goes past the caches")
+def test_passes_that_take_long_run_side_by_side() -> None:
+    counts = []
+    for columns in (240, 256):
+        x = inp((37, columns), dt.float32)
+        (source,) = (s.kernel.source() for s in lower(program_of([x], [softmax(x)]), CpuBackend(TINY)).steps)
+        counts.append(source.count("nontemporal"))
+    assert counts[1] > 2 * counts[0] > 0  # together, and each alone where not all of them have rows
 
 
 def test_long_work_on_part_of_a_row_asks_for_the_next() -> None:

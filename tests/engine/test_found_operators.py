@@ -231,7 +231,8 @@ def test_parts_of_a_tensor_made_before_it_required_gradients_have_none(view: Any
     lambda F, x: F.mish(x), lambda F, x: F.huber_loss(x, x.detach() * 0), lambda F, x: F.smooth_l1_loss(x, x.detach() * 0, beta=0.5), lambda F, x: F.softplus(x),
     lambda F, x: F.logsigmoid(x), lambda F, x: F.binary_cross_entropy_with_logits(x, x.detach() * 0), lambda F, x: F.silu(x), lambda F, x: x * F.softsign(x),
     lambda F, x: F.huber_loss(x, x.detach() + 1), lambda F, x: F.smooth_l1_loss(x, x.detach() - 1),
-], ids=range(10))
+    lambda F, x: F.prelu(x, x[:1].detach() + 0.3) ** 2,
+], ids=range(11))
 def test_three_derivatives_at_0(f: Any) -> None:
     """What is smooth was written with |x|, which is not: later derivatives missed a part at 0."""
     def program(m: Any) -> list[Any]:

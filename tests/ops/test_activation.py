@@ -63,6 +63,26 @@ def test_softmax_of_extremes() -> None:
         agree("log_softmax", torch.tensor([row]), dim=1, tol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [4, 40, 300])
+def test_softmax_of_nan(columns: int, dtype: torch.dtype) -> None:
+    """One NaN, alone or beside infinities, in the first or the last place, of rows and of columns."""
+    inf, nan = float("inf"), float("nan")
+    x = Draw(1)(9, columns).detach().to(dtype)
+    x[0, 0] = x[1, -1] = x[2, 1] = x[3, 2] = x[4, columns // 2] = x[5, :] = nan
+    x[2, 0], x[3, 0], x[4, :-1], x[6, 3], x[7, 3] = inf, -inf, -inf, inf, -inf
+    x[4, columns // 2] = nan
+    for data, dim in ((x, 1), (x.T, 0)):
+        for name in ("softmax", "log_softmax", "logsumexp"):
+            found = getattr(fanal, name)(ours(data), dim)
+            expected = getattr(torch, name)(data, dim)
+            np.testing.assert_allclose(array(found.double()), array(expected.double()), rtol=2e-2 if dtype is torch.bfloat16 else 1e-5)
+    t = torch.arange(9) % columns
+    found = FF.cross_entropy(ours(x), ours(t), reduction="none")
+    expected = torch.nn.functional.cross_entropy(x, t, reduction="none")
+    np.testing.assert_allclose(array(found.double()), array(expected.double()), rtol=2e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-6)
+
+
 def test_in_place_forms_write() -> None:
     x = torch.linspace(-2, 2, 6)
     for name in ("relu", "elu", "silu", "hardtanh", "leaky_relu"):

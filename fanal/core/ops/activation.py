@@ -399,9 +399,17 @@ def prelu(input: Any, weight: Any) -> Any:
     d = P.detach(x)
     y = P.where(P.lt(P.num(d, 0), d), d, P.mul(d, P.detach(w)))
 
+    def scaled(g: Node, x: Node, w: Node) -> Node:
+        """g where x is positive, w g elsewhere; the derivative by g is 1 at 0, as in PyTorch."""
+        dx = P.where(P.lt(P.num(x, 0), P.detach(x)), P.detach(g), P.mul(P.detach(g), P.detach(w)))
+
+        def rule(h: Node, _: Node, g: Node, x: Node, w: Node) -> list[Node | None]:
+            below = P.not_(P.le(P.num(x, 0), x))
+            return [P.where(below, P.mul(h, w), h), P.full(x.shape, 0, x.dtype), gate(below, P.mul(h, g))]
+        return with_gradient(dx, rule, g, x, w)
+
     def rule(g: Node, y: Node, x: Node, w: Node) -> list[Node | None]:
-        positive = P.lt(P.num(x, 0), x)
-        return [P.where(positive, g, P.mul(g, w)), gate(P.not_(positive), P.mul(g, x))]
+        return [scaled(g, x, w), gate(P.not_(P.le(P.num(x, 0), x)), P.mul(g, x))]
 
     return result(with_gradient(y, rule, x, w), input)
 

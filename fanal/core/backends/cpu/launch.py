@@ -10,7 +10,8 @@ from fanal.core.backends.cpu.columns import CHUNK, ColumnsWriter
 from fanal.core.backends.cpu.emit import LANES
 from fanal.core.backends.cpu.loops import WRITTEN, access_key, accumulator, is_one, op_key, word_bits
 from fanal.core.backends.cpu.matmul import TEMP_IDS
-from fanal.core.backends.cpu.rows import GROUP, Passes, RowsWriter
+from fanal.core.backends.cpu.passes import LONG, Passes, cost
+from fanal.core.backends.cpu.rows import GROUP, RowsWriter
 from fanal.core.backends.cpu.target import Target
 from fanal.core.backends.cpu.transpose import untangle
 from fanal.core.base.dim import plain
@@ -27,10 +28,11 @@ from fanal.core.compiler.loopir import (
 
 _FEW = 32  # fewer rows than this, and long: blocks of a row become units of their own
 _LONG = 4
+_WIDE = 256  # columns: shorter rows take turns faster
 _STREAM = 8  # times the second-level cache: beyond, nothing is in a cache when it is used again
 
 
-def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) -> str:
+def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset(), abreast: bool = False) -> str:
     """Return what the kernel's text depends on."""
     last = len(loop.dims) - 1
     parts = [loop.form, f"{len(loop.outer)}/{len(loop.reduced)}/{len(loop.inner)}", "split" if split else ""]
@@ -39,6 +41,8 @@ def structure(loop: Loop, split: bool, streams: frozenset[int] = frozenset()) ->
     parts += [f"{i}->{access_key(a, last)}" for i, a in loop.stores]
     if streams:
         parts.append(f"streams{sorted(streams)}")
+    if abreast:
+        parts.append("abreast")
     if kept_if(loop) is not None:
         parts.append("in place")
     return ";".join(parts)
@@ -123,6 +127,15 @@ def loop_launches(loop: Loop, target: Target) -> list[Temp | Launch]:
     )
 
 
+def _abreast(loop: Loop, plan: Passes, far: frozenset[int]) -> bool:
+    """Tell whether the passes over a row run side by side: what takes long to compute, and goes to memory by lines."""
+    length = plain(loop.reduced[-1])
+    if not far or plan.count == 1 or any(plan.begins) or length < _WIDE or length % LANES:
+        return False
+    apart = {a.value for a in loop.loads}.isdisjoint(a.value for _, a in loop.stores)
+    return apart and any(cost(op) >= LONG for op in loop.ops)
+
+
 def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     length = loop.reduced[-1]
     runs = math.prod(loop.reduced[:-1])
@@ -130,6 +143,10 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     blocks = -(-runs // per_block) * -(-length // ROW_BLOCK)
     rows = math.prod(loop.outer)
     plan = Passes(loop)
+    far = streams(loop, target)
+    abreast = _abreast(loop, plan, far)
+    if abreast:
+        plan = Passes(loop, True)
     reduces = any(op.kind == "reduce" for op in loop.ops)
     begins = any(plan.begins)
     split = not loop.outer if not reduces else False
@@ -142,7 +159,7 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     scratch = plan.totals
     if plan.cached:
         widest = max(loop.ops[i].dtype.itemsize if loop.ops[i].dtype.itemsize > 2 else 4 for i in plan.cached)
-        slot = -(-(runs * length + GROUP + LANES) * widest // 64) * 64
+        slot = -(-((runs * length + GROUP) * (plan.count if abreast else 1) + LANES) * widest // 64) * 64
         words.append(slot)
         scratch += slot * len(plan.cached)
     if begins:
@@ -150,17 +167,16 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     writes = tuple(a.value for _, a in loop.stores)
     if split and reduces:
         return _partial(loop, target, plan, words, rows, blocks)
-    far = streams(loop, target)
     units = -(-rows // column_block(rows)) if begins else rows * blocks if split else rows
     return [
         _launch(
             loop,
-            structure(loop, split, far),
+            structure(loop, split, far, abreast),
             target,
             words,
             units,
             scratch,
-            lambda name: RowsWriter(loop, target, split, far).text(name),
+            lambda name: RowsWriter(loop, target, split, far, abreast).text(name),
             writes,
         )
     ]

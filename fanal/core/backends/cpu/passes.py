@@ -23,7 +23,8 @@ def cost(op: Op) -> int:
 class Passes:
     """Which values each pass over a row computes, keeps and stores, and which it adds to sums of columns."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, abreast: bool = False) -> None:
+        """`abreast`: as many groups of rows are at hand as there are passes."""
         ops = loop.ops
         self.ready = ready = [0] * len(ops)  # the first pass that can use an op
         reduces: dict[int, list[int]] = {}
@@ -52,6 +53,7 @@ class Passes:
             if late and p < self.count - 1:
                 element[p] = [s for s in element[p] if s not in late]
                 element.setdefault(self.count - 1, []).extend(late)
+        self.rows = GROUP_ROWS * (self.count if abreast else 1)  # at hand, at most
         self.reduces = [reduces.get(p, []) for p in range(self.count)]
         self.stores = [element.get(p, []) for p in range(self.count)]
         self.begins = [begins.get(p, []) for p in range(self.count)]
@@ -68,7 +70,7 @@ class Passes:
     @property
     def totals(self) -> int:
         """Return the bytes of scratch that hold what the passes before the last find of the rows of a group."""
-        return 8 * GROUP_ROWS * len(self.slots)
+        return 8 * self.rows * len(self.slots)
 
     def _follows(self, loop: Loop, i: int) -> bool:
         """Tell whether a number of the row follows from sums over rows alone, in floating point."""
