@@ -129,6 +129,9 @@ _ELSEWHERE = {
     **dict.fromkeys(("AcceleratorError", "OutOfMemoryError"), "cuda"),
     **dict.fromkeys(("default_generator",), "random"),
     **dict.fromkeys(("vmap",), "func"),
+    **dict.fromkeys(
+        ("_assert", "_check", "_check_index", "_check_type", "_check_value", "typename"), "core.ops.assertions"
+    ),
 }
 
 _PRIVATE = {*_SUBMODULES, "core", "Any", "annotations", "importlib"}  # not what `from torch import *` gives

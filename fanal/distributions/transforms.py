@@ -29,6 +29,7 @@ from fanal.distributions.transform import (
     Transform,
     identity_transform,
 )
+from fanal.distributions.transform import _InverseTransform as _InverseTransform
 from fanal.distributions.utils import broadcast_all, lazy_property
 from fanal.nn.functional import softplus
 

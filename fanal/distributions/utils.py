@@ -45,6 +45,11 @@ def standard_normal(shape: Sequence[int], like: Tensor) -> Tensor:
     return fanal.randn(shape, dtype=like.dtype, device=like.device)
 
 
+def _standard_normal(shape: Sequence[int], dtype: Any, device: Any) -> Tensor:
+    """Draw from N(0, 1); PyTorch's name, for distributions that programs write."""
+    return fanal.randn(shape, dtype=dtype, device=device)
+
+
 def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     """Draw from [0, 1) in the dtype of a parameter."""
     return fanal.rand(shape, dtype=like.dtype, device=like.device)
@@ -53,6 +58,9 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
 def sum_rightmost(value: Tensor, count: int) -> Tensor:
     """Sum over the last `count` dimensions."""
     return value.flatten(-count).sum(-1) if count > 0 else value
+
+
+_sum_rightmost = sum_rightmost  # PyTorch's name
 
 
 def logits_to_probs(logits: Tensor, is_binary: bool = False) -> Tensor:

@@ -29,6 +29,18 @@ def _say() -> None:
         )
 
 
+class TracerWarning(Warning):
+    """What tracing warns of; nothing is traced."""
+
+
+class Error(Exception):
+    """What a script raises; nothing is scripted."""
+
+
+class ScriptFunction:
+    """The type of scripted functions; there is none, script returns the function itself."""
+
+
 class ScriptModule(Module):
     """A module; nothing is scripted."""
 
@@ -65,7 +77,7 @@ def unused(fn: T) -> T:
     return fn
 
 
-export = _overload = _overload_method = interface = unused
+script_method = export = _overload = _overload_method = interface = unused
 
 
 def is_scripting() -> bool:

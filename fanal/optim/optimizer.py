@@ -11,11 +11,13 @@ from itertools import chain
 from typing import Any
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.state import grad_mode
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import set_grad, set_grads
 from fanal.utils.hooks import RemovableHandle
 
 Hook = Callable[..., Any]
+ParamsT = Iterable[Any] | Iterable[dict[str, Any]] | Iterable[tuple[str, Any]]
 _HOOK_TABLES = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -54,6 +56,27 @@ def _add_hook(table: Any, hook: Hook, prepend: bool = False) -> RemovableHandle:
     if prepend:
         table.move_to_end(handle.id, last=False)
     return handle
+
+
+def _use_grad_for_differentiable(step: Hook) -> Hook:
+    """Decorate the step of an optimizer: gradients of it are recorded where it was made with differentiable=True."""
+
+    @functools.wraps(step)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with grad_mode(self.defaults["differentiable"]):
+            return step(self, *args, **kwargs)
+
+    return call
+
+
+def _get_value(x: Any) -> Any:
+    """Return the number that a tensor of one element holds, or the number itself."""
+    return x.item() if isinstance(x, Handle) else x  # type: ignore[attr-defined]
+
+
+def _default_to_fused_or_foreach(params: Any, differentiable: bool, use_fused: bool = False) -> tuple[bool, bool]:
+    """Return (False, False): a step is one program, however it is written."""
+    return False, False
 
 
 def _type_name(x: Any) -> str:

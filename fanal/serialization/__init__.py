@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
+
+from fanal.core.base.device import device
 
 from .checkpoint import (
     DEFAULT_PROTOCOL,
@@ -31,6 +34,7 @@ __all__ = [
     "set_default_load_endianness",
 ]  # fmt: skip
 
+MAP_LOCATION = Callable[[Any, str], Any] | device | str | dict[str, str] | None
 _TRUE = ("1", "y", "yes", "true")
 
 
