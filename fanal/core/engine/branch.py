@@ -58,7 +58,7 @@ class Paths:
 
     def add(self, p: Path) -> None:
         if len(self.all) >= MAX_PATHS:
-            self.drop(self.all[0])
+            self.drop(min(self.all, key=lambda p: p.followed))  # the one that has not come for the longest time
         self._forget_batches()
         if p.sizes is None and p.steps:
             self.families.add(p, self.last)

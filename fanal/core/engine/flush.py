@@ -249,6 +249,7 @@ class Place:
 
     def followed(self, path: Any) -> None:
         """Note that a segment was followed. That it comes a third time says no more about those that are new."""
+        path.followed = ledger.flushes
         if not path.came_again:
             path.came_again = True
             self.strangers = max(0, self.strangers - 1)

@@ -18,6 +18,7 @@ from fanal.core.engine.carry import Taken
 from fanal.core.engine.draft import BY_GRADIENT, Draft, Slot, Step, outs_in, sequences_in
 from fanal.core.engine.handle import Handle, copied, few_rows, keep_rows, shared_outside, signature, spread
 from fanal.core.engine.inherit import admit_graphs
+from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.core.engine.record import CONST, OBJECT, OUT, RUNTIME, SEQUENCE, SLOT, alike, changed, parts, renew
 from fanal.core.engine.steady import NOBODY, Patience, Steady
@@ -52,6 +53,7 @@ class Path:
         self.mode = mode
         self.place = draft.place
         self.came_again = False
+        self.followed = ledger.flushes  # when it was, or was made
         self.epoch = draft.epoch  # of the tensors from outside, see record.changed
         # (event, tensor, "_grad" or "_leaf", what that was before): set between events, or by one.
         self.undo: list[tuple[int, Any, str, Any]] = []
