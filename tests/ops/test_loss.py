@@ -119,6 +119,8 @@ def test_binary_cross_entropy_wants_probabilities(values):
     for m in (torch, fanal):
         with pytest.raises(RuntimeError, match="all elements of input should be between 0 and 1"):
             m.nn.functional.binary_cross_entropy(m.tensor(values), m.ones(len(values))).item()
+        with pytest.raises(RuntimeError, match="all elements of target should be between 0 and 1"):
+            m.nn.functional.binary_cross_entropy(m.full((len(values),), 0.3), m.tensor(values)).item()
     assert fanal.nn.functional.binary_cross_entropy(fanal.tensor([0.0, 1.0]), fanal.tensor([0.0, 1.0])).item() == 0
     assert fanal.nn.functional.binary_cross_entropy(fanal.zeros(0), fanal.zeros(0), reduction="sum").item() == 0
 

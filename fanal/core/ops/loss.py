@@ -161,10 +161,11 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     return wrap(_weighted(P.convert(y, a.dtype), weight, reduction))
 
 
-def _least_logarithm(outside: np.ndarray) -> np.ndarray:
-    """Return the bound of the logarithms, where no input is without one."""
-    if outside:
-        raise RuntimeError("all elements of input should be between 0 and 1")
+def _least_logarithm(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the bound of the logarithms, where none of the inputs and targets is outside [0, 1]."""
+    for name, outside in (("input", inputs), ("target", targets)):
+        if outside:
+            raise RuntimeError(f"all elements of {name} should be between 0 and 1")
     return np.array(-100.0)
 
 
@@ -173,7 +174,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
                          reduction: str = "mean") -> Any:
     """Return the mean of -(target * log(input) + (1 - target) * log(1 - input)), the logarithms at least -100.
 
-    Raises RuntimeError, when the loss is computed, for elements of input outside [0, 1].
+    Raises RuntimeError, when the loss is computed, for elements of input and target outside [0, 1].
     """
     reduction = reduction_of(reduction, size_average, reduce)
     if target._shape != input._shape:
@@ -187,8 +188,9 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
     _need_float(x, "binary_cross_entropy")
     dx, s = wide(P.detach(x)), wide(P.detach(t))
     zero, one = P.num(dx, 0), P.num(dx, 1)
-    outside = P.convert(P.not_(P.and_(P.le(zero, dx), P.le(dx, one))), dt.int64)
-    floor = P.host((P.sum_(outside, tuple(range(len(dx.shape)))),), _least_logarithm, (), dx.dtype)
+    outside = [P.sum_(P.convert(P.not_(P.and_(P.le(zero, of), P.le(of, one))), dt.int64), tuple(range(len(of.shape))))
+               for of in (dx, s)]
+    floor = P.host(tuple(outside), _least_logarithm, (), dx.dtype)
     y = P.sub(P.mul(P.sub(s, one), P.max_(P.log1p(P.neg(dx)), floor)), P.mul(s, P.max_(P.log(dx), floor)))
 
     asked = target.requires_grad
