@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
 from both import of_both
 
 import fanal
+from fanal.core.base import knobs
 
 
 def test_a_gradient_arrives_at_the_leaf_that_took_the_place_of_another() -> None:
@@ -312,4 +314,41 @@ def test_what_a_custom_function_returned_as_a_view_is_shared_with_numpy_before_b
             shown.append(m.tensor(y.detach().numpy()))
             (y * y).sum().backward()
         return [w.grad, *shown]
+    of_both(program)
+
+
+def test_a_last_row_in_a_segment_with_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recurrence that was recorded with names, until they were given up, had them still where the program of a single
+    row took the form of that of several: one of its states had one row, and the next one as many as before."""
+    monkeypatch.setattr(knobs, "cache", False)
+
+    def program(m: Any) -> list[Any]:
+        random = np.random.default_rng(0)
+
+        def draw(*shape: int) -> Any:
+            return m.tensor(random.standard_normal(shape) / 2, dtype=m.float32)
+
+        class Net(m.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.rnn, self.last = m.nn.GRU(2, 5, batch_first=True), m.nn.Linear(5, 3)
+
+            def forward(self, x: Any) -> Any:
+                return self.last(self.rnn(x.view(-1, 2, 2))[0][:, -1])
+        net, found = Net(), []
+        weights = dict(net.named_parameters())
+        for p in weights.values():
+            p.data.copy_(draw(*p.shape))
+        optimizer = m.optim.SGD(weights.values(), lr=0.02)
+        for reads in (False, True):
+            for x, y in [(draw(n, 4), draw(n, 3)) for n in ([4] * 7 + [1]) * 2]:
+                if reads:
+                    found.append(net(x).sum().item())
+                gradients = m.autograd.grad((net(x) - y).square().mean(), list(weights.values()), create_graph=True)
+                changed = {k: p - 0.1 * g for (k, p), g in zip(weights.items(), gradients)}
+                optimizer.zero_grad()
+                (m.func.functional_call(net, changed, (x * 0.9,)) - y).square().mean().backward()
+                optimizer.step()
+                (net(x) - y).abs().mean().backward()
+        return [m.tensor(found), *(p.sum() for p in weights.values())]
     of_both(program)

@@ -479,8 +479,9 @@ class _Form:
     def _with_name(self, a: Node, b: Node, params: tuple) -> Node:
         """Return what is `a` for the known number of rows and `b`, with these parameters, for one."""
         inputs = tuple([self.named.get(id(i), j) for i, j in zip(a.inputs, b.inputs)])
-        params = (self._window if a.row is slice_ else self._parameter)(a.params, params)
-        shape = self._parameter(a.shape, b.shape)
+        # What was recorded with names, until they were given up, has them still.
+        params = (self._window if a.row is slice_ else self._parameter)(plainly(a.params), plainly(params))
+        shape = self._parameter(plainly(a.shape), plainly(b.shape))
         if a.row.shape is spread or a.row is broadcast:
             # Note what must be equal: a single row would be spread along anything else.
             broadcast_shapes(*[i.shape for i in inputs], shape)
