@@ -352,3 +352,26 @@ def test_a_last_row_in_a_segment_with_the_batch_before(monkeypatch: pytest.Monke
                 (net(x) - y).abs().mean().backward()
         return [m.tensor(found), *(p.sum() for p in weights.values())]
     of_both(program)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_layer_whose_parameter_shares_its_memory(shared: bool) -> None:
+    """With NumPy, or with a vector that has history: no call names it, and it was let go. AttributeError."""
+    def program(m: Any) -> list[Any]:
+        net, x, found = m.nn.Linear(2, 2), m.ones(3, 2), []
+        for p in net.parameters():
+            p.data.fill_(0.5)
+        optimizer = m.optim.SGD(net.parameters(), lr=0.01)
+        array = net.weight.detach().numpy() if shared else None
+        for k in range(9):
+            optimizer.zero_grad()
+            loss = net(x).square().sum()
+            found.append(loss.item())
+            loss = loss + net(x / 2).square().mean()
+            loss.backward()
+            optimizer.step()
+            if k in (2, 5, 6) and not shared:
+                vector = m.nn.utils.parameters_to_vector(net.parameters())
+                m.nn.utils.vector_to_parameters(vector * 0.9, net.parameters())
+        return [m.tensor(found), *net.parameters(), m.tensor(0. if array is None else array[0])]
+    of_both(program)

@@ -111,7 +111,7 @@ def current(p: Path) -> bool:
         for slot in p.slots:
             if slot.tensor is not None:
                 still = shared_outside(slot.tensor._storage)
-                if slot.shared and not still:  # an array that is gone: another is looked at when it comes
+                if slot.shared and not still and slot.first is not None:  # its array is gone: another may come
                     slot.moves = True
                     p.release(slot)
                     continue

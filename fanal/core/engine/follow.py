@@ -353,11 +353,8 @@ def commit(path: Path) -> bool:
         as_usual &= not sizes.resized  # sizes that change every time never take the short way
         if not sizes.settle():
             return False
-    parents = parents_of(path)
-    if parents is None:
-        return False
-    given_arrays = path.arrays()
-    if given_arrays is None:
+    parents, given_arrays = parents_of(path), path.arrays()
+    if parents is None or given_arrays is None:
         return False
     fresh = path.results.copy()
     path.exe.provide(fresh, path.unmade)
@@ -571,7 +568,8 @@ def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
     for slot in p.slots:
         if slot.moves or slot.shared:
             p.release(slot)
-    if keep:
+    # A parameter that no call names cannot come anew, as one must that belongs to one run of an earlier segment.
+    if keep and not any(slot.first is None and slot.tensor is None for slot in p.slots):
         paths().add(p)
         finish(_expect_next, p)
 
