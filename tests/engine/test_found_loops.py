@@ -375,3 +375,21 @@ def test_a_layer_whose_parameter_shares_its_memory(shared: bool) -> None:
                 m.nn.utils.vector_to_parameters(vector * 0.9, net.parameters())
         return [m.tensor(found), *net.parameters(), m.tensor(0. if array is None else array[0])]
     of_both(program)
+
+
+def test_a_batch_in_other_chunks() -> None:
+    """The number of chunks was that of last time, so nothing asked whether it goes with the other batch: three chunks of
+    one row were taken for two of two, and the third was never seen."""
+    def program(m: Any) -> list[Any]:
+        data, w, found = m.arange(80.).reshape(20, 4) / 50, m.ones(4, requires_grad=True), []
+        for k in range(12):
+            rows, start, chunks = [5, 3, 4, 2, 6, 4, 7][k % 7], k * 3 % 11, 1 + k % 3
+            x, y = data[start:start + rows], data[start:start + rows] * 2
+            w.grad = None
+            for a, b in zip(x.chunk(chunks), y.chunk(chunks)):
+                loss = (a * w - b).square().sum()
+                loss.backward()
+                found.append(loss.item())
+            found.append(w.grad.sum().item())
+        return [m.tensor(found)]
+    of_both(program)

@@ -31,6 +31,7 @@ from fanal.core.engine.naming import (
     whole,
 )
 from fanal.core.engine.record import CONST, SEQUENCE, SLOT
+from fanal.core.engine.steady import NOBODY
 from fanal.core.ir.body import Body
 from fanal.core.ir.prims import broadcast, input_, permute, reshape, slice_, sum_
 from fanal.core.ir.program import Node, Program, Shape, toposort
@@ -129,7 +130,7 @@ class Sizes:
             if kind == -2 and which in came:
                 self.graphs[path.inherited[k]].append((at[0], came[which], more))
         self.numbers: list[tuple[Any, int, Dim]] = []  # (step, place among its arguments, Dim)
-        self.expected: list[int] = []  # what the matcher expects there: it knows objects by address
+        self.expected: list[Any] = []  # what the matcher expects there: it knows objects by address
         self.first: dict[int, Any] = {}  # name -> the specification or the slot where it first comes
         for s in path.steps:
             for place, spec in enumerate(s.specs):
@@ -186,7 +187,9 @@ class Sizes:
         if type(value) is not int:
             return False
         name, more = self._name(d)
-        return d.now() == value or (self.first[name] is spec and self._resize({name: value - more}))
+        if d.now() == value:  # it may not go with earlier names, which have other values now
+            return self.possible or self.first[name] is not spec or self.dims.hold(name + 1)
+        return self.first[name] is spec and self._resize({name: value - more})
 
     def admit(self, slot: Any, t: Any) -> bool:
         """Tell whether a tensor is of the make of a slot with other sizes, and take those over."""
@@ -293,7 +296,9 @@ class Sizes:
         path.frozen.clear()
 
     def _expect_numbers(self) -> None:
-        numbers = [d.now() for _, _, d in self.numbers]
+        # Names that come first as a number are asked for in Python as long as it is not known whether all go together.
+        numbers = [d.now() if self.possible or self.first[self._name(d)[0]] is not step.specs[place] else NOBODY
+                   for step, place, d in self.numbers]
         for (step, place, _), n in zip(self.numbers, numbers):
             matcher.set_arg(step.native, place, n)
         self.expected = numbers
@@ -308,6 +313,9 @@ class Sizes:
             self.wrong.add(tuple(self.dims.names))
             return False
         self.settled, self.runs = True, 0
+        if NOBODY in self.expected:
+            self.possible = True
+            self._expect_numbers()
         if self.resized:
             self.family.ran(tuple(self.dims.names))
             self.resized = False
