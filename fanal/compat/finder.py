@@ -33,7 +33,7 @@ def install() -> None:
     """
     for root, own in ROOTS.items():
         present = sys.modules.get(root)
-        if present is not None and present.__name__ != own:
+        if present is not None and present is not sys.modules.get(own):
             raise RuntimeError(
                 f"{root} is already imported, from {getattr(present, '__file__', 'an unknown place')}; "
                 f"`fanal run` puts Fanal in its place, and must come first"
@@ -41,6 +41,7 @@ def install() -> None:
     if any(isinstance(finder, TorchFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, TorchFinder())
+    importlib.import_module("fanal").__name__ = "torch"  # libraries compare it with the names that they patch
     if "multiprocessing.spawn" in sys.modules:
         _pass_on_to_children(sys.modules["multiprocessing.spawn"])
 

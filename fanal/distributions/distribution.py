@@ -43,6 +43,7 @@ class Distribution:
             self._validate_args = validate_args
         if self._validate_args:
             self._check_parameters()
+        super().__init__()  # there may be another base
 
     def _check_parameters(self) -> None:
         """Raise ValueError, naming the first parameter outside its constraint."""

@@ -30,6 +30,7 @@ class Transform:
         self._cache_size = cache_size
         self._cached_x_y: tuple[Any, Any] = (None, None)
         self._inv: Transform | None = None
+        super().__init__()  # there may be another base: a module whose parameters are learned
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_inv": None}

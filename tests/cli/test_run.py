@@ -246,7 +246,8 @@ def test_every_way_to_import_gives_fanal_s_own_modules(tmp_path):
         assert DataLoader is fanal.utils.data.DataLoader is torch.utils.data.dataloader.DataLoader
         assert RandomSampler is fanal.utils.data.RandomSampler
         assert importlib.import_module("torch.optim") is fanal.optim
-        for module in (torch, torch.nn, torch.nn.functional, torch.utils.data):
+        assert torch.__name__ == "torch" and torch.__spec__.name == "fanal"  # what libraries patch begins with its name
+        for module in (torch.nn, torch.nn.functional, torch.utils.data):
             assert module.__spec__.name == module.__name__, module.__spec__
             assert module.__name__.startswith("fanal")
         assert importlib.util.find_spec("torch.nn.no_such_part") is None
@@ -318,7 +319,7 @@ def test_processes_that_a_script_starts_see_fanal_too(method, tmp_path):
             pass
 
         def name(box):
-            return torch.__name__, type(box).__name__
+            return torch.__spec__.name, type(box).__name__
 
         if __name__ == "__main__":
             context = multiprocessing.get_context(sys.argv[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -127,5 +127,13 @@ def test_a_registered_function_is_found() -> None:
         D.register_kl(Mine, D.Normal)(lambda p, q: 1)
         D.register_kl(D.Normal, Mine)(lambda p, q: 2)
         assert D.kl_divergence(D.Normal(0.0, 1.0), p) == 2
-    with pytest.raises(TypeError, match="Expected type_p to be a Distribution subclass"):
-        fanal.distributions.register_kl(int, fanal.distributions.Normal)
+        class Base:
+            """Of a library: its distributions have it beside Distribution."""
+
+        class Other(D.Distribution, Base):
+            arg_constraints: ClassVar[dict] = {}
+
+        D.register_kl(Base, Base)(lambda p, q: 3)
+        assert D.kl_divergence(Other(), Other()) == 3
+        with pytest.raises(TypeError):
+            D.register_kl(3, D.Normal)

@@ -160,3 +160,26 @@ def test_modules_have_pytorchs_names() -> None:
         module = getattr(theirs, "__module__", "")
         if isinstance(theirs, type) and module.startswith("torch.distributions"):
             assert getattr(import_module(module.replace("torch", "fanal", 1)), name) is ours
+
+
+def test_a_transform_that_is_a_module():
+    """The parameters of a flow: bases that follow Transform and Distribution are initialised as well."""
+    def weights(m):
+        class Scale(m.distributions.Transform, m.nn.Module):
+            domain = codomain = m.distributions.constraints.real
+            __hash__ = m.nn.Module.__hash__
+
+            def __init__(self):
+                super().__init__(cache_size=1)
+                self.weight = m.nn.Parameter(m.tensor(2.0))
+
+        class Named(m.distributions.Distribution, m.nn.Module):
+            arg_constraints = {}
+
+            def __init__(self):
+                super().__init__()
+                self.weight = m.nn.Parameter(m.tensor(3.0))
+
+        return [[p.tolist() for p in kind().parameters()] for kind in (Scale, Named)]
+
+    assert weights(fanal) == weights(torch)
