@@ -404,3 +404,52 @@ def test_parameters_as_a_vector():
     vector = nn.utils.parameters_to_vector(net.parameters())
     nn.utils.vector_to_parameters(vector * 0 + 2, net.parameters())
     assert (net.weight == 2).all() and (net.bias == 2).all()
+
+
+def test_a_getattr_of_the_class_is_asked_for_every_entry():
+    """Reads of parameters, buffers and children went past it: libraries note there what a forward uses."""
+    def go(t, module):
+        asked = []
+
+        class Noting(module.Module):
+            def __getattr__(self, name):
+                asked.append(name)
+                return super().__getattr__(name)
+
+        class Net(Noting):
+            def __init__(self):
+                super().__init__()
+                self.weight = module.Parameter(t.ones(2))
+                self.register_buffer("scale", t.full((2,), 3.0))
+                self.act = module.Tanh()
+
+            def forward(self, x):
+                return self.act(self.weight * x) * self.scale
+
+        class Plain(module.Linear):
+            pass
+
+        class Asking(Noting, module.Linear):
+            pass
+
+        net, other = Net(), Plain(2, 2)
+        del asked[:]
+        optimizer = t.optim.SGD(net.parameters(), lr=0.1)
+        losses = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = net(t.tensor([1.0, -2.0])).sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        read = [n for n in asked if n in ("act", "weight", "scale")]
+        del asked[:]
+        other.__class__ = Asking
+        shapes = [tuple(p.shape) for p in (other.weight, other.bias)]
+        other.__class__ = Plain
+        assert shapes == [tuple(p.shape) for p in (other.weight, other.bias)]
+        return losses, read, asked
+
+    ours, theirs = go(fanal, nn), go(torch, torch.nn)
+    assert ours[0] == pytest.approx(theirs[0])
+    assert ours[1:] == theirs[1:]

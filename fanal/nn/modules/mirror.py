@@ -15,7 +15,7 @@ class Mirror(dict):
 
     The owner is held weakly: a module is freed when its last user goes, without waiting for the cycle
     collector. A name that the class defines itself is not mirrored, because in PyTorch the class attribute is
-    what is found.
+    what is found; nor is anything where the class has a `__getattr__` of its own, which PyTorch asks for every entry.
     """
 
     __slots__ = ("_owner",)
@@ -28,7 +28,10 @@ class Mirror(dict):
 
     def _show(self, name: str, value: Any) -> None:
         owner = self._owner()
-        if owner is not None and not hasattr(type(owner), name):
+        if owner is None:
+            return
+        cls = type(owner)
+        if cls.__getattr__ is cls._look_up and not hasattr(cls, name):
             owner.__dict__[name] = value
 
     def mirrors(self, module: Any) -> bool:
@@ -39,6 +42,12 @@ class Mirror(dict):
         owner = self._owner()
         if owner is not None:
             owner.__dict__.pop(name, None)
+
+    def renew(self) -> None:
+        """Show the entries as the owner's class, which is another one now, asks for."""
+        for name, value in self.items():
+            self._hide(name)
+            self._show(name, value)
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)

@@ -232,6 +232,8 @@ class Module(Convertible, Stateful):
                 return entries[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
+    _look_up = __getattr__  # a class whose __getattr__ is another one is asked for every entry of the tables
+
     def _forget(self, name: str, keep: str = "") -> None:
         """Remove a name from everywhere else, before it gets a new meaning."""
         for table in TABLES:
@@ -302,8 +304,14 @@ class Module(Convertible, Stateful):
             self.register_buffer(name, value)
 
     def _set_table(self, name: str, value: Any) -> None:
-        """Take notice that a whole table is replaced: its old entries go, a table of hooks may hold some."""
+        """Take notice that a whole table is replaced: its old entries go, a table of hooks may hold some. Another class
+        may want its entries elsewhere."""
         own = self.__dict__
+        if name == "__class__":
+            super().__setattr__(name, value)
+            for table in TABLES:
+                table_of(self, table).renew()
+            return
         if name in TABLES:
             for entry in own[name]:
                 own.pop(entry, None)
@@ -461,7 +469,7 @@ class Module(Convertible, Stateful):
 
 
 Module.__call__ = events.callable_of(Module, Module._call_impl)  # type: ignore[method-assign]
-_WATCHED = frozenset((*TABLES, *CALL_TABLES, *CALL_MARKS))
+_WATCHED = frozenset(("__class__", *TABLES, *CALL_TABLES, *CALL_MARKS))
 
 
 def _replaced(result: Any, value: Any) -> Any:
