@@ -393,3 +393,32 @@ def test_a_batch_in_other_chunks() -> None:
             found.append(w.grad.sum().item())
         return [m.tensor(found)]
     of_both(program)
+
+
+def test_a_parameter_made_of_a_detached_tensor_under_hooks_that_read() -> None:
+    """Its value in an unfolded graph had no place of its own, and the next optimizer's step took it for a constant."""
+    def losses(m: Any) -> list[Any]:
+        m.manual_seed(0)
+        x = m.randn(50, 2)
+        y = x @ m.tensor([1.0, -2.0])
+        a, b = m.nn.Parameter(m.tensor([0.1, -0.2])), m.nn.Parameter(m.tensor([-2.2, -2.2]).detach())
+        optimizers = [m.optim.Adam([p], lr=0.02) for p in (a, b)]
+
+        def watched(t: Any) -> Any:
+            t.register_hook(lambda g: print(end="") if m.isnan(g).any() else None)
+            assert not m.isnan(t).any()
+            return t
+
+        found = []
+        for _ in range(8):
+            s = m.nn.functional.softplus(b)
+            u = a + s * m.empty(2).normal_()
+            loss = watched(((y - x @ u) ** 2).sum()) - watched(((u - a) ** 2 / s + s.log()).sum())
+            loss.backward()
+            for o in optimizers:
+                o.step()
+            for p in (a, b):
+                p.grad = m.zeros_like(p.grad)
+            found.append(loss.detach().clone())
+        return found
+    of_both(losses)

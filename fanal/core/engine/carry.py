@@ -258,6 +258,8 @@ class Carried:
         if t is not None and t._storage is storage and t._seen == storage.version:
             return t._node
         n = storage.node if how == HELD else detach(storage.node)
+        if n.home is None:  # else who reads it in a later segment takes it for a constant
+            n.home = (ref(storage), storage.version)
         if t is not None and t._storage is storage and not t._chain:
             t._node, t._seen = n, storage.version
         return n
