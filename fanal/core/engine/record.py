@@ -453,7 +453,7 @@ def writes_ahead() -> set[int]:
 
 def written_ahead(storage: Storage) -> bool:
     """Tell whether a storage is among those of `writes_ahead`."""
-    return session.path is not None and id(storage) in writes_ahead()
+    return id(storage) in writes_ahead()
 
 
 def history_ahead(storage: Storage) -> bool:

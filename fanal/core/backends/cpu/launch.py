@@ -127,10 +127,12 @@ def loop_launches(loop: Loop, target: Target) -> list[Temp | Launch]:
     )
 
 
-def _abreast(loop: Loop, plan: Passes, far: frozenset[int]) -> bool:
+def _abreast(loop: Loop, far: frozenset[int]) -> bool:
     """Tell whether the passes over a row run side by side: what takes long to compute, and goes to memory by lines."""
-    length = plain(loop.reduced[-1])
-    if not far or plan.count == 1 or any(plan.begins) or length < _WIDE or length % LANES:
+    if not far or plain(loop.reduced[-1]) < _WIDE or plain(loop.reduced[-1]) % LANES:
+        return False
+    plan = Passes(loop)
+    if plan.count == 1 or any(plan.begins):
         return False
     apart = {a.value for a in loop.loads}.isdisjoint(a.value for _, a in loop.stores)
     return apart and any(cost(op) >= LONG for op in loop.ops)
@@ -142,11 +144,9 @@ def _rows(loop: Loop, target: Target) -> list[Temp | Launch]:
     per_block = max(ROW_BLOCK // max(length, 1), 1) if len(loop.reduced) > 1 else 1
     blocks = -(-runs // per_block) * -(-length // ROW_BLOCK)
     rows = math.prod(loop.outer)
-    plan = Passes(loop)
     far = streams(loop, target)
-    abreast = _abreast(loop, plan, far)
-    if abreast:
-        plan = Passes(loop, True)
+    abreast = _abreast(loop, far)
+    plan = Passes(loop, abreast)
     reduces = any(op.kind == "reduce" for op in loop.ops)
     begins = any(plan.begins)
     split = not loop.outer if not reduces else False

@@ -27,12 +27,13 @@ _ONE_BODY = (
 
 @dataclass
 class _Row:
-    """One pass over one row: number `at` of the rows at hand, which lies at `place` in scratch.
+    """Pass `p` over row `unit`: number `at` of the rows at hand, which lies at `place` in scratch.
 
     What is known of it is its own: passes over several rows may be written in turn.
     """
 
     p: int
+    unit: Value
     at: Value
     place: Value
     known: dict[int, Scalar]
@@ -100,9 +101,9 @@ class RowsWriter(LoopWriter):
 
         def over(*rows: tuple[int, Value, Value, Value]) -> tuple:
             """Write passes over rows: which pass, which row, and its number in which of the groups at hand."""
-            self._rows([_Row(p, w.add(w.mul(at, str(GROUP_ROWS)), k), w.mul(w.add(w.mul(at, self.group), k), whole),
-                             dict(known), dict(splats), dict(outer_bases), {}) for p, _, k, at in rows],
-                       [unit for _, unit, _, _ in rows])
+            self._rows([_Row(p, unit, w.add(w.mul(at, str(GROUP_ROWS)), k),
+                             w.mul(w.add(w.mul(at, self.group), k), whole),
+                             dict(known), dict(splats), dict(outer_bases), {}) for p, unit, k, at in rows])
             return ()
 
         def between(p: int, at: Value) -> None:
@@ -204,19 +205,19 @@ class RowsWriter(LoopWriter):
         self.known, self.splats, self.bases, self.index = row.known, row.splats, row.bases, row.index
         return row
 
-    def _rows(self, rows: list[_Row], units: list[Value]) -> None:
+    def _rows(self, rows: list[_Row]) -> None:
         """Write passes over a row each."""
         w, loop, plan = self.w, self.loop, self.plan
         start, stop = "0", self.blocks
-        for row, unit in zip(rows, units):
+        for row in rows:
             self._enter(row)
             if self.split:
-                flat = w.div(unit, self.blocks) if self.first else "0"
-                start = w.sub(unit, w.mul(flat, self.blocks))
+                flat = w.div(row.unit, self.blocks) if self.first else "0"
+                start = w.sub(row.unit, w.mul(flat, self.blocks))
                 stop = w.add(start, "1")
                 self.decode(flat, range(self.first))
             else:
-                self.decode(unit, range(self.first))
+                self.decode(row.unit, range(self.first))
             for i in plan.slots:
                 if plan.ready[i] <= row.p:
                     kind, slot = self._slot(i, row.at)
@@ -228,13 +229,13 @@ class RowsWriter(LoopWriter):
             if row.p == 0 and plan.count > 1 and not self.abreast:
                 self._ask_for_line()
         found = self._passes(rows, start, stop) if plan.count else [[] for _ in rows]
-        for row, unit, totals in zip(rows, units, found):
+        for row, totals in zip(rows, found):
             self._enter(row)
             for i, total in zip(plan.reduces[row.p] if totals else [], totals):
                 if self.split:
                     pointer = next(q for k, q in self.partials if k == i)
                     kind = STORED[accumulator(loop.ops[i].dtype)]
-                    where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {unit}")
+                    where = w.let(f"getelementptr {kind}, ptr {pointer}, i64 {row.unit}")
                     w.do(f"store {kind} {self.scalar.pack(total)}, ptr {where}")
                 elif i in plan.slots:
                     kind, slot = self._slot(i, row.at)
