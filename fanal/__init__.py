@@ -134,7 +134,7 @@ _ELSEWHERE = {
     ),
 }
 
-_PRIVATE = {*_SUBMODULES, "core", "Any", "annotations", "importlib"}  # not what `from torch import *` gives
+_PRIVATE = {*_SUBMODULES, "core", "torch", "Any", "annotations", "importlib"}  # not what `from torch import *` gives
 
 _mark_absent(Tensor, "torch.Tensor")
 
@@ -168,5 +168,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_FUNCTIONS, *_SUBMODULES, *_ELSEWHERE})
 
+
+torch = importlib.import_module(__name__)  # PyTorch's package has itself under this name, and libraries use it
 
 _matcher.quicken(__name__)

@@ -39,16 +39,22 @@ __all__ = [
 
 _TRUSTED_OWNERS = ("facebookresearch", "facebookincubator", "pytorch", "fairinternal")
 _BLOCK = 1 << 17
+HASH_REGEX = re.compile(r"-([a-f0-9]*)\.")  # the beginning of a file's digest, in its name
 _folder: str | None = None
 __getattr__ = finder("torch.hub")
+
+
+def _get_torch_home() -> str:
+    """Return $TORCH_HOME, ~/.cache/torch by default."""
+    home = os.getenv("TORCH_HOME") or os.path.join(os.getenv("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return os.path.expanduser(home)
 
 
 def get_dir() -> str:
     """Return the folder of what was fetched: that of `set_dir`, else $TORCH_HOME/hub, ~/.cache/torch/hub by default."""
     if _folder is not None:
         return _folder
-    home = os.getenv("TORCH_HOME") or os.path.join(os.getenv("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return os.path.join(os.path.expanduser(home), "hub")
+    return os.path.join(_get_torch_home(), "hub")
 
 
 def set_dir(d: str | os.PathLike[str]) -> None:
@@ -274,7 +280,7 @@ def load_state_dict_from_url(
     file = os.path.join(folder, name)
     if not os.path.exists(file):
         sys.stdout.write(f'Downloading: "{url}" to {file}\n')
-        given = re.search(r"-([a-f0-9]*)\.", name) if check_hash else None
+        given = HASH_REGEX.search(name) if check_hash else None
         download_url_to_file(url, file, given.group(1) if given else None, progress)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as z:

@@ -445,6 +445,28 @@ def data_written_in_forward(m):
     return found
 
 
+def sparse_saved(m):
+    class Product(m.autograd.Function):
+        @staticmethod
+        def forward(ctx, places, values, b):
+            a = m.sparse_coo_tensor(places, values, (2, 3))
+            ctx.save_for_backward(a, b)
+            return a @ b
+
+        @staticmethod
+        def backward(ctx, g):
+            a, b = ctx.saved_tensors
+            return None, (g @ b.t())[a._indices()[0], a._indices()[1]], a.t() @ g
+
+    v, b = m.tensor([2.0, 3.0], requires_grad=True), m.ones(3, 2, requires_grad=True)
+    found = []
+    for _ in range(4):
+        y = Product.apply(m.tensor([[0, 1], [2, 0]]), v, b)
+        (y * y).sum().backward()
+        found.append((y.tolist(), v.grad.tolist(), b.grad.tolist()))
+    return found
+
+
 VALUES = [
     simple,
     double,
@@ -463,6 +485,7 @@ VALUES = [
     in_training,
     value_in_forward,
     data_written_in_forward,
+    sparse_saved,
 ]
 ERRORS = [
     (dirty_leaf, "a leaf Variable that requires grad has been used in an in-place operation"),

@@ -6,6 +6,7 @@ import pytest
 
 import fanal as torch
 import fanal.distributed as dist
+import fanal.distributed.nn as C
 from fanal import nn
 from fanal.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -150,3 +151,12 @@ def test_a_sampler_asks_the_group(alone):
 def test_sync_batch_norm_is_batch_norm(alone):
     x = torch.arange(12.0).reshape(4, 3)
     assert nn.SyncBatchNorm(3)(x).tolist() == nn.BatchNorm1d(3)(x).tolist()
+
+
+def test_gradients_pass_through_collectives(alone):
+    x = torch.arange(3.0).requires_grad_()
+    outs = [C.all_reduce(x), C.broadcast(x * 2, 0), C.reduce(x, 0), *C.all_gather(x * 3), *C.gather(x), C.scatter([x * 5]),
+            C.reduce_scatter(torch.empty(3), [x]), *C.all_to_all([torch.empty(3)], [x])]
+    sum(((k + 1) * y * y).sum() for k, y in enumerate(outs)).backward()
+    assert [y.tolist() for y in outs] == [[0, k, 2 * k] for k in (1, 2, 1, 3, 1, 5, 1, 1)]
+    assert x.grad.tolist() == [0, 436, 872]

@@ -25,6 +25,11 @@ def part(m, path):
     return importlib.import_module(f"{m.__name__}.{path}")
 
 
+def in_block(m, where):
+    with m.device(where) as d:
+        return [str(m.ones(2).device), str(d)]
+
+
 CALLS = {
     "_assert holds": lambda m: m._assert(m.tensor(True), "no"),
     "_assert": lambda m: m._assert(1 > 2, "no"),
@@ -46,6 +51,14 @@ CALLS = {
     "map location": lambda m: part(m, "serialization").MAP_LOCATION is not None,
     "parameters": lambda m: part(m, "optim.optimizer").ParamsT is not None,
     "value": lambda m: [part(m, "optim.optimizer")._get_value(x) for x in (m.tensor(2.5), 3)],
+    "identity": lambda m: (lambda x: [x._cdata == x._cdata, x._cdata == x.detach()._cdata])(m.ones(2)),
+    "end of a graph": lambda m: m.ones(2, requires_grad=True).exp().grad_fn.next_functions[0][0].next_functions,
+    "a device for a while": lambda m: in_block(m, "cpu"),
+    "as many elements as there are": lambda m: [tuple(getattr(m, f)(2**20, 2**22, device="meta").shape)
+                                                for f in ("rand", "randn")]
+    + [m.rand_like(m.empty(2**20, 2**22, device="meta")).is_meta],
+    "itself": lambda m: m.torch is m,
+    "hub": lambda m: [part(m, "hub").HASH_REGEX.search("net-5c106cde.pth").group(1), part(m, "hub")._get_torch_home()],
     "warning": lambda m: issubclass(m.jit.TracerWarning, Warning) and not issubclass(m.jit.Error, RuntimeError),
 }
 
@@ -71,3 +84,8 @@ def test_the_step_of_an_optimizer_that_may_be_differentiated():
         return [o.step() for o in made] + [m.is_grad_enabled()]
 
     assert steps(fanal) == steps(torch)
+
+
+def test_a_device_that_cannot_be_the_default_is_refused():
+    with pytest.raises(RuntimeError, match=r"with torch.device\('meta'\) is not supported: new tensors are made on the CPU"):
+        in_block(fanal, "meta")

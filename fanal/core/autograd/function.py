@@ -22,6 +22,7 @@ from fanal.core.engine.record import leave_path, session, unfollowable
 from fanal.core.ir.prims import alias, tape, zeros
 from fanal.core.ir.program import Node
 from fanal.core.tensor.alias import read, value
+from fanal.core.tensor.sparse import Sparse
 from fanal.core.tensor.tensor import Tensor, wrap
 
 REASON = "a custom autograd function inside an event, or in forward mode"
@@ -198,6 +199,8 @@ def _recorded(call: Call, args: tuple, outs: list) -> list:
             saved.append(saving.packed(saving.cut(t)))
         elif at >= 0 and t._dtype.category >= 2 and not among(t, ctx._fixed):
             saved.append(at)
+        elif isinstance(t, Sparse):  # it has no storage whose writes are counted
+            saved.append(t)
         else:
             saved.append(t)
             others.append(t)

@@ -230,6 +230,8 @@ class GradFn:
     @property
     def next_functions(self) -> tuple:
         """The functions to which this one passes gradients, each with an output number."""
+        if self._node.leaf is not None:
+            return ()
         unfold(self._node)
         return tuple((grad_fn(i), 0) if i.needs_grad else (None, 0) for i in self._node.inputs)
 

@@ -38,6 +38,16 @@ class device:
         self.index = int(number) if number else index
         return self
 
+    def __enter__(self) -> device:
+        """Make new tensors here inside a `with` block. They are made on the CPU, so it is the only one that can be."""
+        if resolve(self) is not CPU:
+            raise RuntimeError(f"with torch.device('{self}') is not supported: new tensors are made on the CPU; "
+                               f"give device='{self}' where they are made")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
     def __repr__(self) -> str:
         return (
             f"device(type='{self.type}')"

@@ -21,7 +21,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.engine.level import SAME, for_each, own_draws
 from fanal.core.engine.record import flush, session, unfollowable
 from fanal.core.engine.rng import rng
-from fanal.core.ir.prims import broadcast, given
+from fanal.core.ir.prims import broadcast, full, given
 from fanal.core.ops.build import assign, check_inplace, kept_strides, public, read, unsupported, wrap
 from fanal.core.ops.create import shape_of
 from fanal.core.ops.factory import placed, scalar_of
@@ -169,7 +169,7 @@ def _made(
     shape: Shape, d: dt.dtype, draw: Callable[[Shape], np.ndarray], device: Any, requires_grad: bool
 ) -> Any:
     if devices.resolve(device) is devices.META:
-        return placed(wrap_array(np.zeros(shape, d.np), d), device, requires_grad)
+        return placed(wrap(full(shape, 0, d)), device, requires_grad)
     _note()
     levels = own_draws()
     t = wrap_array(_dense(draw((*[level.size for level in levels], *shape))), d)
@@ -391,7 +391,7 @@ def _like(name: str, draw: Callable) -> None:
         d = dtype or input._dtype
         st = kept_strides(input._shape, input)
         if (device is None and input._storage.meta) or devices.resolve(device) is devices.META:
-            return placed(wrap_array(np.zeros(input._shape, d.np), d), "meta", requires_grad)
+            return placed(wrap(full(input._shape, 0, d)), "meta", requires_grad)
         _note()
         if name == "randn_like":
             named["contiguous"] = st is None

@@ -74,6 +74,11 @@ class Tensor(Handle):
         return not n.needs_grad
 
     @property
+    def _cdata(self) -> int:
+        """A number of this tensor alone, while it lives; what shares its memory has another."""
+        return id(self)
+
+    @property
     def _version(self) -> int:
         if self._inference:
             raise RuntimeError("Inference tensors do not track version counter.")
