@@ -11,6 +11,7 @@ from test_follow import Log, agree
 import fanal as torch
 from fanal import nn
 from fanal.core.engine.follow import paths
+from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
 from fanal.nn import functional as F
 
@@ -160,3 +161,26 @@ def test_one_layer_used_twice_and_layers_that_die() -> None:
                 log(layer(layer(x)).sum())
             del layer
     agree(work, 10)
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: nn.ELU()(x), lambda x: nn.Softmax(-1)(nn.Hardtanh()(x)), lambda x: nn.MaxPool1d(2)(x[None])[0],
+], ids=["activation", "two", "pool"])
+def test_layers_made_for_one_call_are_followed(make: Any) -> None:
+    """Another layer was another argument, so every step was recorded."""
+    def work(log: Log) -> None:
+        w, x = torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_(), torch.ones(3, 4)
+        optimizer = torch.optim.SGD([w], lr=0.1)
+        for k in range(12):
+            if k == 6:
+                before[:] = [ledger.recorded]
+            optimizer.zero_grad()
+            loss = make(x @ w).square().sum()
+            loss.backward()
+            optimizer.step()
+            log(loss.detach())
+        recorded.append(ledger.recorded - before[0])
+    before: list[int] = []
+    recorded: list[int] = []
+    agree(work, 5)
+    assert recorded[-1] == 0

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import finalize
 
 from fanal.core.engine.follow import dispatch
 from fanal.core.engine.handle import Handle
@@ -27,6 +28,10 @@ NONE, LAYER, CONTAINER = range(3)
 # Of what every module has, what no layer's forward reads: tensors are read where they are mirrored.
 _UNREAD = frozenset(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"))
 KINDS: dict[type, int] = {}  # what the calls of a class are
+# Classes of which somebody makes a layer for a single call, as in `nn.MaxPool2d(2)(x)`: the next one is another layer,
+# so a call by itself is as many events as operators it calls.
+_fleeting: set[type] = set()
+_watched: set[int] = set()  # ids of layers without tensors that are there, of which a call was recorded
 
 
 def kind_of(cls: type) -> int:
@@ -71,6 +76,9 @@ def _run(module: Any, *args: Any) -> Any:
     event = session.event
     if event is not None:
         event.watch = Watch(facts(module))  # here: what runs before the flush may change them
+        if id(module) not in _watched and not (module._parameters or module._buffers or module._modules):
+            _watched.add(id(module))
+            finalize(module, _gone, id(module), type(module), session.segment).atexit = False
         if event.manual:
             unfollowable("a layer has tensors of a class with __torch_function__")
     session.opaque = False  # an error inside names the operation that failed, not the layer
@@ -78,6 +86,14 @@ def _run(module: Any, *args: Any) -> Any:
         return module.forward(*args)
     finally:
         session.opaque = True
+
+
+def _gone(number: int, cls: type, segment: int) -> None:
+    """Take notice that a layer is gone of which a call was recorded, the first time in this segment: if it is gone
+    before the next segment ends, it was made for the call."""
+    _watched.discard(number)
+    if session.segment <= segment + 1:
+        _fleeting.add(cls)
 
 
 _CALL = Op("nn.Module.__call__", _run, explains=False)
@@ -110,7 +126,7 @@ def apart() -> Iterator[None]:
 def follows(module: Any, args: tuple) -> bool:
     """Tell whether a call of `module` made here and now is an event of its own."""
     return session.depth == 0 and not _apart.depth and not session.asked and is_one_event(module) and \
-        not any(isinstance(a, Handle) and a._asked for a in args)
+        type(module) not in _fleeting and not any(isinstance(a, Handle) and a._asked for a in args)
 
 
 def one_event(module: Any, args: tuple) -> Any:
