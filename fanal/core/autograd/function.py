@@ -199,11 +199,10 @@ def _recorded(call: Call, args: tuple, outs: list) -> list:
             saved.append(saving.packed(saving.cut(t)))
         elif at >= 0 and t._dtype.category >= 2 and not among(t, ctx._fixed):
             saved.append(at)
-        elif isinstance(t, Sparse):  # it has no storage whose writes are counted
-            saved.append(t)
         else:
             saved.append(t)
-            others.append(t)
+            if not isinstance(t, Sparse):  # it has no storage whose writes are counted
+                others.append(t)
     for t in ctx._dirty:
         if recording and t._leaf:
             raise RuntimeError("a leaf Variable that requires grad has been used in an in-place operation.")
