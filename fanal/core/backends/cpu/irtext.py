@@ -136,6 +136,9 @@ class Writer:
         if mask is None:
             return self.let(f"load {vector}, ptr {address}, align {align}")
         lanes = vector[1:].split(" ")[0]
+        if _element(vector) == "bfloat":  # split into lanes that are rounded again, where no instruction knows the type
+            words = self.load(f"<{lanes} x i16>", address, mask, align)
+            return self.let(f"bitcast <{lanes} x i16> {words} to {vector}")
         # The form with an explicit alignment operand: newer LLVMs upgrade it while parsing.
         return self.call(
             vector,
