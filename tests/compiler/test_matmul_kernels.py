@@ -123,6 +123,8 @@ def test_half_types_accumulate_in_float32(dtype, m: int, k: int, n: int, swap_a:
     exact = run(a.astype(np.float32), b.astype(np.float32))
     plain = replace(targets.host(), tiles=False, pairs=False)  # these add in another order: test_tile_products
     assert (run(a, b, target=plain) == exact.astype(dtype)).all()
+    if X86:
+        check(a, b, target=targets.named("avx2"))
 
 
 def test_strides_without_a_contiguous_axis() -> None:
