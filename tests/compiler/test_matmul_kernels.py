@@ -1,6 +1,7 @@
 """The generated matrix products against float64: every tail, layout, batch form, target and division of work."""
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import ml_dtypes
@@ -92,9 +93,15 @@ def test_sums_of_any_length_go_over_k_in_order(k: int) -> None:
 @pytest.mark.parametrize("name", FORCED)
 @pytest.mark.parametrize("m, k, n, swap_a, swap_b", [
     (5, 7, 9, False, False), (16, 12, 16, True, False), (17, 33, 41, False, True), (80, 900, 100, False, False),
-    (1, 12, 20, False, False), (300, 20, 64, True, True)])
+    (1, 12, 20, False, False), (300, 20, 64, True, True), (1, 64, 70, False, True), (3, 37, 50, False, True)])
 def test_other_instruction_sets(name: str, m: int, k: int, n: int, swap_a: bool, swap_b: bool) -> None:
-    check(make((m, k), swap=swap_a), make((k, n), swap=swap_b), target=targets.named(name))
+    target = targets.named(name)
+    for dtype in (np.float32, np.float64):
+        a, b = make((m, k), dtype, swap_a), make((k, n), dtype, swap_b)
+        check(a, b, target=target)
+        plain, curve = run(a, b, target=target), epi.chain(epi.function("erf"), epi.function("tanh"))
+        bent = np.tanh(np.vectorize(math.erf)(plain))
+        assert np.allclose(run(a, b, curve, target=target), bent, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["avx512", "avx2", "sse2", "neon"])

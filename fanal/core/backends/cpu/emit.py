@@ -136,12 +136,14 @@ class Emitter:
             operands = ((f"<{n} x float>", f"<{', '.join(table)}>"), (f"<{n} x i32>", index))
             return w.call(f"<{n} x float>", function, *operands)
 
-        def half(first: int) -> str:
-            lanes = ", ".join(f"i32 {first + i}" for i in range(8))
-            i = w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <{lanes}>")
+        def of_eight(i: str) -> str:
             low, high = (permuted("llvm.x86.avx2.permps", numbers[k : k + 8], i) for k in (0, 8))
             upper = w.let(f"icmp slt <8 x i32> {w.let(f'shl <8 x i32> {i}, splat (i32 28)')}, zeroinitializer")
             return w.let(f"select <8 x i1> {upper}, <8 x float> {high}, <8 x float> {low}")
+
+        def half(first: int) -> str:
+            lanes = ", ".join(f"i32 {first + i}" for i in range(8))
+            return of_eight(w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <{lanes}>"))
 
         if index.lanes == 16 and w.target.name == "avx512":
             return Scalar(permuted("llvm.x86.avx512.permvar.sf.512", numbers, index.name), dt.float32, 16)
@@ -149,15 +151,17 @@ class Emitter:
             lanes = ", ".join(f"i32 {i}" for i in range(16))
             return self.make(f"shufflevector <8 x float> {half(0)}, <8 x float> {half(8)}, <16 x i32> <{lanes}>",
                              dt.float32, 16)
+        if index.lanes == 8 and w.target.name in ("avx2", "avx512"):
+            return Scalar(of_eight(index.name), dt.float32, 8)
         text = ", ".join(numbers)
         name = f"@table_{zlib.crc32(text.encode()):08x}"
         w.declared.add(f"{name} = private constant [16 x float] [{text}]")
-        found = "poison"
+        found, places, kind = "poison", vector("i32", index.lanes), vector("float", index.lanes)
         for k in range(index.lanes):
-            i = index.name if index.lanes == 1 else w.let(f"extractelement <16 x i32> {index.name}, i64 {k}")
+            i = index.name if index.lanes == 1 else w.let(f"extractelement {places} {index.name}, i64 {k}")
             where = w.let(f"getelementptr float, ptr {name}, i32 {w.let(f'and i32 {i}, 15')}")
             x = w.let(f"load float, ptr {where}")
-            found = x if index.lanes == 1 else w.let(f"insertelement <16 x float> {found}, float {x}, i64 {k}")
+            found = x if index.lanes == 1 else w.let(f"insertelement {kind} {found}, float {x}, i64 {k}")
         return Scalar(found, dt.float32, index.lanes)
 
     def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:

@@ -483,7 +483,7 @@ def _paired(a: Operand, b: Operand, target: Target) -> bool:
 def _thin(p: Problem, a: Operand, b: Operand, acc: dt.dtype, target: Target) -> bool:
     """Tell whether few rows meet a matrix that lies transposed, and no others do."""
     paired = _paired(a, b, target) and type(p.k) is not Dim and p.k % 2 == 0
-    able = type(p.m) is not Dim and (paired or a.dtype is b.dtype is acc) and target.masks and not b.fixed
+    able = type(p.m) is not Dim and (paired or a.dtype is b.dtype is acc) and not b.fixed
     enough = able and p.m <= thin_ir.ROWS and p.n >= target.lanes(acc.itemsize)
     return enough and p.a[1] == 1 and p.b[0] == 1 and p.b[1] != 1 and all(step for _, _, step, _ in p.batch)
 

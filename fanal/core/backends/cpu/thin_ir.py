@@ -45,7 +45,8 @@ def thin_source(
     piece = max(lanes // vectors, part)
     whole = w.let(f"and i64 {depth}, {-lanes}")
     once = w.mul(b_col, str(of))
-    steps = {odd: w.mul(once, str(odd)) for odd in range(1, min(lanes, _NEAR), 2)}
+    reach = min(lanes, _NEAR)
+    steps = {odd: w.mul(once, str(odd)) for odd in range(1, reach, 2)}
 
     next_unit = w.sub(w.mul(once, str(lanes * vectors)), w.mul(depth, str(size)))  # from the end of a column
 
@@ -62,15 +63,15 @@ def thin_source(
         own += [w.add(own[0], str(lanes * v)) for v in range(1, vectors)]
         cols = [w.min(x, w.sub(n, str(lanes))) for x in own]
         bases = [w.at(w.at(b, w.mul(col, b_col), of), w.mul(once, str(i)))
-                 for col in cols for i in range(0, lanes, _NEAR)]
+                 for col in cols for i in range(0, lanes, reach)]
 
         def place(pointers: Sequence[Value], column: int) -> Value:
-            near = column % _NEAR
+            near = column % reach
             odd = steps.get(near)
             if odd is None:  # twice and four times the step are part of an address
                 power = near & -near
                 odd = w.let(f"shl i64 {steps[near // power]}, {power.bit_length() - 1}") if near else "0"
-            return w.at(pointers[column // _NEAR], odd)
+            return w.at(pointers[column // reach], odd)
 
         def side_by_side(parts: list[Value]) -> Value:
             one = piece
