@@ -14,11 +14,12 @@ test: $(TEST_STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
 
-# The random programs, 2,000 of each kind; `make test` runs the first few hundred. SURFACE=20000 takes two hours of a core.
+# The random programs, 2,000 of each kind, and 500 loops; `make test` runs the first few hundred. SURFACE=20000 takes two hours of a core.
 # Their kernels are of no use to any other program, so none is kept on disk.
 SURFACE ?= 2000
 programs: $(TEST_STAMP)
-	FANAL_CACHE=0 $(BIN)/python -m pytest tests/engine/test_random_programs.py --programs 2000 --surface $(SURFACE)
+	FANAL_CACHE=0 $(BIN)/python -m pytest tests/engine/test_random_programs.py tests/engine/test_loop_programs.py \
+		--programs 2000 --surface $(SURFACE) --loops 500
 
 promises: $(TEST_STAMP)
 	$(BIN)/python bench/promises.py

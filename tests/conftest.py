@@ -15,7 +15,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--programs N, --surface N, --first N: which random programs tests/engine runs (make programs: 2,000 of each)."""
+    """--programs N, --surface N, --loops N, --first N: which random programs tests/engine runs (make programs: 2,000 of each)."""
     parser.addoption("--programs", type=int, default=300, help="random programs to compare with PyTorch")
     parser.addoption("--first", type=int, default=0, help="the number of the first random program")
     parser.addoption("--surface", type=int, default=12, help="those that use any operator")
+    parser.addoption("--loops", type=int, default=6, help="random training loops")
