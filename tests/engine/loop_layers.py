@@ -148,7 +148,7 @@ VECTORS: list[Row] = [
     # Writes in place, views.
     ("", "x = {act}(x).clone()\nx[:, 0] = 0", "d"),
     ("", "x = {act}(x)\nx = x.clone()\nx[:, :2] *= 2", "d"),
-    ("", "x = x * 1.5\nx[:, 1:].add_(x[:, :-1].detach())", "d"),
+    ("", "x = x * 1.5\nx[:, 1:].add_(x[:, :-1].detach().clone())", "d"),
     ("", "x = x + 1\nx.masked_fill_(x.detach() > 2, 0.5)", "d"),
     ("", "x = x.clone()\nx[x > 1] = 0.0", "d"),
     ("", "x = x * 2\nx.t()[1].mul_(0.5)", "d"),
@@ -291,7 +291,7 @@ IMAGES: list[Row] = [
     ("{l} = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d({d}, {d}, 1), nn.Sigmoid())", "x = x * {l}(x)", "d"),
     ("{l} = nn.BatchNorm2d({d})", "x = {l}(x)", "d"),
     ("{l} = nn.GroupNorm(2, {d})", "x = {l}(x)", "d", "d % 2 == 0"),
-    ("{l} = nn.InstanceNorm2d({d}, affine=True)", "x = x + {l}(x)", "d"),
+    ("{l} = nn.InstanceNorm2d({d})", "x = x + {l}(x)", "d"),
     ("{l} = nn.utils.parametrizations.spectral_norm(nn.Conv2d({d}, {e}, 3, padding=1))", "x = {l}(x)", "{e}"),
     ("{l} = nn.Parameter(m.ones({d}, 1, 1))", "x = x * {l}", "d"),
     ("{l} = Drop({c})", "x = {l}(x)", "d"),

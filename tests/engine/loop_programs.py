@@ -144,7 +144,7 @@ class Writer:
             steps = [r.choice(choices) for _ in range(3)]
             steps = [self.insert(s, "{loss}", f"loss = {loss}") for s in steps]
         self.write("ps = list(net.parameters())", "scaler = m.amp.GradScaler('cpu', init_scale=1024.0)" if self.half else "",
-                   "opt = m.optim." + self.fill("SGD({ps}, lr=0.1)" if family == "sparse table" else r.choice(OPTIMIZERS),
+                   "opt = m.optim." + self.fill("SGD({ps}, lr=0.1)" if family == "sparse table" or self.half else r.choice(OPTIMIZERS),
                                                 ps=r.choice(PARAMETERS[:3] if self.half else PARAMETERS)))
         schedule = r.choice(SCHEDULERS) if r.random() < 0.25 else ""
         if schedule:
@@ -163,9 +163,11 @@ class Writer:
         """Return what happens in a loop: (slot, before it, text)."""
         r, found = self.r, []
         uncopied = any(w in x for x in self.layers for w in UNCOPIED) or family in ("policy", "autoencoder")
-        for _ in range(r.choice((0, 1, 2, 2, 3, 4, 5, 7))):
+        for _ in range(r.choice((0, 1, 2, 3, 4, 5, 6, 8, 12))):
             slot, before, text = r.choice(EVENTS)
             whole = before + text
+            if before and any(before.split()[:2] == b.split()[:2] for _, b, _ in found):
+                continue  # one of its names
             if uncopied and ("deepcopy(net)" in whole or "AveragedModel" in whole):
                 continue
             if (self.float32 and "float64" in whole) or (family and ("net(" in whole or "out" in whole)):
