@@ -95,6 +95,14 @@ def test_special_values(name, d):
     np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(want[zero]))
 
 
+@pytest.mark.parametrize("name, end", [("erf", 4.0), ("tanh", 9.1)])
+def test_curves_reach_one_and_stay_there(name, end):
+    x = inp((4000,), dt.float32)
+    contents[x] = np.concatenate([np.linspace(end - 0.5, end, 2000), np.geomspace(end, 3e38, 2000)]).astype(np.float32)
+    (got,), _ = run([x], [ROWS[name](x)])
+    assert got[0] < 1 and (got <= 1).all() and (got[2000:] == 1).all()
+
+
 @pytest.mark.parametrize("d", [dt.float32, dt.float64, dt.bfloat16], ids=lambda d: d.name)
 def test_pow(d):
     special = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0, -3.0, math.inf, -math.inf, math.nan, 2.5, -2.5, 1e10]

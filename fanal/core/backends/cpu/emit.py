@@ -127,42 +127,48 @@ class Emitter:
         operands = ((kind, x.name), (kind, n.name), (kind, "zeroinitializer"), ("i16", mask), current)
         return Scalar(self.w.call(kind, "llvm.x86.avx512.mask.scalef.ps.512", *operands), x.dtype, 16)
 
+    @property
+    def looks_up(self) -> bool:
+        """Tell whether tables of 16 numbers are looked up by one instruction, and not only those of four."""
+        return self.w.target.name == "avx512"
+
     def lookup(self, table: Sequence[float], index: Scalar) -> Scalar:
-        """Return table[index % 16] of 16 float32 numbers, for an int32 index."""
-        w, numbers = self.w, [f"float {literal(x, 'float')}" for x in table]
+        """Return table[index % len(table)] of 4 or 16 float32 numbers, for an int32 index."""
+        w, lanes = self.w, index.lanes
+        numbers = [f"float {literal(x, 'float')}" for x in table]
 
         def permuted(function: str, table: Sequence[str], index: str) -> str:
             n = len(table)
             operands = ((f"<{n} x float>", f"<{', '.join(table)}>"), (f"<{n} x i32>", index))
             return w.call(f"<{n} x float>", function, *operands)
 
-        def of_eight(i: str) -> str:
-            low, high = (permuted("llvm.x86.avx2.permps", numbers[k : k + 8], i) for k in (0, 8))
-            upper = w.let(f"icmp slt <8 x i32> {w.let(f'shl <8 x i32> {i}, splat (i32 28)')}, zeroinitializer")
-            return w.let(f"select <8 x i1> {upper}, <8 x float> {high}, <8 x float> {low}")
-
-        def half(first: int) -> str:
-            lanes = ", ".join(f"i32 {first + i}" for i in range(8))
-            return of_eight(w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <{lanes}>"))
-
-        if index.lanes == 16 and w.target.name == "avx512":
-            return Scalar(permuted("llvm.x86.avx512.permvar.sf.512", numbers, index.name), dt.float32, 16)
-        if index.lanes == 16 and w.target.name == "avx2":
-            lanes = ", ".join(f"i32 {i}" for i in range(16))
-            return self.make(f"shufflevector <8 x float> {half(0)}, <8 x float> {half(8)}, <16 x i32> <{lanes}>",
-                             dt.float32, 16)
-        if index.lanes == 8 and w.target.name in ("avx2", "avx512"):
-            return Scalar(of_eight(index.name), dt.float32, 8)
-        text = ", ".join(numbers)
-        name = f"@table_{zlib.crc32(text.encode()):08x}"
-        w.declared.add(f"{name} = private constant [16 x float] [{text}]")
-        found, places, kind = "poison", vector("i32", index.lanes), vector("float", index.lanes)
-        for k in range(index.lanes):
-            i = index.name if index.lanes == 1 else w.let(f"extractelement {places} {index.name}, i64 {k}")
-            where = w.let(f"getelementptr float, ptr {name}, i32 {w.let(f'and i32 {i}, 15')}")
-            x = w.let(f"load float, ptr {where}")
-            found = x if index.lanes == 1 else w.let(f"insertelement {kind} {found}, float {x}, i64 {k}")
-        return Scalar(found, dt.float32, index.lanes)
+        if len(table) == 16 == lanes and self.looks_up:
+            return Scalar(permuted("llvm.x86.avx512.permvar.sf.512", numbers, index.name), dt.float32, lanes)
+        if len(table) == 4 and w.target.name == "avx2" and lanes % 8 == 0:
+            parts = [index.name] if lanes == 8 else [
+                w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <"
+                      + ", ".join(f"i32 {first + i}" for i in range(8)) + ">") for first in (0, 8)]
+            found = [permuted("llvm.x86.avx.vpermilvar.ps.256", [*numbers, *numbers], i) for i in parts]
+            if lanes == 8:
+                return Scalar(found[0], dt.float32, lanes)
+            order = ", ".join(f"i32 {i}" for i in range(16))
+            return self.make(f"shufflevector <8 x float> {found[0]}, <8 x float> {found[1]}, <16 x i32> <{order}>",
+                             dt.float32, lanes)
+        if lanes == 1:
+            text = ", ".join(numbers)
+            name = f"@table_{zlib.crc32(text.encode()):08x}"
+            w.declared.add(f"{name} = private constant [{len(table)} x float] [{text}]")
+            place = w.let(f"and i32 {index.name}, {len(table) - 1}")
+            place = w.let(f"getelementptr float, ptr {name}, i32 {place}")
+            return Scalar(w.let(f"load float, ptr {place}"), dt.float32, 1)
+        # By the bits of the index, the lowest first.
+        old, self.lanes = self.lanes, lanes
+        rest, bit = [self.const(x, dt.float32) for x in table], 1
+        while len(rest) > 1:
+            odd = self.icmp("ne", self.op("and", index, self.const(bit, dt.int32)), self.const(0, dt.int32))
+            rest, bit = [self._select(odd, y, x) for x, y in zip(rest[::2], rest[1::2], strict=True)], 2 * bit
+        self.lanes = old
+        return rest[0]
 
     def fma(self, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
         """a*b+c inside mathematical functions; rounded twice where the target has no such instruction."""

@@ -38,7 +38,8 @@ _OFTEN_COLS = 512  # columns from which A is packed, so that loads of it need fe
 _LARGE_COLS = 200  # or where it has many rows,
 _AGAIN = 64  # or above which where its rows or steps of k are far apart:
 _FAR_ROWS = 4096  # bytes between rows that fall on the same lines of the first-level cache
-_FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds
+_FAR_PAGES = 4 << 20  # bytes between the first and the last step of k, on more pages than address translation holds,
+# or twice what the second-level cache holds: it keeps few lines that are a power of two apart
 # Where no copies are made, the tile of two vector columns: its rows may all fall on the same lines of that cache.
 _LOW = {32: 8, 16: 6}
 _ONE_ROW = (1, 8)  # the tile of a single row: as many sums as hide the latency of an addition
@@ -293,7 +294,7 @@ def _plan(
     pairs = not tiles and _paired(a, b, target)
     words = tiles or pairs  # k counts those
     each = a.dtype.itemsize if words else size
-    far = apart[1] * k * each >= _FAR_PAGES if a_form == "m" else apart[0] * each >= _FAR_ROWS
+    far = apart[1] * k * each >= min(_FAR_PAGES, 2 * target.l2) if a_form == "m" else apart[0] * each >= _FAR_ROWS
     per_word = acc.itemsize // a.dtype.itemsize if words else 1
     turn = pack_ir.SPLIT_ROWS if split else tiles_ir.ROWS if words else 1  # steps of k that are taken together
     depth = _up(-(-p.k // per_word), tiles_ir.ROWS) if words else p.k

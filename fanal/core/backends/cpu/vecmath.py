@@ -295,6 +295,18 @@ _TANH = (  # from 0, 1/4, 3/8, 1/2, 3/4, ... 6 and 8 on
     (8.61250019, 0.99999994, 1.32231904e-07, -1.322336e-07, 8.81677e-08, -4.4047e-08, 1.752e-08, -6.08e-09, 1.98e-09),
 )
 _TANH_BY_BITS = tuple(_TANH[(i - 9) % 16 % len(_TANH)] for i in range(16))  # 9: the last bits of 3/16, see below
+# The same for where only tables of four numbers are looked up: from 0, 1/s, 2/s and 4/s on, 8/s the end.
+_TANH_SCALE = 0.879
+_TANH_OF_FOUR = (
+    (3.40671587, 0.997804582, 0.00438601617, -0.00437638024, 0.00290476647, -0.00143967208, 0.000565693481,
+     -0.000181542739, 4.79975497e-05, -1.05178397e-05, 1.5734696e-06, 2.86882198e-07, -2.03201893e-07),
+    (6.81989717, 0.999997616, 4.768076e-06, -4.77106414e-06, 3.18062848e-06, -1.58227931e-06, 6.33227671e-07,
+     -2.18119581e-07, 6.21129672e-08, -1.28070781e-08, 2.89245694e-09, -1.05524656e-09, 1.87740393e-10),
+    (0.0, 0.0, -3.42087891e-09, 6.57769021e-07, -0.333354443, 0.00026107661, 0.13172318, 0.00547404308,
+     -0.0641820878, 0.00812657923, 0.0266276319, -0.0160525311, 0.00297005218),
+    (1.70854497, 0.93646878, 0.123026222, -0.11521022, 0.0668821186, -0.0242294148, 0.0031288364, 0.0025833589,
+     -0.00223018881, 0.000950559741, -0.000204136188, -9.16732533e-05, 0.000101588368),
+)  # in the order of the last bits of the exponents of 2, 4, 1/2 and 1
 
 
 def copy_sign(e: Emitter, y: Scalar, x: Scalar) -> Scalar:
@@ -316,12 +328,15 @@ def _tanh(e: Emitter, x: Scalar) -> Scalar:
     of = x.dtype
     a = e.intrinsic("fabs", x)
     if of is dt.float32:
-        end, least = e.const(9.1, of), e.const(3 / 16, of)
+        end = e.const(9.1, of)
         a = e.where(e.fcmp("ogt", a, end), end, a)  # tanh rounds to 1 before; NaN passes
-        # The exponent and the first bit after it are the interval.
-        bits = e.cast("bitcast", e.where(e.fcmp("ogt", a, least), a, least), dt.int32)
-        row = e.op("lshr", bits, e.const(22, dt.int32))
-        return copy_sign(e, _piecewise(e, a, _TANH_BY_BITS, row, e.fcmp("olt", a, e.const(0.25, of))), x)
+        # The exponent, and in the larger table the first bit after it, is the interval.
+        table, scale, least, places, first = (_TANH_BY_BITS, 1.0, 3 / 16, 22, 1 / 4) if e.looks_up else (
+            _TANH_OF_FOUR, _TANH_SCALE, 1 / 2, 23, 1.0)
+        y, least = a if scale == 1 else e.op("fmul", a, e.const(scale, of)), e.const(least, of)
+        row = e.op("lshr", e.cast("bitcast", e.where(e.fcmp("ogt", y, least), y, least), dt.int32),
+                   e.const(places, dt.int32))
+        return copy_sign(e, _piecewise(e, a, table, row, e.fcmp("olt", y, e.const(first, of))), x)
     one, two = e.const(1, of), e.const(2, of)
     z = e.op("fmul", x, x)
     curve = e.op("fdiv", horner(e, z, _TANH_OVER), horner(e, z, _TANH_UNDER))
@@ -404,7 +419,7 @@ _circular("sin", 0)
 _circular("cos", 1)
 
 
-# Error function: sixteen intervals of [0, 4), in a table like that of tanh.
+# Error function: sixteen or four intervals of [0, 4), in tables like those of tanh.
 
 _ERF_WIDTH = 33 / 128
 _ERF = (
@@ -425,6 +440,17 @@ _ERF = (
     (3.6015625, 0.99999964, 2.6249081e-06, -9.453598e-06, 2.1816128e-05, -3.617525e-05, 4.65079e-05, -4.39872e-05),
     (3.859375, 0.99999994, 3.8347798e-07, -1.4799426e-06, 3.6781064e-06, -6.614223e-06, 9.3402e-06, -9.71473e-06),
 )
+_ERF_FOURTH = 1.141
+_ERF_OF_FOUR = (
+    (0.0, 0.0, 0.128379166, 2.07920223e-07, -0.376134217, 0.000114031252, 0.112011738, 0.00330587896, -0.0343934745,
+     0.00936203357),
+    (1.14165926, 0.893591821, 0.306479812, -0.349896729, 0.164144054, 0.02296515, -0.0596726388, 0.0163325239,
+     0.0086232163, -0.00514757028),
+    (2.28836536, 0.998788834, 0.00600109436, -0.0137324855, 0.0189443566, -0.0171027817, 0.010030156, -0.00305405422,
+     -0.000632095209, 0.00089055748),
+    (3.41475129, 0.999998629, 9.72816451e-06, -3.32433374e-05, 7.27342122e-05, -0.000112625894, 0.000128704341,
+     -0.000119788187, 9.98491305e-05, -5.02367038e-05),
+)
 
 
 @_named("erf")
@@ -435,8 +461,9 @@ def _erf(e: Emitter, x: Scalar) -> Scalar:
     end, magic = e.const(3.99, of), e.const(ROUND[of], of)
     a = e.intrinsic("fabs", x)
     a = e.where(e.fcmp("ogt", a, end), end, a)  # erf rounds to 1 before; NaN passes
-    t = e.fma(a, e.const(1 / _ERF_WIDTH, of), magic)
-    y = _piecewise(e, a, _ERF, e.cast("bitcast", t, dt.int32), e.fcmp("oeq", t, magic))
+    table, width = (_ERF, _ERF_WIDTH) if e.looks_up else (_ERF_OF_FOUR, _ERF_FOURTH)
+    t = e.fma(a, e.const(1 / width, of), magic)
+    y = _piecewise(e, a, table, e.cast("bitcast", t, dt.int32), e.fcmp("oeq", t, magic))
     return copy_sign(e, y, x)
 
 
