@@ -441,3 +441,44 @@ def test_one_step_that_cannot_come_again_does_not_spoil_the_next(leaf: bool) -> 
         p.grad = None
     assert ledger.recorded == before
     assert [g.tolist() for g in grads] == [[1 + 2.0 * k if leaf else 2 + 8.0 * k for k in range(6)]] * 8
+
+
+def test_parts_of_an_earlier_value_may_be_held_when_a_segment_ends() -> None:
+    """A view of what `for part in value` gives was taken for history that nobody can keep: all was recorded ever after."""
+    def program(m: Any) -> list[Any]:
+        w = m.arange(6.).view(2, 3).requires_grad_()
+        x, out = m.ones(4, 2), []
+        for _ in range(12):
+            before = ledger.recorded
+            score = m.zeros(1, 3)
+            for part in (x @ w).tanh():
+                emitted = part[1].view(1, -1).expand(1, 3)
+                score = score * 0.5 + emitted
+                score.max().item()
+            score.sum().backward()
+            recorded = ledger.recorded - before
+            out.append(w.grad.tolist())
+            with m.no_grad():
+                w -= w.grad * 0.1
+            w.grad = None
+        assert m is peer or recorded == 0
+        return out
+    found = on_a_thread(lambda: program(torch))
+    for a, b in zip(found, program(peer)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_graphs_that_stand_on_each_other_in_many_ways() -> None:
+    """Of two ways from each graph to the one before, all ways through all of them were followed, one by one."""
+    def program(m: Any) -> list[Any]:
+        w = m.tensor([0.5, 0.25], requires_grad=True)
+        for _ in range(4):
+            a, b = w * 1.0, w * 2.0
+            for _ in range(24):
+                c = (a + b).tanh()
+                c.sum().item()
+                a, b = c, (a - b).sin()
+                b.sum().item()
+            (a + b).sum().backward()
+        return w.grad.tolist()
+    np.testing.assert_allclose(on_a_thread(lambda: program(torch)), program(peer), rtol=1e-5)

@@ -12,6 +12,7 @@ from both import of_both
 
 import fanal
 from fanal.core.base import knobs
+from fanal.core.engine.ledger import ledger
 
 
 def test_a_gradient_arrives_at_the_leaf_that_took_the_place_of_another() -> None:
@@ -422,3 +423,27 @@ def test_a_parameter_made_of_a_detached_tensor_under_hooks_that_read() -> None:
             found.append(loss.detach().clone())
         return found
     of_both(losses)
+
+
+def test_a_tensor_of_one_position_is_an_integer_between_brackets() -> None:
+    """The value was read within the call, which no step could be followed through."""
+    def program(m: Any) -> list[Any]:
+        table = m.arange(12.).view(3, 4).requires_grad_()
+        for _ in range(12):
+            tags = m.cat([m.tensor([2]), m.tensor([0, 1, 3])])
+            before = ledger.recorded
+            loss = m.zeros(())
+            for i in range(2):
+                loss = loss + table[tags[i], tags[i + 1]] * table[tags[i]][tags[-1]]
+            view = table.detach()[tags[2]]  # of the table's memory
+            loss.backward()
+            recorded = ledger.recorded - before
+            with m.no_grad():
+                view[tags[3]] += 1
+                table -= 0.01 * table.grad
+        assert m is not fanal or not recorded
+        for wrong in (m.tensor(3), m.tensor(-4), m.tensor(0.5)):
+            with pytest.raises(IndexError):
+                table[wrong]
+        return [table, table.grad, table[m.tensor(True)], table[m.tensor(1, dtype=m.uint8)]]
+    of_both(program)

@@ -144,3 +144,57 @@ def test_a_loop_of_many_shapes_is_followed_when_they_come_again() -> None:
             step(n)
         return ledger.recorded - before
     assert on_a_thread(work) == 0
+
+
+def _drop_layers(lib: Any, steps: int) -> tuple[list[Any], list[int]]:
+    """Train a net of which each step leaves out other layers: what differs is which parameters the calls name."""
+    lib.manual_seed(0)
+    r = random.Random(0)
+    layers = [lib.nn.Linear(4, 4) for _ in range(9)]
+    opt = lib.optim.Adam([p for m in layers for p in m.parameters()], 0.01)
+    x = lib.arange(8.).view(2, 4) / 8
+    plans = []
+    for _ in range(steps):
+        before = ledger.plans
+        h = x
+        for layer in layers:
+            if r.random() < 0.7:
+                h = lib.tanh(layer(h) + h)
+        opt.zero_grad()
+        (h ** 2).mean().backward()
+        opt.step()
+        plans.append(ledger.plans - before)
+    return [p.detach().numpy().copy() for m in layers for p in m.parameters()], plans
+
+
+def test_calls_of_the_same_form_on_other_parameters_are_other_segments() -> None:
+    found, plans = on_a_thread(lambda: _drop_layers(fanal, 70))
+    for a, b in zip(found, _drop_layers(peer, 70)[0]):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert sum(plans[-10:]) < 5, plans
+
+
+def _pick(lib: Any, steps: int) -> list[Any]:
+    """Train on elements that Python chooses, other ones in every step."""
+    lib.manual_seed(0)
+    r = random.Random(0)
+    w = lib.nn.Parameter(lib.eye(4))
+    x = lib.arange(8.).view(2, 4) / 8
+    for _ in range(steps):
+        losses = []
+        for _ in range(12):
+            scores = lib.log_softmax((x @ w).sum(0), 0)
+            losses.append(scores[r.randrange(4)] * r.random())
+        lib.stack(losses).sum().backward()
+        with lib.no_grad():
+            w += 0.01 * w.grad
+        w.grad = None
+        lib.zeros(1).item()
+    return w.tolist()
+
+
+def test_calls_of_the_same_form_with_other_constants_are_other_segments() -> None:
+    before = ledger.refused.get("a segment that begins where none comes again", 0)
+    found = on_a_thread(lambda: _pick(fanal, 60))
+    np.testing.assert_allclose(found, _pick(peer, 60), rtol=1e-3, atol=1e-5)
+    assert ledger.refused.get("a segment that begins where none comes again", 0) - before > 20

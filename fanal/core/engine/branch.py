@@ -20,7 +20,7 @@ from fanal.core.engine.record import OUT, Op, session
 
 MAX_BATCH_BYTES = 4 << 20  # of batches that known segments of one thread hold
 KEPT_PATHS = 4  # whatever they hold
-MAX_PATHS = 64  # known segments of one thread
+MAX_PATHS = 128  # known segments of one thread
 
 
 class Leaving:

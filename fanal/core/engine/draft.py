@@ -5,6 +5,7 @@ outside.
 """
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import ref
@@ -54,8 +55,9 @@ def derived(o: Any, group: Group) -> bool:
     """Tell whether the history of a view of something from outside is what it shows: nothing of it must be kept."""
     base = o._base_ref
     leaf = base is ViewOfLeaf or (isinstance(base, Handle) and base._leaf)
-    return group.final is None and not o._detached and type(base) is not Origin \
-        and (leaf or group.storage.node.needs_grad)
+    if type(base) is Origin and base.kind != "several":  # the history is a function's
+        return False
+    return group.final is None and not o._detached and (leaf or group.storage.node.needs_grad)
 
 
 def graft(o: Any, n: Any) -> None:
@@ -264,13 +266,15 @@ class Draft:
 
     def _inherit(self, s: Session, slot_index: dict[int, int]) -> None:
         """Find the graphs of earlier segments that this one goes through, and what it knows of them."""
+        # One route for each way that leads from one graph to another: of whole ways there may be too many to count.
         routes: dict[int, list[tuple[int, tuple]]] = {}
-        for slot, carried in s.origins.items():
-            waiting: list[tuple[Carried, tuple]] = [(carried, ())]
-            while waiting:
-                c, route = waiting.pop()
-                routes.setdefault(id(c), []).append((slot, route))
-                waiting += [(p, (*route, k)) for k, p in enumerate(c.parents)]
+        waiting: deque[tuple[Carried, int, tuple]] = deque((carried, slot, ()) for slot, carried in s.origins.items())
+        while waiting:
+            c, slot, route = waiting.popleft()
+            known = routes.setdefault(id(c), [])
+            known.append((slot, route))
+            if len(known) == 1:
+                waiting.extend((p, slot, (*route, k)) for k, p in enumerate(c.parents))
         self.routes = {key: found[0] for key, found in routes.items()}
         self.parents = dict(s.origins)
         self.walks: dict[int, Inherited] = {}

@@ -18,7 +18,7 @@ from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.inherit import references
 from fanal.core.engine.ledger import ledger
-from fanal.core.engine.record import OUT, PATIENCE, SLOT, Session, place_key, session
+from fanal.core.engine.record import CONST, OUT, PATIENCE, SEQUENCE, SLOT, Session, place_key, session
 from fanal.core.engine.rng import rng
 from fanal.core.ir.batch import unknown
 from fanal.core.ir.prims import alias, input_
@@ -26,7 +26,7 @@ from fanal.core.ir.program import FREED, Node, toposort
 
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
-MAX_SEEN = 256  # segments remembered at a place
+MAX_SEEN = 512  # segments remembered at a place
 _LISTED = next(map(getrefcount, [object()]))  # references to what only a list holds, as getrefcount counts them
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
@@ -257,25 +257,38 @@ class Place:
 
     def meet(self, s: Session) -> bool:
         """Note the recorded segment; tell whether it is new where most are."""
-        key = hash(tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs])
-                          for e in s.events]))
-        if key in self.seen:
+        form = tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs]) for e in s.events])
+        # Other integers may yet get names. Where that does not help, other constants or leaves are another segment.
+        constants = tuple([_constants(e.specs) for e in s.events])
+        leaves = tuple([id(t) for t, _, _ in s.slots if t._leaf])
+        exact = hash((form, constants, leaves))
+        comes_again = exact in self.seen or (hash(form) in self.seen and self.recorded <= PATIENCE)
+        for key in (hash(form), exact):
+            self.seen[key] = None
             self.seen.move_to_end(key)
-            self.strangers = max(0, self.strangers - 1)
-            return False
-        self.seen[key] = None
-        if len(self.seen) > MAX_SEEN:
+        while len(self.seen) > MAX_SEEN:
             self.seen.popitem(last=False)
-        self.strangers = min(self.strangers + 1, 2 * STRANGERS)
-        return self.strangers > STRANGERS
+        self.strangers = max(0, self.strangers - 1) if comes_again else min(self.strangers + 1, 2 * STRANGERS)
+        return not comes_again and self.strangers > STRANGERS
 
     def note(self, s: Session) -> None:
         """Note that a segment had to be recorded."""
-        self.recorded += 1
+        self.recorded = min(self.recorded + 1, 2 * PATIENCE)
         if self.recorded > PATIENCE and self.border is None:
             self.border = next((e.where for e in s.events if _has_history(e.out)), None)
             if self.border == s.events[0].where:
                 self.border = None
+
+
+def _constants(specs: list[tuple]) -> tuple:
+    """Return the constants of a call by which segments differ. Floats are numbers that may be others in every run."""
+    found: list[Any] = []
+    for kind, x in specs:
+        if kind == SEQUENCE:
+            found.append(_constants(x[1]))
+        elif kind == CONST and type(x) in (int, bool, str, slice):
+            found.append((x.start, x.stop, x.step) if type(x) is slice else x)
+    return tuple(found)
 
 
 def _has_history(out: Any) -> bool:

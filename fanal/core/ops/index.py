@@ -44,9 +44,17 @@ def _is_mask(item: Any) -> bool:
     return isinstance(item, Handle) and bool(item._shape) and item._dtype in (dt.bool_, dt.uint8)
 
 
-def _with_data(index: Any) -> Any:
-    """Return an index with the arrays in it as tensors that come from outside: others may be followed then."""
+def _is_one(item: Any) -> bool:
+    return isinstance(item, Handle) and not item._shape and item._dtype in _INDEX_TYPES and not item._storage.meta
+
+
+def _with_data(x: Any, index: Any) -> Any:
+    """Return an index whose values are known before the call, which can be followed then, also for others: arrays as
+    tensors that come from outside, and tensors of one position as integers."""
     items = items_of(index)
+    if any(map(_is_one, items)) and not (session.levels or x._storage.meta):
+        items = tuple([int(compute(i)) if _is_one(i) else i for i in items])
+        index = items if len(items) > 1 else items[0]
     if session.levels or not any(isinstance(i, (list, np.ndarray, np.generic)) for i in items):
         return index
     items = tuple(map(data_of, items))
@@ -78,7 +86,7 @@ def _unmasked(x: Any, index: Any) -> Any:
 def _read_ahead(x: Any, index: Any) -> Any:
     if session.loading and _is_view_of_data(x, index):
         return Answer(row(x, index))
-    return x, _unmasked(x, _with_data(index))
+    return x, _unmasked(x, _with_data(x, index))
 
 
 def _is_view_of_data(x: Any, index: Any) -> bool:
@@ -88,7 +96,7 @@ def _is_view_of_data(x: Any, index: Any) -> bool:
 
 
 def _written_ahead(x: Any, index: Any, value: Any) -> tuple:
-    index = _with_data(index)
+    index = _with_data(x, index)
     one = not isinstance(value, Handle) or math.prod(value._shape) == 1  # that is a choice by the mask
     return x, index if one else _unmasked(x, index), value
 
