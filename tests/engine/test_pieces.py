@@ -198,3 +198,27 @@ def test_calls_of_the_same_form_with_other_constants_are_other_segments() -> Non
     found = on_a_thread(lambda: _pick(fanal, 60))
     np.testing.assert_allclose(found, _pick(peer, 60), rtol=1e-3, atol=1e-5)
     assert ledger.refused.get("a segment that begins where none comes again", 0) - before > 20
+
+
+def _choose(lib: Any, steps: int) -> list[Any]:
+    """Train through one of 64 chains of functions, at random."""
+    r = random.Random(0)
+    w = lib.nn.Parameter(lib.eye(4))
+    for _ in range(steps):
+        h = lib.ones(2, 4)
+        for _ in range(6):
+            h = lib.tanh(h @ w) if r.random() < 0.5 else lib.sigmoid(h @ w)
+        h.sum().backward()
+        with lib.no_grad():
+            w += 0.01 * w.grad
+        w.grad = None
+        lib.zeros(1).item()
+    return w.tolist()
+
+
+def test_what_comes_again_by_chance_is_no_loop_that_repeats() -> None:
+    """Some chains come a second time in 60 steps: each was planned as a whole."""
+    before = ledger.refused.get("a segment that begins where none comes again", 0)
+    found = on_a_thread(lambda: _choose(fanal, 60))
+    np.testing.assert_allclose(found, _choose(peer, 60), rtol=1e-3, atol=1e-5)
+    assert ledger.refused.get("a segment that begins where none comes again", 0) - before > 40

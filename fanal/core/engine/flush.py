@@ -269,7 +269,7 @@ class Place:
         while len(self.seen) > MAX_SEEN:
             self.seen.popitem(last=False)
         self.strangers = max(0, self.strangers - 1) if comes_again else min(self.strangers + 1, 2 * STRANGERS)
-        return not comes_again and self.strangers > STRANGERS
+        return self.strangers > STRANGERS  # one that came by chance a second time is not planned as a whole either
 
     def note(self, s: Session) -> None:
         """Note that a segment had to be recorded."""
