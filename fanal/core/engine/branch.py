@@ -283,25 +283,30 @@ def _exchange(a: Path, b: Path, k: int) -> None:
     for i in which:
         if not a.groups[a.out_groups[i]].external:
             groups.setdefault(a.out_groups[i], b.out_groups[i])
-    finish(_assign, a, b, [(i, a.outs[i], b.outs[i]) for i in which],
+    ends = [[(o._leaf, o._node) for o in map(p.outs.__getitem__, which)] for p in (a, b)]
+    finish(_assign, a, b, [(i, a.outs[i], b.outs[i], *pair) for i, *pair in zip(which, *ends)],
            [(ga, gb, _standing(a, ga), _standing(b, gb)) for ga, gb in groups.items()])
 
 
 def _standing(p: Path, g: int) -> tuple:
     group = p.groups[g]
-    return group.storage, group.stub, group.value
+    return group.storage, group.stub, group.value, group.storage.node
 
 
 def _assign(again: bool, a: Path, b: Path, outs: list[tuple], storages: list[tuple]) -> None:
     for ga, gb, sa, sb in storages:
-        for p, g, (storage, stub, value) in ((a, ga, sb), (b, gb, sa)):
+        for p, g, (storage, stub, value, _), (_, _, other, promise) in ((a, ga, sb, sa), (b, gb, sa, sb)):
             group = p.groups[g]
+            if value is other is None:  # no .grad that serves again
+                storage.node = promise
             group.storage, group.stub, group.value = storage, stub, value
             for i in [i for i, k in p.own if k == g]:  # where the run writes, if it writes into memory that was there
                 p.results[i] = None if value is None else value.buffer
                 p.unmade = [k for k in p.unmade if k != i] + ([i] if value is None else [])
-    for i, oa, ob in outs:
-        oa._leaf, ob._leaf = ob._leaf, oa._leaf  # a path hands out what its tensors end as
+    for i, oa, ob, (leaf_a, node_a), (leaf_b, node_b) in outs:
+        oa._leaf, ob._leaf = leaf_b, leaf_a  # a path hands out what its tensors end as
+        if node_a.buffer is node_b.buffer is None:
+            oa._node, ob._node = node_b, node_a
         install(a, i, ob)
         install(b, i, oa)
     for p in (a, b):

@@ -14,7 +14,7 @@ import numpy as np
 
 from fanal.core.engine.aside import asides_of
 from fanal.core.engine.carry import DETACHED, HELD, HOOKED, Carried, Outline, Uncarried, lineage, template
-from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted, hooked
+from fanal.core.engine.handle import SIGNATURE, Handle, Origin, Storage, counted, hooked, newest
 from fanal.core.engine.inherit import Inherited
 from fanal.core.engine.record import CONST, OUT, RUNTIME, SEQUENCE, SLOT, Event, Session
 from fanal.core.engine.tables import Watch
@@ -128,7 +128,7 @@ class Group:
     """A storage of the segment: one that came from outside, or one that it made."""
 
     __slots__ = ("external", "final", "writes", "outs", "storage", "slots", "grad", "weak", "stub", "value",
-                 "row", "fades", "gives", "wanders")
+                 "row", "fades", "gives", "spent", "wanders")
 
     row: Any  # of the value that recording stored: what grad_fn shows
 
@@ -146,6 +146,7 @@ class Group:
         self.wanders = False  # windows in it came with another storage
         self.gives = False  # it came from outside, and gets a history here
         self.fades = False  # it came from outside, gets a history here, and nobody is to hold it afterwards
+        self.spent = False  # it came from outside, gets a history here, and a backward frees that
 
 
 class Step:
@@ -238,6 +239,7 @@ class Draft:
                 g.final = st.node
                 g.gives = g.external and st.node.needs_grad
                 g.fades = g.gives and not st.node.freed
+                g.spent = g.gives and not g.fades
                 roots.append(st.node)
         # By group: the event in which a write gives it a history. What was handed out before has none until then.
         self.gains = {self.group_of[id(st)]: at // 2 for at, r, old in s.writes if not old.needs_grad
@@ -298,14 +300,16 @@ class Draft:
     def _open(self, outs: list[Any]) -> dict[int, Node]:
         """Return the values, by group, through which a later segment may yet send gradients."""
         # Who holds one of these may yet send gradients through it, and following keeps no history for that.
-        self.open = {k for k, (o, g) in enumerate(zip(outs, self.out_groups))
-                     if k not in self.hidden and o._node.needs_grad and (not o._node.freed or self.groups[g].external)}
+        self.open = {k for k, (o, g) in enumerate(zip(outs, map(self.groups.__getitem__, self.out_groups)))
+                     if k not in self.hidden and not g.spent and (n := newest(o)).needs_grad and
+                     (not n.freed or g.external)}
         found = {}
         for k in self.open:
             g = self.out_groups[k]
             st = self.groups[g].weak()
             if not self.groups[g].external and st is not None and st.node.needs_grad:
                 found[g] = st.node
+        found.update((k, g.final) for k, g in enumerate(self.groups) if g.fades and g.final is not None)
         return found
 
     def _outline(self, roots: dict[int, Node], index: dict[int, int], slot_index: dict[int, int],
@@ -344,18 +348,21 @@ class Draft:
         return lambda t: (SLOT, slot_index[id(t)]) if id(t) in slot_index else \
             (OUT, index[id(t)]) if id(t) in index else None
 
-    def leave_open(self, held: list[Any]) -> str | None:
-        """Prepare to keep the history of these results for a later backward; return why that is impossible."""
-        roots = set()
+    def leave_open(self, held: list[Any], others: list[Storage]) -> str | None:
+        """Prepare to keep the history of these results, and of storages that tensors from outside show, for a later
+        backward; return why that is impossible."""
+        roots = {self.group_of.get(id(st), -1) for st in others}
+        if any(g < 0 or not self.groups[g].gives for g in roots):
+            return "history is left over for a later backward"
         for o in held:
             if not repeatable(o):
                 return HOOKED if hooked(o) else "a view of a leaf, or of a function, is kept for a later backward"
             g = self.group_of.get(id(o._storage))
-            if g is not None and self.groups[g].external and derived(o, self.groups[g]):
+            if g is not None and self.groups[g].external and (derived(o, self.groups[g]) or self.groups[g].spent):
                 continue
             if g is not None and not self.groups[g].external and not o._storage.node.needs_grad:
                 continue  # a view of a leaf that the segment made
-            if g is None or self.groups[g].external:
+            if g is None or (self.groups[g].external and not self.groups[g].gives):
                 return "history of a tensor from outside is left over for a later backward"
             roots.add(g)
         if not roots:
@@ -367,6 +374,8 @@ class Draft:
             self.outline.graphs(self.roots)
         except Uncarried as e:
             return str(e)
+        for g in roots:
+            self.groups[g].fades = False
         return None
 
     def standing(self, parents: list[tuple]) -> list[Carried]:

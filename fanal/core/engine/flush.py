@@ -15,7 +15,7 @@ from fanal.core.base.state import state
 from fanal.core.engine.cache import run_program
 from fanal.core.engine.carry import Uncarried, reads
 from fanal.core.engine.failure import FAILURES, Failure, closed, failures, first_of, give_up, rewind
-from fanal.core.engine.handle import Handle
+from fanal.core.engine.handle import Handle, newest
 from fanal.core.engine.inherit import references
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.record import CONST, OUT, PATIENCE, SEQUENCE, SLOT, Session, place_key, session
@@ -178,11 +178,11 @@ def _run_recorded(touched: dict) -> None:
             refused = refused or "a value was read inside a function that is mapped, or outlives it"
         live = known
     alive = [o for o in (h() for h in handles) if o is not None]
-    held = [o for o in alive if o._node.needs_grad and not o._node.freed]
-    if _open_elsewhere(live, alive, held, drawn):
-        refused = refused or "history is left over for a later backward"
-    once = refused == EARLIER and drawn is not None and drawn.refused is None and bool(held)
-    uncarried = drawn.leave_open(held) if drawn is not None and (refused is None or once) and held else None
+    held = [o for o in alive if (n := newest(o)).needs_grad and not n.freed]
+    others = _open_elsewhere(live, alive, held, drawn)
+    left = bool(held or others)
+    once = refused == EARLIER and drawn is not None and drawn.refused is None and left
+    uncarried = drawn.leave_open(held, others) if drawn is not None and (refused is None or once) and left else None
     refused = refused or uncarried
     if drawn is not None and not uncarried and (refused is None or once) and learn is not None and drawn.covers(live):
         learn(drawn, mode, held, not once)
@@ -199,8 +199,8 @@ def _run_recorded(touched: dict) -> None:
         ledger.refused[refused] = ledger.refused.get(refused, 0) + 1
 
 
-def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any], drawn: Any) -> bool:
-    """Tell whether the history of a value may be continued by others than `held`, of the tensors that are `alive`.
+def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any], drawn: Any) -> list[Any]:
+    """Return the storages whose history may be continued by others than `held`, of the tensors that are `alive`.
 
     A value that only detached tensors show, as the hidden state that a loop takes over, ends its history here.
     """
@@ -209,8 +209,8 @@ def _open_elsewhere(live: list[Any], alive: list[Any], held: list[Any], drawn: A
     shown = Counter(id(o._storage) for o in alive)
     if drawn is not None:
         shown.update(references((drawn, *(session.paths.all if session.paths is not None else ()))))
-    return any(st.node.needs_grad and not st.node.freed and id(st) not in known and count - _LISTED != shown[id(st)]
-               for st, count in zip(live, counts))
+    return [st for st, count in zip(live, counts) if st.node.needs_grad and not st.node.freed
+            and id(st) not in known and count - _LISTED != shown[id(st)]]
 
 
 def _compute(outputs: list[Node], run: Callable[..., list] = run_program) -> None:

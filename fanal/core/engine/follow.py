@@ -21,11 +21,10 @@ from fanal.core.engine import aside, record
 from fanal.core.engine import flush as recorded
 from fanal.core.engine.branch import current, ending, handed_out, install, paths, possible, switch
 from fanal.core.engine.cache import Interpreted, Run, executable
-from fanal.core.engine.carry import Uncarried
 from fanal.core.engine.draft import Draft, ViewOfLeaf, copy_handle, derived, graft, stub
 from fanal.core.engine.failure import FAILURES, Failure, give_up
 from fanal.core.engine.handle import Origin, Storage, counted, keep_rows
-from fanal.core.engine.inherit import fade, hand_on, parents_of
+from fanal.core.engine.inherit import fade, hand_on, parents_of, widen
 from fanal.core.engine.interrupt import finish
 from fanal.core.engine.ledger import ledger
 from fanal.core.engine.matcher import matcher
@@ -490,31 +489,21 @@ def _leave_open(path: Path, held: list[int]) -> bool:
     roots = {path.out_groups[i] for i, g in groups.items() if not (g.external and derived(path.outs[i], g))}
     if not roots:
         return True
-    if path.outline is None or any(path.groups[g].external for g in roots):
-        return False
-    if not roots.issubset(path.roots):
-        if path.sizes is not None:
-            return False
-        wider = sorted(roots.union(path.roots))
-        try:
-            path.outline.graphs(wider)
-        except (Uncarried, KeyError):
-            return False
-        path.roots, path.exe = wider, None
-    return True
+    return not any(g.external and not g.gives for g in map(path.groups.__getitem__, roots)) and widen(path, roots)
 
 
 def _settle_written(path: Path) -> None:
     """Note the new versions of storages from outside, whose memory the run has changed."""
     nodes = [g.storage.node for g in path.written]
     alone = list(map(getrefcount, nodes))
-    if alone != path.alone:  # a node that somebody else refers to keeps standing for the old value
+    # A node that somebody else refers to keeps standing for the old value, or for its part of an earlier graph.
+    if alone != path.alone or path.gives:
         for k, g in enumerate(path.written):
-            if not path.alone or alone[k] != path.alone[k]:
+            if g.gives or not path.alone or alone[k] != path.alone[k]:
                 st = g.storage
                 old = st.node
                 st.node = given(old.buffer, old.dtype)
-                st.node.needs_grad, st.node.freed = old.needs_grad, FREED
+                st.node.needs_grad, st.node.freed = g.gives, FREED
         nodes = [g.storage.node for g in path.written]
         path.alone = list(map(getrefcount, nodes))
     for g in path.written:

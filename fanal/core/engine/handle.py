@@ -145,6 +145,12 @@ class Origin:
         return f"{begin} created in {made} mode and {what} {now}.{advice}"
 
 
+def newest(t: Any) -> Any:
+    """Return the value whose history a tensor has: that of its storage if it was not looked at since the last write."""
+    st = t._storage
+    return st.node if t._seen != st.version and st.node.needs_grad and not t._detached else t._node
+
+
 def counted(storage: Storage) -> int:
     """Return the version of a storage as PyTorch counts it: writes through `.data` are not seen."""
     return storage.version - (storage.uncounted[0] if storage.uncounted else 0)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from sys import getrefcount
 from typing import Any
 
-from fanal.core.engine.carry import Carried, folded
+from fanal.core.engine.carry import Carried, Uncarried, folded
 from fanal.core.engine.record import SLOT
 from fanal.core.engine.views import join
 
@@ -134,12 +134,30 @@ def references(segments: Iterable[Any]) -> Counter[int]:
 
 
 def fade(path: Any, known: Iterable[Any]) -> bool:
-    """Tell whether nobody holds what is not to be held after a run of `path`."""
+    """Tell whether what somebody holds of what is not to be held after a run of `path` can be left a history."""
     fading = [g for g in path.gives if g.fades]
     if not fading:
         return True
     found = references(known)
-    return all(getrefcount(g.storage) == found[id(g.storage)] + _LOOKED_AT for g in fading)
+    held = [g for g in fading if getrefcount(g.storage) != found[id(g.storage)] + _LOOKED_AT]
+    return not held or widen(path, {path.groups.index(g) for g in held})
+
+
+def widen(path: Any, roots: set[int]) -> bool:
+    """Let a path leave the history of these groups, too. Returns False if that is impossible."""
+    if roots.issubset(path.roots):
+        return True
+    if path.outline is None or path.sizes is not None:
+        return False
+    wider = sorted(roots.union(path.roots))
+    try:
+        path.outline.graphs(wider)
+    except (Uncarried, KeyError):
+        return False
+    path.roots, path.exe = wider, None
+    for g in roots:
+        path.groups[g].fades = False
+    return True
 
 
 def parents_of(path: Any) -> list[list[Carried]] | None:
