@@ -222,3 +222,26 @@ def test_what_comes_again_by_chance_is_no_loop_that_repeats() -> None:
     found = on_a_thread(lambda: _choose(fanal, 60))
     np.testing.assert_allclose(found, _choose(peer, 60), rtol=1e-3, atol=1e-5)
     assert ledger.refused.get("a segment that begins where none comes again", 0) - before > 40
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["parameter", "other leaves"])
+def test_a_loop_after_many_strangers_is_followed_from_the_third_step(fresh: bool) -> None:
+    """As in a notebook, where one function was called for many things before."""
+    def body() -> list[int]:
+        leaves = [fanal.tensor([1.0, 2.0, 3.0]).requires_grad_() for _ in range(60)]
+        w = fanal.ones(3, requires_grad=True)
+        sum(leaves).sum().item()
+
+        def step(depth: int) -> int:
+            x = leaves.pop() if fresh else w
+            before = ledger.recorded
+            y = x * 2
+            for _ in range(depth):
+                y = y.sin() * w
+            y.sum().backward()
+            x.grad.sum().item()
+            return ledger.recorded - before
+        for depth in range(1, 30):
+            step(depth)
+        return [step(40) for _ in range(6)]
+    assert on_a_thread(body)[2:] == [0] * 4

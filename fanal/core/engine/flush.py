@@ -27,6 +27,8 @@ from fanal.core.ir.program import FREED, Node, toposort
 STRANGERS = 8  # by so many more segments at a place are new than come again, before they are run in pieces
 MAX_PLACES = 64
 MAX_SEEN = 512  # segments remembered at a place
+LATELY = 4  # segments at a place, among which one that came again is of a loop that repeats
+MAX_LEAVES = 1 << 14  # the same of their leaves
 _LISTED = next(map(getrefcount, [object()]))  # references to what only a list holds, as getrefcount counts them
 
 # Installed by `follow`: draw a path from the session before it runs; run it and keep it.
@@ -239,10 +241,12 @@ class Place:
     at the `border`: what comes before stays new, and the model's work behind it is known.
     """
 
-    __slots__ = ("border", "recorded", "seen", "strangers")
+    __slots__ = ("border", "leaves", "met", "recorded", "seen", "strangers")
 
     def __init__(self) -> None:
-        self.seen: OrderedDict[int, None] = OrderedDict()
+        self.seen: OrderedDict[int, int] = OrderedDict()  # and as which it was recorded here the last time
+        self.met = 0
+        self.leaves: set[int] = set()  # ids of those that segments had here
         self.strangers = 0
         self.recorded = 0  # by so many more segments were recorded than followed
         self.border: Any = None
@@ -260,16 +264,23 @@ class Place:
         form = tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs]) for e in s.events])
         # Other integers may yet get names. Where that does not help, other constants or leaves are another segment.
         constants = tuple([_constants(e.specs) for e in s.events])
-        leaves = tuple([id(t) for t, _, _ in s.slots if t._leaf])
+        ids = [id(t) for t, _, _ in s.slots if t._leaf]
+        leaves = tuple([i if i in self.leaves else 0 for i in ids])  # one that is new to all may be new in every step
+        if len(self.leaves) > MAX_LEAVES:
+            self.leaves.clear()
+        self.leaves.update(ids)
         exact = hash((form, constants, leaves))
-        comes_again = exact in self.seen or (hash(form) in self.seen and self.recorded <= PATIENCE)
+        same = [k for k in (exact, hash(form))[:1 if self.recorded > PATIENCE else 2] if k in self.seen]
+        # One that came long ago is there by chance. A loop that begins now is followed from the third time on.
+        lately = any(self.met - self.seen[k] <= LATELY for k in same)
         for key in (hash(form), exact):
-            self.seen[key] = None
+            self.seen[key] = self.met
             self.seen.move_to_end(key)
+        self.met += 1
         while len(self.seen) > MAX_SEEN:
             self.seen.popitem(last=False)
-        self.strangers = max(0, self.strangers - 1) if comes_again else min(self.strangers + 1, 2 * STRANGERS)
-        return self.strangers > STRANGERS  # one that came by chance a second time is not planned as a whole either
+        self.strangers = max(0, self.strangers - 1) if same else min(self.strangers + 1, 2 * STRANGERS)
+        return self.strangers > STRANGERS and not lately
 
     def note(self, s: Session) -> None:
         """Note that a segment had to be recorded."""
