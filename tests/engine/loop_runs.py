@@ -79,7 +79,7 @@ class Log:
             self(b, name=n)
         for o in optimizers:
             saved = o.state_dict()
-            for i, s in saved["state"].items():
+            for i, s in sorted(saved["state"].items()):
                 for n, t in s.items():
                     self(t, name=f"optimizer's {n} of {i}")
             for g in saved["param_groups"]:

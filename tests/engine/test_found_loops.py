@@ -378,6 +378,29 @@ def test_a_layer_whose_parameter_shares_its_memory(shared: bool) -> None:
     of_both(program)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_layer_whose_parameter_is_named_after_it_shares_its_memory(named: bool) -> None:
+    """By a backward, or by a call behind the layer: it was let go, and the layer's next call found none. AttributeError."""
+    def program(m: Any) -> list[Any]:
+        net, x, found = m.nn.Linear(3, 2), m.ones(4, 3), []
+        for p in net.parameters():
+            p.data.fill_(0.5)
+        optimizer = m.optim.SGD(net.parameters(), lr=0.1)
+        for k in range(8):
+            optimizer.zero_grad()
+            loss = net(x).square().mean()
+            if named:
+                loss = loss + net.weight.abs().sum()
+            loss.backward()
+            found.append(net.weight.grad.sum().item())
+            optimizer.step()
+            if k > 2:
+                array = net.weight.detach().numpy()
+                found.append(float(array.sum()))
+        return [m.tensor(found), *net.parameters()]
+    of_both(program)
+
+
 def test_a_batch_in_other_chunks() -> None:
     """The number of chunks was that of last time, so nothing asked whether it goes with the other batch: three chunks of
     one row were taken for two of two, and the third was never seen."""

@@ -557,8 +557,7 @@ def learn(draft: Draft, mode: tuple, held: list[Any], keep: bool) -> None:
     for slot in p.slots:
         if slot.moves or slot.shared:
             p.release(slot)
-    # A parameter that no call names cannot come anew, as one must that belongs to one run of an earlier segment.
-    if keep and not any(slot.first is None and slot.tensor is None for slot in p.slots):
+    if keep and not p.nameless():
         paths().add(p)
         finish(_expect_next, p)
 

@@ -261,6 +261,16 @@ class Path:
         for spec in s.copies:
             s.copies[spec] = copied(self.value(spec))
 
+    def nameless(self) -> bool:
+        """Tell whether a tensor from outside that was let go is read before a call names it: another cannot come in.
+
+        A layer reads its parameters so, and what shares its memory with NumPy is let go.
+        """
+        return any(slot.first is None and slot.tensor is None for slot in self.slots) or any(
+            kind == SLOT and self.slots[x].tensor is None
+            and (self.slots[x].step, self.slots[x].first is BY_GRADIENT) > (s.index, False)
+            for s in self.steps for kind, x in s.copies)
+
     def arm(self, counts: list[int]) -> None:
         """Take the short way from now on, if what the path is made of allows it; see `steady`."""
         exe = self.exe
