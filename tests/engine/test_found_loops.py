@@ -470,3 +470,22 @@ def test_a_tensor_of_one_position_is_an_integer_between_brackets() -> None:
                 table[wrong]
         return [table, table.grad, table[m.tensor(True)], table[m.tensor(1, dtype=m.uint8)]]
     of_both(program)
+
+
+def test_a_step_taken_by_set_() -> None:
+    """A layer that is followed went on with the memory that its parameter had shown before."""
+    def program(m: Any) -> list[Any]:
+        net, x, found = m.nn.Linear(3, 2), m.ones(4, 3), []
+        for p in net.parameters():
+            p.data.fill_(0.5)
+        for _ in range(8):
+            for p in net.parameters():
+                p.grad = None
+            net(x).square().mean().backward()
+            found += [p.grad.sum().item() for p in net.parameters()]
+            with m.no_grad():
+                for p in net.parameters():
+                    p.set_(p - 0.05 * p.grad)
+            found.append(net.weight.tolist()[0][0])
+        return [m.tensor(found), *net.parameters()]
+    of_both(program)

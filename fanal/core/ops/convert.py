@@ -12,7 +12,7 @@ from fanal.core.base import dtype as dt
 from fanal.core.base import layout
 from fanal.core.base.shape import broadcast_shapes, contiguous_strides
 from fanal.core.engine.handle import Handle
-from fanal.core.engine.record import unfollowable
+from fanal.core.engine.record import changed, unfollowable
 from fanal.core.ir import prims as P
 from fanal.core.ops.arguments import of_python
 from fanal.core.ops.build import (
@@ -266,6 +266,7 @@ def set_(self: Any, source: Any = None, storage_offset: int = 0, size: Any = Non
     self._storage, self._chain, self._shape = source._storage, source._chain, source._shape
     self._strides, self._offset, self._leaf_node, self._seen = source._strides, source._offset, None, -1
     self._detached = source._detached
+    changed()
     return self
 
 
