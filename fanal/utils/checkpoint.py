@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 import fanal
+from fanal.amp import autocast
+from fanal.amp.settings import get_autocast_dtype, is_autocast_cache_enabled, is_autocast_enabled
 from fanal.core.autograd.backward import gradients, target
 from fanal.core.autograd.callbacks import (
     Callback,
@@ -166,6 +168,16 @@ def _repeated() -> None:
     rng.repeated.pop()
 
 
+def _casts() -> tuple[Any, bool, bool]:
+    return get_autocast_dtype("cpu"), is_autocast_enabled("cpu"), is_autocast_cache_enabled()
+
+
+def _same_casts() -> Callable[[], AbstractContextManager]:
+    """Return what makes autocast be as it is now: backward is mostly outside the block that the forward ran in."""
+    then = _casts()
+    return lambda: nullcontext() if _casts() == then else autocast("cpu", *then)
+
+
 class _Region(Callback):
     """One checkpointed call: enough to run it again."""
 
@@ -173,6 +185,7 @@ class _Region(Callback):
         self, function: Callable, args: tuple, kwargs: dict, draws: _Draws, again: AbstractContextManager
     ) -> None:
         self.function, self.args, self.kwargs, self.draws, self.again = function, args, kwargs, draws, again
+        self.casts = _same_casts()
         self.given = _tensors((args, kwargs), [])
         self.shapes: list[tuple] = []
         # Where the graph is recorded:
@@ -196,7 +209,7 @@ class _Region(Callback):
         """Run the function again; return the gradients of what it was computed from."""
         self.check()
         create = state.grad
-        with self.draws.again(), fanal.enable_grad(), self.again:
+        with self.draws.again(), fanal.enable_grad(), self.casts(), self.again:
             out = self.function(*self.args, **self.kwargs)
         outs = _tensors(out, [])
         if [tuple(o.shape) for o in outs] != self.shapes:
@@ -324,7 +337,7 @@ class CheckpointFunction(fanal.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run_function: Callable, preserve_rng_state: bool, *args: Any) -> Any:
-        ctx.run_function, ctx.draws = run_function, _Draws(preserve_rng_state)
+        ctx.run_function, ctx.draws, ctx.casts = run_function, _Draws(preserve_rng_state), _same_casts()
         ctx.at = [k for k, a in enumerate(args) if isinstance(a, Tensor)]
         ctx.save_for_backward(*(args[k] for k in ctx.at))
         ctx.given = tuple(None if isinstance(a, Tensor) else a for a in args)
@@ -343,7 +356,7 @@ class CheckpointFunction(fanal.autograd.Function):
         for k, t in zip(ctx.at, ctx.saved_tensors):
             inputs[k] = t
         own = detach_variable(tuple(inputs))
-        with ctx.draws.again(), fanal.enable_grad():
+        with ctx.draws.again(), fanal.enable_grad(), ctx.casts():
             outputs = ctx.run_function(*own)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         pairs = [(o, g) for o, g in zip(outputs, grads) if isinstance(o, Tensor) and o.requires_grad]

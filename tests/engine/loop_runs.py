@@ -89,10 +89,10 @@ class Log:
         self.ticks.append((regular, ledger.snapshot()))
 
     def end(self) -> list[tuple[str, Any]]:
-        for n, v in self.kept:
-            self.found.append((n, self.read(v)))
         if self.error is not None:
             self.found.append((f"step {len(self.ticks)}, error", outcome(self.error)))  # type: ignore[arg-type]
+        for n, v in self.kept:
+            self.found.append((n, self.read(v)))
         return self.found
 
 

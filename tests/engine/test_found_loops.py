@@ -489,3 +489,25 @@ def test_a_step_taken_by_set_() -> None:
             found.append(net.weight.tolist()[0][0])
         return [m.tensor(found), *net.parameters()]
     of_both(program)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_under_autocast_whose_backward_is_outside(reentrant: bool) -> None:
+    """It ran again without autocast: RuntimeError, or the gradient of what had not been computed."""
+    def program(m: Any) -> list[Any]:
+        from importlib import import_module
+        checkpoint = import_module(f"{m.__name__}.utils.checkpoint").checkpoint
+        m.manual_seed(0)
+        net, x, found = m.nn.Sequential(m.nn.Linear(4, 8), m.nn.Tanh(), m.nn.Linear(8, 2)), m.randn(5, 4), []
+        for layers in (net, net[1:]):  # from float32, from bfloat16
+            for _ in range(4):
+                seen = []
+                net[1].register_forward_hook(lambda module, args, out, seen=seen: seen.append(str(out.dtype)[-8:]))
+                x.requires_grad_()
+                with m.autocast("cpu", dtype=m.bfloat16):
+                    h = x if layers is net else net[0](x)
+                    loss = checkpoint(layers, h, use_reentrant=reentrant).float().square().mean()
+                loss.backward()
+                found.append(m.tensor([t == "bfloat16" for t in seen]))
+        return found
+    of_both(program)
