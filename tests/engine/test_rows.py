@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_follow import on_a_thread
 
 import fanal
 from tests.ops.functional import array
@@ -49,6 +50,10 @@ def test_gradients_are_those_of_torch(how: dict[str, Any]) -> None:
 
 
 def test_a_gradient_nobody_reads_is_not_computed() -> None:
+    on_a_thread(_leave_gradients)  # which no segments of other tests have been to: most of them are new
+
+
+def _leave_gradients() -> None:
     t = fanal
     table = t.nn.Embedding(ROWS, WIDTH)
     opt = t.optim.SGD(table.parameters(), lr=0.1)

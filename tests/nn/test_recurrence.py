@@ -130,7 +130,8 @@ def test_a_longer_sequence_compiles_no_kernel() -> None:
 
 def test_weights_are_packed_once() -> None:
     net = fanal.nn.LSTM(48, 80)
-    net(numbers(fanal, 11, 20, 48, dtype="float32"))[0].tolist()
+    for _ in range(2):  # where most segments are new, as after the other tests, one runs whole when it comes again
+        net(numbers(fanal, 11, 20, 48, dtype="float32"))[0].tolist()
     labels = Counter(launch.label for _, launch, *_ in ledger.executables[-1].exe.placed())
     assert sum(labels.values()) > 11 and labels["pack 80x320 float32"] == 1
     assert sum(count for label, count in labels.items() if label.startswith("matmul 20x80x320")) == 11
