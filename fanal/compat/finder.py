@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from fanal.core.base.missing import finder as missing
-from fanal.core.base.missing import names
+from fanal.core.base.missing import names, not_planned
 
 __all__ = ["install"]
 
@@ -122,8 +122,10 @@ def _is_only_a_question() -> bool:
 
 def _missing(fullname: str, own: str) -> str:
     if "." in fullname:
+        parts = fullname.split(".")
+        why = not_planned("torch", parts[1]) if parts[1] in names()["torch"] else ""
         return (
-            f"No module named '{fullname}': Fanal has no {own}. "
+            f"No module named '{fullname}': Fanal has no {own}{why and f' (not planned: {why})'}. "
             "If the script can do without it, guard the import with `except ImportError`; "
             "gaps.txt in Fanal's repository lists what is missing"
         )

@@ -288,6 +288,16 @@ def _boundary(roots: list[Node], given: set[int]) -> list[Node]:
     return list(found.values())
 
 
+def _check_kept(args: tuple) -> None:
+    """Raise PyTorch's error for an inference tensor among the arguments, all of which are kept for backward."""
+    if any(isinstance(t, Tensor) and t.is_inference() for t in args):
+        raise RuntimeError(
+            "Inference tensors cannot be saved for backward. Please do not use Tensors created in inference mode in "
+            "computation tracked by autograd. To work around this, you can make a clone to get a normal tensor and "
+            "use it in autograd, or use `torch.no_grad()` instead of `torch.inference_mode()`."
+        )
+
+
 def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, context_fn: Callable) -> Any:
     """Checkpoint without nesting backward: the region is one function of its arguments and of every leaf
     inside it."""
@@ -295,6 +305,7 @@ def _plain(function: Callable, args: tuple, kwargs: dict, preserve: bool, contex
     if not state.grad:
         with forward:
             return function(*args, **kwargs)
+    _check_kept(args)
     region = _Region(function, args, kwargs, _Draws(preserve), again)
     with region.draws.first(), forward:
         out = function(*args, **kwargs)
@@ -399,6 +410,8 @@ def checkpoint(
         raise ValueError("Passing `context_fn` or `debug` is only supported when use_reentrant=False.")
     if not any(t.requires_grad for t in args if isinstance(t, Tensor)):
         warnings.warn("None of the inputs have requires_grad=True. Gradients will be None", stacklevel=2)
+    elif state.grad:
+        _check_kept(args)
     return CheckpointFunction.apply(function, preserve, *args)
 
 

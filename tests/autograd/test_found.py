@@ -106,3 +106,17 @@ def test_found(name: str) -> None:
         except RuntimeError as e:
             said.append(str(e)[:60])
     assert _near(said[1], said[0])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_keeps_no_inference_tensor(reentrant):
+    for m in (torch, fanal):
+        checkpoint, x = _checkpoint(m), m.ones(3).requires_grad_()
+        with m.inference_mode():
+            other = m.ones(3)
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            checkpoint(m.add, x, other, use_reentrant=reentrant)
+        with m.no_grad():
+            assert checkpoint(m.add, x, other, use_reentrant=reentrant).tolist() == [2.0] * 3
+        checkpoint(lambda a: a + other, x, use_reentrant=reentrant).sum().backward()
+        assert x.grad.tolist() == [1.0] * 3

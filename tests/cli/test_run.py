@@ -274,6 +274,17 @@ def test_a_submodule_that_fanal_lacks_is_named(name, tmp_path):
     assert "importlib" not in trace and "finder.py" not in trace
 
 
+def test_a_part_of_pytorch_that_will_not_come_says_why(tmp_path):
+    for line, kind in (
+        ("import torch.fx", "ModuleNotFoundError: No module named 'torch.fx': Fanal has no fanal.fx (not planned: "),
+        ("from torch import fx", "ImportError: cannot import name 'fx' from 'torch': "),
+    ):
+        write(tmp_path, {"script.py": line})
+        message = execute(FANAL, "script.py", cwd=tmp_path).stderr.rstrip().rsplit("\n", 1)[1]
+        assert message.startswith(kind)
+        assert "there is no graph to script, trace, export or rewrite" in message
+
+
 def test_a_part_of_pytorch_that_fanal_lacks_can_be_imported_and_says_so_when_used(tmp_path):
     script = """
         import importlib.util

@@ -41,6 +41,16 @@ def test_a_missing_name_says_whether_it_is_planned():
                 getattr(fanal.ones(1), name)
 
 
+def test_an_import_of_a_missing_name_says_whether_it_is_planned():
+    with pytest.raises(ImportError, match=r"cannot import name 'fx' from 'torch': .*not planned, programs are foll"):
+        exec("from fanal import fx")
+    with pytest.raises(ImportError, match=r"'scaled_grouped_mm' from 'torch.nn.functional': .*it is planned"):
+        exec("from fanal.nn.functional import scaled_grouped_mm")
+    with pytest.raises(ImportError, match=r"^cannot import name 'addd' from 'fanal'"):
+        exec("from fanal import addd")
+    assert not hasattr(fanal, "fx")
+
+
 def test_a_module_that_has_nothing_else():
     assert not_planned("torch", "quantize_per_tensor") and not not_planned("torch", "add")
     with pytest.raises(

@@ -10,6 +10,12 @@ import fanal.nn.functional
 from fanal.core.engine.ledger import ledger
 
 CALLS = {
+    **{f"{n} without a size": lambda m, n=n: getattr(m, n)() for n in ("zeros", "ones", "empty")},
+    **{
+        f"{n} without a size": lambda m, n=n: getattr(m.ones(2), n)()
+        for n in ("new_zeros", "new_ones", "new_empty", "reshape", "permute", "repeat", "flip", "tile", "sum_to_size")
+    },
+    "size of no number": lambda m: m.zeros(dtype=m.int64),
     "exp": lambda m: m.exp(2),
     "maximum": lambda m: m.maximum(m.ones(2), 2),
     "fmin": lambda m: m.fmin(2, m.ones(2)),
@@ -54,6 +60,62 @@ CALLS = {
         m.ones(2, 3), m.ones(2, 3), m.ones(2, 2), ignore_index=0
     ),
 }
+
+
+NO_SIZES = {
+    "none": lambda m: m.rand(),
+    "none of normal numbers": lambda m: m.randn(),
+    "float": lambda m: m.zeros(2.0),
+    "floats": lambda m: m.rand(2, 3.0),
+    "float in a tuple": lambda m: m.full((2.0,), 1),
+    "truth value": lambda m: m.ones(True),
+    "tensor of a float": lambda m: m.empty(m.tensor(3.0)),
+    "number for full": lambda m: m.full(2, 1),
+    "number for randint": lambda m: m.randint(3, 2),
+    "float for Tensor": lambda m: m.Tensor(2, 3.0),
+    "float for new_zeros": lambda m: m.ones(1).new_zeros(2.0),
+}
+
+
+@pytest.mark.parametrize("name", NO_SIZES)
+def test_no_size(name):
+    for m in (torch, fanal):
+        with pytest.raises(TypeError):
+            NO_SIZES[name](m)
+
+
+def test_sizes_are_given_in_many_ways():
+    for m in (torch, fanal):
+        assert m.zeros(()).shape == m.zeros(size=()).shape == m.ones([]).shape == ()
+        assert m.zeros(np.int64(2), m.tensor(3)).shape == m.rand(size=(2, 3)).shape == m.ones(1).new_ones(2, 3).shape
+        assert m.zeros(m.tensor([2])).shape == m.ones(2).repeat(repeats=(1,)).shape == (2,)
+
+
+# The sizes in an error stand in the order of the operands.
+SHAPES = {
+    "lerp": lambda m, a, b: m.lerp(a, b, 0.5),
+    "lerp in place": lambda m, a, b: a.lerp_(b, 0.5),
+    "lerp by a tensor": lambda m, a, b: m.lerp(a, a, b),
+    "addcmul": lambda m, a, b: m.addcmul(a, b, a),
+    "addcdiv": lambda m, a, b: m.addcdiv(a, b, b),
+    "copysign": lambda m, a, b: m.copysign(a, b),
+    "logaddexp": lambda m, a, b: m.logaddexp(a, b),
+    "masked_fill": lambda m, a, b: a.masked_fill(b > 0, 1.0),
+    "masked_select": lambda m, a, b: a.masked_select(b > 0),
+    "masked_scatter": lambda m, a, b: a.masked_scatter(b > 0, b),
+    "addmv": lambda m, a, b: m.addmv(m.ones(5), a, m.ones(3)),
+    "index_copy": lambda m, a, b: a.index_copy_(0, m.tensor([0]), b),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_that_do_not_fit(name):
+    messages = []
+    for m in (torch, fanal):
+        with pytest.raises((RuntimeError, IndexError)) as error:
+            SHAPES[name](m, m.ones(2, 3), m.ones(4, 3))
+        messages.append((error.type, str(error.value)))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,20 @@ def test_binary_cross_entropy_wants_probabilities(values):
             m.nn.functional.binary_cross_entropy(m.full((len(values),), 0.3), m.tensor(values)).item()
     assert fanal.nn.functional.binary_cross_entropy(fanal.tensor([0.0, 1.0]), fanal.tensor([0.0, 1.0])).item() == 0
     assert fanal.nn.functional.binary_cross_entropy(fanal.zeros(0), fanal.zeros(0), reduction="sum").item() == 0
+
+
+def test_binary_cross_entropy_bends_as_in_pytorch_where_an_input_is_0_or_1():
+    found = []
+    for m in (torch, fanal):
+        x = m.tensor([0.0, 0, 1, 1, 0, 0.5, 0.2], dtype=m.float64).requires_grad_()
+        t = m.tensor([0.0, 1, 0, 1, 0.5, 0.3, 1], dtype=m.float64).requires_grad_()
+        y = m.nn.functional.binary_cross_entropy(x, t, reduction="sum")
+        (g,) = m.autograd.grad(y, x, create_graph=True)
+        second = m.autograd.grad(g.sum(), (x, t), create_graph=True)
+        third = m.autograd.grad(second[0].sum(), x)
+        found.append([v.detach().numpy() for v in (g, *second, *third)])
+    for theirs, ours_ in zip(*found):
+        np.testing.assert_allclose(ours_, theirs, rtol=1e-12)
 
 
 def test_errors_of_linear_cross_entropy_and_batch_norm():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dis import opmap
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # What is not planned, by pattern of the full name, and why. Everything else that PyTorch has is planned.
@@ -63,8 +66,12 @@ def not_planned(module: str, name: str) -> str:
     return ""
 
 
-def absent(module: str, name: str) -> AttributeError:
-    """Return the error for a name that `module` (PyTorch's name of it) does not have."""
+def absent(module: str, name: str) -> AttributeError | ImportError:
+    """Return the error for a name that `module` (PyTorch's name of it) does not have; the caller is its __getattr__.
+
+    Where `from module import name` asks, that is an ImportError: Python would put one without a reason in place of
+    an AttributeError.
+    """
     kind = "'Tensor' object" if module == "torch.Tensor" else f"module '{module}'"
     text = f"{kind} has no attribute '{name}'"
     if not name.startswith("_") and name in names().get(module, ()):
@@ -72,7 +79,13 @@ def absent(module: str, name: str) -> AttributeError:
         text += (
             f" in Fanal: not planned, {why}" if why else " in Fanal yet: it is planned; see docs/coverage.md"
         )
+        if _is_imported(sys._getframe(2)):
+            return ImportError(f"cannot import name '{name}' from '{module}': {text}", name=module)
     return AttributeError(text)
+
+
+def _is_imported(frame: FrameType) -> bool:
+    return frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]
 
 
 def finder(module: str) -> Callable[[str], Any]:

@@ -92,17 +92,28 @@ def under_numpys_names(fn: Callable, operator: Callable, method: bool = False) -
     return passing(call, fn, *names)
 
 
-def with_size(fn: Callable, operator: Callable) -> Callable:
-    """Return `fn`, which takes the sizes of `operator`(2, 3) also as size=(2, 3)."""
+# What PyTorch calls the sizes, or dimensions, that are given one by one or as a tuple.
+_SIZES = ("size", "shape", "repeats", "dims")
+
+
+def with_size(fn: Callable, name: str, operator: Callable) -> Callable:
+    """Return `fn`, which takes the sizes of `operator`(2, 3) also as size=(2, 3), and raises TypeError without any."""
     code = getattr(operator, "__code__", None)
     if code is None or not code.co_flags & CO_VARARGS:
         return fn
-    own = code.co_argcount + code.co_kwonlyargcount
-    if code.co_varnames[own] != "size" or "size" in code.co_varnames[:own]:
+    count = code.co_argcount
+    own = code.co_varnames[: count + code.co_kwonlyargcount]
+    if code.co_varnames[len(own)] not in ("size", "sizes", "axes") or ("dtype" in own and "size" in own):
         return fn
+    keyword = next((n for n in _SIZES if n in own), "size")
 
-    def call(*args: Any, size: Any = None, **kwargs: Any) -> Any:
-        return fn(*args, **kwargs) if size is None else fn(*args, size, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if keyword not in own:
+            size = kwargs.pop(keyword, None)
+            args = args if size is None else (*args, size)
+        if len(args) <= count and kwargs.get(keyword) is None:
+            raise TypeError(f'{name}() missing 1 required positional arguments: "{keyword}"')
+        return fn(*args, **kwargs)
 
     return passing(call, fn)
 

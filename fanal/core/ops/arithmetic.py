@@ -153,6 +153,7 @@ def _log_of_sum(name: str, exp: Callable[[Node], Node], log1p: Callable[[Node], 
         if d.category < 2:
             raise unsupported(f"{name}_cpu", d)
         a, b = wide(a), wide(b)
+        broadcast_shapes(a.shape, b.shape)
         x, y = P.detach(a), P.detach(b)
         first = P.lt(P.real(y), P.real(x))
         most, least = P.where(first, x, y), P.where(first, y, x)
@@ -319,6 +320,7 @@ def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
     """Return input + value * tensor1 * tensor2."""
     d = result_type(input, tensor1, tensor2)
     a, b, c = map(wide, nodes_of(input, tensor1, tensor2, to=d))
+    broadcast_shapes(a.shape, b.shape, c.shape)
     m = P.mul(b, c) if value == 1 else P.mul(P.mul(number(value, a.dtype), b), c)
     return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
 
@@ -332,6 +334,7 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
         raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future  release "
                            "addcdiv will "
                            "perform a true division of tensor1 and tensor2.")
+    broadcast_shapes(a.shape, b.shape, c.shape)
     m = P.div(P.mul(number(value, a.dtype), b), c) if value != 1 else P.div(b, c)
     return result(P.convert(P.add(a, m), d), input, tensor1, tensor2)
 
@@ -346,6 +349,7 @@ def lerp(input: Any, end: Any, weight: Operand) -> Any:
         raise unsupported(f"lerp_kernel_{'scalar' if is_number(weight) else 'tensor'}", a.dtype)
     d, (a, b) = a.dtype, map(wide, (a, b))
     w = number(weight, a.dtype) if is_number(weight) else wide(node_of(weight, d))
+    broadcast_shapes(a.shape, b.shape, w.shape)  # the error names sizes in the order of the operands
     diff = P.sub(b, a)
     near = P.add(a, P.mul(w, diff))
     far = P.sub(b, P.mul(diff, P.sub(P.num(w, 1), w)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fanal.core.base import dtype as dt
+from fanal.core.base.shape import broadcast_shapes
 from fanal.core.engine.handle import Handle
 from fanal.core.engine.record import unfollowable
 from fanal.core.ir import prims as P
@@ -193,6 +194,7 @@ def copysign(input: Any, other: Operand) -> Any:
     d = floating(result_type(input, other))
     _ordered(d, "copysign")
     a, b = node_of(input, d), node_of(other, d)
+    broadcast_shapes(a.shape, b.shape)  # the error names input first
     m = P.abs_(P.detach(a))
     y = P.where(_sign_bit(b), P.neg(m), m)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from fanal.core.backends.cpu.memory import aligned_copy
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
-from fanal.core.base.dim import whole
+from fanal.core.base.dim import index
 from fanal.core.base.shape import Shape, Size
 from fanal.core.engine.handle import Handle
 from fanal.core.ir.prims import full as full_p
@@ -149,14 +150,34 @@ def ones(
 
 
 def shape_of(size: tuple) -> Shape:
-    """Return a shape given as f(2, 3) or f((2, 3))."""
+    """Return a shape given as f(2, 3) or f((2, 3)). Raises TypeError for anything but whole numbers."""
     if len(size) == 1 and isinstance(size[0], (tuple, list)):
         size = tuple(size[0])
-    out = tuple(whole(compute(n) if isinstance(n, Handle) else n) for n in size)
+    out = tuple(map(_whole, size))
+    if size and isinstance(size[0], (bool, np.bool_)):  # which PyTorch takes for a number in other places
+        raise TypeError("argument 'size' must be tuple of ints, not bool")
     for n in out:
         if n < 0:
             raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(out)}")
     return out
+
+
+def shape_in(size: Any) -> Shape:
+    """Return a shape that must be given as f((2, 3), ...)."""
+    if not isinstance(size, (tuple, list)):
+        raise TypeError(f"argument 'size' must be tuple of ints, not {type(size).__name__}")
+    return shape_of((size,))
+
+
+def _whole(n: Any) -> int:
+    if isinstance(n, Handle) and n._dtype.category == 1 and math.prod(n._shape) == 1:
+        n = compute(n).reshape(())
+    try:
+        return index(n)
+    except TypeError:
+        raise TypeError(
+            f"argument 'size' must be tuple of ints, but found element of type {type(n).__name__}"
+        ) from None
 
 
 def is_data(x: Any) -> bool:

@@ -16,7 +16,7 @@ from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
 from fanal.core.ops.build import is_number, kept_strides, node_of, public, read, result, unsupported, wrap
-from fanal.core.ops.create import filled, held, is_data, shape_of, tensor
+from fanal.core.ops.create import filled, held, is_data, shape_in, shape_of, tensor
 from fanal.core.ops.shape import as_strided, ints
 from fanal.core.tensor.tensor import compute
 
@@ -72,7 +72,7 @@ def full(
 ) -> Any:
     """Return a tensor filled with one number, whose kind decides the dtype."""
     d = dtype or (fill_value._dtype if isinstance(fill_value, Handle) else dt.of_scalar(fill_value))
-    return filled(shape_of((size,)), scalar_of(fill_value), d, device, requires_grad)
+    return filled(shape_in(size), scalar_of(fill_value), d, device, requires_grad)
 
 
 def _like(input: Any, value: Any, dtype: Dtype, device: Any, requires_grad: bool, memory_format: Any) -> Any:
@@ -187,7 +187,7 @@ def new_full(
 ) -> Any:
     """Return a tensor filled with one number, in the dtype and on the device of this one."""
     return filled(
-        shape_of((size,)),
+        shape_in(size),
         scalar_of(fill_value),
         dtype or self._dtype,
         self.device if device is None else device,

@@ -354,7 +354,7 @@ def masked_select(input: Any, mask: Any) -> Any:
     """Return the elements where mask is true, in one dimension. Shapes broadcast."""
     if mask._dtype is not dt.bool_:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
-    shape = broadcast_shapes(input._shape, mask._shape)
+    shape = broadcast_shapes(mask._shape, input._shape)
     x, m = [t if t._shape == shape else t.expand(shape) for t in (input, mask)]
     return x[m]
 
@@ -372,7 +372,7 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
             "masked_scatter_ only supports boolean masks, but got mask with dtype "
             f"{dt.scalar_name(mask._dtype)}"
         )
-    shape = broadcast_shapes(input._shape, mask._shape)
+    shape = broadcast_shapes(mask._shape, input._shape)
     m, x, s = P.broadcast(read(mask), shape), P.broadcast(read(input), shape), read(source)
     if m.buffer is not None or mask._storage.node.buffer is not None or not s.size:
         if int(np.count_nonzero(np.broadcast_to(compute(mask), shape))) > s.size:

@@ -57,7 +57,8 @@ def reduction_by_number(number: Any, name: str) -> str:
     return {1: "mean", 2: "sum"}.get(number, "none")
 
 
-def _need_float(x: Node, kernel: str) -> None:
+def need_float(x: Node, kernel: str) -> None:
+    """Raise PyTorch's error for a dtype that has no such kernel, unless it is a float."""
     if x.dtype.category != 2:
         raise unsupported(kernel, x.dtype)
 
@@ -109,7 +110,7 @@ def mse_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = No
     """Return the mean of (input - target)**2."""
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
-    _need_float(a, "mse_cpu")
+    need_float(a, "mse_cpu")
     w = wide(P.sub(a, b))
     return wrap(P.convert(_weighted(pow_node(w, 2), weight, reduction), a.dtype))
 
@@ -133,7 +134,7 @@ def smooth_l1_loss(input: Any, target: Any, size_average: Any = None, reduce: An
     """Return the mean of d**2 / (2 beta) where d = |input - target| < beta, d - beta / 2 elsewhere."""
     reduction = reduction_of(reduction, size_average, reduce)
     a, b = _pair(input, target)
-    _need_float(a, "smooth_l1_cpu")
+    need_float(a, "smooth_l1_cpu")
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
     e = P.sub(a, b)
@@ -151,7 +152,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     """Return the mean of d**2 / 2 where d = |input - target| < delta, delta * (d - delta / 2) elsewhere."""
     reduction = reduction_of(reduction)
     a, b = _pair(input, target)
-    _need_float(a, "huber_cpu")
+    need_float(a, "huber_cpu")
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     e = P.sub(wide(a), wide(b))
@@ -167,6 +168,24 @@ def _least_logarithm(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         if outside:
             raise RuntimeError(f"all elements of {name} should be between 0 and 1")
     return np.array(-100.0)
+
+
+_LEAST = float(np.float32(1e-12))  # PyTorch's limit of x (1 - x), which is a float32 for float64, too
+
+
+def _spread(x: Node, limit: float = _LEAST) -> Node:
+    """Return x (1 - x), at least `limit`."""
+    y, least = P.mul(P.sub(P.num(x, 1), x), x), P.num(x, limit)
+    return P.where(P.lt(y, least), least, y)
+
+
+def _odds_curve(h: Node, y: Node, g: Node, x: Node, t: Node) -> list[Node | None]:
+    """The gradient of g (x - t) / spread(x). By x it is PyTorch's, whose divisor is moved away from 0, not limited."""
+    one, small = P.num(x, 1), P.num(x, 1e-12)
+    bend = P.add(P.sub(P.mul(x, x), P.mul(P.mul(P.num(x, 2), x), t)), t)
+    moved = P.mul(P.add(x, small), P.add(P.sub(one, x), small))
+    by_x = P.div(P.mul(P.mul(h, g), bend), P.mul(moved, moved))
+    return [P.div(P.mul(h, P.sub(x, t)), _spread(x)), by_x, P.neg(P.div(P.mul(h, g), _spread(x, 1e-12)))]
 
 
 @public(module="nn.functional", method=False)
@@ -185,7 +204,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
         raise RuntimeError(f"Found dtype {dt.scalar_name(target._dtype)} but expected "
                            f"{dt.scalar_name(input._dtype)}")
     x, t = read(input), read(target)
-    _need_float(x, "binary_cross_entropy")
+    need_float(x, "binary_cross_entropy")
     dx, s = wide(P.detach(x)), wide(P.detach(t))
     zero, one = P.num(dx, 0), P.num(dx, 1)
     outside = [P.sum_(P.convert(P.not_(P.and_(P.le(zero, of), P.le(of, one))), dt.int64), tuple(range(len(of.shape))))
@@ -197,11 +216,9 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, size_avera
 
     def rule(g: Node, y: Node, x: Node, t: Node) -> list[Node | None]:
         g, x, t = wide(g), wide(x), wide(t)
-        one = P.num(x, 1)
-        spread = P.mul(P.sub(one, x), x)
-        spread = P.where(P.lt(spread, P.num(x, 1e-12)), P.num(x, 1e-12), spread)
-        return [P.div(P.mul(g, P.sub(x, t)), spread),
-                P.mul(g, P.sub(P.log1p(P.neg(x)), P.log(x))) if asked else None]
+        slope = P.div(P.mul(P.detach(g), P.sub(P.detach(x), P.detach(t))), _spread(P.detach(x)))
+        slope = with_gradient(slope, _odds_curve, g, x, t)
+        return [slope, P.mul(g, P.sub(P.log1p(P.neg(x)), P.log(x))) if asked else None]
     y = with_gradient(P.convert(y, x.dtype), rule, x, t)
     if weight is not None:
         y = P.mul(y, node_of(weight, y.dtype))
@@ -217,7 +234,7 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         raise ValueError(f"Target size ({target.shape}) must be the same as input size ({input.shape})")
     d = result_type(input, target)
     x, t = node_of(input, d), node_of(target, d)
-    _need_float(x, "log_sigmoid_cpu")
+    need_float(x, "log_sigmoid_cpu")
     for name, given in (("weight", weight), ("pos_weight", pos_weight)):
         if given is not None and given.requires_grad and state.grad:
             raise RuntimeError(f"The function 'binary_cross_entropy_with_logits' is not differentiable with respect to "
@@ -247,32 +264,6 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, weight: Any = None
         return [P.mul(slope, g), P.neg(P.mul(rise, g)) if asked else None]
 
     return _lost(with_gradient(P.convert(weighted(y), d), rule, x, t), reduction)
-
-
-@public(module="nn.functional", method=False)
-def soft_margin_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None,
-                     reduction: str = "mean") -> Any:
-    """Return the mean of log(1 + exp(-target * input))."""
-    reduction = reduction_of(reduction, size_average, reduce)
-    x, t = nodes_of(input, target)
-    return _lost(P.neg(log_sigmoid_node(P.mul(x, t))), reduction)
-
-
-@public(module="nn.functional", method=False)
-def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, size_average: Any = None,
-                                reduce: Any = None, reduction: str = "mean") -> Any:
-    """Return the mean over classes of the binary cross-entropy of sigmoid(input)."""
-    reduction = reduction_of(reduction, size_average, reduce)
-    x, t = read(input), node_of(target, result_type(input, target))
-    _need_float(x, "log_sigmoid_cpu")
-    yes, no = (P.convert(log_sigmoid_node(v), t.dtype) for v in (x, P.neg(x)))
-    y = P.neg(P.add(P.mul(t, yes), P.mul(P.sub(P.num(t, 1), t), no)))
-    if weight is not None:
-        y = P.mul(y, node_of(weight, y.dtype))
-    if not x.shape:
-        raise IndexError("Dimension specified as -1 but tensor has no dimensions")
-    classes = len(x.shape) - 1  # those of the input, also where the target has more dimensions
-    return _lost(P.div(P.sum_(y, (classes,)), counted(x.shape[classes], y.dtype)), reduction)
 
 
 def xlogx(t: Node) -> Node:

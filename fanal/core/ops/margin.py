@@ -8,9 +8,10 @@ from typing import Any
 from fanal.core.base import dtype as dt
 from fanal.core.ir import prims as P
 from fanal.core.ir.program import Node
+from fanal.core.ops.activation import log_sigmoid_node
 from fanal.core.ops.build import counted, floating, node_of, nodes_of, number, public, read, result_type, wrap
 from fanal.core.ops.distance import pairwise_distance, pairwise_node
-from fanal.core.ops.loss import picked, reduced, reduction_by_number, reduction_of
+from fanal.core.ops.loss import need_float, picked, reduced, reduction_by_number, reduction_of
 from fanal.core.ops.pointwise import with_gradient
 
 
@@ -300,3 +301,29 @@ def torch_triplet_margin_loss(
     """Return the triplet margin loss; reduction: 0 none, 1 mean, 2 sum."""
     how = reduction_by_number(reduction, "triplet_margin_loss")
     return triplet_margin_loss(anchor, positive, negative, margin, p, eps, swap, reduction=how)
+
+
+@public(module="nn.functional", method=False)
+def soft_margin_loss(input: Any, target: Any, size_average: Any = None, reduce: Any = None,
+                     reduction: str = "mean") -> Any:
+    """Return the mean of log(1 + exp(-target * input))."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    x, t = nodes_of(input, target)
+    return wrap(reduced(P.neg(log_sigmoid_node(P.mul(x, t))), reduction))
+
+
+@public(module="nn.functional", method=False)
+def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, size_average: Any = None,
+                                reduce: Any = None, reduction: str = "mean") -> Any:
+    """Return the mean over classes of the binary cross-entropy of sigmoid(input)."""
+    reduction = reduction_of(reduction, size_average, reduce)
+    x, t = read(input), node_of(target, result_type(input, target))
+    need_float(x, "log_sigmoid_cpu")
+    yes, no = (P.convert(log_sigmoid_node(v), t.dtype) for v in (x, P.neg(x)))
+    y = P.neg(P.add(P.mul(t, yes), P.mul(P.sub(P.num(t, 1), t), no)))
+    if weight is not None:
+        y = P.mul(y, node_of(weight, y.dtype))
+    if not x.shape:
+        raise IndexError("Dimension specified as -1 but tensor has no dimensions")
+    classes = len(x.shape) - 1  # those of the input, also where the target has more dimensions
+    return wrap(reduced(P.div(P.sum_(y, (classes,)), counted(x.shape[classes], y.dtype)), reduction))

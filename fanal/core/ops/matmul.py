@@ -101,9 +101,10 @@ def _check_mv(a: Any, v: Any, out: Shape | None = None) -> None:
             f"vector + matrix @ vector expected, got {1 if out is None else len(out)}, {len(a._shape)}, "
             f"{len(v._shape)}"
         )
-    if a._shape[1] != v._shape[0]:
+    if a._shape[1] != v._shape[0] or out not in (None, (), (1,), (a._shape[0],)):
+        rows = out[0] if out else a._shape[0]
         raise RuntimeError(
-            f"size mismatch, got input ({a._shape[0]}), mat ({a._shape[0]}x{a._shape[1]}), vec "
+            f"size mismatch, got input ({rows}), mat ({a._shape[0]}x{a._shape[1]}), vec "
             f"({v._shape[0]})"
         )
     if a._dtype is not v._dtype:

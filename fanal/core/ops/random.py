@@ -23,7 +23,7 @@ from fanal.core.engine.record import flush, session, unfollowable
 from fanal.core.engine.rng import rng
 from fanal.core.ir.prims import broadcast, full, given
 from fanal.core.ops.build import assign, check_inplace, kept_strides, public, read, unsupported, wrap
-from fanal.core.ops.create import shape_of
+from fanal.core.ops.create import shape_in, shape_of
 from fanal.core.ops.factory import placed, scalar_of
 from fanal.core.ops.vmap import examples, whole
 from fanal.core.random.mt19937 import Mt19937
@@ -245,7 +245,7 @@ def randint(
     lo, hi = int(scalar_of(low)) if low is not None else 0, int(scalar_of(high))
     d = dtype or dt.int64
     return _made(
-        shape_of((size,)), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad
+        shape_in(size), d, lambda s: draws.randint(stream(generator), s, lo, hi, d.np), device, requires_grad
     )
 
 
@@ -287,7 +287,7 @@ def normal(
     if size is not None:
         d = dtype or dt.get_default()
         return _made(
-            shape_of((size,)),
+            shape_in(size),
             d,
             lambda s: draws.normal(stream(generator), s, d.np, float(mean), float(std)),
             device,

@@ -234,10 +234,10 @@ def _slices(input: Any, dim: int, index: Any, source: Any, name: str) -> tuple[N
         )
     rows = v.shape[d] if v.shape else 1
     if rows != i.size:
-        raise RuntimeError(
-            f"{name}_(): Number of indices ({i.size}) should be equal to source.size(dim): ({rows}), for dim: "
-            f"{d}"
-        )
+        text = f"{name}_(): Number of indices ({i.size}) should be equal to source.size(dim)"
+        if name == "index_copy":
+            raise IndexError(f"{text} ({rows})")
+        raise RuntimeError(f"{text}: ({rows}), for dim: {d}")
     x, v = _vector(x), _vector(v)
     if tuple(n for k, n in enumerate(x.shape) if k != d) != tuple(n for k, n in enumerate(v.shape) if k != d):
         raise RuntimeError(

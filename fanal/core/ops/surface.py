@@ -315,7 +315,7 @@ def _former(e: Entry) -> Callable[..., Any]:
         made = takes_out(made, e.name, e.out) if e.out and fn is e.fn else made
         made = casting(made, e.name, e.module) if fn is e.fn else made
         if e.module != "nn.functional":  # which is written in Python, and has one name for an argument
-            made = with_size(under_numpys_names(made, e.fn, method), e.fn)
+            made = with_size(under_numpys_names(made, e.fn, method), name, e.fn)
         if e.module == "torch":
             made = numbers_first(made, e.name, e.fn)
         made.__doc__ = e.fn.__doc__ if fn is e.fn else f"In-place form of {e.name}."
