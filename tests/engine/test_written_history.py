@@ -129,6 +129,23 @@ def test_what_gets_no_history_says_so() -> None:
     of_both(program)
 
 
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("asks", ["leaf", "other", "both"])
+def test_what_was_no_leaf_of_the_graph_may_be_one(asks: str, part: bool) -> None:
+    """A gradient that was None, since its graph ended at another leaf, is not None when the graph ends at this one."""
+    def program(m: Any) -> list[Any]:
+        ps, found = [m.ones(4).requires_grad_(), m.full((4,), 0.5).requires_grad_()], []
+        for k in range(18):
+            p = ps[k // 3 % 2]
+            v = p[1:] if part else p  # the history of a view of a leaf that is held is not carried
+            loss = (v * 1.5).tanh().sum()
+            loss.item()
+            inputs = {"leaf": ps[:1], "other": ps[1:], "both": [ps[k % 2], ps[1 - k % 2]][:1 + k // 12]}[asks]
+            found += [m.full((), -1.) if g is None else g for g in m.autograd.grad(loss, inputs, allow_unused=True)]
+        return found
+    of_both(program)
+
+
 @pytest.mark.parametrize("block", [range(k, k + 10) for k in range(0, 40, 10)])
 def test_programs_agree_with_torch(block: range) -> None:
     for seed in block:

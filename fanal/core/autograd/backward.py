@@ -212,12 +212,13 @@ def gradients(
     """Return the gradients at the values in `wanted` (by target); call accumulate(leaf, g) at leaves when it
     is None. `stop`: go no further than them, and leave their hooks to the walk that this one is part of."""
     walk = order(roots)
-    inner: set[int] | None = None
-    if wanted is not None:
-        walk, inner = _only_towards(walk, wanted)
+    # Of the whole walk: that a wanted value is not reached is as much a matter of what is there.
     if session.unfollowable is None and any(
             n.buffer is not None and n.leaf is None and id(n) not in unfolded.nodes for n in walk):
         unfollowable(EARLIER)  # which lets the segment run as a program: any other reason stands
+    inner: set[int] | None = None
+    if wanted is not None:
+        walk, inner = _only_towards(walk, wanted)
     joined = _joined(walk)
     uses = _uses(walk, joined)
     older = {id(n): n for n in walk}

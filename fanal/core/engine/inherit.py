@@ -35,7 +35,8 @@ def found_at(slots: list[Any], slot: int, route: tuple) -> Carried | None:
 class Inherited:
     """One carried graph as a segment knows it."""
 
-    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "numbers", "routes", "views")
+    __slots__ = ("after", "before", "carried", "graph", "homes", "kept", "leaves", "numbers", "others", "routes",
+                 "views")
 
     def __init__(self, carried: Carried, routes: list[tuple[int, tuple]], leaves: list[tuple[int, int]],
                  homes: list[tuple[int, int]], views: dict[int, tuple[int, int]]) -> None:
@@ -47,6 +48,8 @@ class Inherited:
         self.kept = self.graph.still_needed(self.after)
         self.routes = routes  # (slot, number of a parent, number of a parent of that, ...)
         self.leaves = leaves  # (number of the leaf, its slot)
+        known = {k for k, _ in leaves}
+        self.others = [k for k in range(len(carried.leaves)) if k not in known]  # leaves that are in no slot
         self.homes = dict(homes)  # number of the storage -> its group
         self.views = views  # slot -> where in the graph the view is that comes there, see `Carried.place`
         self.carried: Carried | None = carried  # of the present run
@@ -84,10 +87,14 @@ class Inherited:
         self.carried = c
         return True
 
-    def at_its_leaves(self, path: Any) -> bool:
-        """Tell whether the graph that was taken ends at the tensors that the segment has for its leaves."""
+    def at_its_leaves(self, path: Any, step: int) -> bool:
+        """Tell whether the graph that was taken ends at the tensors that the segment has for its leaves, and at no
+        other tensor that has come to it by a step: `autograd.grad` would have found a gradient for that one."""
         c = self.carried
-        return c is not None and all([path.slots[place].tensor is c.leaves[k] for k, place in self.leaves])
+        if c is None or any([path.slots[place].tensor is not c.leaves[k] for k, place in self.leaves]):
+            return False
+        others = {id(c.leaves[k]) for k in self.others}
+        return not others or all([id(slot.tensor) not in others for slot in path.slots if slot.step <= step])
 
     def holds(self, path: Any) -> bool:
         """Tell, at the end of the segment, whether its tensors are related to the graph as they were."""
@@ -116,7 +123,7 @@ class Inherited:
 def admit_graphs(path: Any, steps: Iterable[Any]) -> bool:
     """Tell whether the graphs that steps go through are like those that were recorded, and share leaves as they did."""
     walks = [(u, s.index) for s in steps for u in s.walks]
-    return all([u.admit(path, k) for u, k in walks]) and all([u.at_its_leaves(path) for u, _ in walks])
+    return all([u.admit(path, k) for u, k in walks]) and all([u.at_its_leaves(path, k) for u, k in walks])
 
 
 def references(segments: Iterable[Any]) -> Counter[int]:
