@@ -146,6 +146,26 @@ def test_what_was_no_leaf_of_the_graph_may_be_one(asks: str, part: bool) -> None
     of_both(program)
 
 
+@pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize("halved", [True, False])
+def test_a_buffer_that_goes_on_detached_has_the_history_of_its_step(always: bool, halved: bool) -> None:
+    """What a detached tensor was given is not what one has that is detached from the same memory later."""
+    def program(m: Any, always: bool = always) -> list[Any]:
+        p, b, found = m.ones(4).requires_grad_(), m.zeros(3, 4), []
+        for k in range(10):
+            h = p * 1.5
+            b = b.detach()
+            if halved:
+                b *= 0.5
+            found.append(m.tensor(h.tolist()))
+            if always or k > 4:
+                b[1] = h
+            found += m.autograd.grad((h + b.sum()).sum(), [p])
+        return found
+    of_both(partial(program, always=not always))  # the same calls, and what was known from them
+    of_both(program)
+
+
 @pytest.mark.parametrize("block", [range(k, k + 10) for k in range(0, 40, 10)])
 def test_programs_agree_with_torch(block: range) -> None:
     for seed in block:

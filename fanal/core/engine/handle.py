@@ -27,14 +27,16 @@ class Storage:
     `node` is the SSA value now held. `foreign` is set while somebody outside (NumPy, DLPack) shares the
     bytes: then a read copies what it sees, and a write lands in the very same memory at once. `shared` is set
     once a second tensor has come to show it: then it is no .grad that may serve again while nobody holds the tensor.
+    `cut` is the history that tensors detached from it have been given (`tensor.alias.Cut`).
     """
 
-    __slots__ = ("node", "version", "born", "foreign", "meta", "root", "shared", "uncounted", "__weakref__")
+    __slots__ = ("node", "version", "born", "cut", "foreign", "meta", "root", "shared", "uncounted", "__weakref__")
 
     def __init__(self, node: Node, meta: bool = False) -> None:
         self.node = node
         self.born = next(births)
         self.version = 0
+        self.cut: Any = None
         self.foreign: Any = None
         self.meta = meta
         self.root: Any = None
@@ -199,7 +201,7 @@ def hooked(t: Handle) -> bool:
 
 
 SIGNATURE = ("type", "shape", "dtype", "chain", "strides", "leaf", "detached", "inference", "base", "meta",
-             "whole", "hooked", "needs_grad", "unshared")
+             "whole", "hooked", "cut", "needs_grad", "unshared")
 
 
 def signature(t: Handle) -> tuple:
@@ -218,6 +220,7 @@ def signature(t: Handle) -> tuple:
         s.meta,
         s.node.shape,
         hooked(t),
+        None if s.cut is None else s.cut.shadow.born,  # what a detached tensor has of it, or has not
         history(s.node),
         s.foreign is None,
     )

@@ -248,6 +248,7 @@ class Rebinding(Words):
             (0, HANDLE["_base_ref"], None, SAME),
             (1, STORAGE["meta"], t["meta"], SAME),
             (1, STORAGE["foreign"], None, SAME),
+            (1, STORAGE["cut"], None, SAME),
             (2, NODE["shape"], t["whole"], EQUAL),
             (2, NODE["needs_grad"], t["needs_grad"], SAME),
             (2, NODE["buffer"], None, OTHER),
@@ -268,4 +269,4 @@ class Rebinding(Words):
         """Tell whether tensors of this signature can be compared word by word."""
         t = dict(zip(SIGNATURE, made, strict=True))
         history = t["needs_grad"]  # whether gradients flow, or whose graph they flow through
-        return t["base"] is type(None) and t["unshared"] and isinstance(history, bool)
+        return t["base"] is type(None) and t["unshared"] and t["cut"] is None and isinstance(history, bool)

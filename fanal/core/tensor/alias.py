@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sys import getrefcount
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from fanal.core.engine.handle import (
 from fanal.core.engine.level import check_written
 from fanal.core.engine.record import (
     busy,
+    changed,
     flush,
     history_ahead,
     hold,
@@ -123,7 +124,7 @@ def _outlived(n: Node, root: Node) -> bool:
     return n is not root
 
 
-class _Cut:
+class Cut:
     """The history that a storage has for tensors that were detached from it, since one was written with a gradient.
 
     Those with `_detached` = `number` have it; those detached later, before the next such write, begin with none.
@@ -135,17 +136,14 @@ class _Cut:
         self.number, self.shadow = number, shadow
 
 
-_cuts: WeakKeyDictionary[Storage, _Cut] = WeakKeyDictionary()
-
-
 def cut(s: Storage) -> int:
     """Return the `_detached` of a tensor that is detached now."""
-    return _cuts[s].number + 1 if s in _cuts else True
+    return True if s.cut is None else s.cut.number + 1
 
 
 def _of_cut(t: Handle, n: Node, chain: Chain) -> Node:
     """Return the value `n` of a detached tensor, or of another chain of views, with the history it was given since."""
-    known = _cuts.get(t._storage)
+    known = t._storage.cut
     if known is None or known.number < t._detached:
         return n
     if known.number > t._detached:
@@ -159,7 +157,7 @@ def _gives_history(t: Handle, new: Node) -> bool:
     """Tell whether writing `new` changes the history of a detached tensor. That of `.data` ends with the statement."""
     if not t._detached or not state.grad or t._base_ref is UNCOUNTED:
         return False
-    return new.needs_grad or (t._storage in _cuts and _cuts[t._storage].number == t._detached)
+    return new.needs_grad or (t._storage.cut is not None and t._storage.cut.number == t._detached)
 
 
 def _write_cut(t: Handle, new: Node) -> Node:
@@ -171,7 +169,8 @@ def _write_cut(t: Handle, new: Node) -> Node:
     shadow = Storage(alias(root))
     shadow.node.home = (ref(shadow), 0)
     hold(shadow)
-    _cuts[s] = _Cut(t._detached, shadow)
+    s.cut = Cut(t._detached, shadow)
+    changed()
     return detach(root)
 
 
