@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ class Log:
         return self.found
 
 
-def run(m: Any, text: str, seed: int) -> Log:
-    """Run a program in a library, from a fresh state, on a thread of its own."""
+def run(m: Any, text: str, seed: int, mode: Any = None) -> Log:
+    """Run a program in a library, from a fresh state, on a thread of its own, in a mode of PyTorch's dispatch."""
     log = Log(seed % 16 == 5)
     names: dict[str, Any] = dict(MODULES)
     exec(compile(text, f"<loop {seed}>", "exec"), names)
@@ -105,13 +106,14 @@ def run(m: Any, text: str, seed: int) -> Log:
     def work() -> None:
         random.seed(seed)
         np.random.seed(seed)
-        try:
-            names["run"](m, log)
-        except Exception as e:
-            log.error = e
-        finally:
-            m.set_default_dtype(m.float32)
-        log.end()
+        with mode or nullcontext():
+            try:
+                names["run"](m, log)
+            except Exception as e:
+                log.error = e
+            finally:
+                m.set_default_dtype(m.float32)
+            log.end()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         thread = threading.Thread(target=work)
@@ -142,21 +144,7 @@ def shaken(text: str, seed: int, k: int) -> Log:
     size = {"float64": 1e-14, "float32": 2e-7}["float32" if "m.float32)" in text.split("\n")[1] else "float64"]
     if "bfloat16" in text:
         size = 4e-3
-    log = Log(seed % 16 == 5)
-    names: dict[str, Any] = dict(MODULES)
-    exec(compile(text, f"<loop {seed}>", "exec"), names)
-    random.seed(seed)
-    np.random.seed(seed)
-    with warnings.catch_warnings(), Shaken(k, size):
-        warnings.simplefilter("ignore")
-        try:
-            names["run"](torch, log)
-        except Exception as e:
-            log.error = e
-        finally:
-            torch.set_default_dtype(torch.float32)
-        log.end()
-    return log
+    return run(torch, text, seed, Shaken(k, size))
 
 
 def _distance(x: Any, y: Any) -> float:

@@ -261,19 +261,20 @@ class Place:
 
     def meet(self, s: Session) -> bool:
         """Note the recorded segment; tell whether it is new where most are."""
-        form = tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs]) for e in s.events])
-        # Other integers may yet get names. Where that does not help, other constants or leaves are another segment.
+        calls = tuple([(e.op.key, *[x if kind in (OUT, SLOT) else kind for kind, x in e.specs]) for e in s.events])
         constants = tuple([_constants(e.specs) for e in s.events])
         ids = [id(t) for t, _, _ in s.slots if t._leaf]
         leaves = tuple([i if i in self.leaves else 0 for i in ids])  # one that is new to all may be new in every step
         if len(self.leaves) > MAX_LEAVES:
             self.leaves.clear()
         self.leaves.update(ids)
+        form = hash(calls)
         exact = hash((form, constants, leaves))
-        same = [k for k in (exact, hash(form))[:1 if self.recorded > PATIENCE else 2] if k in self.seen]
+        # Other integers may yet get names. Where that does not help, other constants or leaves are another segment.
+        same = [k for k in (exact, form)[:1 if self.recorded > PATIENCE else 2] if k in self.seen]
         # One that came long ago is there by chance. A loop that begins now is followed from the third time on.
         lately = any(self.met - self.seen[k] <= LATELY for k in same)
-        for key in (hash(form), exact):
+        for key in (form, exact):
             self.seen[key] = self.met
             self.seen.move_to_end(key)
         self.met += 1

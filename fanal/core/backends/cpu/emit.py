@@ -145,15 +145,15 @@ class Emitter:
         if len(table) == 16 == lanes and self.looks_up:
             return Scalar(permuted("llvm.x86.avx512.permvar.sf.512", numbers, index.name), dt.float32, lanes)
         if len(table) == 4 and w.target.name == "avx2" and lanes % 8 == 0:
+            def order(first: int, n: int) -> str:
+                return f"<{n} x i32> <{', '.join(f'i32 {first + i}' for i in range(n))}>"
+
             parts = [index.name] if lanes == 8 else [
-                w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, <8 x i32> <"
-                      + ", ".join(f"i32 {first + i}" for i in range(8)) + ">") for first in (0, 8)]
+                w.let(f"shufflevector <16 x i32> {index.name}, <16 x i32> poison, {order(k, 8)}") for k in (0, 8)]
             found = [permuted("llvm.x86.avx.vpermilvar.ps.256", [*numbers, *numbers], i) for i in parts]
-            if lanes == 8:
-                return Scalar(found[0], dt.float32, lanes)
-            order = ", ".join(f"i32 {i}" for i in range(16))
-            return self.make(f"shufflevector <8 x float> {found[0]}, <8 x float> {found[1]}, <16 x i32> <{order}>",
-                             dt.float32, lanes)
+            whole = found[0] if lanes == 8 else w.let(
+                f"shufflevector <8 x float> {found[0]}, <8 x float> {found[1]}, {order(0, 16)}")
+            return Scalar(whole, dt.float32, lanes)
         if lanes == 1:
             text = ", ".join(numbers)
             name = f"@table_{zlib.crc32(text.encode()):08x}"
