@@ -63,6 +63,9 @@ CALLS = {
 
 
 NO_SIZES = {
+    "eye": lambda m: m.eye(2.0),
+    "eye, columns": lambda m: m.eye(2, 3.0),
+    "start of narrow": lambda m: m.ones(2, 3).narrow(1, 0.0, 2),
     "none": lambda m: m.rand(),
     "none of normal numbers": lambda m: m.randn(),
     "float": lambda m: m.zeros(2.0),

@@ -10,7 +10,7 @@ import numpy as np
 from fanal.core.base import device as devices
 from fanal.core.base import dtype as dt
 from fanal.core.base import layout as layouts
-from fanal.core.base.dim import plain, whole
+from fanal.core.base.dim import index, plain, whole
 from fanal.core.base.shape import Shape, broadcast_shapes, contiguous_strides, is_contiguous
 from fanal.core.engine.handle import Handle
 from fanal.core.ir import prims as P
@@ -380,7 +380,7 @@ def eye(
     """Return a matrix with ones on the diagonal."""
     cols = n if m is None else m
     for name, k in (("n", n), ("m", cols)):
-        if k < 0:
+        if index(k) < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {k}")
     return placed(wrap(P.convert(P.eye(n, cols), dtype or dt.get_default())), device, requires_grad)
 

@@ -70,7 +70,7 @@ def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     if isinstance(start, Handle) and (start._shape or start._dtype.category != 1):
         raise RuntimeError("start must be an 0-dim integral Tensor.")
     d = wrap_dim(dim, n)
-    size, a = input._shape[d], whole(start)
+    size, a = input._shape[d], index(start)
     if not -size <= a <= size:
         raise IndexError(f"start out of range (expected to be in range of [{-size}, {size}], but got {a})")
     a = a + size if a < 0 else a
